@@ -1,0 +1,193 @@
+"""The configuration as a typed model, in HAProxy's words.
+
+Parsing (TOML, the quick form) lives in `load.py`; this module only says what may be written and what
+the defaults are. All durations are seconds (floats); a string such as ``"500ms"``, ``"30s"``, ``"2m"``
+is accepted. All sizes are bytes; ``"16KiB"`` is accepted. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from pylb.config.address import Address, parse_address
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"^(\d+)(B|KiB|MiB|GiB)$")
+_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _DURATION.match(value.strip())
+        if match is None:
+            raise ValueError('expected seconds or a duration such as "500ms", "30s", "2m" or "1h"')
+        return float(match[1]) * _SECONDS[match[2]]
+    return value
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _SIZE.match(value.strip())
+        if match is None:
+            raise ValueError('expected bytes or a size such as "16KiB" or "1MiB"')
+        return int(match[1]) * _BYTES[match[2]]
+    return value
+
+
+def _address(value: Any) -> Any:
+    return parse_address(value) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+AddressField = Annotated[Address, BeforeValidator(_address)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are mistakes, values can't be changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Timeouts(Section):
+    """How long pylb waits, each in seconds."""
+
+    connect: Seconds = 5.0  # for a server to accept
+    request: Seconds = 10.0  # for a complete request head (408)
+    client: Seconds = 60.0  # inactivity while a request body is read or a response is written
+    keep_alive: Seconds = 60.0  # for the next request on an idle client connection
+    server: Seconds = 60.0  # inactivity while waiting for, or reading, a response (504)
+    server_idle: Seconds = 30.0  # how long an unused server connection stays in the pool
+
+
+class Limits(Section):
+    """Sizes that a client or server may not exceed."""
+
+    header_bytes: Size = 16 * 1024  # a whole head: 431 for requests, 502 for responses
+    line_bytes: Size = 8 * 1024  # request line: 414
+    header_count: int = Field(default=100, gt=0)
+
+
+class Workers(Section):
+    """How many worker processes may run."""
+
+    min: int = Field(default=1, ge=1, le=256)
+    max: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Workers:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is greater than max ({self.max})")
+        return self
+
+
+class Drain(Section):
+    """How workers leave."""
+
+    timeout: Seconds = 30.0  # after that, what still runs is closed
+    spread: Seconds = 2.0  # idle connections are closed spread over this time at stop
+
+
+class Controller(Section):
+    """Where the controller listens; without an address pylb runs it embedded."""
+
+    address: str | None = None  # unix:PATH, tcp:HOST:PORT or vsock:CID:PORT
+    name: str = "pylb"
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    token_file: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Server(Section):
+    """One server of a backend."""
+
+    name: str = ""
+    address: AddressField
+    weight: int = Field(default=1, ge=0, le=256)
+
+
+class Backend(Section):
+    """A group of servers that answer the same requests."""
+
+    name: str
+    balance: str = "leastconn"
+    servers: tuple[Server, ...] = Field(min_length=1)
+    retries: int = Field(default=3, ge=0, le=16)  # connection attempts after the first
+
+    @field_validator("balance")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        from pylb.balance import ALGORITHMS
+
+        if value not in ALGORITHMS:
+            raise ValueError(f"unknown algorithm {value!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
+        return value
+
+    @field_validator("servers")
+    @classmethod
+    def _named(cls, servers: tuple[Server, ...]) -> tuple[Server, ...]:
+        named = tuple(
+            server if server.name else server.model_copy(update={"name": f"s{index}"})
+            for index, server in enumerate(servers, 1)
+        )
+        names = [server.name for server in named]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two servers are named {name!r}")
+        return named
+
+
+class Frontend(Section):
+    """Where clients connect, and the backend that answers them."""
+
+    name: str
+    bind: tuple[AddressField, ...] = Field(min_length=1)
+    backend: str
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    frontends: tuple[Frontend, ...] = Field(min_length=1)
+    backends: tuple[Backend, ...] = Field(min_length=1)
+    workers: Workers = Field(default_factory=Workers)
+    timeouts: Timeouts = Field(default_factory=Timeouts)
+    limits: Limits = Field(default_factory=Limits)
+    drain: Drain = Field(default_factory=Drain)
+    controller: Controller = Field(default_factory=Controller)
+    log: Log = Field(default_factory=Log)
+    admin: AddressField | None = None  # default: a unix socket under the run-time directory
+    backlog: int = Field(default=4096, ge=1)
+
+    @model_validator(mode="after")
+    def _linked(self) -> Config:
+        backends = [backend.name for backend in self.backends]
+        for name in backends:
+            if backends.count(name) > 1:
+                raise ValueError(f"two backends are named {name!r}")
+        seen: dict[str, str] = {}
+        for frontend in self.frontends:
+            if frontend.backend not in backends:
+                raise ValueError(
+                    f"frontends.{frontend.name}.backend: no backend {frontend.backend!r}; "
+                    f"defined: {', '.join(backends)}"
+                )
+            for bind in frontend.bind:
+                if str(bind) in seen:
+                    raise ValueError(f"{bind} is bound by both {seen[str(bind)]!r} and {frontend.name!r}")
+                seen[str(bind)] = frontend.name
+        return self

@@ -1,0 +1,166 @@
+"""The scoreboard: one anonymous shared mapping through which the processes see each other.
+
+It is made by the supervisor before the first fork and never grows. Everything in it is a signed
+64-bit integer. There are no locks: each *row* is written by exactly one process (invariant I5), and
+readers accept that two fields of a row may be a moment apart.
+
+A **row** belongs to one worker process for its life. Rows are not slots: a slot is a listening
+socket that outlives workers, and during a reload two generations of workers (hence two rows) serve
+the same slot. When a worker has gone, the supervisor (then the only writer) folds the row's counters into
+the *retired* row and zeroes it, so that totals never go back.
+
+Per-server figures lie in columns: for one server the values of all rows are adjacent, so that the
+global number of active requests of a server is one ``sum`` over a slice.
+"""
+
+from __future__ import annotations
+
+import mmap
+from enum import IntEnum
+
+LATENCY_BUCKETS = 32
+"""Bucket *i* counts requests that took less than 2**i microseconds (and not less than 2**(i-1))."""
+
+
+class Field(IntEnum):
+    """What a worker's row holds. Counters only grow while the worker lives; gauges are marked."""
+
+    PID = 0  # gauge: 0 when the row is free
+    SLOT = 1  # gauge
+    GENERATION = 2  # gauge: number of the reload that made this worker
+    STATE = 3  # gauge: see State
+    HEARTBEAT_NS = 4  # gauge: time.monotonic_ns() of the worker's last tick
+    CPU_NS = 5  # process CPU time (user + system) in nanoseconds, as of the last tick
+    LAG_US = 6  # gauge: how late the last tick came, microseconds
+    CONNECTIONS = 7  # gauge: open client connections
+    IN_FLIGHT = 8  # gauge: requests read and not yet answered
+    ACCEPTED = 9  # connections accepted from a listening socket
+    ADOPTED = 10  # connections received from another worker
+    HANDED_OVER = 11  # connections given to another worker
+    REQUESTS = 12  # requests answered, by any status, pylb's own errors included
+    RETRIES = 13  # requests sent again on another connection or server
+    BYTES_IN = 14  # bytes read from clients
+    BYTES_OUT = 15  # bytes written to clients
+    STATUS_1XX = 16
+    STATUS_2XX = 17
+    STATUS_3XX = 18
+    STATUS_4XX = 19
+    STATUS_5XX = 20
+    REFUSED = 21  # requests refused as malformed or too large (a subset of 4xx)
+    TIMEOUTS = 22  # client and server timeouts
+    ABORTED = 23  # requests whose client or server left in the middle
+    LATENCY = 24  # first of LATENCY_BUCKETS counters
+    END = 24 + LATENCY_BUCKETS
+
+
+GAUGES = frozenset(
+    {
+        Field.PID,
+        Field.SLOT,
+        Field.GENERATION,
+        Field.STATE,
+        Field.HEARTBEAT_NS,
+        Field.LAG_US,
+        Field.CONNECTIONS,
+        Field.IN_FLIGHT,
+    }
+)
+
+
+class State(IntEnum):
+    """Life of a worker. FREE and STARTING are written by the supervisor, the rest by the worker."""
+
+    FREE = 0
+    STARTING = 1
+    SERVING = 2
+    RETIRING = 3
+
+
+class ServerField(IntEnum):
+    """What is kept per (server, row)."""
+
+    ACTIVE = 0  # gauge: requests now at the server
+    REQUESTS = 1  # requests sent to it
+    ERRORS = 2  # connect failures, timeouts, broken or malformed responses
+
+
+class SlotField(IntEnum):
+    """What the supervisor notes per slot; only the supervisor writes these."""
+
+    ACCEPT_QUEUE = 0  # gauge: connections the kernel completed and no worker accepted yet
+    WEIGHT = 1  # gauge: steering weight now in force, 0..65536
+
+
+class Scoreboard:
+    """The mapping and typed views of it.
+
+    Args:
+        slots: number of worker slots (the most workers that may serve at once).
+        servers: how many servers can be told apart over the life of the supervisor.
+
+    ``rows`` is ``4 * slots + 4``, so that several generations can drain while a new one serves.
+    """
+
+    def __init__(self, slots: int, servers: int = 512) -> None:
+        self.slots = slots
+        self.rows = 4 * slots + 4
+        self.servers = servers
+        width = int(Field.END)
+        rows_size = (self.rows + 1) * width  # the last one is the retired row
+        servers_size = len(ServerField) * servers * (self.rows + 1)
+        slots_size = len(SlotField) * slots
+        self._map = mmap.mmap(-1, 8 * (rows_size + servers_size + slots_size))
+        self._cells = memoryview(self._map).cast("q")
+        self._server_base = rows_size
+        self._slot_base = rows_size + servers_size
+
+    def row(self, row: int) -> memoryview:
+        """The cells of one row, indexed by `Field`. `rows` itself is the retired row."""
+        width = int(Field.END)
+        return self._cells[row * width : (row + 1) * width]
+
+    def server_column(self, field: ServerField, server: int) -> memoryview:
+        """One server's value of every row (``rows + 1`` cells, the last being the retired row's)."""
+        if not 0 <= server < self.servers:
+            raise IndexError(f"server {server} of {self.servers}")
+        start = self._server_base + (field * self.servers + server) * (self.rows + 1)
+        return self._cells[start : start + self.rows + 1]
+
+    def slot(self, slot: int) -> memoryview:
+        """The cells of one slot, indexed by `SlotField`."""
+        start = self._slot_base + slot * len(SlotField)
+        return self._cells[start : start + len(SlotField)]
+
+    def free_row(self) -> int | None:
+        """The lowest row that no process uses, or None when all are taken."""
+        for row in range(self.rows):
+            if self.row(row)[Field.STATE] == State.FREE:
+                return row
+        return None
+
+    def live_rows(self) -> list[int]:
+        """Rows of workers that exist (starting, serving or retiring)."""
+        return [row for row in range(self.rows) if self.row(row)[Field.STATE] != State.FREE]
+
+    def retire(self, row: int) -> None:
+        """Fold a gone worker's counters into the retired row and free the row (supervisor only)."""
+        cells, retired = self.row(row), self.row(self.rows)
+        for index in range(Field.END):
+            if index not in GAUGES:
+                retired[index] += cells[index]
+            cells[index] = 0
+        for server in range(self.servers):
+            for field in ServerField:
+                column = self.server_column(field, server)
+                if column[row]:
+                    if field is not ServerField.ACTIVE:
+                        column[self.rows] += column[row]
+                    column[row] = 0
+
+    def total(self, field: Field) -> int:
+        """Sum of a field over all rows, gone workers included."""
+        return sum(self.row(row)[field] for row in range(self.rows + 1))
+
+    def server_total(self, field: ServerField, server: int) -> int:
+        """Sum of a server's field over all rows, gone workers included."""
+        return sum(self.server_column(field, server))
