@@ -1,0 +1,26 @@
+"""What the supervisor gives the control plane's process."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from pylb.config.model import Config
+from pylb.scoreboard import Scoreboard
+
+
+@dataclass
+class ControlContext:
+    """Everything the control plane needs; all of it exists before the fork."""
+
+    config: Config
+    board: Scoreboard
+    channel: socket.socket
+    """SEQPACKET to the supervisor; end of file means: exit."""
+    servers: dict[tuple[str, str, str], int]
+    """(backend, server, address) to the server's index in the scoreboard."""
+    admin_socket: socket.socket | None
+    """Listening already, and kept by the supervisor when the control plane restarts."""
+    generation: int
+    started_at: float
+    """``time.time()`` of the supervisor's start."""

@@ -1,0 +1,107 @@
+"""Messages between the processes, over ``SOCK_SEQPACKET`` socket pairs that never block.
+
+A *channel* carries one JSON object per packet between the supervisor and a child. An *inbox* carries
+client connections between workers: a JSON header with the descriptors beside it (``SCM_RIGHTS``).
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+MAX_FDS = 200
+"""Descriptors per packet; the kernel refuses more than 253."""
+
+MAX_PACKET = 256 * 1024
+"""A sender must keep a packet below the send buffer; `pair` asks the kernel for one of this size."""
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends, both non-blocking, not inherited through exec."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MAX_PACKET)
+    return ends
+
+
+def send(sock: socket.socket, message: dict[str, Any]) -> bool:
+    """Send one message; False when the other end's queue is full (or it is gone)."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    try:
+        sock.send(data, socket.MSG_NOSIGNAL)
+    except (BlockingIOError, BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+        return False
+    return True
+
+
+def recv(sock: socket.socket) -> dict[str, Any] | None:
+    """The next message.
+
+    Raises:
+        BlockingIOError: nothing is there now.
+
+    Returns None at the end of file, which means that the other process is gone.
+    """
+    try:
+        data = sock.recv(MAX_PACKET)
+    except ConnectionResetError:
+        return None
+    if not data:
+        return None
+    message = json.loads(data)
+    if not isinstance(message, dict):
+        raise ValueError("a message must be a JSON object")
+    return message
+
+
+def send_connections(sock: socket.socket, header: dict[str, Any], fds: Sequence[int]) -> bool:
+    """Send descriptors with a header; False when the queue is full and nothing was sent.
+
+    The caller still owns the descriptors and closes its copies after True. A packet that is too large for
+    the kernel (``EMSGSIZE``) or too many descriptors in flight (``ETOOMANYREFS``) also answer False.
+    """
+    if len(fds) > MAX_FDS:
+        raise ValueError(f"{len(fds)} descriptors in one packet, at most {MAX_FDS}")
+    data = json.dumps(header, separators=(",", ":")).encode()
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    try:
+        sock.sendmsg([data], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return True
+
+
+def recv_connections(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """The next packet of an inbox with its descriptors (now the caller's), None when there is none."""
+    fds = array.array("i")
+    space = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
+    flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+    try:
+        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET, space, flags)
+    except (BlockingIOError, ConnectionResetError):
+        return None
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    received = list(fds)
+    if not data and not received:
+        return None
+    try:
+        header = json.loads(data)
+    except ValueError:
+        close_all(received)
+        return {}, []
+    return header, received
+
+
+def close_all(fds: Sequence[int]) -> None:
+    """Close descriptors, whatever state they are in."""
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,109 @@
+"""Which listening socket of a reuseport group a new connection goes to.
+
+The kernel asks a classic BPF program for an index into the group. Ours draws a random 32-bit number and
+compares it with ascending thresholds, so that a slot gets new connections in proportion to its weight
+and a slot of weight 0 gets none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import socket
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+TOTAL = 65536
+"""What the weights of `weights_for` add up to."""
+
+SO_ATTACH_REUSEPORT_CBPF = 51
+
+# linux/filter.h, linux/bpf_common.h
+LOAD_WORD_ABSOLUTE = 0x20  # BPF_LD | BPF_W | BPF_ABS
+JUMP_GREATER_EQUAL = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+RETURN = 0x06  # BPF_RET | BPF_K
+RANDOM = (-0x1000 + 56) & 0xFFFFFFFF  # SKF_AD_OFF + SKF_AD_RANDOM
+
+
+class Instruction(NamedTuple):
+    """One ``struct sock_filter``."""
+
+    code: int
+    jump_true: int
+    jump_false: int
+    k: int
+
+
+class _SockFilter(ctypes.Structure):
+    _fields_ = [
+        ("code", ctypes.c_uint16),
+        ("jt", ctypes.c_uint8),
+        ("jf", ctypes.c_uint8),
+        ("k", ctypes.c_uint32),
+    ]
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.POINTER(_SockFilter))]
+
+
+def program(weights: Sequence[int]) -> list[Instruction]:
+    """The program that picks slot *i* with probability ``weights[i] / sum(weights)``.
+
+    Args:
+        weights: one per slot, not negative, not all 0.
+    """
+    live = [(slot, weight) for slot, weight in enumerate(weights) if weight > 0]
+    if not live or any(weight < 0 for weight in weights):
+        raise ValueError("weights must not be negative, and one must be above 0")
+    total = sum(weight for _, weight in live)
+    code = [Instruction(LOAD_WORD_ABSOLUTE, 0, 0, RANDOM)]
+    passed = 0
+    for slot, weight in live[:-1]:
+        passed += weight
+        # Rounded down; a share below 2**-32 would be an empty interval, which is right as well.
+        threshold = (passed << 32) // total
+        code.append(Instruction(JUMP_GREATER_EQUAL, 1, 0, threshold))
+        code.append(Instruction(RETURN, 0, 0, slot))
+    code.append(Instruction(RETURN, 0, 0, live[-1][0]))
+    return code
+
+
+def attach(sock: socket.socket, weights: Sequence[int]) -> bool:
+    """Put the program on the reuseport group that ``sock`` belongs to, in place of an earlier one.
+
+    Returns False where the kernel or a sandbox refuses; the group then goes by the kernel's own hash.
+    """
+    code = program(weights)
+    filters = (_SockFilter * len(code))(*code)
+    fprog = _SockFprog(len(code), ctypes.cast(filters, ctypes.POINTER(_SockFilter)))
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, bytes(fprog))
+    except OSError as error:
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            raise
+        return False
+    return True
+
+
+def weights_for(connections: Mapping[int, int]) -> dict[int, int]:
+    """Weights (adding up to `TOTAL`) that send more new connections to slots that hold fewer.
+
+    A slot's share falls linearly with its lead over the emptiest one, never below a quarter of an equal
+    share, so that a burst of short connections still spreads over all.
+    """
+    if not connections:
+        return {}
+    slots = sorted(connections)
+    highest = max(connections.values())
+    mean = sum(connections.values()) / len(slots)
+    # Below a few connections per slot the differences say nothing.
+    scale = max(mean, 8.0)
+    raw = {slot: 1.0 + (highest - connections[slot]) / scale for slot in slots}
+    ceiling = 4.0 * min(raw.values())
+    raw = {slot: min(value, ceiling) for slot, value in raw.items()}
+    total = sum(raw.values())
+    weights = {slot: max(1, int(TOTAL * value / total)) for slot, value in raw.items()}
+    first = min(slots, key=lambda slot: (connections[slot], slot))
+    weights[first] += TOTAL - sum(weights.values())
+    return weights

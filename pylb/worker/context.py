@@ -1,0 +1,31 @@
+"""What the supervisor gives a worker process."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from pylb.config.model import Config
+from pylb.scoreboard import Scoreboard
+
+
+@dataclass
+class WorkerContext:
+    """Everything a worker needs to serve; all of it exists before the fork."""
+
+    config: Config
+    row: int
+    """The worker's own row of the scoreboard, and its inbox."""
+    slot: int
+    generation: int
+    listeners: dict[str, list[socket.socket]]
+    """Bind key to one socket per slot; which to read is told by ``listen`` messages."""
+    board: Scoreboard
+    channel: socket.socket
+    """SEQPACKET to the supervisor; end of file means that the supervisor died."""
+    inbox: socket.socket
+    """Where other workers' connections arrive."""
+    inboxes: list[socket.socket]
+    """Sending ends of all inboxes, by row."""
+    servers: dict[tuple[str, str, str], int]
+    """(backend, server, address) to the server's index in the scoreboard."""
