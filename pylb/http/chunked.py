@@ -1,0 +1,104 @@
+"""Where a chunked body ends (RFC 9112 §7.1), without copying it.
+
+The scanner is given the bytes of a body as they come and says how many of them belong to it. The data
+pass through as they are; only for an HTTP/1.0 receiver the payload is collected. It is strict: what two
+readers could take differently is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_MAX_LINE = 4096
+_MAX_TRAILERS = 16384
+
+
+class ChunkError(Exception):
+    """The body breaks the chunked framing."""
+
+
+class _At(IntEnum):
+    SIZE = 0  # in a chunk-size line
+    DATA = 1  # in chunk data (and its CRLF, counted with it)
+    TRAILER = 2  # in the trailer section
+    DONE = 3
+
+
+class ChunkScanner:
+    """Follows one chunked body."""
+
+    __slots__ = ("_at", "_left", "_line", "_trailers")
+
+    def __init__(self) -> None:
+        self._at = _At.SIZE
+        self._left = 0
+        self._line = b""
+        self._trailers = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether the last byte of the body was seen."""
+        return self._at is _At.DONE
+
+    def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
+        """Follow the next bytes; gives how many of ``data`` belong to the body.
+
+        That is ``len(data)`` unless the body ended. With ``payload`` the chunks' contents are
+        appended to it.
+
+        Raises:
+            ChunkError: the framing is broken; nothing of ``data`` may be passed on.
+        """
+        position = 0
+        length = len(data)
+        while position < length and self._at is not _At.DONE:
+            if self._at is _At.DATA:
+                # _left counts the CRLF after the data too.
+                take = min(self._left, length - position)
+                content = min(take, max(self._left - 2, 0))
+                if payload is not None and content:
+                    payload.append(data[position : position + content])
+                ending = data[position + content : position + take]
+                if ending and ending != b"\r\n"[2 - (self._left - content) :][: len(ending)]:
+                    raise ChunkError("chunk data does not end with CRLF")
+                position += take
+                self._left -= take
+                if not self._left:
+                    self._at = _At.SIZE
+                continue
+            end = data.find(b"\n", position)
+            if end < 0:
+                self._line += data[position:]
+                if len(self._line) > _MAX_LINE:
+                    raise ChunkError("line too long")
+                if b"\r" in self._line[:-1]:
+                    raise ChunkError("bare CR")
+                return length
+            line = self._line + data[position : end + 1]
+            self._line = b""
+            position = end + 1
+            if len(line) > _MAX_LINE or line[-2:] != b"\r\n":
+                raise ChunkError("bad line ending or line too long")
+            self._end_of_line(line[:-2])
+        return position
+
+    def _end_of_line(self, line: bytes) -> None:
+        if self._at is _At.SIZE:
+            match = _SIZE_LINE.fullmatch(line)
+            if match is None:
+                raise ChunkError("bad chunk size")
+            size = int(match[1], 16)
+            if size:
+                self._left = size + 2
+                self._at = _At.DATA
+            else:
+                self._at = _At.TRAILER
+        elif not line:
+            self._at = _At.DONE
+        else:
+            self._trailers += len(line)
+            if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line):
+                raise ChunkError("bad trailer")

@@ -1,0 +1,54 @@
+"""The responses that pylb itself gives."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+
+class Refused(Exception):
+    """A message that is not passed on.
+
+    ``status`` is what the client is answered, ``reason`` a word for the counters and logs.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status} {reason}")
+        self.status = status
+        self.reason = reason
+
+
+_TEXT = {
+    400: "The request could not be understood.",
+    405: "This method is not allowed here.",
+    408: "The request took too long to arrive.",
+    414: "The request line is too long.",
+    417: "Only 'Expect: 100-continue' is supported.",
+    431: "The request's header fields are too large.",
+    502: "The server gave no valid answer.",
+    503: "No server is available to answer.",
+    504: "The server took too long to answer.",
+    505: "Only HTTP/1.0 and HTTP/1.1 are supported.",
+}
+
+
+def _render(status: int, close: bool) -> bytes:
+    phrase = HTTPStatus(status).phrase
+    body = f"{status} {phrase}\n{_TEXT[status]}\n".encode()
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+    )
+    if status == 405:
+        head += "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
+    if close:
+        head += "Connection: close\r\n"
+    return head.encode() + b"\r\n" + body
+
+
+_RESPONSES = {(status, close): _render(status, close) for status in _TEXT for close in (False, True)}
+
+
+def error_response(status: int, close: bool, head_only: bool = False) -> bytes:
+    """A complete response; with ``head_only`` without its body, as HEAD requires."""
+    response = _RESPONSES[status, close]
+    return response[: response.index(b"\r\n\r\n") + 4] if head_only else response

@@ -1,0 +1,174 @@
+"""Giving client connections to other workers, and taking theirs (invariant I2, DESIGN §3).
+
+A connection moves at a message boundary: reading is stopped, what was written has left, no request is
+under way. Then its descriptor travels with the bytes that were read and not yet parsed, and only when the
+kernel has it in the other worker's inbox is our copy closed. The inbox is kept open by the
+supervisor, so a connection in it outlives both workers.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import socket
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pylb.log import log
+from pylb.net import channel
+from pylb.scoreboard import Field
+
+if TYPE_CHECKING:
+    from pylb.worker.client import ClientConnection
+    from pylb.worker.main import Worker
+
+_RETRY = 0.01  # seconds until a full inbox or an unwritten response is looked at again
+_PENDING_LIMIT = 128 * 1024  # base64 bytes per packet
+
+
+class HandOver:
+    """One worker's outgoing and incoming connections."""
+
+    def __init__(self, worker: Worker, inbox: socket.socket, inboxes: list[socket.socket]) -> None:
+        self._worker = worker
+        self._inbox = inbox
+        self._inboxes = inboxes
+        self._offered: deque[tuple[ClientConnection, int]] = deque()
+        self._scheduled = False
+        self._quota: dict[int, int] = {}
+        self._targets: itertools.cycle[int] | None = None
+        self.adopting = 0
+
+    # What moves
+
+    def level(self, target: int, count: int) -> None:
+        """Give ``count`` connections to the worker of a row, idle ones first."""
+        if target == self._worker.row_index or self._worker.leaving:
+            return
+        already = sum(1 for _, row in self._offered if row == target)
+        if count <= already:
+            return
+        self._quota[target] = count - already
+        self._worker.moves = True
+        for client in list(self._worker.clients):
+            if not self._quota:
+                break
+            if not client.busy:
+                self.offer(client)
+
+    def empty(self, targets: list[int]) -> None:
+        """Give every connection away, in turn to ``targets``."""
+        self._quota.clear()
+        self._targets = itertools.cycle(targets)
+        self._worker.moves = True
+        for client in list(self._worker.clients):
+            if not client.busy:
+                self.offer(client)
+
+    def forget_quota(self) -> None:
+        """A levelling order is for the moment; the supervisor renews it."""
+        if self._quota:
+            self._quota.clear()
+        if self._targets is None:
+            self._worker.moves = False
+
+    def offer(self, client: ClientConnection) -> None:
+        """Let a connection at a message boundary go, if one is wanted elsewhere."""
+        if client.busy or client.closed or client.moving:
+            return
+        if self._targets is not None:
+            target = next(self._targets)
+        elif self._quota:
+            target, left = next(iter(self._quota.items()))
+            if left > 1:
+                self._quota[target] = left - 1
+            else:
+                del self._quota[target]
+        else:
+            self._worker.moves = False
+            client.go_on()
+            return
+        client.moving = True
+        client.transport.pause_reading()
+        self._offered.append((client, target))
+        if not self._scheduled:
+            self._scheduled = True
+            # Not now: what was just written leaves at the end of this turn of the loop.
+            self._worker.loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        waiting: list[tuple[ClientConnection, int]] = []
+        batches: dict[int, list[ClientConnection]] = {}
+        while self._offered:
+            client, target = self._offered.popleft()
+            if client.closed or client.transport.is_closing():
+                continue
+            if client.transport.get_write_buffer_size():
+                waiting.append((client, target))
+            else:
+                batches.setdefault(target, []).append(client)
+        for target, clients in batches.items():
+            while clients:
+                batch: list[ClientConnection] = []
+                size = 0
+                while clients and len(batch) < channel.MAX_FDS and size < _PENDING_LIMIT:
+                    client = clients.pop()
+                    batch.append(client)
+                    size += len(client.buffer) * 4 // 3
+                if not self._send_batch(target, batch):
+                    waiting += [(client, target) for client in batch + clients]
+                    break
+        if waiting:
+            self._offered.extend(waiting)
+            self._scheduled = True
+            self._worker.loop.call_later(_RETRY, self._send)
+
+    def _send_batch(self, target: int, batch: list[ClientConnection]) -> bool:
+        header = {
+            "binds": [client.bind for client in batch],
+            "pending": [base64.b64encode(client.buffer).decode() for client in batch],
+        }
+        fds = [client.transport.get_extra_info("socket").fileno() for client in batch]
+        if not channel.send_connections(self._inboxes[target], header, fds):
+            return False
+        self._worker.cells[Field.HANDED_OVER] += len(batch)
+        for client in batch:
+            client.buffer = b""
+            client.transport.abort()  # closes our descriptor without a shutdown
+        return True
+
+    # What comes
+
+    def receive(self) -> None:
+        """Adopt all connections that wait in the inbox."""
+        while True:
+            packet = channel.recv_connections(self._inbox)
+            if packet is None:
+                return
+            header, fds = packet
+            for fd, bind, pending in zip(fds, header["binds"], header["pending"], strict=True):
+                sock = socket.socket(fileno=fd)
+                sock.setblocking(False)
+                self.adopting += 1
+                self._worker.spawn(self._adopt(sock, bind, base64.b64decode(pending)))
+
+    async def _adopt(self, sock: socket.socket, bind: str, pending: bytes) -> None:
+        worker = self._worker
+        try:
+            if bind not in worker.frontends:
+                log.info("connection of %s closed: it is no longer bound", bind)
+                sock.close()
+                return
+            _, client = await worker.loop.connect_accepted_socket(lambda: worker.client(bind), sock)
+            worker.cells[Field.ADOPTED] += 1
+            if pending:
+                client.data_received(pending)
+            elif worker.moves:
+                self.offer(client)
+        except OSError as error:
+            log.debug("a connection ended while it was handed over: %s", error)
+            sock.close()
+        finally:
+            self.adopting -= 1
+            worker.client_gone()

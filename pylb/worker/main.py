@@ -1,0 +1,258 @@
+"""A worker process: one event loop that accepts, and relays what it accepted.
+
+It owns nothing that must outlive it: listening sockets, inboxes and the scoreboard are the supervisor's.
+It does what the supervisor's messages say (`listen`, `move`, `retire`) and ends when it is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import uvloop
+
+from pylb.config.model import Server
+from pylb.http.request import HeadLimits
+from pylb.log import log
+from pylb.net import channel
+from pylb.scoreboard import Field, State
+from pylb.worker.client import ClientConnection
+from pylb.worker.context import WorkerContext
+from pylb.worker.handover import HandOver
+from pylb.worker.pool import Backend
+from pylb.worker.server import ServerConnection
+
+_TICK = 0.1  # seconds between writes of the gauges; also the resolution of `now`
+
+
+class Worker:
+    """State of the process, shared by all its connections."""
+
+    def __init__(self, context: WorkerContext, loop: asyncio.AbstractEventLoop) -> None:
+        config = context.config
+        self.loop = loop
+        self.row_index = context.row
+        self.board = context.board
+        self.cells = context.board.row(context.row)
+        self.timeouts = config.timeouts
+        limits = config.limits
+        self.limits = limits
+        self.head_limits = HeadLimits(limits.line_bytes, limits.header_bytes, limits.header_count)
+        self.now = time.monotonic()
+        self.clients: set[ClientConnection] = set()
+        self.server_connections: set[ServerConnection] = set()
+        self.moves = False  # whether connections are wanted elsewhere
+        self.leaving = False  # told to retire
+        self.stopping = False  # no worker will take over: connections close
+        self.alone = False
+        backends = {}
+        for backend in config.backends:
+
+            def index_of(server: Server, name: str = backend.name) -> int:
+                return context.servers[name, server.name, str(server.address)]
+
+            backends[backend.name] = Backend(
+                backend, context.board, index_of, context.row, lambda: self.alone
+            )
+        self.frontends = {
+            str(bind): backends[frontend.backend] for frontend in config.frontends for bind in frontend.bind
+        }
+        self.hand_over = HandOver(self, context.inbox, context.inboxes)
+        self.offer = self.hand_over.offer
+        self._context = context
+        self._accepting: dict[tuple[str, int], asyncio.AbstractServer] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._orders: deque[dict[str, Any]] = deque()
+        self._order_waits = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._sweep_every = max(_TICK, min(1.0, min(config.timeouts.model_dump().values()) / 4))
+        self._next_sweep = 0.0
+        self._next_tick = 0.0
+        self._ready = False
+
+    # For connections
+
+    def client(self, bind: str) -> ClientConnection:
+        """The protocol of a connection that was accepted on ``bind``."""
+        return ClientConnection(self, bind, self.frontends[bind])
+
+    def client_gone(self) -> None:
+        """A client connection has ended; when leaving, the last one lets the process end."""
+        if self.leaving and not self.clients and not self.hand_over.adopting:
+            self._gone.set()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something rare beside the connections."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Life
+
+    async def serve(self) -> None:
+        """Work until retired or until the supervisor is gone."""
+        loop = self.loop
+        context = self._context
+        loop.add_signal_handler(signal.SIGTERM, self._order, {"op": "retire", "to": []})
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the supervisor's to act on
+        loop.add_reader(context.channel.fileno(), self._read_channel)
+        loop.add_reader(context.inbox.fileno(), self.hand_over.receive)
+        self._tick()
+        while True:
+            while not self._orders:
+                self._order_waits.clear()
+                await self._order_waits.wait()
+            order = self._orders.popleft()
+            if order["op"] == "listen":
+                await self._listen(order["slots"])
+            elif order["op"] == "move":
+                self.hand_over.level(order["to"], order["count"])
+            elif order["op"] == "retire":
+                await self._leave(order["to"])
+                return
+
+    def _order(self, order: dict[str, Any]) -> None:
+        self._orders.append(order)
+        self._order_waits.set()
+
+    def _read_channel(self) -> None:
+        while True:
+            try:
+                message = channel.recv(self._context.channel)
+            except BlockingIOError:
+                return
+            if message is None:
+                log.error("the supervisor is gone; closing when the requests under way are answered")
+                self.loop.remove_reader(self._context.channel.fileno())
+                message = {"op": "retire", "to": []}
+                self._order(message)
+                return
+            self._order(message)
+
+    async def _listen(self, slots: list[int]) -> None:
+        """Accept from exactly these slots' sockets; a unix socket is one for all slots."""
+        wanted: dict[tuple[str, int], socket.socket] = {}
+        for bind, sockets in self._context.listeners.items():
+            if bind.startswith("unix:"):
+                if slots:
+                    wanted[bind, 0] = sockets[0]
+            else:
+                for slot in slots:
+                    wanted[bind, slot] = sockets[slot]
+        for key in list(self._accepting):
+            if key not in wanted:
+                self._accepting.pop(key).close()
+        for (bind, slot), sock in wanted.items():
+            if (bind, slot) in self._accepting:
+                continue
+
+            def protocol(bind: str = bind) -> ClientConnection:
+                self.cells[Field.ACCEPTED] += 1
+                return self.client(bind)
+
+            # A copy, as closing the server closes what it was given.
+            copy = sock.dup()
+            backlog = self._context.config.backlog
+            unix = bind.startswith("unix:")
+            create: Any = self.loop.create_unix_server if unix else self.loop.create_server
+            self._accepting[bind, slot] = await create(protocol, sock=copy, backlog=backlog)
+        if not self._ready:
+            self._ready = True
+            self.cells[Field.STATE] = State.SERVING
+            channel.send(self._context.channel, {"op": "ready"})
+
+    async def _leave(self, targets: list[int]) -> None:
+        """Give all connections to other workers, or close them in an orderly way where there are none."""
+        self.leaving = True
+        self.cells[Field.STATE] = State.RETIRING
+        drain = self._context.config.drain
+        accepting, self._accepting = self._accepting, {}
+        for server in accepting.values():
+            server.close()
+        if targets:
+            self.hand_over.empty([row for row in targets if row != self.row_index])
+        else:
+            self.stopping = True
+            await self._drain_queues(accepting)
+            self._close_idle(drain.spread)
+        self.client_gone()
+        deadline = self.loop.time() + drain.timeout
+        while self.loop.time() < deadline:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._gone.wait()
+                self._gone.clear()
+                # Closed descriptors, and packets that came at the last moment.
+                await asyncio.sleep(0)
+                self.hand_over.receive()
+                if not self.clients and not self.hand_over.adopting:
+                    return
+        log.warning("drain timeout: %d connections are closed", len(self.clients))
+
+    async def _drain_queues(self, accepting: dict[tuple[str, int], asyncio.AbstractServer]) -> None:
+        """Accept what the kernel has completed: nobody else will."""
+        for bind, slot in accepting:
+            sock = self._context.listeners[bind][slot]
+            while True:
+                try:
+                    connection, _ = sock.accept()
+                except OSError:
+                    break
+                connection.setblocking(False)
+                self.cells[Field.ACCEPTED] += 1
+                with contextlib.suppress(OSError):
+                    await self.loop.connect_accepted_socket(partial(self.client, bind), connection)
+
+    def _close_idle(self, spread: float) -> None:
+        """Close idle connections one after the other, so that clients don't come back as a herd."""
+        idle = [client for client in self.clients if not client.busy]
+        for position, client in enumerate(idle):
+            self.loop.call_later(spread * (position + 1) / len(idle), self._close_if_idle, client)
+
+    def _close_if_idle(self, client: ClientConnection) -> None:
+        if not client.busy and not client.closed:
+            client.transport.close()
+
+    # Time
+
+    def _tick(self) -> None:
+        """Write the gauges, look for passed deadlines."""
+        loop_now = self.loop.time()
+        lag = loop_now - self._next_tick if self._next_tick else 0.0
+        self._next_tick = loop_now + _TICK
+        self.loop.call_at(self._next_tick, self._tick)
+        now = self.now = time.monotonic()
+        cells = self.cells
+        cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
+        cells[Field.CPU_NS] = time.process_time_ns()
+        cells[Field.LAG_US] = max(0, int(lag * 1e6))
+        self.alone = len(self.board.live_rows()) == 1
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._sweep_every
+            self.hand_over.forget_quota()
+            for client in [client for client in self.clients if client.deadline < now]:
+                client.expire()
+            for server in [server for server in self.server_connections if server.deadline < now]:
+                server.expire()
+
+
+def run(context: WorkerContext) -> None:
+    """Be a worker until told to leave; called in the forked process."""
+    gc.freeze()  # what the supervisor made is never garbage here
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        context.board.row(context.row)[Field.PID] = os.getpid()
+        runner.run(_main(context))
+
+
+async def _main(context: WorkerContext) -> None:
+    worker = Worker(context, asyncio.get_running_loop())
+    await worker.serve()
