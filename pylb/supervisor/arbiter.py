@@ -1,0 +1,461 @@
+"""The supervisor's loop: signals, messages of the children, reload, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import resource
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from setproctitle import setproctitle
+
+from pylb import log as logging_
+from pylb.config.address import Address
+from pylb.config.model import Config
+from pylb.control.context import ControlContext
+from pylb.log import log
+from pylb.net import channel
+from pylb.net.listeners import BindError, Listeners, listen_admin
+from pylb.scoreboard import Scoreboard
+from pylb.supervisor.fleet import EARLY_DEATHS, Fleet
+from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
+from pylb.supervisor.signals import Signals
+from pylb.worker.context import WorkerContext
+
+FAST_TICK = 0.1
+SLOW_TICK = 0.5
+MAX_SERVERS = 512
+
+
+def _real_worker(context: WorkerContext) -> None:
+    importlib.import_module("pylb.worker.main").run(context)
+
+
+def _real_control(context: ControlContext) -> None:
+    importlib.import_module("pylb.control.main").run(context)
+
+
+def binds_of(config: Config) -> list[tuple[str, Address]]:
+    """(frontend name, address) of every bind."""
+    return [(frontend.name, address) for frontend in config.frontends for address in frontend.bind]
+
+
+def _admin_address(config: Config) -> Address:
+    if config.admin is not None:
+        return config.admin
+    default: Any = importlib.import_module("pylb.config.load").default_admin_path()
+    text = str(default)
+    return Address("", 0, text.removeprefix("unix:"))
+
+
+class Arbiter:
+    """Owns the sockets, forks the processes, and carries out what is asked of it.
+
+    Args:
+        config: what to run.
+        reload: reads the configuration again; raises ``ConfigError``.
+        worker_entry: what a worker process runs (for tests).
+        control_entry: what the control plane's process runs (for tests).
+
+    Raises:
+        BindError: an address can't be listened on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config],
+        worker_entry: Callable[[WorkerContext], None] = _real_worker,
+        control_entry: Callable[[ControlContext], None] = _real_control,
+    ) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.config = self._served_config = config
+        self._reload_config = reload
+        self._control_entry = control_entry
+        self._real = (worker_entry is _real_worker, control_entry is _real_control)
+        slots = max(config.workers.max, len(os.sched_getaffinity(0)))
+        self.servers: dict[tuple[str, str, str], int] = {}
+        count = sum(len(backend.servers) for backend in config.backends)
+        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * count))
+        self._add_servers(config)
+        self.listeners = Listeners(binds_of(config), slots, config.backlog)
+        self.admin_address = _admin_address(config)
+        try:
+            self.admin_socket = listen_admin(self.admin_address)
+        except BindError:
+            self.listeners.close()
+            raise
+        self.fleet = Fleet(
+            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker
+        )
+        self.fleet.on_flip = self._flipped
+        self.fleet.on_start = lambda worker: self._watch(worker)
+        self._last_generation = 1
+        self._pending: tuple[Listeners, list[socket.socket], Address, socket.socket] | None = None
+        self._old: tuple[Listeners, Address, socket.socket] | None = None
+        self.pinned: int | None = None
+        self.reload_result: dict[str, Any] = {"ok": True, "errors": []}
+        self.control: Child | None = None
+        self._control_backoff = Backoff()
+        self._control_due = 0.0
+        self._state_sent: dict[str, Any] = {}
+        self._state_due = 0.0
+        self._killed = False
+        self._removed: list[socket.socket] = []
+
+    # -- set-up ----------------------------------------------------------------------------------
+
+    def _add_servers(self, config: Config) -> bool:
+        keys = [
+            (backend.name, server.name, str(server.address))
+            for backend in config.backends
+            for server in backend.servers
+        ]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self.servers]
+        if len(self.servers) + len(fresh) > self.board.servers:
+            return False
+        for key in fresh:
+            self.servers[key] = len(self.servers)
+        return True
+
+    def _in_child(self) -> None:
+        self.signals.reset_in_child()
+        self.selector.close()
+        for sock in self._removed:
+            sock.close()
+
+    def _in_worker(self) -> None:
+        self._in_child()
+        self.admin_socket.close()
+        if self.control is not None:
+            self.control.channel.close()
+
+    def _watch(self, child: Child) -> None:
+        self.selector.register(child.channel, selectors.EVENT_READ, child)
+
+    def _start_control(self) -> None:
+        ours, theirs = channel.pair()
+        context = ControlContext(
+            self._served_config, self.board, theirs, self.servers, self.admin_socket,
+            self.fleet.serving_generation, self.started_at,
+        )  # fmt: skip
+
+        def prepare() -> None:
+            self._in_child()
+            ours.close()
+            for worker in self.fleet.workers.values():
+                worker.channel.close()
+            self.fleet.close()
+            self.listeners.close(unlink=False)
+
+        pid = fork("pylb: control", "control", prepare, lambda: self._control_entry(context))
+        theirs.close()
+        self.control = Child(pid, ours, time.monotonic())
+        self._watch(self.control)
+        self._state_sent = {}
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until told to stop; returns the exit code."""
+        for real, module in zip(self._real, ("pylb.worker.main", "pylb.control.main"), strict=True):
+            if real:
+                importlib.import_module(module)
+        setproctitle("pylb: supervisor")
+        self.started_at = time.time()
+        self.signals = Signals()
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.signals.reader, selectors.EVENT_READ)
+        gc.collect()
+        gc.freeze()
+        try:
+            wanted = self.fleet.target
+            self.fleet.attach([1 if slot < wanted else 0 for slot in range(self.fleet.slots)])
+            self.fleet.reconcile()
+            self._start_control()
+            self._loop()
+        finally:
+            self._kill_all()
+            self.listeners.close()
+            self.admin_socket.close()
+            self._unlink_admin(self.admin_address)
+            self.fleet.close()
+            self.selector.close()
+            self.signals.close()
+        log.info("stopped")
+        return 0
+
+    def _loop(self) -> None:
+        tick_due = 0.0
+        while not (self.fleet.stopping and not self.fleet.workers):
+            now = time.monotonic()
+            for key, _ in self.selector.select(max(0.0, tick_due - now)):
+                if key.data is None:
+                    for number in self.signals.pending():
+                        self._signal(number)
+                    self._reap()
+                else:
+                    self._messages(key.data)
+            now = time.monotonic()
+            if now >= tick_due:
+                self._reap()
+                self.fleet.tick(now)
+                self._control_tick(now)
+                self._check_reload()
+                tick_due = now + (FAST_TICK if self.fleet.busy() else SLOW_TICK)
+            self._send_state(now)
+
+    def _messages(self, child: Child) -> None:
+        while True:
+            try:
+                message = channel.recv(child.channel)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError) as error:
+                log.error("bad message from pid %d: %s", child.pid, error)
+                return
+            if message is None:  # it is gone or about to be; SIGCHLD says the rest
+                with contextlib.suppress(KeyError, ValueError):
+                    self.selector.unregister(child.channel)
+                return
+            op, count = message.get("op"), message.get("n")
+            if op == "ready" and isinstance(child, Worker):
+                self.fleet.ready(child)
+            elif op == "ready":
+                child.ready = True
+            elif op == "scale" and isinstance(count, int) and not isinstance(child, Worker):
+                if self.pinned is None and not self.fleet.stopping:
+                    self.fleet.scale(count, str(message.get("reason", "")))
+            elif op == "pin" and not isinstance(child, Worker):
+                self._pin(count if isinstance(count, int) else None)
+
+    def _pin(self, count: int | None) -> None:
+        if self.fleet.stopping:
+            return
+        if count is None:
+            self.pinned = None
+            log.info("worker count is automatic again")
+            return
+        high = min(self.config.workers.max, self.fleet.slots)
+        self.pinned = max(self.config.workers.min, min(high, count))
+        log.info("worker count pinned to %d", self.pinned)
+        self.fleet.scale(self.pinned, "pinned by the operator")
+
+    def _signal(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            if self.fleet.stopping:
+                self._kill_now()
+            else:
+                log.info("%s: draining, then quitting", signal.Signals(number).name)
+                self.fleet.stop()
+        elif number == signal.SIGQUIT:
+            self._kill_now()
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGTTIN:
+            self._pin(self.fleet.target + 1)
+        elif number == signal.SIGTTOU:
+            self._pin(self.fleet.target - 1)
+
+    def _reap(self) -> None:
+        for pid, status in reap():
+            if self.control is not None and pid == self.control.pid:
+                control, self.control = self.control, None
+                self._forget(control)
+                now = time.monotonic()
+                delay = 0.0
+                if not control.retiring and not self.fleet.stopping:
+                    delay = self._control_backoff.died("control", now - control.started)
+                    log.error("control plane died: %s; restart in %.1f s", describe(status), delay)
+                self._control_due = now + delay
+                continue
+            for worker in list(self.fleet.workers.values()):
+                if worker.pid == pid:
+                    self._messages(worker)
+                    self._forget(worker)
+                    self.fleet.gone(worker, status)
+
+    def _forget(self, child: Child) -> None:
+        with contextlib.suppress(KeyError, ValueError):
+            self.selector.unregister(child.channel)
+        child.channel.close()
+
+    def _control_tick(self, now: float) -> None:
+        if self.control is None:
+            if now >= self._control_due and not self.fleet.stopping:
+                self._start_control()
+        elif self.control.kill_at is not None and now >= self.control.kill_at:
+            self.control.kill_at = None
+            self.control.signal(signal.SIGKILL)
+
+    def _send_state(self, now: float) -> None:
+        if self.control is None:
+            return
+        state = {
+            "op": "state", "target": self.fleet.target, "pinned": self.pinned,
+            "generation": self.fleet.serving_generation,
+            "workers": [
+                {"slot": worker.slot, "row": worker.row, "pid": worker.pid, "state": worker.state,
+                 "generation": worker.generation}
+                for worker in self.fleet.workers.values()
+            ],
+            "reload": self.reload_result,
+        }  # fmt: skip
+        if state != self._state_sent or now >= self._state_due:
+            self._state_due = now + 1.0
+            # Only the newest state matters: what there is no room for is not kept.
+            if channel.send(self.control.channel, state):
+                self._state_sent = state
+
+    # -- reload ----------------------------------------------------------------------------------
+
+    def _refuse(self, problems: list[str]) -> None:
+        self.reload_result = {"ok": False, "errors": problems}
+        for problem in problems:
+            log.error("reload refused: %s", problem)
+
+    def _reload(self) -> None:
+        if self.fleet.stopping:
+            return
+        if self._pending is not None:
+            self._refuse(["an earlier reload is still under way; try again"])
+            return
+        try:
+            config = self._reload_config()
+        except Exception as error:  # ConfigError, or a file that can't be read: keep running
+            self._refuse([str(text) for text in getattr(error, "problems", None) or [error]])
+            return
+        admin_address = _admin_address(config)
+        admin = self.admin_socket
+        try:
+            listeners, removed = self.listeners.updated(binds_of(config))
+        except BindError as error:
+            self._refuse([str(error)])
+            return
+        try:
+            if admin_address != self.admin_address:
+                admin = listen_admin(admin_address)
+            if not self._add_servers(config):
+                raise BindError(f"more than {self.board.servers} servers over pylb's life; restart it")
+        except BindError as error:
+            self._refuse([str(error)])
+            self._close_fresh(listeners, self.listeners)
+            if admin is not self.admin_socket:
+                admin.close()
+                self._unlink_admin(admin_address)
+            return
+        if config.workers.max > self.fleet.slots:
+            log.warning("workers.max %d is clamped to %d until restart", config.workers.max, self.fleet.slots)
+        self._last_generation += 1
+        self._pending = (listeners, removed, admin_address, admin)
+        self._old = (self.listeners, self.admin_address, self.admin_socket)
+        self.config = self.fleet.config = config
+        self.listeners = self.fleet.listeners = listeners
+        self._removed = removed
+        self.fleet.generation = self._last_generation
+        self.fleet.failed_starts = 0
+        self.fleet.backoff.forget()
+        self.fleet.not_before.clear()
+        log.info("reload: starting generation %d", self._last_generation)
+        high = min(config.workers.max, self.fleet.slots)
+        target = max(min(config.workers.min, high), min(high, self.fleet.target))
+        if self.pinned is not None:
+            self.pinned = target
+        if target != self.fleet.target:
+            log.info("scale from %d to %d: limits changed by reload", self.fleet.target, target)
+        self.fleet.target = target
+        self.fleet.attach(list(self.fleet.weights))
+        self.fleet.reconcile()
+
+    def _flipped(self) -> None:
+        """The new generation serves; called before the old one is retired."""
+        if self._pending is None or self._old is None:
+            return
+        _, _, address, admin = self._pending
+        old_listeners, old_address, old_admin = self._old
+        self._pending = self._old = None
+        self._removed = []
+        if self.config.log != self._served_config.log:
+            logging_.setup(self.config.log.format, self.config.log.level)
+        self._served_config = self.config
+        if admin is not old_admin:
+            old_admin.close()
+            self._unlink_admin(old_address)
+            self.admin_address, self.admin_socket = address, admin
+        # The old workers have copies of their own, which they empty before they leave.
+        self._close_fresh(old_listeners, self.listeners)
+        self.reload_result = {"ok": True, "errors": []}
+        if self.control is not None:
+            self.control.retiring = True
+            self.control.kill_at = time.monotonic() + 5.0
+            self.control.signal(signal.SIGTERM)
+
+    def _check_reload(self) -> None:
+        """Give a reload up whose workers don't start."""
+        if self._old is None or self._pending is None or self.fleet.failed_starts < EARLY_DEATHS:
+            return
+        _, _, address, admin = self._pending
+        old_listeners, _, old_admin = self._old
+        self._pending = self._old = None
+        self._removed = []
+        self._refuse(["workers with the new configuration don't start; the old one stays"])
+        for worker in self.fleet.workers.values():
+            if worker.generation == self.fleet.generation:
+                worker.retiring = True
+                worker.signal(signal.SIGKILL)
+        self._close_fresh(self.listeners, old_listeners)
+        if admin is not old_admin:
+            admin.close()
+            self._unlink_admin(address)
+        self.listeners = self.fleet.listeners = old_listeners
+        self.config = self.fleet.config = self._served_config
+        self.fleet.generation = self.fleet.serving_generation
+        self.fleet.not_before.clear()
+        self.fleet.reconcile()
+
+    @staticmethod
+    def _close_fresh(listeners: Listeners, kept: Listeners) -> None:
+        for key in [key for key in listeners.sockets if key not in kept.sockets]:
+            listeners.close_one(key)
+
+    @staticmethod
+    def _unlink_admin(address: Address) -> None:
+        if address.is_unix:
+            with contextlib.suppress(OSError):
+                os.unlink(address.path)
+
+    # -- stop ------------------------------------------------------------------------------------
+
+    def _kill_now(self) -> None:
+        log.warning("quitting now")
+        self.fleet.stopping = True
+        for worker in self.fleet.workers.values():
+            worker.retiring = True
+            worker.signal(signal.SIGKILL)
+
+    def _kill_all(self) -> None:
+        """Whatever still runs goes: workers at once, the control plane after a chance to leave."""
+        for worker in self.fleet.workers.values():
+            worker.signal(signal.SIGKILL)
+        if self.control is not None:
+            self.control.signal(signal.SIGTERM)
+            self.control.channel.close()
+        deadline = time.monotonic() + 2.0
+        while self.control is not None or self.fleet.workers:
+            for pid, _ in reap():
+                if self.control is not None and pid == self.control.pid:
+                    self.control = None
+                for row in [row for row, worker in self.fleet.workers.items() if worker.pid == pid]:
+                    del self.fleet.workers[row]
+            if self.control is not None and time.monotonic() > deadline:
+                self.control.signal(signal.SIGKILL)
+            time.sleep(0.01)

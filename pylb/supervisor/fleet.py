@@ -1,0 +1,327 @@
+"""The worker processes: which run, who reads which listener, who gets how many connections."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from pylb.config.model import Config
+from pylb.log import log
+from pylb.net import channel, levelling, steering
+from pylb.net.listeners import Listeners
+from pylb.scoreboard import Field, Scoreboard, SlotField, State
+from pylb.supervisor.processes import Backoff, Worker, describe, fork
+from pylb.worker.context import WorkerContext
+
+START_TIMEOUT = 30.0
+EARLY_DEATHS = 3
+LEVEL_PAUSE = 0.2
+
+
+def assign(slots: int, owners: Mapping[int, int]) -> dict[int, list[int]]:
+    """Which slots each worker reads: its own, and the one of the lowest slot reads the ownerless ones.
+
+    Args:
+        slots: how many slots there are.
+        owners: slot to worker (any integer that tells workers apart).
+    """
+    if not owners:
+        return {}
+    result: dict[int, list[int]] = {worker: [] for worker in owners.values()}
+    lowest = owners[min(owners)]
+    for slot in range(slots):
+        result[owners.get(slot, lowest)].append(slot)
+    return result
+
+
+class Fleet:
+    """All workers of all generations, and the sockets that lead connections to them."""
+
+    def __init__(
+        self,
+        config: Config,
+        slots: int,
+        board: Scoreboard,
+        listeners: Listeners,
+        servers: dict[tuple[str, str, str], int],
+        entry: Callable[[WorkerContext], None],
+        in_child: Callable[[], None],
+    ) -> None:
+        self.config, self.slots, self.board, self.listeners = config, slots, board, listeners
+        self.servers, self.entry, self.in_child = servers, entry, in_child
+        self.workers: dict[int, Worker] = {}  # by row
+        self.generation = self.serving_generation = 1
+        self.target = config.workers.min
+        self.stopping = False
+        self.failed_starts = 0  # of the generation that is not serving yet
+        self.on_flip: Callable[[], None] = lambda: None
+        self.on_start: Callable[[Worker], None] = lambda worker: None
+        self.backoff = Backoff()
+        self.not_before: dict[int, float] = {}  # slot: when its next worker may start
+        self.weights: list[int] = []
+        self.steerable = True
+        pairs = [channel.pair() for _ in range(board.rows)]
+        self.inboxes = [reader for reader, _ in pairs]
+        self.inbox_writers = [writer for _, writer in pairs]
+        self.used_rows: set[int] = set()
+        self.level_after = 0.0
+        self.steer_after = 0.0
+
+    # -- who is there ----------------------------------------------------------------------------
+
+    def serving(self) -> list[Worker]:
+        """Ready workers of the serving generation, by slot."""
+        found = [
+            worker
+            for worker in self.workers.values()
+            if worker.ready and not worker.retiring and worker.generation == self.serving_generation
+        ]
+        return sorted(found, key=lambda worker: worker.slot)
+
+    def _current(self) -> dict[int, Worker]:
+        """Workers of the newest generation that aren't leaving, by slot."""
+        return {
+            worker.slot: worker
+            for worker in self.workers.values()
+            if worker.generation == self.generation and not worker.retiring
+        }
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def spawn(self, slot: int) -> bool:
+        """Start a worker of the newest generation in a slot."""
+        row = self.board.free_row()
+        if row is None:
+            return False
+        ours, theirs = channel.pair()
+        cells = self.board.row(row)
+        cells[Field.SLOT], cells[Field.GENERATION] = slot, self.generation
+        cells[Field.STATE] = State.STARTING
+        context = WorkerContext(
+            self.config, row, slot, self.generation, self.listeners.sockets, self.board,
+            theirs, self.inboxes[row], self.inbox_writers, self.servers,
+        )  # fmt: skip
+        others = [worker.channel for worker in self.workers.values()]
+
+        def prepare() -> None:
+            self.in_child()
+            # A sibling's end of file must not be held off by our copy of the supervisor's end.
+            for sock in (ours, *others):
+                sock.close()
+            for index, inbox in enumerate(self.inboxes):
+                if index != row:
+                    inbox.close()
+
+        started = time.monotonic()
+        title = f"pylb: worker {slot} (gen {self.generation})"
+        try:
+            pid = fork(title, f"worker {slot}", prepare, lambda: self.entry(context))
+        except OSError as error:
+            log.error("cannot fork a worker: %s", error)
+            ours.close()
+            theirs.close()
+            cells[Field.STATE] = State.FREE
+            self.not_before[slot] = started + 1.0
+            return False
+        theirs.close()
+        cells[Field.PID] = pid
+        self.used_rows.add(row)
+        worker = Worker(pid, ours, started, row=row, slot=slot, generation=self.generation)
+        worker.kill_at = started + START_TIMEOUT
+        self.workers[row] = worker
+        worker.listening = [slot]
+        worker.send({"op": "listen", "slots": [slot]})
+        self.on_start(worker)
+        return True
+
+    def ready(self, worker: Worker) -> None:
+        """A worker serves."""
+        if worker.ready:
+            return
+        worker.ready = True
+        if not worker.retiring:
+            worker.kill_at = None
+        log.info("worker %d ready in %.0f ms", worker.slot, 1000 * (time.monotonic() - worker.started))
+        self.reconcile()
+
+    def gone(self, worker: Worker, status: int) -> None:
+        """A worker's process ended."""
+        del self.workers[worker.row]
+        worker.channel.close()
+        self.board.retire(worker.row)
+        if worker.retiring:
+            log.info("worker %d (pid %d) left: %s", worker.slot, worker.pid, describe(status))
+        else:
+            now = time.monotonic()
+            delay = self.backoff.died(worker.slot, now - worker.started)
+            self.not_before[worker.slot] = now + delay
+            if not worker.ready and worker.generation != self.serving_generation:
+                self.failed_starts += 1
+            log.error(
+                "worker %d (pid %d) died: %s; starting another in %.1f s",
+                worker.slot, worker.pid, describe(status), delay,
+            )  # fmt: skip
+        self.reconcile()
+        self.drain_inboxes()
+
+    def scale(self, target: int, reason: str) -> None:
+        """Run so many workers (clamped to the configuration)."""
+        low, high = self.config.workers.min, min(self.config.workers.max, self.slots)
+        wanted = max(min(low, high), min(high, target))
+        if wanted != self.target:
+            word = "up" if wanted > self.target else "down"
+            log.info("scale %s from %d to %d: %s", word, self.target, wanted, reason)
+            self.target = wanted
+            self.reconcile()
+
+    def retire(self, worker: Worker, to: Iterable[int]) -> None:
+        """Tell a worker to hand everything over and leave."""
+        worker.retiring = True
+        worker.kill_at = time.monotonic() + self.config.drain.timeout + 5.0
+        worker.send({"op": "retire", "to": list(to)})
+
+    def reconcile(self) -> None:
+        """Bring what runs, who reads what, and the steering in line with the target."""
+        if self.stopping:
+            return
+        now = time.monotonic()
+        current = self._current()
+        for slot in range(self.target):
+            if slot not in current and self.not_before.get(slot, 0.0) <= now:
+                self.spawn(slot)
+        current = self._current()
+        if self.generation != self.serving_generation and all(
+            slot in current and current[slot].ready for slot in range(self.target)
+        ):
+            log.info("generation %d serves", self.generation)
+            self.serving_generation = self.generation
+            self.on_flip()
+        serving = self.serving()
+        staying = [worker for worker in serving if worker.slot < self.target]
+        if not staying:  # better a worker too many than none
+            self._assign(serving)
+            return
+        self.steer(staying)  # first no new connections for those that leave,
+        self._assign(staying)  # then somebody else who reads their listeners,
+        rows = [worker.row for worker in staying]
+        kept = {self.generation, self.serving_generation}
+        for worker in list(self.workers.values()):
+            surplus = worker.slot >= self.target and worker.generation == self.serving_generation
+            if not worker.retiring and (surplus or worker.generation not in kept) or not worker.retiring and worker.slot >= self.target or not worker.retiring and worker.generation < self.serving_generation:
+                self.retire(worker, rows)
+
+    def _assign(self, serving: list[Worker]) -> None:
+        lists = assign(self.slots, {worker.slot: worker.row for worker in serving})
+        # Those that gain go first, so that no listener is without a reader in between.
+        for worker in sorted(serving, key=lambda worker: -len(lists[worker.row])):
+            if worker.listening != lists[worker.row]:
+                worker.listening = lists[worker.row]
+                worker.send({"op": "listen", "slots": worker.listening})
+
+    # -- connections -----------------------------------------------------------------------------
+
+    def steer(self, serving: list[Worker]) -> None:
+        """Renew the weights if they changed noticeably."""
+        fresh = [0] * self.slots
+        counts = {worker.slot: self.board.row(worker.row)[Field.CONNECTIONS] for worker in serving}
+        for slot, weight in steering.weights_for(counts).items():
+            fresh[slot] = weight
+        limit = steering.TOTAL // (10 * max(1, len(serving)))
+        same = len(self.weights) == len(fresh) and all(
+            (old == 0) == (new == 0) and abs(old - new) <= limit
+            for old, new in zip(self.weights, fresh, strict=True)
+        )
+        if not same:
+            self.attach(fresh)
+
+    def attach(self, weights: list[int]) -> None:
+        """Put the steering program on every TCP bind's group."""
+        if not any(weights):
+            return
+        self.weights = weights
+        for slot, weight in enumerate(weights):
+            self.board.slot(slot)[SlotField.WEIGHT] = weight
+        for group in self.listeners.groups():
+            if not steering.attach(group[0], weights) and self.steerable:
+                self.steerable = False
+                log.warning("the kernel refuses the steering program; connections go by its own hash")
+
+    def drain_inboxes(self) -> None:
+        """Send connections that were meant for a worker that is gone to one that serves."""
+        serving = self.serving()
+        if not serving:
+            return
+        for row in self.used_rows - self.workers.keys():
+            for turn in range(1024):
+                target = self.inbox_writers[serving[turn % len(serving)].row]
+                packet = channel.recv_connections(self.inboxes[row])
+                if packet is None:
+                    break
+                header, fds = packet
+                if not channel.send_connections(target, header, fds):
+                    # No room there now: back to where it was, for the next tick.
+                    if not channel.send_connections(self.inbox_writers[row], header, fds):
+                        log.error("%d connections lost with a worker: no inbox has room", len(fds))
+                    channel.close_all(fds)
+                    break
+                channel.close_all(fds)
+
+    def level(self, now: float) -> None:
+        """Have overfull workers hand connections over."""
+        serving = [worker for worker in self.serving() if worker.slot < self.target]
+        if len(serving) < 2 or now < self.level_after:
+            return
+        counts = {worker.row: self.board.row(worker.row)[Field.CONNECTIONS] for worker in serving}
+        moves = levelling.plan(counts, max(levelling.PER_TICK, sum(counts.values()) // 4))
+        for move in moves:
+            self.workers[move.source].send({"op": "move", "to": move.target, "count": move.count})
+        if moves:  # let them arrive before counting again, or they would be moved to and fro
+            self.level_after = now + LEVEL_PAUSE
+
+    def tick(self, now: float) -> None:
+        """What is to be done every now and then."""
+        for worker in self.workers.values():
+            worker.flush()
+            if worker.kill_at is not None and now >= worker.kill_at:
+                log.warning("worker %d (pid %d) does not answer: killing it", worker.slot, worker.pid)
+                worker.kill_at = None
+                worker.signal(signal.SIGKILL)
+        for slot in range(self.slots):
+            self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
+        if self.stopping:
+            return
+        self.reconcile_due(now)
+        self.drain_inboxes()
+        self.level(now)
+        if now >= self.steer_after:
+            self.steer_after = now + 0.25
+            self.steer([worker for worker in self.serving() if worker.slot < self.target])
+
+    def reconcile_due(self, now: float) -> None:
+        """Start workers whose back-off is over, or that found no free row before."""
+        current = self._current()
+        if any(slot not in current for slot in range(self.target)):
+            self.reconcile()
+
+    def busy(self) -> bool:
+        """Whether the loop should tick fast."""
+        return any(
+            worker.retiring or not worker.ready or self.board.row(worker.row)[Field.CONNECTIONS]
+            for worker in self.workers.values()
+        )
+
+    def stop(self) -> None:
+        """The final stop: everything drains, nobody takes over."""
+        self.stopping = True
+        for worker in self.workers.values():
+            worker.retiring = True
+            worker.kill_at = time.monotonic() + self.config.drain.timeout + 1.0
+            worker.send({"op": "retire", "to": []})
+
+    def close(self) -> None:
+        """Close the inboxes."""
+        for sock in (*self.inboxes, *self.inbox_writers):
+            with contextlib.suppress(OSError):
+                sock.close()
