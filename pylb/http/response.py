@@ -49,9 +49,6 @@ class ResponseHead:
             raise BadResponse("upgrade") from None
         except httptools.HttpParserError as error:
             raise BadResponse(str(error)) from None
-        lines = raw.count(b"\n")
-        if lines != raw.count(b"\r\n") or b"\n " in raw or b"\n\t" in raw:
-            raise BadResponse("line ending")
         version = raw[:9]
         self.keep_alive = version == b"HTTP/1.1 "
         if not self.keep_alive and version != b"HTTP/1.0 ":
