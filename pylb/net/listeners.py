@@ -25,7 +25,7 @@ def _explain(what: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         fix = "another process listens there; stop it or choose another address (ss -ltnp shows it)"
     elif error.errno in (errno.EACCES, errno.EPERM):
-        fix = "permission denied; use a port above 1023 or a writable directory, or grant CAP_NET_BIND_SERVICE"
+        fix = "permission denied; use a port above 1023, a writable path, or grant CAP_NET_BIND_SERVICE"
     elif error.errno == errno.EADDRNOTAVAIL:
         fix = "this machine has no such address; use one that `ip addr` shows, or *:PORT for all"
     elif isinstance(error, socket.gaierror):

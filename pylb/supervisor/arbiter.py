@@ -109,7 +109,6 @@ class Arbiter:
         self._control_due = 0.0
         self._state_sent: dict[str, Any] = {}
         self._state_due = 0.0
-        self._killed = False
         self._removed: list[socket.socket] = []
 
     # -- set-up ----------------------------------------------------------------------------------
@@ -215,7 +214,7 @@ class Arbiter:
             self._send_state(now)
 
     def _messages(self, child: Child) -> None:
-        while True:
+        while child.channel.fileno() >= 0:  # an earlier event of this turn may have closed it
             try:
                 message = channel.recv(child.channel)
             except BlockingIOError:
@@ -257,6 +256,9 @@ class Arbiter:
             else:
                 log.info("%s: draining, then quitting", signal.Signals(number).name)
                 self.fleet.stop()
+                # The workers have copies; once they have emptied and closed theirs, the kernel refuses
+                # new connections instead of queueing what nobody would accept.
+                self.listeners.close()
         elif number == signal.SIGQUIT:
             self._kill_now()
         elif number == signal.SIGHUP:

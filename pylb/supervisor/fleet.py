@@ -208,8 +208,8 @@ class Fleet:
         rows = [worker.row for worker in staying]
         kept = {self.generation, self.serving_generation}
         for worker in list(self.workers.values()):
-            surplus = worker.slot >= self.target and worker.generation == self.serving_generation
-            if not worker.retiring and (surplus or worker.generation not in kept) or not worker.retiring and worker.slot >= self.target or not worker.retiring and worker.generation < self.serving_generation:
+            leaving = worker.slot >= self.target or worker.generation not in kept
+            if leaving and not worker.retiring:
                 self.retire(worker, rows)
 
     def _assign(self, serving: list[Worker]) -> None:
