@@ -1,0 +1,233 @@
+"""The command line: serve, check, demo, status, scale.
+
+Commands import what they need when they run, so that ``--help`` and ``status`` answer at once. Whatever a
+user can get wrong ends with one line that starts with ``pylb:`` and exit code 2, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pylb.config.model import Config
+
+app = typer.Typer(
+    help="A multiprocess load balancer whose worker count follows the idle cores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+AdminOption = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="ADDRESS", help="Admin address (HOST:PORT or unix:PATH)."),
+]
+FileOption = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]
+WorkersOption = Annotated[
+    str | None, typer.Option("--workers", metavar="MIN..MAX", help="How many workers [1..cores].")
+]
+ControllerOption = Annotated[
+    str | None, typer.Option("--controller", metavar="ADDRESS", help="Controller [embedded].")
+]
+LogOption = Annotated[
+    str | None, typer.Option("--log-format", metavar="json|console", help="How the log is written.")
+]
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End with one line on standard error."""
+    print(f"pylb: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    config: FileOption = None,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option("--bind", metavar="ADDRESS", help="Where clients connect; may be repeated."),
+    ] = None,
+    server: Annotated[
+        list[str] | None,
+        typer.Option("--server", metavar="ADDRESS[,weight=N]", help="A server; may be repeated."),
+    ] = None,
+    balance: Annotated[
+        str | None, typer.Option("--balance", metavar="NAME", help="leastconn or roundrobin.")
+    ] = None,
+    workers: WorkersOption = None,
+    controller: ControllerOption = None,
+    admin: AdminOption = None,
+    log_format: LogOption = None,
+) -> None:
+    """Run the balancer, from a file (-c) or in the quick form (--bind, --server)."""
+    from pylb.config import load
+
+    if config is not None and (bind or server or balance):
+        fail("-c FILE and --bind/--server/--balance exclude each other; put them into the file")
+    if config is None and not (bind and server):
+        fail("say what to serve: --bind ADDRESS --server ADDRESS, or -c FILE")
+
+    def read() -> Config:
+        if config is not None:
+            document = load.override(load.read_document(config), workers, controller, admin, log_format)
+            return load.from_document(document)
+        return load.quick(
+            bind or [],
+            server or [],
+            balance=balance or "leastconn",
+            workers=workers,
+            controller=controller,
+            admin=admin,
+            log_format=log_format,
+        )
+
+    run(read, str(config) if config is not None else None)
+
+
+def run(read: Callable[[], Config], source: str | None) -> NoReturn:
+    """Run the supervisor with what ``read`` gives; ``source`` names the file in messages."""
+    from pylb import log
+    from pylb.config.load import ConfigError
+    from pylb.net.listeners import BindError
+    from pylb.supervisor.arbiter import Arbiter
+
+    try:
+        configuration = read()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"pylb: {source + ': ' if source else ''}{problem}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        fail(f"{source}: {error.strerror}")
+    log.setup(configuration.log.format, configuration.log.level)
+    try:
+        arbiter = Arbiter(configuration, read)
+    except (BindError, OSError) as error:
+        fail(str(error))
+    binds = ", ".join(str(bind) for frontend in configuration.frontends for bind in frontend.bind)
+    limits = configuration.workers
+    log.log.info(
+        "serving %s with %d..%d workers; admin at %s", binds, limits.min, limits.max, arbiter.admin_address
+    )
+    raise typer.Exit(arbiter.run())
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]) -> None:
+    """Check a configuration file and print every mistake."""
+    from pylb.config.load import ConfigError, load_file
+
+    try:
+        configuration = load_file(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"{config}: {problem}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        fail(f"{config}: {error.strerror}")
+    servers = sum(len(backend.servers) for backend in configuration.backends)
+    print(
+        f"{config}: ok: {len(configuration.frontends)} frontends, "
+        f"{len(configuration.backends)} backends, {servers} servers"
+    )
+
+
+@app.command()
+def demo(
+    bind: Annotated[str, typer.Option("--bind", metavar="ADDRESS")] = "127.0.0.1:8080",
+    workers: WorkersOption = None,
+    admin: AdminOption = None,
+    log_format: LogOption = None,
+) -> None:
+    """Run demo servers, the embedded controller and the balancer, and say what to try."""
+    from pylb import demo as demo_module
+
+    try:
+        servers = demo_module.start()
+    except OSError as error:
+        fail(f"the demo servers can't start: {error}")
+    try:
+        demo_module.welcome(bind, servers.addresses, admin)
+
+        def read() -> Config:
+            from pylb.config import load
+
+            return load.quick(
+                [bind], servers.addresses, workers=workers, admin=admin, log_format=log_format
+            )
+
+        run(read, None)
+    finally:
+        servers.stop()
+
+
+@app.command()
+def status(
+    admin: AdminOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show again every second.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show workers, connections, requests, servers, and why there are as many workers as there are."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from pylb.control import view
+
+    answer = _ask(admin, "GET", "/status")
+    if json_:
+        print(json.dumps(answer, indent=2))
+        return
+    console = Console()
+    if not watch:
+        console.print(view.render(answer))
+        return
+    try:
+        with Live(view.render(answer), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(1)
+                live.update(view.render(_ask(admin, "GET", "/status")), refresh=True)
+    except KeyboardInterrupt:
+        return
+
+
+@app.command()
+def scale(
+    count: Annotated[str, typer.Argument(metavar="N|auto", help="A number of workers, or auto.")],
+    admin: AdminOption = None,
+) -> None:
+    """Set the number of workers, or give it back to the controller (auto)."""
+    if count != "auto" and not count.isdigit():
+        fail(f"scale takes a number or 'auto' (got {count!r})")
+    answer = _ask(admin, "POST", "/scale", {"n": count if count == "auto" else int(count)})
+    print(answer["message"])
+
+
+def _ask(admin: str | None, method: str, path: str, body: object = None) -> dict[str, object]:
+    from pylb.config.address import parse_address
+    from pylb.config.load import default_admin_path
+    from pylb.control import view
+
+    text = admin if admin is not None else f"unix:{default_admin_path()}"
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        fail(f"--admin: {error}")
+    try:
+        return view.fetch(address, method, path, body)
+    except OSError as error:
+        fail(f"no balancer answers at {address}: {error.strerror or error}; is it running? (--admin ADDRESS)")
+    except view.AdminError as error:
+        fail(str(error))
+
+
+def main() -> None:
+    """Entry point of ``pylb`` and ``python -m pylb``."""
+    app()

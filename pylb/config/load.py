@@ -1,0 +1,229 @@
+"""From what users write (a TOML file, or the quick form's flags) to the model.
+
+Every mistake is reported, each as one line that names the key as it stands in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from pylb.config.model import Config
+
+# The file has HAProxy's singular section names; the model holds lists of them.
+_SECTIONS = {"frontend": "frontends", "backend": "backends", "server": "servers"}
+_SINGULAR = {plural: singular for singular, plural in _SECTIONS.items()}
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; ``problems`` has one line per mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+def load_file(path: str | os.PathLike[str]) -> Config:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: with every mistake in it.
+        OSError: the file can't be read.
+    """
+    return from_document(read_document(path))
+
+
+def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Parse a TOML file without checking what it says; raises as `load_file`."""
+    data = Path(path).read_bytes()
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not valid TOML: {error}"]) from None
+
+
+def from_document(document: dict[str, Any]) -> Config:
+    """Check a parsed document.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    problems: list[str] = []
+    translated = _translate(document, problems)
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return Config.model_validate(translated)
+    except ValidationError as error:
+        problems_found = error.errors()
+        # A list that holds a mistake is also reported as too short; the mistake itself says enough.
+        raise ConfigError(
+            [
+                _line(problem)
+                for problem in problems_found
+                if problem["type"] != "too_short"
+                or not any(
+                    other["loc"][: len(problem["loc"])] == problem["loc"] and other is not problem
+                    for other in problems_found
+                )
+            ]
+        ) from None
+
+
+def _translate(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """The document with the model's names; a plural that users must not write is a mistake."""
+    translated: dict[str, Any] = {}
+    for key, value in document.items():
+        if key in _SINGULAR:
+            problems.append(f"{key}: unknown key; did you mean [[{_SINGULAR[key]}]]?")
+        elif key in ("frontend", "backend"):
+            items = value if isinstance(value, list) else [value]
+            translated[_SECTIONS[key]] = [_section(item) for item in items]
+        else:
+            translated[key] = value
+    return translated
+
+
+def _section(item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    section = {_SECTIONS.get(key, key) if key == "server" else key: value for key, value in item.items()}
+    for key in ("bind", "servers"):
+        if key in section and not isinstance(section[key], list):
+            section[key] = [section[key]]
+    if isinstance(section.get("servers"), list):
+        section["servers"] = [
+            {"address": server} if isinstance(server, str) else server for server in section["servers"]
+        ]
+    return section
+
+
+def _path(location: Sequence[int | str]) -> str:
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            name = _SINGULAR.get(part, part)
+            path += f".{name}" if path else name
+    return path
+
+
+def _line(problem: Any) -> str:
+    """One pydantic error as a line that names the key and the fix."""
+    location = problem["loc"]
+    path = _path(location)
+    kind = problem["type"]
+    given = problem.get("input")
+    if kind == "extra_forbidden":
+        return f"{path}: unknown key; allowed: {', '.join(_allowed(location[:-1]))}"
+    if kind == "missing":
+        return f"{path}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:] if message[1:2].islower() else message
+    if isinstance(given, str | int | float | bool) and repr(given) not in message:
+        message += f" (got {given!r})"
+    return f"{path}: {message}" if path else message
+
+
+def _allowed(location: Sequence[int | str]) -> list[str]:
+    """The keys of the section at a place of the model, in the user's words."""
+    model: Any = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next(
+            candidate
+            for candidate in (annotation, *getattr(annotation, "__args__", ()))
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel)
+        )
+    return sorted(_SINGULAR.get(name, name) for name in model.model_fields)
+
+
+def quick(
+    binds: Sequence[str],
+    servers: Sequence[str],
+    *,
+    balance: str = "leastconn",
+    workers: str | None = None,
+    controller: str | None = None,
+    admin: str | None = None,
+    log_format: str | None = None,
+) -> Config:
+    """The configuration of the quick form: all binds go to one backend of all servers.
+
+    ``servers`` are addresses, each with an optional ``,weight=N``.
+
+    Raises:
+        ConfigError: with every mistake in it.
+    """
+    document: dict[str, Any] = {
+        "frontend": [{"name": "main", "bind": list(binds), "backend": "main"}],
+        "backend": [{"name": "main", "balance": balance, "server": [_server(text) for text in servers]}],
+    }
+    return from_document(override(document, workers, controller, admin, log_format))
+
+
+def override(
+    document: dict[str, Any],
+    workers: str | None,
+    controller: str | None,
+    admin: str | None,
+    log_format: str | None,
+) -> dict[str, Any]:
+    """The document with what was given on the command line put in."""
+    if workers is not None:
+        document["workers"] = workers_range(workers)
+    if controller is not None:
+        document["controller"] = {**document.get("controller", {}), "address": controller}
+    if admin is not None:
+        document["admin"] = admin
+    if log_format is not None:
+        document["log"] = {**document.get("log", {}), "format": log_format}
+    return document
+
+
+def workers_range(text: str) -> dict[str, int]:
+    """``"2"`` or ``"1..4"`` as a ``[workers]`` section.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    low, dots, high = text.partition("..")
+    try:
+        return {"min": int(low), "max": int(high if dots else low)}
+    except ValueError:
+        raise ConfigError([f"--workers: expected N or MIN..MAX, as in 1..4 (got {text!r})"]) from None
+
+
+def _server(text: str) -> dict[str, Any]:
+    address, *options = text.split(",")
+    server: dict[str, Any] = {"address": address}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError([f"--server {text}: expected KEY=VALUE after the comma (got {option!r})"])
+        server[key] = int(value) if value.isdigit() else value
+    return server
+
+
+def default_admin_path() -> str:
+    """Where the admin socket lies unless the configuration says otherwise."""
+    directory = os.environ.get("PYLB_RUNTIME_DIR")
+    if not directory:
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        if runtime:
+            directory = f"{runtime}/pylb"
+        elif os.geteuid() == 0:
+            directory = "/run/pylb"
+        else:
+            directory = f"/tmp/pylb-{os.geteuid()}"
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    return f"{directory}/admin.sock"
+
