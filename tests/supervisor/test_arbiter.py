@@ -1,0 +1,277 @@
+"""The supervisor as a process of its own, with small workers that answer with their pid."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylb.net import channel
+from pylb.scoreboard import Field
+from pylb.supervisor.fleet import assign
+from pylb.supervisor.processes import Backoff
+from pylb.worker.context import WorkerContext
+
+
+def fake_worker(context: WorkerContext) -> None:
+    """One short connection at a time: accept, answer with pid, slot and generation, close."""
+    if os.path.exists(os.environ["CRASH"]) and context.generation > 1:
+        raise RuntimeError("told to crash")
+    selector = selectors.DefaultSelector()
+    selector.register(context.channel, selectors.EVENT_READ)
+    listening: dict[socket.socket, None] = {}
+    ready = False
+
+    def serve(sock: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = sock.accept()
+            except BlockingIOError:
+                return
+            with client:
+                client.sendall(f"{os.getpid()} {context.slot} {context.generation}\n".encode())
+            context.board.row(context.row)[Field.ACCEPTED] += 1
+
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is not context.channel:
+                if key.fileobj in listening:
+                    serve(key.fileobj)  # type: ignore[arg-type]
+                continue
+            message = channel.recv(context.channel)
+            if message is None or message["op"] == "retire":
+                for sock in listening:
+                    serve(sock)
+                return
+            if message["op"] == "listen":
+                wanted = {group[slot]: None for group in context.listeners.values() for slot in message["slots"]}
+                for sock in listening.keys() - wanted.keys():
+                    serve(sock)
+                    selector.unregister(sock)
+                for sock in wanted.keys() - listening.keys():
+                    selector.register(sock, selectors.EVENT_READ)
+                listening = wanted
+                if not ready:
+                    ready = True
+                    channel.send(context.channel, {"op": "ready"})
+
+
+RUN = """
+import os, sys, signal, json
+sys.path[:0] = sys.argv[1].split(":")
+from test_arbiter import fake_worker
+from pylb import log
+from pylb.config.address import parse_address
+from pylb.config.model import Config
+from pylb.net import channel
+from pylb.supervisor.arbiter import Arbiter
+
+class Mistakes(Exception):
+    problems = ["backend[0].name: missing", "workers.min: too small"]
+
+def config():
+    with open(sys.argv[2]) as file:
+        raw = json.load(file)
+    if raw is None:
+        raise Mistakes
+    return Config.model_validate(raw)
+
+def control(context):
+    channel.send(context.channel, {"op": "ready"})
+    context.channel.setblocking(True)
+    while message := channel.recv(context.channel):
+        with open(sys.argv[2] + ".state.new", "w") as file:
+            json.dump(message, file)
+        os.rename(sys.argv[2] + ".state.new", sys.argv[2] + ".state")
+
+log.setup()
+raise SystemExit(Arbiter(config(), config, fake_worker, control).run())
+"""
+
+
+class Pylb:
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "config.json"
+        self.crash = folder / "crash"
+        self.admin = folder / "admin.sock"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.write(1, 3)
+        paths = f"{Path(__file__).parent}:{Path(__file__).parents[2]}"
+        environment = {**os.environ, "CRASH": str(self.crash)}
+        self.log = folder / "log"
+        with self.log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(RUN), paths, str(self.file)],
+                stderr=output, env=environment,
+            )  # fmt: skip
+
+    def write(self, low: int, high: int, **more: object) -> None:
+        config = {
+            "frontends": [{"name": "f", "bind": [f"127.0.0.1:{self.port}"], "backend": "b"}],
+            "backends": [{"name": "b", "servers": [{"address": "127.0.0.1:1"}]}],
+            "workers": {"min": low, "max": high},
+            "admin": f"unix:{self.admin}",
+            **more,
+        }
+        self.file.write_text(json.dumps(config))
+
+    def state(self) -> dict[str, object]:
+        try:
+            loaded = json.loads(Path(f"{self.file}.state").read_text())
+        except FileNotFoundError:
+            return {}
+        assert isinstance(loaded, dict)
+        return loaded
+
+    def ask(self) -> tuple[int, int, int]:
+        with socket.create_connection(("127.0.0.1", self.port), 5) as sock:
+            pid, slot, generation = sock.makefile().readline().split()
+        return int(pid), int(slot), int(generation)
+
+    def pids(self, state: str = "serving") -> dict[int, int]:
+        workers = self.state().get("workers", [])
+        assert isinstance(workers, list)
+        return {worker["slot"]: worker["pid"] for worker in workers if worker["state"] == state}
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def until(self, what: Callable[[], object], seconds: float = 8) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            assert time.monotonic() < deadline, self.log.read_text()
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def pylb(tmp_path: Path) -> Iterator[Pylb]:
+    running = Pylb(tmp_path)
+    try:
+        running.until(lambda: running.pids())
+        yield running
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            running.signal(signal.SIGQUIT)
+        running.process.wait(10)
+
+
+def test_grow_shrink_without_a_lost_connection(pylb: Pylb) -> None:
+    for number, count in [(signal.SIGTTIN, 2), (signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1)]:
+        pylb.signal(number)
+        seen = {pylb.ask()[1] for _ in range(100)}  # each is answered, whatever happens meanwhile
+        pylb.until(lambda count=count: len(pylb.pids()) == count)  # type: ignore[misc]
+        seen = {pylb.ask()[1] for _ in range(100)}
+        assert seen == set(range(count))
+    assert pylb.state()["pinned"] == 1
+    pylb.signal(signal.SIGTTOU)
+    assert pylb.ask()[1] == 0
+
+
+def test_a_killed_worker_is_replaced(pylb: Pylb) -> None:
+    pylb.signal(signal.SIGTTIN)
+    pylb.until(lambda: len(pylb.pids()) == 2)
+    before = pylb.pids()
+    os.kill(before[1], signal.SIGKILL)
+    for _ in range(50):
+        pylb.ask()
+    pylb.until(lambda: len(pylb.pids()) == 2 and pylb.pids()[1] != before[1])
+    assert pylb.pids()[0] == before[0]
+    assert "died: SIGKILL" in pylb.log.read_text()
+
+
+def test_reload_replaces_every_worker_and_keeps_the_count(pylb: Pylb) -> None:
+    pylb.signal(signal.SIGTTIN)
+    pylb.until(lambda: len(pylb.pids()) == 2)
+    before = set(pylb.pids().values())
+    pylb.write(1, 3, backlog=100)
+    pylb.signal(signal.SIGHUP)
+    for _ in range(100):
+        pylb.ask()
+    pylb.until(lambda: pylb.state().get("generation") == 2 and len(pylb.pids()) == 2 == len(pylb.state()["workers"]))  # type: ignore[arg-type]
+    assert not before & set(pylb.pids().values())
+    assert pylb.ask()[2] == 2
+
+
+def test_mistakes_are_refused(pylb: Pylb) -> None:
+    pylb.file.write_text("null")
+    pylb.signal(signal.SIGHUP)
+    pylb.until(lambda: pylb.state().get("reload", {}).get("ok") is False)  # type: ignore[attr-defined]
+    assert "workers.min: too small" in pylb.log.read_text()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        pylb.write(1, 3, frontends=[{"name": "f", "bind": [address], "backend": "b"}])
+        pylb.signal(signal.SIGHUP)
+        pylb.until(lambda: f"cannot listen on {address}" in pylb.log.read_text())
+    assert pylb.ask()[2] == 1
+
+
+def test_a_generation_that_cannot_start_is_given_up(pylb: Pylb) -> None:
+    pylb.crash.touch()
+    pylb.signal(signal.SIGHUP)
+    pylb.until(lambda: "don't start" in pylb.log.read_text())
+    assert pylb.ask()[2] == 1
+    pylb.crash.unlink()
+    pylb.signal(signal.SIGHUP)
+    pylb.until(lambda: pylb.ask()[2] == 3)
+
+
+def test_stop_leaves_nothing(pylb: Pylb) -> None:
+    pids = list(pylb.pids().values())
+    pylb.signal(signal.SIGTERM)
+    assert pylb.process.wait(10) == 0
+    assert not pylb.admin.exists()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_workers_leave_when_the_supervisor_is_killed(pylb: Pylb) -> None:
+    pylb.signal(signal.SIGTTIN)
+    pylb.until(lambda: len(pylb.pids()) == 2)
+    pids = list(pylb.pids().values())
+    pylb.signal(signal.SIGKILL)
+    pylb.process.wait(5)
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@given(st.integers(1, 64), st.data())
+def test_every_slot_has_exactly_one_reader(slots: int, data: st.DataObject) -> None:
+    serving = data.draw(st.sets(st.integers(0, slots - 1), min_size=1))
+    lists = assign(slots, {slot: 1000 + slot for slot in serving})
+    assert sorted(slot for slots_read in lists.values() for slot in slots_read) == list(range(slots))
+    assert all(slot in lists[1000 + slot] for slot in serving)
+
+
+def test_backoff_starts_at_once_and_is_bounded() -> None:
+    backoff = Backoff()
+    delays = [backoff.died(0, 0.01) for _ in range(10)]
+    assert delays[:4] == [0.0, 0.1, 0.2, 0.4] and delays[-1] == 5.0
+    assert backoff.died(0, 60.0) == 0.0
