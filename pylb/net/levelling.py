@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 TOLERANCE = 1.1
 """A worker acts when it holds more than this times the mean."""
@@ -15,7 +15,8 @@ PER_TICK = 400
 """The default limit of connections moved in one tick, over all workers."""
 
 
-class Move(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Move:
     """``count`` connections should go from one row to another."""
 
     source: int

@@ -75,7 +75,7 @@ def attach(sock: socket.socket, weights: Sequence[int]) -> bool:
     Returns False where the kernel or a sandbox refuses; the group then goes by the kernel's own hash.
     """
     code = program(weights)
-    filters = (_SockFilter * len(code))(*code)
+    filters = (_SockFilter * len(code))(*(_SockFilter(*step) for step in code))
     fprog = _SockFprog(len(code), ctypes.cast(filters, ctypes.POINTER(_SockFilter)))
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, bytes(fprog))

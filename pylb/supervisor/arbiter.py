@@ -9,23 +9,21 @@ import os
 import resource
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
 from setproctitle import setproctitle
 
-from pylb import log as logging_
-from pylb.config.address import Address
 from pylb.config.model import Config
 from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.listeners import BindError, Listeners, listen_admin
 from pylb.scoreboard import Scoreboard
-from pylb.supervisor.fleet import EARLY_DEATHS, Fleet
+from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
+from pylb.supervisor.reload import Reload, admin_address_of, binds_of, unlink_admin
 from pylb.supervisor.signals import Signals
 from pylb.worker.context import WorkerContext
 
@@ -40,19 +38,6 @@ def _real_worker(context: WorkerContext) -> None:
 
 def _real_control(context: ControlContext) -> None:
     importlib.import_module("pylb.control.main").run(context)
-
-
-def binds_of(config: Config) -> list[tuple[str, Address]]:
-    """(frontend name, address) of every bind."""
-    return [(frontend.name, address) for frontend in config.frontends for address in frontend.bind]
-
-
-def _admin_address(config: Config) -> Address:
-    if config.admin is not None:
-        return config.admin
-    default: Any = importlib.import_module("pylb.config.load").default_admin_path()
-    text = str(default)
-    return Address("", 0, text.removeprefix("unix:"))
 
 
 class Arbiter:
@@ -78,17 +63,17 @@ class Arbiter:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self.config = self._served_config = config
-        self._reload_config = reload
+        self.config = self.served_config = config
+        self.reload = Reload(self, reload)
         self._control_entry = control_entry
         self._real = (worker_entry is _real_worker, control_entry is _real_control)
         slots = max(config.workers.max, len(os.sched_getaffinity(0)))
         self.servers: dict[tuple[str, str, str], int] = {}
         count = sum(len(backend.servers) for backend in config.backends)
         self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * count))
-        self._add_servers(config)
+        self.add_servers(config)
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
-        self.admin_address = _admin_address(config)
+        self.admin_address = admin_address_of(config)
         try:
             self.admin_socket = listen_admin(self.admin_address)
         except BindError:
@@ -97,23 +82,19 @@ class Arbiter:
         self.fleet = Fleet(
             config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker
         )
-        self.fleet.on_flip = self._flipped
+        self.fleet.on_flip = self.reload.flipped
         self.fleet.on_start = lambda worker: self._watch(worker)
-        self._last_generation = 1
-        self._pending: tuple[Listeners, list[socket.socket], Address, socket.socket] | None = None
-        self._old: tuple[Listeners, Address, socket.socket] | None = None
         self.pinned: int | None = None
-        self.reload_result: dict[str, Any] = {"ok": True, "errors": []}
         self.control: Child | None = None
         self._control_backoff = Backoff()
         self._control_due = 0.0
         self._state_sent: dict[str, Any] = {}
         self._state_due = 0.0
-        self._removed: list[socket.socket] = []
 
     # -- set-up ----------------------------------------------------------------------------------
 
-    def _add_servers(self, config: Config) -> bool:
+    def add_servers(self, config: Config) -> bool:
+        """Give new servers an index; False when the scoreboard has no room for them."""
         keys = [
             (backend.name, server.name, str(server.address))
             for backend in config.backends
@@ -129,7 +110,7 @@ class Arbiter:
     def _in_child(self) -> None:
         self.signals.reset_in_child()
         self.selector.close()
-        for sock in self._removed:
+        for sock in self.reload.removed:
             sock.close()
 
     def _in_worker(self) -> None:
@@ -144,7 +125,7 @@ class Arbiter:
     def _start_control(self) -> None:
         ours, theirs = channel.pair()
         context = ControlContext(
-            self._served_config, self.board, theirs, self.servers, self.admin_socket,
+            self.served_config, self.board, theirs, self.servers, self.admin_socket,
             self.fleet.serving_generation, self.started_at,
         )  # fmt: skip
 
@@ -186,7 +167,7 @@ class Arbiter:
             self._kill_all()
             self.listeners.close()
             self.admin_socket.close()
-            self._unlink_admin(self.admin_address)
+            unlink_admin(self.admin_address)
             self.fleet.close()
             self.selector.close()
             self.signals.close()
@@ -209,7 +190,7 @@ class Arbiter:
                 self._reap()
                 self.fleet.tick(now)
                 self._control_tick(now)
-                self._check_reload()
+                self.reload.check()
                 tick_due = now + (FAST_TICK if self.fleet.busy() else SLOW_TICK)
             self._send_state(now)
 
@@ -262,7 +243,7 @@ class Arbiter:
         elif number == signal.SIGQUIT:
             self._kill_now()
         elif number == signal.SIGHUP:
-            self._reload()
+            self.reload.start()
         elif number == signal.SIGTTIN:
             self._pin(self.fleet.target + 1)
         elif number == signal.SIGTTOU:
@@ -310,130 +291,13 @@ class Arbiter:
                  "generation": worker.generation}
                 for worker in self.fleet.workers.values()
             ],
-            "reload": self.reload_result,
+            "reload": self.reload.result,
         }  # fmt: skip
         if state != self._state_sent or now >= self._state_due:
             self._state_due = now + 1.0
             # Only the newest state matters: what there is no room for is not kept.
             if channel.send(self.control.channel, state):
                 self._state_sent = state
-
-    # -- reload ----------------------------------------------------------------------------------
-
-    def _refuse(self, problems: list[str]) -> None:
-        self.reload_result = {"ok": False, "errors": problems}
-        for problem in problems:
-            log.error("reload refused: %s", problem)
-
-    def _reload(self) -> None:
-        if self.fleet.stopping:
-            return
-        if self._pending is not None:
-            self._refuse(["an earlier reload is still under way; try again"])
-            return
-        try:
-            config = self._reload_config()
-        except Exception as error:  # ConfigError, or a file that can't be read: keep running
-            self._refuse([str(text) for text in getattr(error, "problems", None) or [error]])
-            return
-        admin_address = _admin_address(config)
-        admin = self.admin_socket
-        try:
-            listeners, removed = self.listeners.updated(binds_of(config))
-        except BindError as error:
-            self._refuse([str(error)])
-            return
-        try:
-            if admin_address != self.admin_address:
-                admin = listen_admin(admin_address)
-            if not self._add_servers(config):
-                raise BindError(f"more than {self.board.servers} servers over pylb's life; restart it")
-        except BindError as error:
-            self._refuse([str(error)])
-            self._close_fresh(listeners, self.listeners)
-            if admin is not self.admin_socket:
-                admin.close()
-                self._unlink_admin(admin_address)
-            return
-        if config.workers.max > self.fleet.slots:
-            log.warning("workers.max %d is clamped to %d until restart", config.workers.max, self.fleet.slots)
-        self._last_generation += 1
-        self._pending = (listeners, removed, admin_address, admin)
-        self._old = (self.listeners, self.admin_address, self.admin_socket)
-        self.config = self.fleet.config = config
-        self.listeners = self.fleet.listeners = listeners
-        self._removed = removed
-        self.fleet.generation = self._last_generation
-        self.fleet.failed_starts = 0
-        self.fleet.backoff.forget()
-        self.fleet.not_before.clear()
-        log.info("reload: starting generation %d", self._last_generation)
-        high = min(config.workers.max, self.fleet.slots)
-        target = max(min(config.workers.min, high), min(high, self.fleet.target))
-        if self.pinned is not None:
-            self.pinned = target
-        if target != self.fleet.target:
-            log.info("scale from %d to %d: limits changed by reload", self.fleet.target, target)
-        self.fleet.target = target
-        self.fleet.attach(list(self.fleet.weights))
-        self.fleet.reconcile()
-
-    def _flipped(self) -> None:
-        """The new generation serves; called before the old one is retired."""
-        if self._pending is None or self._old is None:
-            return
-        _, _, address, admin = self._pending
-        old_listeners, old_address, old_admin = self._old
-        self._pending = self._old = None
-        self._removed = []
-        if self.config.log != self._served_config.log:
-            logging_.setup(self.config.log.format, self.config.log.level)
-        self._served_config = self.config
-        if admin is not old_admin:
-            old_admin.close()
-            self._unlink_admin(old_address)
-            self.admin_address, self.admin_socket = address, admin
-        # The old workers have copies of their own, which they empty before they leave.
-        self._close_fresh(old_listeners, self.listeners)
-        self.reload_result = {"ok": True, "errors": []}
-        if self.control is not None:
-            self.control.retiring = True
-            self.control.kill_at = time.monotonic() + 5.0
-            self.control.signal(signal.SIGTERM)
-
-    def _check_reload(self) -> None:
-        """Give a reload up whose workers don't start."""
-        if self._old is None or self._pending is None or self.fleet.failed_starts < EARLY_DEATHS:
-            return
-        _, _, address, admin = self._pending
-        old_listeners, _, old_admin = self._old
-        self._pending = self._old = None
-        self._removed = []
-        self._refuse(["workers with the new configuration don't start; the old one stays"])
-        for worker in self.fleet.workers.values():
-            if worker.generation == self.fleet.generation:
-                worker.retiring = True
-                worker.signal(signal.SIGKILL)
-        self._close_fresh(self.listeners, old_listeners)
-        if admin is not old_admin:
-            admin.close()
-            self._unlink_admin(address)
-        self.listeners = self.fleet.listeners = old_listeners
-        self.config = self.fleet.config = self._served_config
-        self.fleet.generation = self.fleet.serving_generation
-        self.fleet.not_before.clear()
-        self.fleet.reconcile()
-
-    @staticmethod
-    def _close_fresh(listeners: Listeners, kept: Listeners) -> None:
-        for key in [key for key in listeners.sockets if key not in kept.sockets]:
-            listeners.close_one(key)
-
-    @staticmethod
-    def _unlink_admin(address: Address) -> None:
-        if address.is_unix:
-            with contextlib.suppress(OSError):
-                os.unlink(address.path)
 
     # -- stop ------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylb.net.levelling import LEAST_EXCESS, TOLERANCE, plan
+from pylb.net.levelling import LEAST_EXCESS, TOLERANCE, Move, plan
 
 COUNTS = st.dictionaries(st.integers(0, 50), st.integers(0, 5000), max_size=20)
 
@@ -42,4 +42,4 @@ def test_nobody_below_the_threshold_gives(counts: dict[int, int]) -> None:
 
 
 def test_a_new_worker_gets_its_half() -> None:
-    assert [tuple(move) for move in plan({3: 250, 5: 0}, 400)] == [(3, 5, 125)]
+    assert plan({3: 250, 5: 0}, 400) == [Move(3, 5, 125)]
