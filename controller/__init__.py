@@ -1,0 +1,5 @@
+"""The controller: knows which cores are idle and leases them to load balancers.
+
+It is a program of its own (``python -m controller``) for the machine that knows the physical cores, and runs
+embedded in pylb where none is configured. It imports nothing of ``pylb``.
+"""

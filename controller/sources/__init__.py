@@ -1,0 +1,34 @@
+"""Where idleness comes from. To add a source, write a class with `Source`'s methods and name it here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from controller.sources.measured import MeasuredSource
+from controller.sources.table import TableSource
+
+
+class Source(Protocol):
+    """Something that knows how many cores nobody uses."""
+
+    name: str
+
+    def sample(self, now: float) -> None:
+        """Look again; called about twice a second."""
+
+    def idle(self) -> float:
+        """Cores that nobody uses, balancers' own use counted as use."""
+
+    def usable(self) -> float:
+        """Cores that there are in all for whoever is served."""
+
+    def per_cpu(self) -> list[float]:
+        """Idle share of each CPU, where that is known."""
+
+
+SOURCES: dict[str, Callable[[str | None], Source]] = {
+    "measured": lambda argument: MeasuredSource(),
+    "table": lambda argument: TableSource(argument),
+}
+"""By name; the argument is what the user wrote after the colon, as in ``table:FILE``."""

@@ -1,0 +1,77 @@
+"""Idleness as measured: per-CPU times of the kernel, smoothed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import psutil
+
+from controller.sources.quota import usable_cores
+
+
+def _read_times() -> list[tuple[float, float]]:
+    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute."""
+    times = []
+    for cpu in psutil.cpu_times(percpu=True):
+        idle = cpu.idle + getattr(cpu, "iowait", 0.0)
+        # guest time is counted in user time already (man 5 proc).
+        total = sum(cpu) - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0)
+        times.append((idle, total))
+    return times
+
+
+class MeasuredSource:
+    """CPUs of the affinity mask that idle, within the cgroup's quota.
+
+    Args:
+        half_life: seconds after which a measurement counts half.
+        read: gives (idle, total) seconds per CPU, for tests.
+        usable: gives the cores that may be used, for tests.
+    """
+
+    name = "measured"
+
+    def __init__(
+        self,
+        half_life: float = 0.7,
+        read: Callable[[], Sequence[tuple[float, float]]] = _read_times,
+        usable: Callable[[], float] = usable_cores,
+        mask: Callable[[], set[int]] = lambda: os.sched_getaffinity(0),
+    ) -> None:
+        self._half_life = half_life
+        self._read = read
+        self._usable = usable
+        self._mask = mask
+        self._last = list(read())
+        self._last_time: float | None = None
+        self._idle: list[float] = [0.0] * len(self._last)
+        self._started = False
+
+    def sample(self, now: float) -> None:
+        times = list(self._read())
+        if len(times) != len(self._last):  # a CPU came or went
+            self._last, self._idle, self._started = times, [0.0] * len(times), False
+            return
+        elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
+        keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0
+        moved = False
+        for cpu, ((idle, total), (idle_before, total_before)) in enumerate(zip(times, self._last, strict=True)):
+            if total - total_before <= 0:
+                continue
+            moved = True
+            share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
+            self._idle[cpu] = keep * self._idle[cpu] + (1 - keep) * share
+        if moved:
+            self._last, self._last_time, self._started = times, now, True
+
+    def idle(self) -> float:
+        if not self._started:
+            return 0.0
+        return sum(self._idle[cpu] for cpu in self._mask() if cpu < len(self._idle))
+
+    def usable(self) -> float:
+        return self._usable()
+
+    def per_cpu(self) -> list[float]:
+        return [round(share, 3) for share in self._idle]
