@@ -56,7 +56,8 @@ class MeasuredSource:
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
         keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0
         moved = False
-        for cpu, ((idle, total), (idle_before, total_before)) in enumerate(zip(times, self._last, strict=True)):
+        for cpu, (idle, total) in enumerate(times):
+            idle_before, total_before = self._last[cpu]
             if total - total_before <= 0:
                 continue
             moved = True

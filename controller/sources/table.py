@@ -41,8 +41,12 @@ class TableSource:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self._path}: not valid TOML: {error}") from None
         vms = table.get("vms", {})
-        for key, value in {"cores": table.get("cores"), **{f"vms.{name}": n for name, n in vms.items()}}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if not isinstance(vms, dict):
+            raise ValueError(f"{self._path}: vms: expected a table of NAME = CORES")
+        numbers = {"cores": table.get("cores")} | {f"vms.{name}": given for name, given in vms.items()}
+        for key, value in numbers.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value < 0:
                 raise ValueError(f"{self._path}: {key}: expected a number of cores")
         return float(table["cores"]), float(sum(vms.values()))
 

@@ -1,0 +1,165 @@
+"""``python -m controller``: serve idle cores, or show who has them (``status``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from controller.address import Address, parse
+from controller.client import client_tls, open_stream
+from controller.protocol import Error, LineDecoder, Status, StatusRequest, encode
+from controller.server import Access, ControllerServer, server_tls
+from controller.sources import SOURCES
+
+DEFAULT = "unix:/run/pylb-controller.sock"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the shared token.")]
+CertOption = Annotated[str | None, typer.Option("--tls-cert", help="Our certificate (PEM).")]
+KeyOption = Annotated[str | None, typer.Option("--tls-key", help="Its key (PEM).")]
+CaOption = Annotated[str | None, typer.Option("--tls-ca", help="CA of the peers' certificates (PEM).")]
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line on standard error and exit code 2."""
+    print(f"controller: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse(text)
+    except ValueError as error:
+        fail(str(error))
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file}: {error}")
+    return token or fail(f"{file} holds no token")
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Where.")] = DEFAULT,
+    source: Annotated[str, typer.Option("--source", help="measured, or table:FILE.")] = "measured",
+    token_file: TokenOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_ca: CaOption = None,
+    allow_uid: Annotated[list[int] | None, typer.Option("--allow-uid", help="May connect too.")] = None,
+) -> None:
+    """Measure idle cores and lease them to load balancers."""
+    if context.invoked_subcommand is not None:
+        return
+    address = _address(listen)
+    name, _, argument = source.partition(":")
+    if name not in SOURCES:
+        fail(f"unknown source {name!r}; allowed: {', '.join(SOURCES)}")
+    token = _token(token_file)
+    if address.kind == "tcp" and not token and not tls_ca:
+        fail("tcp needs --token-file, or --tls-cert, --tls-key and --tls-ca: cores are not given to strangers")
+    if bool(tls_cert) != bool(tls_key) or (tls_ca and not tls_cert):
+        fail("TLS needs --tls-cert and --tls-key, and --tls-ca to check peers")
+    try:
+        tls = server_tls(tls_cert, tls_key, tls_ca) if tls_cert and tls_key else None
+        server = ControllerServer(SOURCES[name](argument), Access(token, tls, frozenset(allow_uid or ())))
+    except (OSError, ValueError) as error:
+        fail(str(error))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s controller: %(message)s")
+    try:
+        asyncio.run(_serve(server, address))
+    except OSError as error:
+        fail(f"can't listen on {address}: {error.strerror or error}")
+
+
+async def _serve(server: ControllerServer, address: Address) -> None:
+    await server.start(address)
+    logging.info("listening on %s, source %s", server.address, server.source.name)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.close()
+
+
+@app.command()
+def status(
+    address: Annotated[str, typer.Option("--address", metavar="ADDRESS")] = DEFAULT,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    token_file: TokenOption = None,
+    tls_cert: CertOption = None,
+    tls_key: KeyOption = None,
+    tls_ca: CaOption = None,
+) -> None:
+    """Show cores, idleness and leases."""
+    where = _address(address)
+    try:
+        tls = client_tls(tls_ca, tls_cert, tls_key) if tls_ca else None
+        answer = asyncio.run(asyncio.wait_for(_ask(where, _token(token_file), tls), 5))
+    except (OSError, TimeoutError) as error:
+        fail(f"no controller answers at {where}: {error or 'time is up'}")
+    if isinstance(answer, Error):
+        fail(f"{where}: {answer.message}")
+    if json_:
+        print(json.dumps(asdict(answer), indent=2))
+    else:
+        _show(answer)
+
+
+async def _ask(address: Address, token: str, tls: object) -> Status | Error:
+    import ssl
+
+    assert tls is None or isinstance(tls, ssl.SSLContext)
+    reader, writer = await open_stream(address, tls)
+    writer.write(encode(StatusRequest(token)))
+    decoder = LineDecoder()
+    try:
+        while data := await reader.read(65536):
+            for message in decoder.feed(data):
+                if isinstance(message, Status | Error):
+                    return message
+    finally:
+        writer.transport.abort()
+    raise OSError("it closed the connection")
+
+
+def _show(answer: Status) -> None:
+    console = Console()
+    console.print(
+        f"[bold]{answer.idle_cores:.2f}[/] of [bold]{answer.usable_cores:g}[/] cores idle "
+        f"(source: {answer.source})"
+    )
+    if answer.per_cpu_idle:
+        console.print("  ".join(f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle)))
+    table = Table("balancer", "workers", "min..max", "weight", "busy", "pressure", "leased", title="Leases")
+    for lease in answer.leases:
+        table.add_row(
+            str(lease["name"]),
+            str(lease["workers"]),
+            f"{lease['min']}..{lease['max']}",
+            f"{lease['weight']:g}",
+            f"{lease['busy']:.2f}",
+            f"{lease['pressure']:.2f}",
+            str(lease["cores"]),
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

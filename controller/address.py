@@ -1,0 +1,42 @@
+"""Addresses of a controller: ``unix:PATH``, ``tcp:HOST:PORT``, ``vsock:CID:PORT``."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``kind`` is unix, tcp or vsock; ``host`` the path, the host or the CID."""
+
+    kind: str
+    host: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"unix:{self.host}" if self.kind == "unix" else f"{self.kind}:{self.host}:{self.port}"
+
+
+def parse(text: str) -> Address:
+    """Read an address.
+
+    Raises:
+        ValueError: saying what is expected.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and rest and len(rest.encode()) <= 107:
+        return Address("unix", rest)
+    host, _, port = rest.rpartition(":")
+    if kind in ("tcp", "vsock") and host and port.isascii() and port.isdigit() and int(port) < 2**32:
+        if kind == "tcp" and int(port) > 65535:
+            raise ValueError(f"{text}: port {port} is greater than 65535")
+        if kind == "vsock" and not (host.isdigit() or host == "*"):
+            raise ValueError(f"{text}: the CID of a vsock address is a number")
+        return Address(kind, host.strip("[]"), int(port))
+    raise ValueError(f"{text!r} is no controller address; write unix:PATH, tcp:HOST:PORT or vsock:CID:PORT")
+
+
+def vsock_pair(address: Address) -> tuple[int, int]:
+    """CID and port as the kernel takes them (man 7 vsock); ``*`` is any CID."""
+    return (socket.VMADDR_CID_ANY if address.host == "*" else int(address.host), address.port)

@@ -1,0 +1,129 @@
+"""The balancer's end of the protocol: connects, says hello, reports, and holds the last grant.
+
+Nothing that the controller does or fails to do raises to the caller (the controller is advice). A grant is void
+when its lease is over, also while the connection looks alive: a frozen controller sends no renewal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+import time
+
+from controller.address import Address, vsock_pair
+from controller.protocol import Error, Grant, Hello, LineDecoder, Message, ProtocolError, Report, encode
+
+_RETRY_FIRST = 0.1
+_RETRY_MOST = 5.0
+_SILENCE = 10.0  # seconds without a word after which the connection is made anew
+_MAX_UNSENT = 65536
+
+
+async def open_stream(
+    address: Address, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a controller.
+
+    Raises:
+        OSError: it can't be reached, or TLS failed.
+    """
+    if address.kind == "unix":
+        return await asyncio.open_unix_connection(address.host)
+    if address.kind == "tcp":
+        return await asyncio.open_connection(address.host, address.port, ssl=tls)
+    sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, vsock_pair(address))
+    except OSError:
+        sock.close()
+        raise
+    return await asyncio.open_connection(sock=sock)
+
+
+def client_tls(ca: str, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
+    """TLS towards a controller whose certificate ``ca`` signed; with ``cert`` also showing our own."""
+    context = ssl.create_default_context(cafile=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if cert:
+        context.load_cert_chain(cert, key)
+    return context
+
+
+class ControllerClient:
+    """Keeps one connection to a controller, with exponential back-off."""
+
+    def __init__(self, address: Address, hello: Hello, tls: ssl.SSLContext | None = None) -> None:
+        self.connected = False
+        self.description = str(address)
+        self.problem = ""
+        self.hello = hello
+        self._address = address
+        self._tls = tls
+        self._writer: asyncio.StreamWriter | None = None
+        self._grant: Grant | None = None
+        self._granted_at = 0.0
+
+    def report(self, report: Report) -> None:
+        """Send a report if there is a connection; the caller does so on change and every second."""
+        writer = self._writer
+        if writer is None or writer.is_closing():
+            return
+        if writer.transport.get_write_buffer_size() > _MAX_UNSENT:
+            writer.transport.abort()  # it doesn't read: a frozen peer
+            return
+        writer.write(encode(report))
+
+    def current(self, now: float) -> Grant | None:
+        """The grant in force at monotonic time ``now``, None when its lease is over."""
+        if self._grant is None or now - self._granted_at > self._grant.lease:
+            return None
+        return self._grant
+
+    async def run(self) -> None:
+        """Connect and listen, for ever."""
+        wait = _RETRY_FIRST
+        while True:
+            try:
+                reader, self._writer = await asyncio.wait_for(open_stream(self._address, self._tls), 5)
+                self._writer.write(encode(self.hello))
+                if await self._listen(reader):
+                    wait = _RETRY_FIRST
+            except (OSError, TimeoutError) as error:
+                self.problem = str(error) or type(error).__name__
+            finally:
+                self.connected = False
+                if self._writer is not None:
+                    with contextlib.suppress(Exception):
+                        self._writer.transport.abort()
+                self._writer = None
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+            wait = min(2 * wait, _RETRY_MOST)
+
+    async def _listen(self, reader: asyncio.StreamReader) -> bool:
+        """Read until the connection ends; whether the controller ever granted anything."""
+        decoder = LineDecoder()
+        granted = False
+        while True:
+            data = await asyncio.wait_for(reader.read(65536), _SILENCE)
+            if not data:
+                self.problem = "the controller closed the connection"
+                return granted
+            for message in decoder.feed(data):
+                if isinstance(message, ProtocolError) and message.fatal:
+                    self.problem = message.message
+                    return granted
+                granted = self._take(message) or granted
+
+    def _take(self, message: Message | ProtocolError) -> bool:
+        if isinstance(message, Grant):
+            self._grant, self._granted_at = message, time.monotonic()
+            self.connected = True
+            self.problem = ""
+            return True
+        if isinstance(message, ProtocolError | Error):
+            self.problem = f"{message.code}: {message.message}"
+        return False

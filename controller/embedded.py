@@ -1,0 +1,47 @@
+"""The controller without a socket: for a balancer on the machine whose cores it uses itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from controller.leases import LEASE_SECONDS, LeaseTable
+from controller.protocol import Grant, Hello, Report
+from controller.sources import Source
+
+SAMPLE_SECONDS = 0.25
+
+
+class EmbeddedController:
+    """The same source and lease arithmetic as the server's, for one balancer; the interface of
+    `controller.client.ControllerClient`."""
+
+    connected = True
+    description = "embedded"
+
+    def __init__(self, hello: Hello, source: Source) -> None:
+        self.hello = hello
+        self.source = source
+        self._table = LeaseTable()
+        self._grant: Grant | None = None
+        self._granted_at = 0.0
+
+    def report(self, report: Report) -> None:
+        """Say how the balancer is; the grant is renewed at once."""
+        now = time.monotonic()
+        self._table.join("self", self.hello, now)
+        self._table.report("self", report, now)
+        grants = self._table.tick(now, self.source.idle(), self.source.usable())
+        self._grant, self._granted_at = grants["self"], now
+
+    def current(self, now: float) -> Grant | None:
+        """The grant in force, None when its lease is over."""
+        if self._grant is None or now - self._granted_at > LEASE_SECONDS:
+            return None
+        return self._grant
+
+    async def run(self) -> None:
+        """Keep measuring."""
+        while True:
+            self.source.sample(time.monotonic())
+            await asyncio.sleep(SAMPLE_SECONDS)
