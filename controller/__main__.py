@@ -73,7 +73,7 @@ def serve(
         fail(f"unknown source {name!r}; allowed: {', '.join(SOURCES)}")
     token = _token(token_file)
     if address.kind == "tcp" and not token and not tls_ca:
-        fail("tcp needs --token-file, or --tls-cert, --tls-key and --tls-ca: cores are not given to strangers")
+        fail("tcp needs --token-file, or --tls-cert, --tls-key and --tls-ca: strangers get no cores")
     if bool(tls_cert) != bool(tls_key) or (tls_ca and not tls_cert):
         fail("TLS needs --tls-cert and --tls-key, and --tls-ca to check peers")
     try:
@@ -146,7 +146,8 @@ def _show(answer: Status) -> None:
         f"(source: {answer.source})"
     )
     if answer.per_cpu_idle:
-        console.print("  ".join(f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle)))
+        shares = (f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle))
+        console.print("  ".join(shares))
     table = Table("balancer", "workers", "min..max", "weight", "busy", "pressure", "leased", title="Leases")
     for lease in answer.leases:
         table.add_row(

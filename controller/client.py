@@ -1,7 +1,7 @@
 """The balancer's end of the protocol: connects, says hello, reports, and holds the last grant.
 
-Nothing that the controller does or fails to do raises to the caller (the controller is advice). A grant is void
-when its lease is over, also while the connection looks alive: a frozen controller sends no renewal.
+Nothing that the controller does or fails to do raises to the caller (the controller is advice). A grant
+is void when its lease is over, also while the connection looks alive: a frozen controller sends no renewal.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class ControllerClient:
         wait = _RETRY_FIRST
         while True:
             try:
-                reader, self._writer = await asyncio.wait_for(open_stream(self._address, self._tls), 5)
-                self._writer.write(encode(self.hello))
+                reader, writer = await asyncio.wait_for(open_stream(self._address, self._tls), 5)
+                self._writer = writer
+                writer.write(encode(self.hello))
                 if await self._listen(reader):
                     wait = _RETRY_FIRST
             except (OSError, TimeoutError) as error:

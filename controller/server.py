@@ -45,8 +45,8 @@ _RENEW = 0.5  # seconds after which an unchanged grant is sent again
 class Access:
     """Who may talk to the controller.
 
-    Over a unix socket the same user, root and ``uids``; over TCP whoever knows ``token`` or, with ``tls`` made
-    by `server_tls`, shows a certificate of the CA.
+    Over a unix socket the same user, root and ``uids``; over TCP whoever knows ``token`` or, with ``tls``
+    made by `server_tls`, shows a certificate of the CA.
     """
 
     token: str = ""

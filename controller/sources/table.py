@@ -45,8 +45,9 @@ class TableSource:
             raise ValueError(f"{self._path}: vms: expected a table of NAME = CORES")
         numbers = {"cores": table.get("cores")} | {f"vms.{name}": given for name, given in vms.items()}
         for key, value in numbers.items():
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{self._path}: {key}: expected a number of cores")
+            if not math.isfinite(value) or value < 0:
                 raise ValueError(f"{self._path}: {key}: expected a number of cores")
         return float(table["cores"]), float(sum(vms.values()))
 

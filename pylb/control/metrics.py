@@ -1,0 +1,111 @@
+"""``/metrics``: the scoreboard in Prometheus's exposition format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+
+from pylb.control import snapshot
+from pylb.control.scaler import Scaler
+from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard
+
+_COUNTERS = {
+    "accepted": "Client connections accepted.",
+    "adopted": "Client connections received from another worker.",
+    "handed_over": "Client connections given to another worker.",
+    "retries": "Requests sent again on another connection or server.",
+    "bytes_in": "Bytes read from clients.",
+    "bytes_out": "Bytes written to clients.",
+    "refused": "Requests refused as malformed or too large.",
+    "timeouts": "Client and server timeouts.",
+    "aborted": "Requests whose client or server left in the middle.",
+}
+
+
+class BoardCollector:
+    """Reads the scoreboard at each scrape."""
+
+    def __init__(self, board: Scoreboard, servers: dict[tuple[str, str, str], int], scaler: Scaler) -> None:
+        self._board = board
+        self._servers = servers
+        self._scaler = scaler
+
+    def collect(self) -> Iterator[Metric]:
+        totals = snapshot.totals(self._board)
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"pylb_{name}", text, value=totals[name])
+        responses = CounterMetricFamily("pylb_responses", "Responses by class.", labels=["class"])
+        for status in ("1xx", "2xx", "3xx", "4xx", "5xx"):
+            responses.add_metric([status], totals[f"status_{status}"])
+        yield responses
+        yield CounterMetricFamily("pylb_requests", "Requests answered.", value=totals["requests"])
+        yield GaugeMetricFamily("pylb_connections", "Open client connections.", value=totals["connections"])
+        yield GaugeMetricFamily("pylb_in_flight", "Requests under way.", value=totals["in_flight"])
+        yield self._latency()
+        yield from self._workers()
+        yield from self._per_server()
+        scaling = self._scaler.status()
+        yield GaugeMetricFamily("pylb_scaling_target", "Workers wanted.", value=scaling["target"])
+        if scaling["idle_cores"] is not None:
+            yield GaugeMetricFamily(
+                "pylb_scaling_idle_cores", "Idle cores beside the lease.", value=scaling["idle_cores"]
+            )
+            yield GaugeMetricFamily(
+                "pylb_scaling_granted_cores", "Cores leased.", value=scaling["granted_cores"]
+            )
+        yield GaugeMetricFamily(
+            "pylb_controller_connected", "1 when grants come.", value=scaling["controller_connected"]
+        )
+
+    def _latency(self) -> Metric:
+        buckets = []
+        seen = 0
+        for bucket in range(LATENCY_BUCKETS):
+            seen += sum(
+                self._board.row(row)[Field.LATENCY + bucket] for row in range(self._board.rows + 1)
+            )
+            bound = "+Inf" if bucket == LATENCY_BUCKETS - 1 else repr((1 << bucket) / 1e6)
+            buckets.append((bound, seen))
+        histogram = HistogramMetricFamily("pylb_request_duration_seconds", "Head read to answer written.")
+        histogram.add_metric([], buckets, sum_value=None)
+        return histogram
+
+    def _workers(self) -> Iterator[Metric]:
+        busy = GaugeMetricFamily("pylb_worker_busy", "CPU time over wall time.", labels=["slot"])
+        open_ = GaugeMetricFamily("pylb_worker_connections", "Client connections.", labels=["slot"])
+        requests = CounterMetricFamily("pylb_worker_requests", "Requests answered.", labels=["slot", "pid"])
+        merged: dict[int, list[float]] = {}
+        for worker in snapshot.workers(self._board, self._scaler.busy.fractions):
+            # During a reload two generations serve one slot; a label set may come once only.
+            sums = merged.setdefault(worker["slot"], [0.0, 0])
+            sums[0] += worker["busy"]
+            sums[1] += worker["connections"]
+            requests.add_metric([str(worker["slot"]), str(worker["pid"])], worker["requests"])
+        for slot, (share, connections) in merged.items():
+            busy.add_metric([str(slot)], share)
+            open_.add_metric([str(slot)], connections)
+        yield from (busy, open_, requests)
+        yield GaugeMetricFamily("pylb_workers", "Worker processes.", value=len(self._board.live_rows()))
+
+    def _per_server(self) -> Iterator[Metric]:
+        labels = ["backend", "server"]
+        active = GaugeMetricFamily("pylb_server_active", "Requests at the server.", labels=labels)
+        requests = CounterMetricFamily("pylb_server_requests", "Requests sent.", labels=labels)
+        errors = CounterMetricFamily("pylb_server_errors", "Failures of the server.", labels=labels)
+        for server in snapshot.servers(self._board, self._servers):
+            values = [server["backend"], server["name"]]
+            active.add_metric(values, server["active"])
+            requests.add_metric(values, server["requests"])
+            errors.add_metric(values, server["errors"])
+        yield from (active, requests, errors)
+
+
+def exposition(collector: BoardCollector) -> bytes:
+    """The metrics as Prometheus reads them."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry)

@@ -1,0 +1,133 @@
+"""The scaling loop of the control plane: look, report, decide, tell the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from controller.address import parse
+from controller.client import ControllerClient, client_tls
+from controller.embedded import EmbeddedController
+from controller.protocol import Hello, Report
+from controller.sources.measured import MeasuredSource
+from controller.sources.quota import usable_cores
+from pylb.config.model import Config
+from pylb.control import snapshot
+from pylb.log import log
+from pylb.scaling.policy import Decision, Inputs, Policy, demand
+from pylb.scoreboard import Field, Scoreboard
+
+TICK = 0.25
+_REPORT = 0.5
+
+
+class Scaler:
+    """Holds the controller's end, the policy, and the last decisions."""
+
+    def __init__(self, config: Config, board: Scoreboard, order: Callable[[int, str], None]) -> None:
+        """``order`` takes a number of workers and the reason to the supervisor."""
+        self._board = board
+        self._order = order
+        workers = config.workers
+        self._policy = Policy(workers.min, workers.max)
+        self.controller = make_controller(config)
+        self.busy = snapshot.Busy(board)
+        self._percentiles = snapshot.Percentiles(board)
+        self.target = workers.min
+        self.pinned: int | None = None
+        self.decision = Decision(workers.min, "starting")
+        self.history: deque[dict[str, Any]] = deque(maxlen=20)
+        self._next_report = 0.0
+
+    async def run(self) -> None:
+        """Decide four times a second, for ever."""
+        while True:
+            self.step(time.monotonic())
+            await asyncio.sleep(TICK)
+
+    def step(self, now: float) -> None:
+        """One look and decision."""
+        self.busy.sample()
+        inputs = self.inputs(now)
+        if now >= self._next_report:
+            self._next_report = now + _REPORT
+            self.controller.report(
+                Report(
+                    workers=inputs.current,
+                    busy=round(math.fsum(inputs.busy), 4),
+                    pressure=round(demand(inputs), 4),
+                    in_flight=inputs.in_flight,
+                    accept_queue=inputs.accept_queue,
+                    p99_ms=self._percentiles.sample(0.99),
+                )
+            )
+        if self.pinned is not None:
+            self.decision = Decision(self.pinned, f"pinned to {self.pinned} by the operator")
+            return
+        decision = self._policy.decide(now, inputs)
+        self.decision = decision
+        if decision.target != inputs.current:
+            log.info(
+                "scaling from %d to %d workers: %s "
+                "(granted %s, idle %s, usable %.2f, busy %s, accept queue %d)",
+                *(inputs.current, decision.target, decision.reason, inputs.granted, inputs.idle),
+                *(inputs.usable, [round(share, 2) for share in inputs.busy], inputs.accept_queue),
+            )
+            self.history.append(
+                {"at": time.time(), "from": inputs.current, "to": decision.target, "reason": decision.reason}
+            )
+            self.target = decision.target
+            self._order(decision.target, decision.reason)
+
+    def inputs(self, now: float) -> Inputs:
+        """What the next decision rests on."""
+        board = self._board
+        rows = snapshot.serving(board)
+        grant = self.controller.current(now)
+        return Inputs(
+            current=self.target,
+            usable=usable_cores(),
+            granted=None if grant is None else grant.cores,
+            idle=None if grant is None else grant.idle_cores,
+            busy=[self.busy.fractions.get(row, 0.0) for row in rows],
+            lag_us=max((board.row(row)[Field.LAG_US] for row in rows), default=0),
+            accept_queue=snapshot.accept_queue(board),
+            in_flight=board.total(Field.IN_FLIGHT),
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The scaling part of ``/status``."""
+        now = time.monotonic()
+        grant = self.controller.current(now)
+        return {
+            "target": self.target,
+            "pinned": self.pinned,
+            "min": self._policy.min,
+            "max": self._policy.max,
+            "reason": self.decision.reason,
+            "usable_cores": usable_cores(),
+            "idle_cores": None if grant is None else grant.idle_cores,
+            "granted_cores": None if grant is None else grant.cores,
+            "grant_reason": "no valid grant" if grant is None else grant.reason,
+            "controller": self.controller.description,
+            "controller_connected": self.controller.connected,
+            "decisions": list(self.history),
+        }
+
+
+def make_controller(config: Config) -> ControllerClient | EmbeddedController:
+    """The controller that the configuration names, or the embedded one."""
+    section = config.controller
+    token = ""
+    if section.token_file:
+        with open(section.token_file) as file:
+            token = file.read().strip()
+    hello = Hello(section.name, config.workers.min, config.workers.max, section.weight, token)
+    if section.address is None:
+        return EmbeddedController(hello, MeasuredSource())
+    tls = client_tls(section.tls_ca, section.tls_cert, section.tls_key) if section.tls_ca else None
+    return ControllerClient(parse(section.address), hello, tls)

@@ -1,0 +1,125 @@
+"""What the scoreboard says, as plain values: the one place where its cells get names for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard, ServerField, SlotField, State
+
+
+class Busy:
+    """Busy fractions of the workers from their CPU times at two moments."""
+
+    def __init__(self, board: Scoreboard) -> None:
+        self._board = board
+        self._before: dict[int, tuple[int, int, int]] = {}
+        self.fractions: dict[int, float] = {}
+
+    def sample(self) -> None:
+        """Take the CPU times now; a worker is compared with itself at the last sample."""
+        for row in range(self._board.rows):
+            cells = self._board.row(row)
+            pid, cpu, beat = cells[Field.PID], cells[Field.CPU_NS], cells[Field.HEARTBEAT_NS]
+            if cells[Field.STATE] == State.FREE or not beat:
+                self._before.pop(row, None)
+                self.fractions.pop(row, None)
+                continue
+            before = self._before.get(row)
+            if before is None or before[0] != pid:
+                self._before[row] = (pid, cpu, beat)
+                self.fractions[row] = 0.0
+            elif beat - before[2] >= 200_000_000:
+                self.fractions[row] = min(1.0, max(0.0, (cpu - before[1]) / (beat - before[2])))
+                self._before[row] = (pid, cpu, beat)
+
+
+class Percentiles:
+    """Response times since the last look, from the latency buckets."""
+
+    def __init__(self, board: Scoreboard) -> None:
+        self._board = board
+        self._before = self._counts()
+
+    def _counts(self) -> list[int]:
+        counts = [0] * LATENCY_BUCKETS
+        for row in range(self._board.rows + 1):
+            cells = self._board.row(row)
+            for bucket in range(LATENCY_BUCKETS):
+                counts[bucket] += cells[Field.LATENCY + bucket]
+        return counts
+
+    def sample(self, quantile: float) -> float:
+        """An upper bound of the quantile in milliseconds; 0 when nothing was answered."""
+        counts = self._counts()
+        delta = [max(0, after - before) for after, before in zip(counts, self._before, strict=True)]
+        self._before = counts
+        wanted = math.ceil(sum(delta) * quantile)
+        seen = 0
+        for bucket, count in enumerate(delta):
+            seen += count
+            if wanted and seen >= wanted:
+                return float(1 << bucket) / 1000
+        return 0.0
+
+
+def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]]:
+    """One entry per worker process, by slot and generation."""
+    found = []
+    for row in board.live_rows():
+        cells = board.row(row)
+        found.append(
+            {
+                "slot": cells[Field.SLOT],
+                "pid": cells[Field.PID],
+                "state": State(cells[Field.STATE]).name.lower(),
+                "generation": cells[Field.GENERATION],
+                "connections": cells[Field.CONNECTIONS],
+                "in_flight": cells[Field.IN_FLIGHT],
+                "requests": cells[Field.REQUESTS],
+                "busy": round(busy.get(row, 0.0), 3),
+                "lag_ms": cells[Field.LAG_US] / 1000,
+                "accepted": cells[Field.ACCEPTED],
+                "adopted": cells[Field.ADOPTED],
+                "handed_over": cells[Field.HANDED_OVER],
+            }
+        )
+    return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))
+
+
+def servers(board: Scoreboard, index: Mapping[tuple[str, str, str], int]) -> list[dict[str, Any]]:
+    """One entry per configured server."""
+    return [
+        {
+            "backend": backend,
+            "name": name,
+            "address": address,
+            "state": "up",
+            "active": board.server_total(ServerField.ACTIVE, number),
+            "requests": board.server_total(ServerField.REQUESTS, number),
+            "errors": board.server_total(ServerField.ERRORS, number),
+        }
+        for (backend, name, address), number in index.items()
+    ]
+
+
+def totals(board: Scoreboard) -> dict[str, int]:
+    """Sums over all workers, gone ones included."""
+    names = (
+        *(Field.CONNECTIONS, Field.IN_FLIGHT, Field.ACCEPTED, Field.ADOPTED, Field.HANDED_OVER),
+        *(Field.REQUESTS, Field.RETRIES, Field.BYTES_IN, Field.BYTES_OUT, Field.STATUS_1XX),
+        *(Field.STATUS_2XX, Field.STATUS_3XX, Field.STATUS_4XX, Field.STATUS_5XX, Field.REFUSED),
+        *(Field.TIMEOUTS, Field.ABORTED),
+    )
+    return {field.name.lower(): board.total(field) for field in names}
+
+
+def serving(board: Scoreboard) -> Sequence[int]:
+    """Rows of the workers that take new connections."""
+    return [row for row in board.live_rows() if board.row(row)[Field.STATE] == State.SERVING]
+
+
+def accept_queue(board: Scoreboard) -> int:
+    """Connections that wait to be accepted, over all slots."""
+    return sum(board.slot(slot)[SlotField.ACCEPT_QUEUE] for slot in range(board.slots))

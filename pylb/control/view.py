@@ -1,0 +1,110 @@
+"""The operator's end of the admin address: asking, and showing the answer on a terminal."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pylb.config.address import Address
+
+
+class AdminError(Exception):
+    """The balancer answered with an error."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def fetch(
+    address: Address, method: str, path: str, body: object = None, timeout: float = 5
+) -> dict[str, Any]:
+    """Ask the admin address for JSON.
+
+    Raises:
+        OSError: nobody answers there.
+        AdminError: the answer is an error.
+    """
+    connection = (
+        _UnixConnection(address.path, timeout)
+        if address.is_unix
+        else http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+    )
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        response = connection.getresponse()
+        text = response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"no HTTP answer: {error}") from None
+    finally:
+        connection.close()
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        raise AdminError(f"{response.status} {response.reason}") from None
+    if response.status >= 400:
+        raise AdminError(str(answer.get("error", response.reason)))
+    assert isinstance(answer, dict)
+    return answer
+
+
+def _bar(share: float, width: int = 10) -> Text:
+    full = round(share * width)
+    colour = "red" if share > 0.9 else "yellow" if share > 0.6 else "green"
+    return Text("█" * full + "░" * (width - full) + f" {share:4.0%}", style=colour)
+
+
+def render(status: dict[str, Any]) -> RenderableType:
+    """``/status`` as tables."""
+    scaling = status["scaling"]
+    pinned = " [yellow](pinned)[/]" if scaling["pinned"] is not None else ""
+    connected = "[green]connected[/]" if scaling["controller_connected"] else "[red]not connected[/]"
+    idle = "unknown" if scaling["idle_cores"] is None else scaling["idle_cores"]
+    head = Text.from_markup(
+        f"[bold]pylb {status['version']}[/]  up {status['uptime']:.0f} s  generation {status['generation']}\n"
+        f"[bold]{scaling['target']}[/] of {scaling['min']}..{scaling['max']} workers{pinned}: "
+        f"{scaling['reason']}\n"
+        f"controller {scaling['controller']} {connected}; idle cores {idle}; {scaling['grant_reason']}"
+    )
+    workers = Table("slot", "pid", "state", "connections", "in flight", "requests", "busy", title="Workers")
+    for worker in status["workers"]:
+        workers.add_row(
+            str(worker["slot"]),
+            str(worker["pid"]),
+            worker["state"],
+            f"{worker['connections']:,}",
+            f"{worker['in_flight']:,}",
+            f"{worker['requests']:,}",
+            _bar(worker["busy"]),
+        )
+    servers = Table("backend", "server", "address", "state", "active", "requests", "errors", title="Servers")
+    for server in status["servers"]:
+        servers.add_row(
+            server["backend"],
+            server["name"],
+            server["address"],
+            server["state"],
+            f"{server['active']:,}",
+            f"{server['requests']:,}",
+            f"{server['errors']:,}",
+        )
+    totals = status["totals"]
+    foot = Text(
+        f"{totals['requests']:,} requests: {totals['status_2xx']:,} 2xx, {totals['status_3xx']:,} 3xx, "
+        f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
+        f"{totals['handed_over']:,} connections handed over"
+    )
+    return Group(head, workers, servers, foot)

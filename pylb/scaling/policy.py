@@ -1,0 +1,138 @@
+"""The scaling policy: how many workers, and the reason in words (DESIGN: grow on pressure and idle cores).
+
+The rules, in the order in which they are tried:
+
+1. Never outside ``min..max``, never more than the cores that may be used (but ``min`` always).
+2. A grant that is smaller than the count: someone else needs the cores. One worker fewer at each decision.
+3. Pressure for `GROW_AFTER` seconds, *and* a core that the grant says is idle: one step up, by as many
+   workers as the load asks for, never beyond ``current + idle``. More processes than cores are slower, not
+   faster (paper, figure 2a).
+4. So little load that one worker fewer would stay below `LOW` for `SHRINK_AFTER` seconds: one fewer.
+
+Between `LOW` and `HIGH` nothing happens; since a shrink must leave the rest below `LOW`, a load at either
+threshold can't make the count flap. Without a valid grant the count doesn't grow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+HIGH = 0.80  # mean busy fraction from which the workers are under pressure
+LOW = 0.60  # mean busy fraction that must hold with one worker fewer before one goes
+GROW_AFTER = 0.5  # seconds of pressure
+SHRINK_AFTER = 10.0  # seconds without
+SETTLE = 1.0  # seconds after a change before the next one upwards: the load has to spread first
+QUEUE = 64  # connections waiting to be accepted, per worker, that count as pressure
+LAG_US = 50_000  # event-loop lag that counts as pressure
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a decision rests on.
+
+    ``granted`` is the number of cores leased and ``idle`` how many more are idle (both None without a valid
+    grant); ``usable`` what mask and quota allow. ``busy`` has each worker's CPU time over wall time,
+    0..1; ``lag_us`` is the largest event-loop lag; ``accept_queue`` and ``in_flight`` are sums.
+    """
+
+    current: int
+    usable: float
+    granted: int | None = None
+    idle: int | None = None
+    busy: Sequence[float] = ()
+    lag_us: int = 0
+    accept_queue: int = 0
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many workers should run, and why."""
+
+    target: int
+    reason: str
+
+
+def pressed(inputs: Inputs) -> str:
+    """Why the workers are under pressure, in words; empty when they are not."""
+    workers = max(1, inputs.current)
+    mean = sum(inputs.busy) / len(inputs.busy) if inputs.busy else 0.0
+    if mean >= HIGH:
+        return f"workers are {mean:.0%} busy"
+    if inputs.accept_queue > QUEUE * workers:
+        return f"{inputs.accept_queue} connections wait to be accepted"
+    if inputs.lag_us > LAG_US and mean >= LOW:
+        return f"event loops lag {inputs.lag_us / 1000:.0f} ms"
+    return ""
+
+
+def demand(inputs: Inputs) -> float:
+    """Cores that the workers could use now, for the report to the controller."""
+    used = sum(inputs.busy)
+    return max(used, inputs.current + 1.0) if pressed(inputs) else used
+
+
+class Policy:
+    """Keeps how long pressure or idleness has lasted; everything else is in the inputs."""
+
+    def __init__(self, min: int, max: int) -> None:
+        self.min = min
+        self.max = max
+        self._pressed_since: float | None = None
+        self._calm_since: float | None = None
+        self._changed = -math.inf
+
+    def limit(self, usable: float) -> int:
+        """The most workers that may run, whatever is granted."""
+        return max(self.min, min(self.max, max(1, math.floor(usable + 0.25))))
+
+    def decide(self, now: float, inputs: Inputs) -> Decision:
+        """The number of workers from now on; ``now`` in monotonic seconds."""
+        current = inputs.current
+        limit = self.limit(inputs.usable)
+        why = pressed(inputs)
+        mean = sum(inputs.busy) / len(inputs.busy) if inputs.busy else 0.0
+        self._pressed_since = (self._pressed_since or now) if why else None
+        fewer_is_enough = not why and current > 1 and sum(inputs.busy) <= LOW * (current - 1)
+        self._calm_since = (self._calm_since or now) if fewer_is_enough else None
+
+        if current < self.min:
+            return self._change(now, self.min, f"at least {self.min} workers are configured")
+        if current > limit:
+            return self._change(now, current - 1, f"at most {limit} workers may run here")
+        # What is idle beside the lease is ours to stay on: only a real claim of others takes it.
+        available = None if inputs.granted is None else inputs.granted + (inputs.idle or 0)
+        if available is not None and available < current and current > self.min:
+            return self._change(
+                now, current - 1, f"only {inputs.granted} cores are granted: others need theirs"
+            )
+        if self._pressed_since is not None and now - self._pressed_since >= GROW_AFTER:
+            return self._grow(now, inputs, limit, why)
+        if self._calm_since is not None and now - self._calm_since >= SHRINK_AFTER and current > self.min:
+            return self._change(
+                now, current - 1, f"{current - 1} workers are enough: they are {mean:.0%} busy"
+            )
+        return Decision(current, why or "steady")
+
+    def _grow(self, now: float, inputs: Inputs, limit: int, why: str) -> Decision:
+        current = inputs.current
+        if current >= limit:
+            return Decision(current, f"{why}, but no more than {limit} workers may run")
+        if inputs.granted is None:
+            return Decision(current, f"{why}, but there is no grant from the controller")
+        if now - self._changed < SETTLE:
+            return Decision(current, f"{why}; the last change is still settling")
+        idle = max(inputs.idle or 0, inputs.granted - current)
+        room = min(limit, current + idle)
+        if room <= current:
+            return Decision(current, f"{why}, but no core is idle")
+        wanted = max(current + 1, math.ceil(sum(inputs.busy) / HIGH))
+        target = min(room, wanted)
+        return self._change(now, target, f"{why} and {idle} cores are idle")
+
+    def _change(self, now: float, target: int, reason: str) -> Decision:
+        self._changed = now
+        self._pressed_since = self._calm_since = None
+        return Decision(target, reason)
