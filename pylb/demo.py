@@ -68,7 +68,7 @@ def welcome(bind: str, servers: list[str], admin: str | None) -> None:
     host = bind.replace("0.0.0.0", "127.0.0.1")
     lines = [
         f"The balancer listens on [bold]http://{host}/[/] in front of {len(servers)} servers:",
-        "  " + ", ".join(f"{name} ({address})" for (name, _, _), address in zip(TEMPERS, servers, strict=True)),
+        "  " + ", ".join(f"{temper[0]} ({at})" for temper, at in zip(TEMPERS, servers, strict=True)),
         "",
         "Try, in another terminal:",
         f"  curl -i http://{host}/",
