@@ -1,0 +1,99 @@
+"""A pylb process to test or measure: started on a free port, asked through its admin address, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pylb.config.address import Address
+from pylb.control import view
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Balancer:
+    """One supervisor with its children."""
+
+    def __init__(self, *arguments: str, servers: Sequence[str] = (), cpu: int | None = None) -> None:
+        self.port = free_port()
+        self.folder = Path(tempfile.mkdtemp(prefix="pylb-"))
+        self.admin = Address("", 0, str(self.folder / "admin.sock"))
+        self.log = self.folder / "log"
+        command = [sys.executable, "-m", "pylb", "serve", "--admin", str(self.admin), *arguments]
+        if servers:
+            command += ["--bind", f"127.0.0.1:{self.port}"]
+            for server in servers:
+                command += ["--server", server]
+        if cpu is not None:
+            command = ["taskset", "-c", str(cpu), *command]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
+        self.wait("serving", lambda status: any(w["state"] == "serving" for w in status["workers"]))
+
+    def status(self) -> dict[str, Any]:
+        """The admin address's ``/status``."""
+        return view.fetch(self.admin, "GET", "/status")
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that serve now."""
+        return [worker for worker in self.status()["workers"] if worker["state"] == "serving"]
+
+    def wait(self, what: str, until: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+        """Ask for the status until it is as wanted.
+
+        Raises:
+            TimeoutError: it never was; with the log.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                status = self.status()
+                if until(status):
+                    return status
+            time.sleep(0.02)
+        raise TimeoutError(f"not {what}:\n{self.log.read_text()}")
+
+    def scale(self, count: int | str) -> None:
+        """Set the number of workers and wait until it is so."""
+        view.fetch(self.admin, "POST", "/scale", {"n": count})
+        if isinstance(count, int):
+            self.wait_workers(count)
+
+    def wait_workers(self, count: int) -> dict[str, Any]:
+        """Wait until exactly ``count`` workers exist, all serving."""
+        return self.wait(
+            f"{count} workers",
+            lambda status: [worker["state"] for worker in status["workers"]] == ["serving"] * count,
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the supervisor a signal."""
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """Stop it, at once if it must be; gives the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.send_signal(signal.SIGQUIT)
+                self.process.wait(10)
+        with contextlib.suppress(OSError):
+            os.unlink(self.admin.path)
+        return self.process.returncode

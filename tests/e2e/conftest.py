@@ -1,0 +1,34 @@
+"""Real processes on free ports, always stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bench.balancer import Balancer
+from tests.e2e.origin import Origin
+
+StartBalancer = Callable[..., Balancer]
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """A scripted server."""
+    server = Origin()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def balancer() -> Iterator[StartBalancer]:
+    """Starts balancers."""
+    started: list[Balancer] = []
+
+    def start(*arguments: str, servers: tuple[str, ...] = ()) -> Balancer:
+        started.append(Balancer(*arguments, servers=servers))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()

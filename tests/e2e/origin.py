@@ -1,0 +1,125 @@
+"""The server behind the balancer in end-to-end tests: an asyncio server in a thread, scripted by path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+
+
+class Origin:
+    """Answers on 127.0.0.1; paths say how (see `_answer`). ``heads`` keeps every request head."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self.connections = 0
+        self._loop = asyncio.new_event_loop()
+        started = threading.Event()
+        self.port = 0
+        self._stop = asyncio.Event()
+
+        async def main() -> None:
+            server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=4096)
+            self.port = server.sockets[0].getsockname()[1]
+            started.set()
+            await self._stop.wait()
+            server.close()
+
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(main(),), daemon=True)
+        self._thread.start()
+        started.wait()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(5)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        served = 0
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.heads.append(head)
+                served += 1
+                if not await self._answer(head, served, reader, writer):
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            with contextlib.suppress(Exception):
+                writer.close()
+
+    async def _body(self, head: bytes, reader: asyncio.StreamReader) -> bytes:
+        lower = head.lower()
+        if b"\ntransfer-encoding: chunked" in lower:
+            body = b""
+            while size := int((await reader.readline()).split(b";")[0], 16):
+                body += await reader.readexactly(size)
+                await reader.readline()
+            while (await reader.readline()).strip():
+                pass
+            return body
+        start = lower.find(b"\ncontent-length:")
+        if start < 0:
+            return b""
+        return await reader.readexactly(int(lower[start + 16 : lower.index(b"\r", start)]))
+
+    async def _answer(
+        self, head: bytes, served: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer one request; False closes the connection."""
+        method, target, _ = head.split(b" ", 2)
+        path = target.decode()
+
+        def plain(body: bytes, fields: bytes = b"") -> None:
+            length = b"Content-Length: %d\r\n" % len(body)
+            shown = b"" if method == b"HEAD" else body
+            writer.write(b"HTTP/1.1 200 OK\r\n" + fields + length + b"\r\n" + shown)
+
+        if path == "/drop":
+            return False
+        if path == "/junk":
+            writer.write(b"NONSENSE\r\n\r\n")
+            return True
+        if path == "/never":
+            await reader.read()
+            return False
+        if path == "/drop-second" and served > 1:
+            return False
+        if b"\nexpect: 100-continue" in head.lower():
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = await self._body(head, reader)
+        if path == "/echo":
+            plain(json.dumps({"head": head.decode(), "body": body.decode()}).encode())
+        elif path == "/chunked":
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n")
+            writer.write(b"5\r\nhello\r\n6\r\n world\r\n0\r\nX-Sum: 11\r\n\r\n")
+        elif path == "/until-close":
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
+            return False
+        elif path == "/204":
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        elif path == "/304":
+            writer.write(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n")
+        elif path == "/hints":
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+            plain(b"hinted")
+        elif path == "/hop":
+            plain(b"x", b"Connection: X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nX-Public: 2\r\n")
+        elif path.startswith("/bytes/"):
+            left = int(path[7:])
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % left)
+            block = bytes(65536)
+            while left:
+                writer.write(block[: min(left, len(block))])
+                left -= min(left, len(block))
+                await writer.drain()
+        else:
+            plain(path.encode())
+        await writer.drain()
+        return True
