@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,9 +26,7 @@ def looks() -> st.SearchStrategy[Inputs]:
 
 
 def with_current(look: Inputs, current: int) -> Inputs:
-    return Inputs(
-        current, look.usable, look.granted, look.idle, look.busy, look.lag_us, look.accept_queue, look.in_flight
-    )
+    return replace(look, current=current)
 
 
 @given(st.integers(1, 4), st.integers(0, 8), st.lists(looks(), max_size=60))
