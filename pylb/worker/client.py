@@ -19,6 +19,7 @@ from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.errors import Refused, error_response
 from pylb.http.request import IDEMPOTENT, RequestHead
 from pylb.scoreboard import LATENCY_BUCKETS, Field
+from pylb.worker.server import WRITE_BUFFER
 
 if TYPE_CHECKING:
     from pylb.worker.main import Worker
@@ -111,6 +112,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         worker = self.worker
+        self.transport.set_write_buffer_limits(WRITE_BUFFER)
         worker.clients.add(self)
         self.row[_CONNECTIONS] += 1
         self.deadline = worker.now + worker.timeouts.keep_alive
@@ -308,7 +310,7 @@ class ClientConnection(asyncio.Protocol):
 
     # The response; called by the server side
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send bytes of a response."""
         self.row[_BYTES_OUT] += len(data)
         self.transport.write(data)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _SPLICE = 16384
 
+WRITE_BUFFER = 512 * 1024
+"""Bytes written and not yet taken by the kernel, per side, above which the other side is not read."""
+
 
 class ServerConnection(asyncio.Protocol):
     """Reads responses and writes them to the client that waits for them."""
@@ -63,6 +66,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.worker.server_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -150,13 +154,17 @@ class ServerConnection(asyncio.Protocol):
             if rewritten is None:
                 rewritten = data[:cut_start] + data[cut_end:end]
             rewritten = client.adapt_head(rewritten, head.chunked)
-        elif not head.chunked and length >= 0 and len(data) - end == length and len(data) < _SPLICE:
+        elif not head.chunked and length >= 0 and len(data) - end == length:
             # The usual case: the whole response in one piece.
             if rewritten is not None:
-                data = rewritten + data[end:]
-            elif cut_end:
-                data = data[:cut_start] + data[cut_end:]
-            client.write(data)
+                client.write(rewritten + data[end:])
+            elif not cut_end:
+                client.write(data)
+            elif len(data) < _SPLICE:
+                client.write(data[:cut_start] + data[cut_end:])
+            else:
+                client.write(data[:cut_start])
+                client.write(memoryview(data)[cut_end:])
             client.response_done(head.keep_alive)
             return
         if rewritten is not None:
@@ -169,6 +177,12 @@ class ServerConnection(asyncio.Protocol):
         self.left = length
         if length == 0 and not head.chunked:
             self._finish(client, len(data) == end)
+        elif not head.chunked and (length < 0 or len(data) - end < length):
+            rest = len(data) - end
+            if rest:
+                if length > 0:
+                    self.left -= rest
+                client.write(memoryview(data)[end:])
         elif len(data) > end:
             self._body(client, data[end:])
 
