@@ -25,6 +25,10 @@ class Origin:
             started.set()
             await self._stop.wait()
             server.close()
+            open_ = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in open_:
+                task.cancel()
+            await asyncio.gather(*open_, return_exceptions=True)
 
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(main(),), daemon=True)
         self._thread.start()

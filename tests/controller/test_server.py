@@ -1,0 +1,187 @@
+"""The controller as a server, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from controller.address import Address, parse
+from controller.client import ControllerClient, client_tls, open_stream
+from controller.protocol import (
+    Error,
+    Grant,
+    Hello,
+    LineDecoder,
+    Message,
+    ProtocolError,
+    Report,
+    Status,
+    StatusRequest,
+    encode,
+)
+from controller.server import Access, ControllerServer, server_tls
+
+Start = Callable[..., "asyncio.Future[ControllerServer]"]
+
+
+class FourCores:
+    """A source with four idle cores."""
+
+    name = "test"
+
+    def sample(self, now: float) -> None:
+        pass
+
+    def idle(self) -> float:
+        return 4.0
+
+    def usable(self) -> float:
+        return 4.0
+
+    def per_cpu(self) -> list[float]:
+        return [1.0] * 4
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
+    servers: list[ControllerServer] = []
+
+    async def begin(address: str = "", access: Access | None = None) -> Address:
+        server = ControllerServer(FourCores(), access)
+        await server.start(parse(address or f"unix:{tmp_path}/c.sock"))
+        servers.append(server)
+        assert server.address is not None
+        return server.address
+
+    yield begin
+    for server in servers:
+        await server.close()
+
+
+async def talk(
+    address: Address, *sent: bytes, until: type, tls: ssl.SSLContext | None = None
+) -> list[object]:
+    """Send, then read until a message of a kind (or the end)."""
+    reader, writer = await open_stream(address, tls)
+    for data in sent:
+        writer.write(data)
+    decoder = LineDecoder()
+    got: list[Message | ProtocolError] = []
+    while data := await asyncio.wait_for(reader.read(65536), 10):
+        got += decoder.feed(data)
+        if any(isinstance(message, until) for message in got):
+            break
+    writer.transport.abort()
+    return list(got)
+
+
+HELLO = encode(Hello("a", 1, 4))
+
+
+async def test_a_balancer_is_granted_cores(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    got = await talk(address, HELLO, until=Grant)
+    assert isinstance(got[-1], Grant)
+    assert got[-1].cores == 1
+    assert got[-1].idle_cores == 3
+
+
+async def test_several_balancers_share(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    clients = [ControllerClient(address, Hello(name, 1, 4)) for name in "ab"]
+    tasks = [asyncio.create_task(client.run()) for client in clients]
+    grants: list[Grant | None] = []
+    async with asyncio.timeout(10):
+        while [grant and grant.cores for grant in grants] != [2, 2]:
+            for client in clients:
+                client.report(Report(1, busy=0.0, pressure=4.0))
+            await asyncio.sleep(0.01)
+            grants = [client.current(asyncio.get_running_loop().time()) for client in clients]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_junk_is_answered_and_costs_nobody_else_anything(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    assert isinstance((await talk(address, b"\xff\x00\n", until=Error))[-1], Error)
+    got = await talk(address, b"x" * 100_000, until=Grant)
+    assert isinstance(got[0], Error)
+    assert got[0].code == "line"
+    reader, writer = await open_stream(address)  # half-open: says nothing
+    reader_2, writer_2 = await open_stream(address)
+    writer_2.write(HELLO[:10])  # slow
+    assert isinstance((await talk(address, b"junk\n" + HELLO, until=Grant))[-1], Grant)
+    writer.transport.abort()
+    writer_2.transport.abort()
+    assert reader is not reader_2
+
+
+async def test_report_needs_a_hello(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    got = await talk(address, encode(Report(1)), until=Error)
+    assert isinstance(got[-1], Error)
+    assert got[-1].code == "hello"
+
+
+async def test_token_over_tcp(start: Callable[..., object]) -> None:
+    address = await start("tcp:127.0.0.1:0", Access(token="secret"))  # type: ignore[misc]
+    got = await talk(address, HELLO, until=Error)
+    assert isinstance(got[-1], Error)
+    assert got[-1].code == "token"
+    assert isinstance((await talk(address, encode(Hello("a", 1, 4, 1.0, "secret")), until=Grant))[-1], Grant)
+
+
+async def test_mutual_tls(start: Callable[..., object], tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for name, identity in (("server", "127.0.0.1"), ("client", "balancer")):
+        issued = ca.issue_cert(identity)
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+        for chain in issued.cert_chain_pems:
+            chain.write_to_path(str(tmp_path / f"{name}.pem"), append=True)
+    tls = server_tls(str(tmp_path / "server.pem"), str(tmp_path / "server.key"), str(tmp_path / "ca.pem"))
+    address = await start("tcp:127.0.0.1:0", Access(tls=tls))  # type: ignore[misc]
+    known = client_tls(str(tmp_path / "ca.pem"), str(tmp_path / "client.pem"), str(tmp_path / "client.key"))
+    assert isinstance((await talk(address, HELLO, until=Grant, tls=known))[-1], Grant)
+    stranger = client_tls(str(tmp_path / "ca.pem"))
+    with pytest.raises(OSError):
+        assert await talk(address, HELLO, until=Grant, tls=stranger) == []
+        raise ConnectionError("closed without a word")
+
+
+async def test_status_command(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    got = await talk(address, encode(StatusRequest()), until=Status)
+    assert isinstance(got[-1], Status)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller", "status", "--address", str(address), "--json"),
+        stdout=subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert json.loads(out)["idle_cores"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--listen", "tcp:127.0.0.1:0"], "--token-file"),
+        (["--listen", "nonsense"], "unix:PATH"),
+        (["--source", "magic"], "measured"),
+        (["--source", "table:/does/not/exist"], "No such file"),
+        (["--listen", "unix:/does/not/exist/x.sock"], "can't listen"),
+        (["status", "--address", "unix:/does/not/exist"], "no controller"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_code_2(arguments: list[str], says: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "controller", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1

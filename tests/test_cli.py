@@ -1,0 +1,73 @@
+"""The command line: what users get wrong ends with one clear line."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = """
+[[frontend]]
+name = "f"
+bind = "127.0.0.1:1"
+backend = "b"
+[[backend]]
+name = "b"
+[[backend.server]]
+address = "127.0.0.1:2"
+"""
+
+
+def pylb(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pylb", *arguments], capture_output=True, text=True, timeout=30
+    )
+
+
+def test_check_accepts_and_refuses(tmp_path: Path) -> None:
+    file = tmp_path / "pylb.toml"
+    file.write_text(GOOD)
+    assert pylb("check", "-c", str(file)).returncode == 0
+    file.write_text(GOOD + "wieght = 1\nadress = 2\n")
+    done = pylb("check", "-c", str(file))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 2
+    assert "backend[0].server[0].wieght: unknown key" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-c", "/does/not/exist.toml"], "No such file"),
+        ([], "--bind ADDRESS"),
+        (["--bind", "nonsense", "--server", "127.0.0.1:2"], "HOST:PORT"),
+        (["--bind", "203.0.113.1:8080", "--server", "127.0.0.1:2"], "203.0.113.1:8080"),
+        (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "--balance", "magic"], "leastconn, roundrobin"),
+        (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "--workers", "many"], "MIN..MAX"),
+        (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "-c", "x.toml"], "exclude"),
+    ],
+)
+def test_serve_says_what_is_wrong_in_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = pylb("serve", "--admin", f"unix:{tmp_path}/admin.sock", *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        bind = ["--bind", f"127.0.0.1:{port}", "--server", "127.0.0.1:2"]
+        done = pylb("serve", "--admin", f"unix:{tmp_path}/admin.sock", *bind)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert str(port) in done.stderr
+
+
+def test_status_without_a_balancer(tmp_path: Path) -> None:
+    done = pylb("status", "--admin", f"unix:{tmp_path}/none.sock")
+    assert done.returncode == 2
+    assert "no balancer answers" in done.stderr
