@@ -315,6 +315,11 @@ class ClientConnection(asyncio.Protocol):
         self.row[_BYTES_OUT] += len(data)
         self.transport.write(data)
 
+    def write_pieces(self, head: bytes, body: bytes | memoryview) -> None:
+        """Send a head and a piece of body in one system call, without joining them."""
+        self.row[_BYTES_OUT] += len(head) + len(body)
+        self.transport.writelines((head, body))
+
     def adapt_head(self, head: bytes, chunked: bool) -> bytes:
         """The response head for a client that speaks HTTP/1.0, or whose connection ends with this."""
         if not self.head.http11:

@@ -154,65 +154,70 @@ class ServerConnection(asyncio.Protocol):
             if rewritten is None:
                 rewritten = data[:cut_start] + data[cut_end:end]
             rewritten = client.adapt_head(rewritten, head.chunked)
-        elif not head.chunked and length >= 0 and len(data) - end == length:
-            # The usual case: the whole response in one piece.
-            if rewritten is not None:
-                client.write(rewritten + data[end:])
-            elif not cut_end:
+        # Head and body go out in one write: every write is a system call and a packet of its own.
+        came = len(data) - end
+        if not head.chunked and came <= length:
+            if rewritten is None and not cut_end:
                 client.write(data)
-            elif len(data) < _SPLICE:
-                client.write(data[:cut_start] + data[cut_end:])
+            elif came < _SPLICE:
+                if rewritten is None:
+                    client.write(data[:cut_start] + data[cut_end:])
+                else:
+                    client.write(rewritten + data[end:])
             else:
-                client.write(data[:cut_start])
-                client.write(memoryview(data)[cut_end:])
-            client.response_done(head.keep_alive)
+                first = data[:cut_start] + data[cut_end:end] if rewritten is None else rewritten
+                client.write_pieces(first, memoryview(data)[end:])
+            if came == length:
+                client.response_done(head.keep_alive)
+            else:
+                self.in_body = True
+                self.left = length - came
             return
-        if rewritten is not None:
-            client.write(rewritten)
-        elif cut_end:
-            client.write(data[:cut_start] + data[cut_end:end])
-        else:
-            client.write(data[:end])
+        if rewritten is None:
+            rewritten = data[:cut_start] + data[cut_end:end]
         self.in_body = True
         self.left = length
         if length == 0 and not head.chunked:
-            self._finish(client, len(data) == end)
-        elif not head.chunked and (length < 0 or len(data) - end < length):
-            rest = len(data) - end
-            if rest:
-                if length > 0:
-                    self.left -= rest
-                client.write(memoryview(data)[end:])
-        elif len(data) > end:
-            self._body(client, data[end:])
+            client.write(rewritten)
+            self._finish(client, False)
+        elif came:
+            self._body(client, data[end:], rewritten)
+        else:
+            client.write(rewritten)
 
-    def _body(self, client: ClientConnection, data: bytes) -> None:
-        """Pass on a piece of the body, and notice its end."""
+    def _body(self, client: ClientConnection, data: bytes, head: bytes = b"") -> None:
+        """Pass on a piece of the body (the first one with its head), and notice its end."""
         chunks = self.chunks
         if chunks is not None:
             payload: list[bytes] | None = None if client.head.http11 else []
             try:
                 used = chunks.feed(data, payload)
             except ChunkError:
+                client.response_started = not head  # with the head still here a 502 can be sent
                 self._bad(client)
                 return
             surplus = used < len(data)
             if payload is not None:
-                client.write(b"".join(payload))
+                client.write(head + b"".join(payload))
+            elif head:
+                client.write_pieces(head, data[:used] if surplus else data)
             else:
                 client.write(data[:used] if surplus else data)
             if chunks.done:
                 self._finish(client, not surplus)
-        elif self.left < 0:
-            client.write(data)
+            return
+        size = len(data)
+        left = self.left
+        if size > left >= 0:
+            data = data[:left]
+        if head:
+            client.write_pieces(head, data)
         else:
-            size = len(data)
-            if size < self.left:
-                self.left -= size
-                client.write(data)
-            else:
-                client.write(data[: self.left] if size > self.left else data)
-                self._finish(client, size == self.left)
+            client.write(data)
+        if left >= 0:
+            self.left = left - len(data)
+            if not self.left:
+                self._finish(client, size == left)
 
     def _finish(self, client: ClientConnection, clean: bool) -> None:
         """The response is complete; ``clean`` when nothing unasked came behind it."""
