@@ -21,6 +21,28 @@ from enum import IntEnum
 LATENCY_BUCKETS = 32
 """Bucket *i* counts requests that took less than 2**i microseconds (and not less than 2**(i-1))."""
 
+REASONS = (
+    "syntax",
+    "request_line",
+    "line_bytes",
+    "header_bytes",
+    "header_count",
+    "body_bytes",
+    "version",
+    "method",
+    "target",
+    "host",
+    "content_length",
+    "transfer_encoding",
+    "content_length_and_transfer_encoding",
+    "chunk",
+    "expect",
+    "timeout",
+    "connections",
+    "http2",
+)
+"""Why a request can be refused."""
+
 
 class Field(IntEnum):
     """What a worker's row holds. Counters only grow while the worker lives; gauges are marked."""
@@ -50,7 +72,8 @@ class Field(IntEnum):
     TIMEOUTS = 22  # client and server timeouts
     ABORTED = 23  # requests whose client or server left in the middle
     LATENCY = 24  # first of LATENCY_BUCKETS counters
-    END = 24 + LATENCY_BUCKETS
+    REFUSED_FOR = 24 + LATENCY_BUCKETS  # first of len(REASONS) counters
+    END = 24 + LATENCY_BUCKETS + len(REASONS)
 
 
 GAUGES = frozenset(

@@ -7,6 +7,7 @@ is accepted. All sizes are bytes; ``"16KiB"`` is accepted. Unknown keys are erro
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from typing import Annotated, Any, Literal
@@ -62,6 +63,7 @@ class Timeouts(Section):
     client: Seconds = 60.0  # inactivity while a request body is read or a response is written
     keep_alive: Seconds = 60.0  # for the next request on an idle client connection
     server: Seconds = 60.0  # inactivity while waiting for, or reading, a response (504)
+    tunnel: Seconds = 3600.0  # inactivity of an upgraded connection, or of one in TCP mode
     server_idle: Seconds = 30.0  # how long an unused server connection stays in the pool
 
 
@@ -71,6 +73,8 @@ class Limits(Section):
     header_bytes: Size = 16 * 1024  # a whole head: 431 for requests, 502 for responses
     line_bytes: Size = 8 * 1024  # request line: 414
     header_count: int = Field(default=100, gt=0)
+    body_bytes: int = Field(default=0, ge=0)  # a request's body: 413; 0 for no limit
+    connections: int = Field(default=0, ge=0)  # client connections over all workers; 0 for no limit
 
 
 class Workers(Section):
@@ -112,6 +116,34 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class Tls(Section):
+    """TLS towards clients."""
+
+    certificates: str  # a .pem with certificate and key, or a folder of them (or of .crt + .key)
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    ciphers: str | None = None  # OpenSSL's notation, for TLS 1.2; default: forward secrecy with AEAD only
+    alpn: tuple[Literal["h2", "http/1.1"], ...] = ("http/1.1",)
+    client_certificate: Literal["none", "optional", "required"] = "none"
+    client_ca: str | None = None  # PEM file of who may issue client certificates
+    hsts: float = Field(default=0, ge=0)  # seconds of Strict-Transport-Security; 0 for none
+
+    @model_validator(mode="after")
+    def _has_ca(self) -> Tls:
+        if self.client_certificate != "none" and self.client_ca is None:
+            raise ValueError(f"client_certificate is {self.client_certificate!r}, so client_ca must be set")
+        return self
+
+
+class ServerTls(Section):
+    """TLS towards servers."""
+
+    verify: bool = True
+    ca: str | None = None  # PEM file; default: the system's
+    name: str | None = None  # expected in the certificate and sent as SNI; default: the server's host
+    certificate: str | None = None  # PEM file with which pylb identifies itself
+    key: str | None = None
+
+
 class Server(Section):
     """One server of a backend."""
 
@@ -127,6 +159,8 @@ class Backend(Section):
     balance: str = "leastconn"
     servers: tuple[Server, ...] = Field(min_length=1)
     retries: int = Field(default=3, ge=0, le=16)  # connection attempts after the first
+    tls: ServerTls | None = None
+    send_proxy: Literal["off", "v1", "v2"] = "off"  # PROXY protocol; each connection then has one client
 
     @field_validator("balance")
     @classmethod
@@ -157,6 +191,39 @@ class Frontend(Section):
     name: str
     bind: tuple[AddressField, ...] = Field(min_length=1)
     backend: str
+    mode: Literal["http", "tcp"] = "http"
+    tls: Tls | None = None
+    redirect_to_https: bool = False  # answer every request with a 308 to https
+    trusted_proxies: tuple[str, ...] = ()  # networks whose X-Forwarded-* and PROXY headers are believed
+    accept_proxy: bool = False  # trusted_proxies begin each connection with a PROXY header
+    forwarded: bool = False  # send Forwarded (RFC 7239) too
+    request_id: bool = False  # send X-Request-ID where the client gave none
+    body_bytes: int | None = Field(default=None, ge=0)  # instead of limits.body_bytes
+    sni: dict[str, str] = Field(default_factory=dict)  # tcp: TLS server name (or *.name) to backend
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"{error}; expected a network such as 10.0.0.0/8 or ::1") from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_mode(self) -> Frontend:
+        if self.mode == "http" and self.sni:
+            raise ValueError('sni is for mode = "tcp"')
+        if self.mode == "tcp" and (self.redirect_to_https or self.forwarded or self.request_id):
+            raise ValueError('redirect_to_https, forwarded and request_id need mode = "http"')
+        if self.tls is not None and self.redirect_to_https:
+            raise ValueError("redirect_to_https is for a frontend without tls")
+        if self.tls is not None and self.sni:
+            raise ValueError("sni passes TLS through; with tls it is ended here")
+        if self.accept_proxy and not self.trusted_proxies:
+            raise ValueError("accept_proxy needs trusted_proxies")
+        return self
 
 
 class Config(Section):
@@ -186,6 +253,12 @@ class Config(Section):
                     f"frontends.{frontend.name}.backend: no backend {frontend.backend!r}; "
                     f"defined: {', '.join(backends)}"
                 )
+            for name, backend in frontend.sni.items():
+                if backend not in backends:
+                    raise ValueError(
+                        f"frontends.{frontend.name}.sni.{name}: no backend {backend!r}; "
+                        f"defined: {', '.join(backends)}"
+                    )
             for bind in frontend.bind:
                 if str(bind) in seen:
                     raise ValueError(f"{bind} is bound by both {seen[str(bind)]!r} and {frontend.name!r}")

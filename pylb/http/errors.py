@@ -21,6 +21,7 @@ _TEXT = {
     400: "The request could not be understood.",
     405: "This method is not allowed here.",
     408: "The request took too long to arrive.",
+    413: "The request's body is too large.",
     414: "The request line is too long.",
     417: "Only 'Expect: 100-continue' is supported.",
     431: "The request's header fields are too large.",
@@ -52,3 +53,10 @@ def error_response(status: int, close: bool, head_only: bool = False) -> bytes:
     """A complete response; with ``head_only`` without its body, as HEAD requires."""
     response = _RESPONSES[status, close]
     return response[: response.index(b"\r\n\r\n") + 4] if head_only else response
+
+
+def redirect_response(location: bytes, close: bool) -> bytes:
+    """A permanent redirect that keeps the method."""
+    closing = b"Connection: close\r\n" if close else b""
+    head = b"HTTP/1.1 308 Permanent Redirect\r\nContent-Length: 0\r\nLocation: "
+    return head + location + b"\r\n" + closing + b"\r\n"

@@ -1,37 +1,47 @@
 """Request heads: what a client sent, and what is sent on to the server.
 
-llhttp (through httptools) has the first word on syntax: among others it refuses bare CR or LF, folded
-lines, control bytes, and white space before a colon. This module adds what it leaves open, works out the
-framing, and rewrites the head for the server. The head is edited as bytes and not rebuilt from a list
-of fields: most fields pass unchanged, and a search that finds the few that matter is several times
-cheaper than a callback per field.
+llhttp (through httptools) has the first word on the syntax of fields: among others it refuses bare CR or LF,
+folded lines, control bytes, and white space before a colon. This module adds what it leaves open and works
+out the framing. A head is edited as bytes and not rebuilt from a list of fields: most fields
+pass unchanged, and a search that finds the few that matter is several times cheaper than a callback each.
+
+What a request line or a block of fields means depends on its bytes alone, and clients send the same ones
+again and again (HTTP/2's HPACK is built on that). So both readers remember their last results.
 """
 
 from __future__ import annotations
 
 import re
+import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 
 import httptools
 
 from pylb.http.errors import Refused
 
-# Applied to a lower-cased head. The leading \n is that of the line before.
+# Applied to a lower-cased block. The leading \n is that of the line before.
 _FIELDS = re.compile(
-    rb"\n(connection|content-length|expect|host|keep-alive|proxy-connection|te|transfer-encoding"
-    rb"|upgrade|x-forwarded-for|x-forwarded-host|x-forwarded-proto):[ \t]*([^\r]*)\r"
+    rb"\n(connection|content-length|expect|forwarded|host|http2-settings|keep-alive|proxy-connection|te"
+    rb"|transfer-encoding|upgrade|x-client-cert-subject|x-forwarded-for|x-forwarded-host"
+    rb"|x-forwarded-proto|x-request-id):[ \t]*([^\r]*)\r"
 )
 
 # Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
 # hop-by-hop fields; taking these away would change the message or its framing).
 _KEPT = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"close", b"keep-alive"}
+    | {b"authorization", b"cookie", b"content-type"}
 )
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+# RFC 9112 §3. A target is visible ASCII; a fragment has no place in it.
+_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-\"$-~]+) (HTTP/[0-9]\.[0-9])")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_UPGRADE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]+)?")
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Methods that may be sent twice (RFC 9110 §9.2.2)."""
+_REMEMBERED = 4096  # bytes; larger blocks are read each time, which bounds the memory of the caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,191 @@ class HeadLimits:
     header_count: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """A request line, understood. ``out`` is the line for the server, in origin form."""
+
+    method: bytes
+    http11: bool
+    out: bytes
+    authority: bytes | None
+    """What an absolute target names; it must agree with ``Host``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFields:
+    """The fields of a request, understood."""
+
+    out: bytes
+    """The lines that go to the server, each with a CRLF before it."""
+    host: bytes | None
+    content_length: int
+    chunked: bool
+    expect_continue: bool
+    keep_alive: bool
+    upgrade: bytes
+    """The protocol that the client wants to change to, or nothing."""
+    forwarded_for: bytes
+    """A trusted peer's ``X-Forwarded-For``, to be continued."""
+    forwarded: bytes
+    """Likewise its ``Forwarded``."""
+    given: frozenset[bytes]
+    """Which of X-Forwarded-Proto and -Host a trusted peer has set, and whether there is an X-Request-ID."""
+    count: int
+
+
+@lru_cache(1024)
+def read_line(line: bytes) -> RequestLine:
+    """Understand a request line (without its CRLF).
+
+    Raises:
+        Refused: 400, 405 for CONNECT and TRACE, 505 for a version other than 1.0 and 1.1.
+    """
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise Refused(400, "request_line")
+    method, target, version = match.groups()
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        raise Refused(505, "version")
+    if method in (b"CONNECT", b"TRACE"):
+        raise Refused(405, "method")
+    authority = None
+    if target[:1] != b"/" and not (target == b"*" and method == b"OPTIONS"):
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise Refused(400, "target")
+        authority = absolute[1]
+        if not _HOST.fullmatch(authority):
+            raise Refused(400, "target")
+        # RFC 9112 §3.2.4: OPTIONS for an empty path means the server as a whole.
+        target = absolute[2] or (b"*" if method == b"OPTIONS" else b"/")
+        if target[:1] == b"?":
+            target = b"/" + target
+    return RequestLine(method, version == b"HTTP/1.1", b"%s %s HTTP/1.1" % (method, target), authority)
+
+
+def read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
+    """Understand a block of fields, from the CRLF before the first to the empty line at the end.
+
+    ``trusted``: the peer's own forwarding fields are believed and passed on; otherwise they are removed.
+
+    Raises:
+        Refused: 400, or 417 for an unknown expectation.
+    """
+    if len(block) <= _REMEMBERED:
+        return _read_fields_again(block, http11, trusted)
+    return _read_fields(block, http11, trusted)
+
+
+def _read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
+    lower = block.lower()
+    host: bytes | None = None
+    content_length = 0
+    lengths = encodings = 0
+    expect = False
+    closing = keeping = upgrading = False
+    upgrade = forwarded_for = forwarded = b""
+    given: set[bytes] = set()
+    named: list[bytes] = []
+    cuts: list[tuple[int, int]] = []
+    for field in _FIELDS.finditer(lower):
+        name = field[1]
+        value = field[2].rstrip()
+        if name == b"host":
+            if host is not None:
+                raise Refused(400, "host")
+            host = block[field.start(2) : field.end(2)].rstrip()
+            if not _HOST.fullmatch(host):
+                raise Refused(400, "host")
+            continue
+        if name == b"content-length":
+            lengths += 1
+            if lengths > 1 or not value.isdigit() or len(value) > 18:
+                raise Refused(400, "content_length")
+            content_length = int(value)
+            continue
+        if name == b"transfer-encoding":
+            encodings += 1
+            if encodings > 1 or value != b"chunked" or not http11:
+                raise Refused(400, "transfer_encoding")
+            continue
+        if name == b"expect":
+            if value != b"100-continue":
+                raise Refused(417, "expect")
+            expect = http11
+            if http11:
+                continue
+        if name == b"x-request-id":
+            given.add(name)
+            continue
+        if trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"):
+            given.add(name)
+            continue
+        cuts.append((field.start() + 1, field.end() + 1))
+        if name == b"connection":
+            tokens = _TOKEN.findall(value)
+            closing = closing or b"close" in tokens
+            keeping = keeping or b"keep-alive" in tokens
+            upgrading = upgrading or b"upgrade" in tokens
+            named += [token for token in tokens if token not in _KEPT]
+        elif name == b"upgrade":
+            upgrade += block[field.start(2) : field.end(2)].rstrip()
+        elif trusted and name == b"x-forwarded-for":
+            forwarded_for += block[field.start(2) : field.end(2)].rstrip() + b", "
+        elif trusted and name == b"forwarded":
+            forwarded += block[field.start(2) : field.end(2)].rstrip() + b", "
+    if lengths and encodings:
+        raise Refused(400, "content_length_and_transfer_encoding")
+    try:
+        httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError:
+        raise Refused(400, "syntax") from None
+    if host is None and http11:
+        raise Refused(400, "host")
+    if named:
+        wanted = b"|".join(re.escape(token) for token in set(named))
+        for field in re.finditer(rb"\n(?:" + wanted + rb"):[^\r]*\r", lower):
+            span = (field.start() + 1, field.end() + 1)
+            if span not in cuts:
+                cuts.append(span)
+        cuts.sort()
+    pieces = []
+    start = 0
+    for cut_start, cut_end in cuts:
+        pieces.append(block[start:cut_start])
+        start = cut_end
+    pieces.append(block[start:-4])
+    out = b"".join(pieces)
+    if out.endswith(b"\r\n"):
+        out = out[:-2]
+    # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes too),
+    # and with a body it would be unclear where the other protocol begins.
+    if not (upgrading and http11 and _UPGRADE.fullmatch(upgrade)) or upgrade[:2].lower() == b"h2":
+        upgrade = b""
+    if content_length or encodings:
+        upgrade = b""
+    if upgrade:
+        out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
+    return RequestFields(
+        out=out,
+        host=host,
+        content_length=content_length,
+        chunked=bool(encodings),
+        expect_continue=expect,
+        keep_alive=not closing and (http11 or keeping),
+        upgrade=upgrade,
+        forwarded_for=forwarded_for,
+        forwarded=forwarded,
+        given=frozenset(given),
+        count=block.count(b"\n") - 2,
+    )
+
+
+_read_fields_again = lru_cache(1024)(_read_fields)
+
+
 class RequestHead:
     """The head of the request that a connection is at; one object per connection, used again.
 
@@ -50,6 +245,10 @@ class RequestHead:
         client: the client's address as it goes into ``X-Forwarded-For``.
         host: the address that the client connected to, for HTTP/1.0 requests without a ``Host``.
         scheme: ``http`` or ``https``.
+        extra: field lines to add to each request, each ending with CRLF.
+        trusted: whether the peer's own forwarding fields are believed.
+        forwarded: whether to send ``Forwarded`` (RFC 7239) too.
+        request_id: whether a request without ``X-Request-ID`` gets one.
     """
 
     __slots__ = (
@@ -58,29 +257,48 @@ class RequestHead:
         "keep_alive",
         "content_length",
         "chunked",
-        "expect_continue",
-        "_parser",
+        "fields",
         "_client",
         "_host",
         "_scheme",
+        "_extra",
         "_suffix",
         "_limits",
+        "_trusted",
+        "_forwarded",
+        "_request_id",
+        "_usual",
     )
 
-    def __init__(self, client: bytes, host: bytes, scheme: bytes, limits: HeadLimits) -> None:
+    def __init__(
+        self,
+        client: bytes,
+        host: bytes,
+        scheme: bytes,
+        limits: HeadLimits,
+        extra: bytes = b"",
+        trusted: bool = False,
+        forwarded: bool = False,
+        request_id: bool = False,
+    ) -> None:
         self.method = b""
         self.http11 = True
         self.keep_alive = True
         self.content_length = 0
         self.chunked = False
-        self.expect_continue = False
-        self._parser = httptools.HttpRequestParser(self)
+        self.fields: RequestFields | None = None
         self._client = client
         self._host = host
         self._scheme = scheme
+        self._extra = extra
         self._limits = limits
-        common = b"X-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\nX-Forwarded-For: "
-        self._suffix = common + client + b"\r\nX-Forwarded-Host: "
+        self._trusted = trusted
+        self._forwarded = forwarded
+        self._request_id = request_id
+        self._usual = not (trusted or forwarded or request_id)
+        self._suffix = (
+            b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra
+        ) + (b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: ")
 
     def parse(self, raw: bytes) -> bytes:
         """Read a complete head (it ends with an empty line) and give the head for the server.
@@ -89,132 +307,49 @@ class RequestHead:
             Refused: with the status to answer; the connection can't be used any longer.
         """
         limits = self._limits
-        if len(raw) > limits.header_bytes:
-            raise Refused(431, "header_bytes")
-        try:
-            self._parser.feed_data(raw)
-        except httptools.HttpParserUpgrade:
-            # Upgrades are not passed on, so the connection stays HTTP (RFC 9110 §7.8 lets us ignore it).
-            self._parser = httptools.HttpRequestParser(self)
-        except httptools.HttpParserError:
-            raise Refused(400, "syntax") from None
-        if raw.count(b"\n") - 2 > limits.header_count:
-            raise Refused(431, "header_count")
         eol = raw.find(b"\r\n")
         if eol > limits.line_bytes:
             raise Refused(414, "line_bytes")
-        line = raw[:eol].split(b" ")
-        if len(line) != 3:
-            raise Refused(400, "request_line")
-        method, target, version = line
-        if version == b"HTTP/1.1":
-            self.http11 = self.keep_alive = True
-        elif version == b"HTTP/1.0":
-            self.http11 = self.keep_alive = False
-        else:
-            raise Refused(505, "version")
-        self.method = method
-        self.content_length = 0
-        self.chunked = self.expect_continue = False
+        if len(raw) > limits.header_bytes:
+            raise Refused(431, "header_bytes")
+        line = read_line(raw[:eol])
+        http11 = self.http11 = line.http11
+        fields = self.fields = read_fields(raw[eol:], http11, self._trusted)
+        if fields.count > limits.header_count:
+            raise Refused(431, "header_count")
+        self.method = line.method
+        self.keep_alive = fields.keep_alive
+        self.content_length = fields.content_length
+        self.chunked = fields.chunked
+        host = fields.host
+        if self._usual and host is not None and line.authority is None:
+            return b"".join((line.out, fields.out, self._suffix, host, b"\r\n\r\n"))
+        return self._unusual(line, fields)
 
-        lower = raw.lower()
-        host: bytes | None = None
-        forwarded = b""
-        named: list[bytes] = []
-        cuts: list[tuple[int, int]] = []
-        lengths = encodings = 0
-        closing = False
-        for field in _FIELDS.finditer(lower, eol):
-            name = field[1]
-            if name == b"host":
-                if host is not None:
-                    raise Refused(400, "host")
-                host = raw[field.start(2) : field.end(2)].rstrip()
-                if not _HOST.fullmatch(host):
-                    raise Refused(400, "host")
-            elif name == b"content-length":
-                lengths += 1
-                digits = field[2].rstrip()
-                if lengths > 1 or not digits.isdigit() or len(digits) > 18:
-                    raise Refused(400, "content_length")
-                self.content_length = int(digits)
-            elif name == b"transfer-encoding":
-                encodings += 1
-                if encodings > 1 or field[2].rstrip() != b"chunked" or not self.http11:
-                    raise Refused(400, "transfer_encoding")
-                self.chunked = True
-            elif name == b"expect":
-                if field[2].rstrip() != b"100-continue":
-                    raise Refused(417, "expect")
-                self.expect_continue = self.http11
-            else:
-                cuts.append((field.start() + 1, field.end() + 1))
-                if name == b"connection":
-                    tokens = _TOKEN.findall(field[2])
-                    if b"close" in tokens:
-                        self.keep_alive = False
-                        closing = True
-                    elif b"keep-alive" in tokens and not closing:
-                        self.keep_alive = True
-                    named += [token for token in tokens if token not in _KEPT]
-                elif name == b"x-forwarded-for":
-                    forwarded += raw[field.start(2) : field.end(2)].rstrip() + b", "
-        if lengths and encodings:
-            raise Refused(400, "content_length_and_transfer_encoding")
-        if host is None and self.http11:
-            raise Refused(400, "host")
-
-        start = 0
-        if target[0:1] != b"/" or not self.http11:
-            line_out, host = self._request_line(method, target, host)
-            start = eol
-        else:
-            line_out = b""
-        if method == b"CONNECT" or method == b"TRACE":
-            raise Refused(405, "method")
+    def _unusual(self, line: RequestLine, fields: RequestFields) -> bytes:
+        """The head for the server where more than the usual fields are added."""
+        out = [line.out, fields.out]
+        host = fields.host
         if host is None:
-            host = self._host
-            line_out += b"\r\nHost: " + host
-        suffix = self._suffix
-        if not cuts:
-            if start:
-                return b"".join((line_out, raw[start:-2], suffix, host, b"\r\n\r\n"))
-            return b"".join((raw[:-2], suffix, host, b"\r\n\r\n"))
-        if named:
-            wanted = b"|".join(re.escape(token) for token in set(named))
-            for field in re.finditer(rb"\n(?:" + wanted + rb"):[^\r]*\r", lower):
-                span = (field.start() + 1, field.end() + 1)
-                if span not in cuts:
-                    cuts.append(span)
-            cuts.sort()
-        if forwarded:
-            suffix = b"".join(
-                (b"X-Forwarded-Proto: ", self._scheme, b"\r\nVia: 1.1 pylb\r\nX-Forwarded-For: ")
-                + (forwarded, self._client, b"\r\nX-Forwarded-Host: ")
-            )
-        pieces = [line_out]
-        for cut_start, cut_end in cuts:
-            pieces.append(raw[start:cut_start])
-            start = cut_end
-        pieces += (raw[start:-2], suffix, host, b"\r\n\r\n")
-        return b"".join(pieces)
-
-    def body_follows(self) -> None:
-        """Say that the body is read by somebody else: llhttp starts afresh with the next head."""
-        self._parser = httptools.HttpRequestParser(self)
-
-    def _request_line(self, method: bytes, target: bytes, host: bytes | None) -> tuple[bytes, bytes | None]:
-        """The request line for the server and the host, for targets in other than origin form."""
-        if target[0:1] == b"/" or (target == b"*" and method == b"OPTIONS"):
-            return b" ".join((method, target, b"HTTP/1.1")), host
-        if method == b"CONNECT":
-            raise Refused(405, "method")
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None or host is not None and absolute[1].lower() != host.lower():
-            # A Host that differs from the target's authority would be read differently by different
-            # servers; RFC 9112 §3.2.2 has the authority win, refusing leaves no doubt.
+            host = line.authority or self._host
+            out.append(b"\r\nHost: " + host)
+        elif line.authority is not None and line.authority.lower() != host.lower():
+            # RFC 9112 §3.2.2 has the authority win, but servers differ; refusing leaves no doubt.
             raise Refused(400, "target")
-        path = absolute[2] or b"/"
-        if path[0:1] == b"?":
-            path = b"/" + path
-        return b" ".join((method, path, b"HTTP/1.1")), host if host is not None else absolute[1]
+        if b"x-forwarded-proto" not in fields.given:
+            out.append(b"\r\nX-Forwarded-Proto: " + self._scheme)
+        out.append(b"\r\nVia: 1.1 pylb\r\n" + self._extra)
+        out.append(b"X-Forwarded-For: " + fields.forwarded_for + self._client)
+        if b"x-forwarded-host" not in fields.given:
+            out.append(b"\r\nX-Forwarded-Host: " + host)
+        if self._forwarded:
+            node = b'"[%s]"' % self._client if b":" in self._client else self._client
+            out.append(b"\r\nForwarded: %sfor=%s;proto=%s" % (fields.forwarded, node, self._scheme))
+            if host:
+                out.append(b';host="%s"' % host)
+        elif fields.forwarded:
+            out.append(b"\r\nForwarded: " + fields.forwarded[:-2])
+        if self._request_id and b"x-request-id" not in fields.given:
+            out.append(b"\r\nX-Request-ID: " + uuid.uuid4().hex.encode())
+        out.append(b"\r\n\r\n")
+        return b"".join(out)

@@ -1,8 +1,9 @@
-"""The client side: one client connection, and the way of a request through the worker.
+"""The client side: one HTTP/1 client connection, and the way of a request through the worker.
 
-The way: `data_received` → `_request` (the head, `http/request.py`) → `_send` (pick a server, take a
+The way: `data_received` → `_request` (the head, `http/request.py`) → `Exchange.send` (pick a server, take a
 pooled connection) → `ServerConnection.begin`; back: `ServerConnection.data_received` → `write` →
-`response_done`. There is no task and no ``await`` on it; a coroutine runs only to connect to a server.
+`Exchange.response_done`. There is no task and no ``await`` on it; a coroutine runs only to connect to a
+server.
 
 Between requests, parsed state is nil: all that a connection is then is its descriptor and the bytes of
 ``buffer``. That is the *message boundary* at which it can be handed to another worker.
@@ -16,96 +17,68 @@ import time
 from typing import TYPE_CHECKING
 
 from pylb.http.chunked import ChunkError, ChunkScanner
-from pylb.http.errors import Refused, error_response
-from pylb.http.request import IDEMPOTENT, RequestHead
-from pylb.scoreboard import LATENCY_BUCKETS, Field
+from pylb.http.errors import Refused, error_response, redirect_response
+from pylb.http.request import RequestHead
+from pylb.http.response import ResponseHead
+from pylb.scoreboard import Field
+from pylb.worker.exchange import Endpoint, Exchange, endpoint
 from pylb.worker.server import WRITE_BUFFER
+from pylb.worker.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from pylb.worker.listener import Listener, Peer
     from pylb.worker.main import Worker
-    from pylb.worker.pool import Backend, Upstream
     from pylb.worker.server import ServerConnection
 
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
 _CONNECTIONS = int(Field.CONNECTIONS)
-_IN_FLIGHT = int(Field.IN_FLIGHT)
-_REQUESTS = int(Field.REQUESTS)
 _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
-_STATUS = int(Field.STATUS_1XX) - 1
-_LATENCY = int(Field.LATENCY)
-_LAST_BUCKET = LATENCY_BUCKETS - 1
 
 # Pipelined bytes kept while a request is under way; reading stops above it.
 _READ_AHEAD = 65536
+# Up to here head and body are joined into one write; a larger piece is not worth copying.
+_JOIN = 16384
 
 _now_ns = time.monotonic_ns
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Exchange, asyncio.Protocol):
     """Reads requests and has them answered, one at a time and in order."""
 
     __slots__ = (
-        # connection
-        "worker",
-        "backend",
-        "bind",
-        "row",
+        "listener",
+        "peer",
         "transport",
         "head",
         "buffer",
         "deadline",
-        "closed",
         "eof",
         "reading",
         "write_paused",
         "moving",
-        # request
-        "busy",
-        "body_done",
+        "movable",
         "body_left",
+        "body_bytes",
         "chunks",
-        "outgoing",
-        "replayable",
-        "upstream",
-        "server",
-        "connecting",
-        "tried",
-        "response_started",
-        "close_after",
-        "plain",
-        "started_ns",
     )
 
-    def __init__(self, worker: Worker, bind: str, backend: Backend) -> None:
-        self.worker = worker
-        self.backend = backend
-        self.bind = bind
-        self.row = worker.cells
+    def __init__(self, worker: Worker, listener: Listener, peer: Peer | None = None) -> None:
+        super().__init__(worker, listener.backend)
+        self.listener = listener
+        self.peer = peer  # the client, where it is not the other end of the connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.head: RequestHead = None  # type: ignore[assignment]  # likewise
         self.buffer = b""
         self.deadline = math.inf
-        self.closed = False
         self.eof = False
         self.reading = True
         self.write_paused = False
         self.moving = False
-
-        self.busy = False
-        self.body_done = True
+        self.movable = not listener.tls  # the keys of a TLS connection can't leave the process
         self.body_left = 0
+        self.body_bytes = 0  # of a chunked body, so far
         self.chunks: ChunkScanner | None = None
-        self.outgoing = b""  # head and first body bytes, kept until the response starts
-        self.replayable = False
-        self.upstream: Upstream | None = None
-        self.server: ServerConnection | None = None
-        self.connecting: asyncio.Task[None] | None = None
-        self.tried: frozenset[int] = frozenset()
-        self.response_started = False
-        self.close_after = False
-        self.plain = True  # HTTP/1.1 keep-alive: the response head needs no word of ours
-        self.started_ns = 0
 
     # asyncio's side
 
@@ -114,21 +87,18 @@ class ClientConnection(asyncio.Protocol):
         worker = self.worker
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         worker.clients.add(self)
-        self.row[_CONNECTIONS] += 1
+        self.counters[_CONNECTIONS] += 1
         self.deadline = worker.now + worker.timeouts.keep_alive
-        peer = transport.get_extra_info("peername")
-        client = peer[0].encode() if isinstance(peer, tuple) else b"unix"
-        host = b"localhost" if self.bind.startswith("unix:") else self.bind.encode()
-        self.head = RequestHead(client, host, b"http", worker.head_limits)
+        self.head = self.listener.request_head(transport, self.peer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.clients.discard(self)
-        self.row[_CONNECTIONS] -= 1
+        self.counters[_CONNECTIONS] -= 1
         if self.busy:
-            self.row[Field.ABORTED] += 1
-            self._leave_server()
-            self._done()
+            self.counters[Field.ABORTED] += 1
+            self.leave_server()
+            self.done()
         self.worker.client_gone()
 
     def eof_received(self) -> bool:
@@ -159,7 +129,7 @@ class ClientConnection(asyncio.Protocol):
             self.worker.loop.call_soon(self.go_on)
 
     def data_received(self, data: bytes) -> None:
-        self.row[_BYTES_IN] += len(data)
+        self.counters[_BYTES_IN] += len(data)
         if self.busy or self.write_paused:
             if self.busy and not self.body_done:
                 self._body(data)
@@ -179,9 +149,9 @@ class ClientConnection(asyncio.Protocol):
     def _request(self, data: bytes, first: bool) -> None:
         """Read a head; ``first`` when these are the first bytes of it."""
         end = data.find(b"\r\n\r\n") + 4
-        if data[0] == 13 or data[0] == 10:
-            # RFC 9112 §2.2: empty lines before a request line are skipped.
-            data = data.lstrip(b"\r\n")
+        if data[:2] == b"\r\n":
+            # RFC 9112 §2.2: an empty line before a request line is skipped.
+            data = data[2:]
             end = data.find(b"\r\n\r\n") + 4
             if not data:
                 return
@@ -203,54 +173,89 @@ class ClientConnection(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
             return
+        self.method = head.method
         self.busy = True
-        self.row[_IN_FLIGHT] += 1
         self.started_ns = _now_ns()
         self.response_started = False
-        self.close_after = worker.stopping or not head.keep_alive
-        self.plain = head.http11
-        self.body_done = True
+        self.close_after = not head.keep_alive or (
+            worker.leaving and (worker.stopping or not self.movable)
+        )
+        self.plain = head.http11 and not self.listener.response_fields
+        self.dechunk = not head.http11
         self.deadline = math.inf
-        if head.chunked:
-            head.body_follows()
-            scanner = self.chunks = ChunkScanner()
+        if head.chunked or head.content_length:
             try:
-                used = scanner.feed(data[end:])
-            except ChunkError:
-                self._refuse(Refused(400, "chunk"))
+                outgoing += self._body_begins(data[end:])
+            except Refused as refused:
+                self._refuse(refused)
                 return
-            outgoing += data[end : end + used]
-            self.body_done = scanner.done
-            self.buffer = data[end + used :]
-        elif head.content_length:
-            head.body_follows()
-            self.chunks = None
-            body = data[end : end + head.content_length]
-            self.body_left = head.content_length - len(body)
-            outgoing += body
-            self.body_done = not self.body_left
-            self.buffer = data[end + len(body) :]
-        elif end != size:
-            self.buffer = data[end:]
-        if not self.body_done:
-            self.deadline = worker.now + worker.timeouts.client
+        else:
+            self.body_done = True
+            if end != size:
+                self.buffer = data[end:]
         self.outgoing = outgoing
         self.replayable = self.body_done
         if self.tried:
             self.tried = frozenset()
-        self._send()
+        if self.listener.redirect:
+            self._redirect(outgoing)
+            return
+        self.send()
+
+    def _redirect(self, outgoing: bytes) -> None:
+        """The same place, by https."""
+        self.close_after = self.close_after or not self.body_done
+        fields = self.head.fields
+        host = fields.host if fields is not None and fields.host else b""
+        if host.rpartition(b":")[2].isdigit() and not host.endswith(b"]"):
+            host = host.rpartition(b":")[0]
+        target = outgoing.split(b" ", 2)[1]
+        self.counters[Field.STATUS_3XX] += 1
+        self.write(redirect_response(b"https://" + host + target, self.close_after))
+        self.done()
+
+    def _body_begins(self, data: bytes) -> bytes:
+        """Take from what came with the head that which belongs to the body."""
+        head = self.head
+        limit = self.listener.body_bytes
+        if head.chunked:
+            scanner = self.chunks = ChunkScanner()
+            try:
+                used = scanner.feed(data)
+            except ChunkError:
+                raise Refused(400, "chunk") from None
+            self.body_bytes = used
+            self.body_done = scanner.done
+        else:
+            if limit and head.content_length > limit:
+                raise Refused(413, "body_bytes")
+            self.chunks = None
+            used = min(len(data), head.content_length)
+            self.body_left = head.content_length - used
+            self.body_done = not self.body_left
+        self.buffer = data[used:]
+        if not self.body_done:
+            self.deadline = self.worker.now + self.worker.timeouts.client
+        return data[:used]
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
         rest = b""
-        if self.chunks is not None and self.head.chunked:
+        chunks = self.chunks
+        if chunks is not None:
             try:
-                used = self.chunks.feed(data)
+                used = chunks.feed(data)
+                self.body_bytes += used
+                if self.body_bytes > self.listener.body_bytes > 0:
+                    raise Refused(413, "body_bytes")
             except ChunkError:
                 self._refuse(Refused(400, "chunk"))
                 return
+            except Refused as refused:
+                self._refuse(refused)
+                return
             data, rest = data[:used], data[used:]
-            self.body_done = self.chunks.done
+            self.body_done = chunks.done
         else:
             if len(data) > self.body_left:
                 data, rest = data[: self.body_left], data[self.body_left :]
@@ -269,165 +274,80 @@ class ClientConnection(asyncio.Protocol):
             self.replayable = self.body_done
             self.update_reading()
 
-    def _send(self, fresh: bool = False) -> None:
-        """Pick a server and give it the request; ``fresh`` on a connection of its own."""
-        index = self.backend.balancer.pick(self.tried)
-        if index is None:
-            self._fail(503)
-            return
-        upstream = self.upstream = self.backend.upstreams[index]
-        upstream.active[upstream.row] += 1
-        upstream.requests[upstream.row] += 1
-        pool = upstream.pool
-        if pool and not fresh:
-            server = self.server = pool.pop()
-            server.begin(self, self.outgoing)
-            return
-        self._connect(upstream, index)
-
-    def _connect(self, upstream: Upstream, index: int) -> None:
-        self.connecting = self.worker.loop.create_task(self._connected(upstream, index))
-
-    async def _connected(self, upstream: Upstream, index: int) -> None:
-        worker = self.worker
-        try:
-            server = await upstream.connect(worker, worker.timeouts.connect)
-        except (OSError, TimeoutError) as error:
-            self.connecting = None
-            upstream.errors[upstream.row] += 1
-            self._leave_server()
-            self.tried |= {index}
-            if len(self.tried) <= self.backend.retries and len(self.tried) < len(self.backend.upstreams):
-                self.row[Field.RETRIES] += 1
-                self._send()
-            else:
-                self._fail(504 if isinstance(error, TimeoutError) else 503)
-            return
-        self.connecting = None
-        self.server = server
-        server.begin(self, self.outgoing)
-        self.update_reading()
-
     # The response; called by the server side
 
     def write(self, data: bytes | memoryview) -> None:
-        """Send bytes of a response."""
-        self.row[_BYTES_OUT] += len(data)
+        self.counters[_BYTES_OUT] += len(data)
         self.transport.write(data)
 
-    def write_pieces(self, head: bytes, body: bytes | memoryview) -> None:
-        """Send a head and a piece of body in one system call, without joining them."""
-        self.row[_BYTES_OUT] += len(head) + len(body)
-        self.transport.writelines((head, body))
+    def write_head(self, head: ResponseHead, body: bytes | memoryview) -> None:
+        out = head.out
+        if self.close_after or not self.plain:
+            out = self._adapt(out, head.chunked)
+        extra = self.listener.response_fields
+        if extra:
+            out = out[:-2] + extra  # HSTS
+        self.counters[_BYTES_OUT] += len(out) + len(body)
+        # Head and body go out in one system call: every one of them is a packet of its own, too.
+        if not body:
+            self.transport.write(out)
+        elif len(body) < _JOIN:
+            self.transport.write(out + body)
+        else:
+            self.transport.writelines((out, body))
 
-    def adapt_head(self, head: bytes, chunked: bool) -> bytes:
+    def write_interim(self, head: ResponseHead) -> None:
+        if self.head.http11:
+            self.write(head.out)
+
+    def _adapt(self, head: bytes, chunked: bool) -> bytes:
         """The response head for a client that speaks HTTP/1.0, or whose connection ends with this."""
         if not self.head.http11:
             if chunked:
-                self.close_after = True
                 start = head.lower().index(b"\ntransfer-encoding:") + 1
                 head = head[:start] + head[head.index(b"\n", start) + 1 :]
             if not self.close_after:
                 return head[:-2] + b"Connection: keep-alive\r\n\r\n"
         return head[:-2] + b"Connection: close\r\n\r\n"
 
-    def response_done(self, reusable: bool) -> None:
-        """The last byte of the response was written."""
-        server = self.server
-        assert server is not None
-        self.row[_STATUS + server.head.status // 100] += 1
-        self.server = None
-        upstream = self.upstream
-        assert upstream is not None
-        upstream.active[upstream.row] -= 1
-        self.upstream = None
-        if reusable and self.body_done and not server.closed:
-            if self.write_paused:
-                server.transport.resume_reading()
-            server.release()
-        else:
-            server.abort()
-        self._done()
+    def write_error(self, status: int) -> None:
+        self.close_after = self.close_after or not self.body_done or not self.head.http11
+        self.write(error_response(status, self.close_after, self.method == b"HEAD"))
 
-    def server_lost(self) -> None:
-        """The server's connection ended before its response did."""
-        server = self.server
-        assert server is not None
-        stale = server.reused and not self.response_started and not server.buffer
-        if stale and self.replayable and self.head.method in IDEMPOTENT:
-            # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
-            self._leave_server()
-            self.row[Field.RETRIES] += 1
-            self._send(fresh=True)
-        else:
-            self.server_failed(502)
+    def before_dechunking(self) -> None:
+        self.close_after = True
 
-    def server_failed(self, status: int) -> None:
-        """The server gave no usable response; answer with ``status`` if that is still possible."""
-        upstream = self.upstream
-        if upstream is not None:
-            upstream.errors[upstream.row] += 1
-        if status == 504:
-            self.row[Field.TIMEOUTS] += 1
-        self._leave_server()
-        if self.response_started:
-            self.row[Field.ABORTED] += 1
-            self._done(abort=True)
-        else:
-            self._fail(status)
+    def wants_upgrade(self, head: ResponseHead) -> bool:
+        fields = self.head.fields
+        return fields is not None and bool(fields.upgrade) and bool(head.upgrade)
+
+    def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
+        """From here on bytes are relayed, whatever they mean (RFC 9110 §7.8)."""
+        self.write(head.out)
+        early, self.buffer = self.buffer, b""
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
 
     # Ends
 
-    def _leave_server(self) -> None:
-        """Let go of the server, whatever it is doing."""
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
-        server, self.server = self.server, None
-        if server is not None:
-            server.abort()
-        upstream, self.upstream = self.upstream, None
-        if upstream is not None:
-            upstream.active[upstream.row] -= 1
-
-    def _fail(self, status: int) -> None:
-        """Answer the request with an error of pylb's own."""
-        if self.closed:
-            self._done()
-            return
-        close = self.close_after or not self.body_done or not self.head.http11
-        self.close_after = close
-        self.row[_STATUS + status // 100] += 1
-        self.write(error_response(status, close, self.head.method == b"HEAD"))
-        self._done()
-
     def _refuse(self, refused: Refused) -> None:
         """Answer what can't be understood, and close: what follows can't be trusted either."""
-        row = self.row
-        row[Field.REFUSED] += 1
-        row[_STATUS + refused.status // 100] += 1
+        counters = self.counters
+        self.worker.count_refusal(refused)
         if self.busy:
-            self._leave_server()
+            self.leave_server()
         else:
-            row[_REQUESTS] += 1
+            counters[Field.REQUESTS] += 1
         if not (self.busy and self.response_started):
+            counters[Field.STATUS_1XX - 1 + refused.status // 100] += 1
             self.write(error_response(refused.status, True))
         self.buffer = b""
         if self.busy:
             self.body_done = False
-            self._done()
+            self.done(abort=self.response_started)
         else:
-            self._close(linger=True)
+            self.close(linger=True)
 
-    def _done(self, abort: bool = False) -> None:
-        """The request is over; go on with the next one or close."""
-        row = self.row
-        row[_IN_FLIGHT] -= 1
-        row[_REQUESTS] += 1
-        bucket = ((_now_ns() - self.started_ns) // 1000).bit_length()
-        row[_LATENCY + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
-        self.busy = False
-        self.outgoing = b""
+    def over(self, abort: bool) -> None:
         if self.closed:
             return
         if abort:
@@ -435,12 +355,12 @@ class ClientConnection(asyncio.Protocol):
             return
         worker = self.worker
         if self.close_after or not self.body_done or (self.eof and not self.buffer):
-            self._close(linger=not self.body_done)
+            self.close(linger=not self.body_done)
             return
         self.deadline = worker.now + worker.timeouts.keep_alive
         if not self.reading:
             self.update_reading()
-        if worker.moves:
+        if worker.moves and self.movable:
             worker.offer(self)
         elif self.buffer:
             worker.loop.call_soon(self.go_on)
@@ -453,36 +373,43 @@ class ClientConnection(asyncio.Protocol):
             data, self.buffer = self.buffer, b""
             self._request(data, True)
         if self.eof and not self.busy:
-            self._close()
+            self.close()
 
-    def _close(self, linger: bool = False) -> None:
+    def close(self, linger: bool = False) -> None:
         """Close after what was written has gone out.
 
         Closing a socket with unread input resets the connection, and the reset can overtake the
         response (RFC 9112 §9.6). Where more input is to be expected (``linger``), our side is shut first, and
         what comes is read and dropped for a moment.
         """
-        if linger and not self.eof and not self.closed:
+        if linger and not self.eof and not self.closed and self.transport.can_write_eof():
             Lingering(self)
         else:
+            self.transport.close()
+
+    def drain(self) -> None:
+        """The worker leaves and nobody takes over: close if idle; else the next response says it."""
+        if not self.busy and not self.closed:
             self.transport.close()
 
     def expire(self) -> None:
         """The deadline has passed."""
         if self.write_paused or self.eof:
-            self.row[Field.TIMEOUTS] += 1
+            self.counters[Field.TIMEOUTS] += 1
             self.transport.abort()
         elif self.busy and not self.reading:
             # It is we who don't read, since the server doesn't; the server's deadline decides.
             self.deadline = self.worker.now + self.worker.timeouts.client
         elif self.busy or self.buffer:
-            self.row[Field.TIMEOUTS] += 1
+            self.counters[Field.TIMEOUTS] += 1
             self._refuse(Refused(408, "timeout"))
         else:
             self.transport.close()
 
+    def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
+        return self.peer or endpoint(self.transport, "peername"), endpoint(self.transport, "sockname")
+
     def update_reading(self) -> None:
-        """Read from the client only while there is room for what it sends."""
         server = self.server
         if self.closed or self.moving:
             return

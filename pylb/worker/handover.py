@@ -12,14 +12,15 @@ import base64
 import itertools
 import socket
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pylb.log import log
 from pylb.net import channel
 from pylb.scoreboard import Field
+from pylb.worker.client import ClientConnection
+from pylb.worker.tcp import TcpConnection
 
 if TYPE_CHECKING:
-    from pylb.worker.client import ClientConnection
     from pylb.worker.main import Worker
 
 _RETRY = 0.01  # seconds until a full inbox or an unwritten response is looked at again
@@ -53,7 +54,7 @@ class HandOver:
         for client in list(self._worker.clients):
             if not self._quota:
                 break
-            if not client.busy:
+            if client.movable and not client.busy:
                 self.offer(client)
 
     def empty(self, targets: list[int]) -> None:
@@ -62,7 +63,7 @@ class HandOver:
         self._targets = itertools.cycle(targets)
         self._worker.moves = True
         for client in list(self._worker.clients):
-            if not client.busy:
+            if client.movable and not client.busy:
                 self.offer(client)
 
     def forget_quota(self) -> None:
@@ -72,9 +73,9 @@ class HandOver:
         if self._targets is None:
             self._worker.moves = False
 
-    def offer(self, client: ClientConnection) -> None:
+    def offer(self, client: ClientConnection | TcpConnection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
-        if client.busy or client.closed or client.moving:
+        if not isinstance(client, ClientConnection) or client.busy or client.closed or client.moving:
             return
         if self._targets is not None:
             target = next(self._targets)
@@ -126,13 +127,14 @@ class HandOver:
 
     def _send_batch(self, target: int, batch: list[ClientConnection]) -> bool:
         header = {
-            "binds": [client.bind for client in batch],
+            "binds": [client.listener.bind for client in batch],
+            "peers": [client.peer for client in batch],
             "pending": [base64.b64encode(client.buffer).decode() for client in batch],
         }
         fds = [client.transport.get_extra_info("socket").fileno() for client in batch]
         if not channel.send_connections(self._inboxes[target], header, fds):
             return False
-        self._worker.cells[Field.HANDED_OVER] += len(batch)
+        self._worker.counters[Field.HANDED_OVER] += len(batch)
         for client in batch:
             client.buffer = b""
             client.transport.abort()  # closes our descriptor without a shutdown
@@ -147,21 +149,28 @@ class HandOver:
             if packet is None:
                 return
             header, fds = packet
-            for fd, bind, pending in zip(fds, header["binds"], header["pending"], strict=True):
+            columns = (header["binds"], header["peers"], header["pending"])
+            for fd, bind, peer, pending in zip(fds, *columns, strict=True):
                 sock = socket.socket(fileno=fd)
                 sock.setblocking(False)
                 self.adopting += 1
-                self._worker.spawn(self._adopt(sock, bind, base64.b64decode(pending)))
+                self._worker.spawn(self._adopt(sock, bind, peer, base64.b64decode(pending)))
 
-    async def _adopt(self, sock: socket.socket, bind: str, pending: bytes) -> None:
+    async def _adopt(
+        self, sock: socket.socket, bind: str, peer: list[Any] | None, pending: bytes
+    ) -> None:
         worker = self._worker
         try:
-            if bind not in worker.frontends:
+            listener = worker.listeners.get(bind)
+            if listener is None:
                 log.info("connection of %s closed: it is no longer bound", bind)
                 sock.close()
                 return
-            _, client = await worker.loop.connect_accepted_socket(lambda: worker.client(bind), sock)
-            worker.cells[Field.ADOPTED] += 1
+            whose = (peer[0], peer[1]) if peer else None
+            _, client = await worker.loop.connect_accepted_socket(
+                lambda: ClientConnection(worker, listener, whose), sock
+            )
+            worker.counters[Field.ADOPTED] += 1
             if pending:
                 client.data_received(pending)
             elif worker.moves:

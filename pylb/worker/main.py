@@ -13,24 +13,30 @@ import os
 import signal
 import socket
 import time
+from array import array
 from collections import deque
-from collections.abc import Coroutine
-from functools import partial
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 import uvloop
 
 from pylb.config.model import Server
+from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
 from pylb.net import channel
-from pylb.scoreboard import Field, State
+from pylb.scoreboard import REASONS, Field, State
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
 from pylb.worker.handover import HandOver
+from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
+from pylb.worker.proxied import ProxiedServer
 from pylb.worker.server import ServerConnection
+from pylb.worker.tcp import TcpConnection
+from pylb.worker.tunnel import Tunnel
 
+_FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
 _TICK = 0.1  # seconds between writes of the gauges; also the resolution of `now`
 
 
@@ -43,13 +49,16 @@ class Worker:
         self.row_index = context.row
         self.board = context.board
         self.cells = context.board.row(context.row)
+        # Counted in a list and written to the cells with each tick: a cell costs several times as much.
+        self.counters = [0] * int(Field.END)
         self.timeouts = config.timeouts
         limits = config.limits
         self.limits = limits
         self.head_limits = HeadLimits(limits.line_bytes, limits.header_bytes, limits.header_count)
         self.now = time.monotonic()
-        self.clients: set[ClientConnection] = set()
+        self.clients: set[ClientConnection | TcpConnection] = set()
         self.server_connections: set[ServerConnection] = set()
+        self.tunnels: set[Tunnel] = set()
         self.moves = False  # whether connections are wanted elsewhere
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
@@ -63,13 +72,16 @@ class Worker:
             backends[backend.name] = Backend(
                 backend, context.board, index_of, context.row, lambda: self.alone
             )
-        self.frontends = {
-            str(bind): backends[frontend.backend] for frontend in config.frontends for bind in frontend.bind
+        self.upstreams = [up for backend in backends.values() for up in backend.upstreams]
+        self.listeners = {
+            str(bind): Listener(self, str(bind), frontend, backends)
+            for frontend in config.frontends
+            for bind in frontend.bind
         }
         self.hand_over = HandOver(self, context.inbox, context.inboxes)
         self.offer = self.hand_over.offer
         self._context = context
-        self._accepting: dict[tuple[str, int], asyncio.AbstractServer] = {}
+        self._accepting: dict[tuple[str, int], asyncio.AbstractServer | ProxiedServer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._orders: deque[dict[str, Any]] = deque()
         self._order_waits = asyncio.Event()
@@ -81,9 +93,10 @@ class Worker:
 
     # For connections
 
-    def client(self, bind: str) -> ClientConnection:
-        """The protocol of a connection that was accepted on ``bind``."""
-        return ClientConnection(self, bind, self.frontends[bind])
+    def count_refusal(self, refused: Refused) -> None:
+        """A client's request is not passed on."""
+        self.counters[Field.REFUSED] += 1
+        self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
 
     def client_gone(self) -> None:
         """A client connection has ended; when leaving, the last one lets the process end."""
@@ -155,16 +168,23 @@ class Worker:
             if (bind, slot) in self._accepting:
                 continue
 
-            def protocol(bind: str = bind) -> ClientConnection:
-                self.cells[Field.ACCEPTED] += 1
-                return self.client(bind)
+            listener = self.listeners[bind]
+            if listener.accept_proxy:
+                self._accepting[bind, slot] = ProxiedServer(self, listener, sock)
+                continue
+
+            def protocol(listener: Listener = listener) -> ClientConnection | TcpConnection:
+                self.counters[Field.ACCEPTED] += 1
+                return listener.protocol()
 
             # A copy, as closing the server closes what it was given.
             copy = sock.dup()
             backlog = self._context.config.backlog
             unix = bind.startswith("unix:")
             create: Any = self.loop.create_unix_server if unix else self.loop.create_server
-            self._accepting[bind, slot] = await create(protocol, sock=copy, backlog=backlog)
+            self._accepting[bind, slot] = await create(
+                protocol, sock=copy, backlog=backlog, **listener.tls_options()
+            )
         if not self._ready:
             self._ready = True
             self.cells[Field.STATE] = State.SERVING
@@ -180,6 +200,8 @@ class Worker:
             server.close()
         if targets:
             self.hand_over.empty([row for row in targets if row != self.row_index])
+            for client in [client for client in self.clients if not client.movable]:
+                client.drain()
         else:
             self.stopping = True
             await self._drain_queues(accepting)
@@ -198,7 +220,7 @@ class Worker:
                     return
         log.warning("drain timeout: %d connections are closed", len(self.clients))
 
-    async def _drain_queues(self, accepting: dict[tuple[str, int], asyncio.AbstractServer]) -> None:
+    async def _drain_queues(self, accepting: Iterable[tuple[str, int]]) -> None:
         """Accept what the kernel has completed: nobody else will."""
         for bind, slot in accepting:
             sock = self._context.listeners[bind][slot]
@@ -208,19 +230,18 @@ class Worker:
                 except OSError:
                     break
                 connection.setblocking(False)
-                self.cells[Field.ACCEPTED] += 1
+                self.counters[Field.ACCEPTED] += 1
+                listener = self.listeners[bind]
                 with contextlib.suppress(OSError):
-                    await self.loop.connect_accepted_socket(partial(self.client, bind), connection)
+                    await self.loop.connect_accepted_socket(
+                        listener.protocol, connection, **listener.tls_options()
+                    )
 
     def _close_idle(self, spread: float) -> None:
         """Close idle connections one after the other, so that clients don't come back as a herd."""
         idle = [client for client in self.clients if not client.busy]
         for position, client in enumerate(idle):
-            self.loop.call_later(spread * (position + 1) / len(idle), self._close_if_idle, client)
-
-    def _close_if_idle(self, client: ClientConnection) -> None:
-        if not client.busy and not client.closed:
-            client.transport.close()
+            self.loop.call_later(spread * (position + 1) / len(idle), client.drain)
 
     # Time
 
@@ -232,6 +253,7 @@ class Worker:
         self.loop.call_at(self._next_tick, self._tick)
         now = self.now = time.monotonic()
         cells = self.cells
+        self.flush()
         cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.LAG_US] = max(0, int(lag * 1e6))
@@ -241,8 +263,18 @@ class Worker:
             self.hand_over.forget_quota()
             for client in [client for client in self.clients if client.deadline < now]:
                 client.expire()
+            for tunnel in [tunnel for tunnel in self.tunnels if tunnel.deadline < now]:
+                tunnel.expire()
             for server in [server for server in self.server_connections if server.deadline < now]:
                 server.expire()
+
+    def flush(self) -> None:
+        """Write what was counted to the scoreboard."""
+        counters = self.counters
+        counters[Field.IN_FLIGHT] = sum(upstream.active[upstream.row] for upstream in self.upstreams)
+        self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
+        for upstream in self.upstreams:
+            upstream.flush()
 
 
 def run(context: WorkerContext) -> None:
@@ -255,4 +287,7 @@ def run(context: WorkerContext) -> None:
 
 async def _main(context: WorkerContext) -> None:
     worker = Worker(context, asyncio.get_running_loop())
-    await worker.serve()
+    try:
+        await worker.serve()
+    finally:
+        worker.flush()

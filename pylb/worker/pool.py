@@ -3,53 +3,103 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pylb.balance import ALGORITHMS
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
+from pylb.net.proxyprotocol import build_v1, build_v2
+from pylb.net.tls import client_context
 from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker.server import ServerConnection
 
 if TYPE_CHECKING:
+    from pylb.worker.exchange import Exchange
     from pylb.worker.main import Worker
 
 
 class Upstream:
     """One server: its address, its idle connections (last used first), its cells of the scoreboard."""
 
-    __slots__ = ("name", "address", "pool", "active", "requests", "errors", "row")
-
-    def __init__(self, config: ServerConfig, board: Scoreboard, index: int, row: int) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        board: Scoreboard,
+        index: int,
+        row: int,
+        context: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        send_proxy: str = "off",
+    ) -> None:
         self.name = config.name
         self.address = config.address
         self.pool: list[ServerConnection] = []
         # Columns over all rows; this worker writes its own row's cell only.
         self.active = board.server_column(ServerField.ACTIVE, index)
-        self.requests = board.server_column(ServerField.REQUESTS, index)
-        self.errors = board.server_column(ServerField.ERRORS, index)
+        self._requests = board.server_column(ServerField.REQUESTS, index)
+        self._errors = board.server_column(ServerField.ERRORS, index)
         self.row = row
+        # Counted here and written now and then: a cell of the scoreboard costs several times as much.
+        self.requests = 0
+        self.errors = 0
+        self._context = context
+        self._server_name = server_name or config.address.host
+        self._send_proxy = send_proxy
 
-    async def connect(self, worker: Worker, timeout: float) -> ServerConnection:
+    def flush(self) -> None:
+        """Write the counters to the scoreboard."""
+        self._requests[self.row] = self.requests
+        self._errors[self.row] = self.errors
+
+    async def connect(self, worker: Worker, timeout: float, exchange: Exchange) -> ServerConnection:
         """A new connection.
 
         Raises:
-            OSError: refused, unreachable, or no such host.
+            OSError: refused, unreachable, no such host, or its certificate is not good.
             TimeoutError: not accepted within ``timeout`` seconds.
         """
 
         def protocol() -> ServerConnection:
-            return ServerConnection(worker, self)
+            return ServerConnection(worker, self, self._send_proxy != "off")
 
+        loop = worker.loop
+        address = self.address
+        tls: dict[str, Any] = {}
+        if self._context is not None:
+            tls = {"ssl": self._context, "server_hostname": self._server_name}
         async with asyncio.timeout(timeout):
-            if self.address.is_unix:
-                _, connection = await worker.loop.create_unix_connection(protocol, self.address.path)
+            if self._send_proxy != "off":
+                sock = await self._announce(loop, exchange)
+                _, connection = await loop.create_connection(protocol, sock=sock, **tls)
+            elif address.is_unix:
+                _, connection = await loop.create_unix_connection(protocol, address.path, **tls)
             else:
-                _, connection = await worker.loop.create_connection(
-                    protocol, self.address.host, self.address.port
-                )
+                _, connection = await loop.create_connection(protocol, address.host, address.port, **tls)
         return connection
+
+    async def _announce(self, loop: asyncio.AbstractEventLoop, exchange: Exchange) -> socket.socket:
+        """A connected socket on which the PROXY header was sent."""
+        address = self.address
+        if address.is_unix:
+            sock = socket.socket(socket.AF_UNIX)
+            target: Any = address.path
+        else:
+            found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+            sock = socket.socket(found[0][0])
+            target = found[0][4]
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, target)
+            source, destination = exchange.endpoints()
+            build = build_v1 if self._send_proxy == "v1" else build_v2
+            await loop.sock_sendall(sock, build(source, destination))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
 
 class Backend:
@@ -65,7 +115,12 @@ class Backend:
     ) -> None:
         self.name = config.name
         self.retries = config.retries
-        self.upstreams = [Upstream(server, board, index_of(server), row) for server in config.servers]
+        context = client_context(config.tls) if config.tls is not None else None
+        name = config.tls.name if config.tls is not None else None
+        self.upstreams = [
+            Upstream(server, board, index_of(server), row, context, name, config.send_proxy)
+            for server in config.servers
+        ]
         columns = [upstream.active for upstream in self.upstreams]
 
         def loads() -> Sequence[int]:

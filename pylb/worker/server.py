@@ -12,15 +12,13 @@ import math
 from typing import TYPE_CHECKING
 
 from pylb.http.chunked import ChunkError, ChunkScanner
-from pylb.http.response import BadResponse, ResponseHead
+from pylb.http.response import BadResponse, ResponseHead, read_response
+from pylb.log import log
 
 if TYPE_CHECKING:
-    from pylb.worker.client import ClientConnection
+    from pylb.worker.exchange import Exchange
     from pylb.worker.main import Worker
     from pylb.worker.pool import Upstream
-
-# Up to here head and body are joined into one write; a larger piece is not worth copying.
-_SPLICE = 16384
 
 WRITE_BUFFER = 512 * 1024
 """Bytes written and not yet taken by the kernel, per side, above which the other side is not read."""
@@ -38,6 +36,7 @@ class ServerConnection(asyncio.Protocol):
         "deadline",
         "closed",
         "reused",
+        "private",
         "write_paused",
         # response
         "client",
@@ -47,16 +46,17 @@ class ServerConnection(asyncio.Protocol):
         "chunks",
     )
 
-    def __init__(self, worker: Worker, upstream: Upstream) -> None:
+    def __init__(self, worker: Worker, upstream: Upstream, private: bool = False) -> None:
         self.worker = worker
         self.upstream = upstream
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
-        self.head = ResponseHead()
+        self.head: ResponseHead = None  # type: ignore[assignment]  # set before any use
         self.deadline = math.inf
         self.closed = False
         self.reused = False
+        self.private = private  # was announced as one client's, so it can't serve another
         self.write_paused = False
-        self.client: ClientConnection | None = None
+        self.client: Exchange | None = None
         self.buffer = b""
         self.in_body = False
         self.left = 0  # bytes of a Content-Length body still to come; -1: until the connection ends
@@ -105,128 +105,103 @@ class ServerConnection(asyncio.Protocol):
             if end < 4:
                 if len(data) > self.worker.limits.header_bytes:
                     self._bad(client)
-                self.buffer = data
+                else:
+                    self.buffer = data
                 return
-            if end > self.worker.limits.header_bytes:
-                self._bad(client)
-                return
-            head = self.head
             try:
-                cut_start, cut_end, rewritten = head.parse(
-                    data if end == len(data) else data[:end], client.head.method == b"HEAD"
-                )
-            except BadResponse:
-                self._bad(client)
+                head = self.head = read_response(data[:end], client.method == b"HEAD")
+            except BadResponse as error:
+                self._bad(client, str(error))
                 return
             if head.status >= 200:
                 break
-            if head.status == 101:
-                self._bad(client)  # nobody asked: Upgrade is not passed on
+            if end > self.worker.limits.header_bytes:
+                self._bad(client)
                 return
-            if client.head.http11:
-                client.write(data[:end] if rewritten is None else rewritten)
+            if head.status == 101:
+                if client.wants_upgrade(head):
+                    self.client = None
+                    client.tunnel(self, head, data[end:])
+                else:
+                    self._bad(client, "101 that nobody asked for")
+                return
+            client.write_interim(head)
             data = data[end:]
             if not data:
                 return
-        self._response(client, data, end, cut_start, cut_end, rewritten)
+        client.response_started = True
+        if len(data) - end == head.content_length and client.plain and not client.close_after:
+            # The usual: all of it is here, and nothing is to be added.
+            client.write(head.out + data[end:] if head.changed else data)
+            client.response_done(head.keep_alive)
+            return
+        self._response(client, head, data, end)
 
     # The response
 
-    def _response(
-        self,
-        client: ClientConnection,
-        data: bytes,
-        end: int,
-        cut_start: int,
-        cut_end: int,
-        rewritten: bytes | None,
-    ) -> None:
+    def _response(self, client: Exchange, head: ResponseHead, data: bytes, end: int) -> None:
         """Pass on a head, and what came of the body with it."""
-        head = self.head
+        if end > self.worker.limits.header_bytes:
+            client.response_started = False
+            self._bad(client)
+            return
         length = head.content_length
-        client.response_started = True
+        self.in_body = True
         if head.chunked:
             self.chunks = ChunkScanner()
-        elif length < 0:
-            client.close_after = True
-        if not client.plain or client.close_after:
-            # HTTP/1.0, or the connection ends after this response: the head has to say so.
-            if rewritten is None:
-                rewritten = data[:cut_start] + data[cut_end:end]
-            rewritten = client.adapt_head(rewritten, head.chunked)
-        # Head and body go out in one write: every write is a system call and a packet of its own.
-        came = len(data) - end
-        if not head.chunked and came <= length:
-            if rewritten is None and not cut_end:
-                client.write(data)
-            elif came < _SPLICE:
-                if rewritten is None:
-                    client.write(data[:cut_start] + data[cut_end:])
-                else:
-                    client.write(rewritten + data[end:])
-            else:
-                first = data[:cut_start] + data[cut_end:end] if rewritten is None else rewritten
-                client.write_pieces(first, memoryview(data)[end:])
-            if came == length:
-                client.response_done(head.keep_alive)
-            else:
-                self.in_body = True
-                self.left = length - came
-            return
-        if rewritten is None:
-            rewritten = data[:cut_start] + data[cut_end:end]
-        self.in_body = True
-        self.left = length
-        if length == 0 and not head.chunked:
-            client.write(rewritten)
-            self._finish(client, False)
-        elif came:
-            self._body(client, data[end:], rewritten)
+            if client.dechunk:
+                client.before_dechunking()
         else:
-            client.write(rewritten)
+            self.left = length
+            if length < 0 and client.plain:
+                client.close_after = True  # only a close tells an HTTP/1 client where the body ends
+        if length == 0 and not head.chunked:
+            client.write_head(head, b"")
+            self._finish(client, end == len(data))
+        elif end < len(data):
+            self._body(client, data[end:], head)
+        else:
+            client.write_head(head, b"")
 
-    def _body(self, client: ClientConnection, data: bytes, head: bytes = b"") -> None:
+    def _body(self, client: Exchange, data: bytes, head: ResponseHead | None = None) -> None:
         """Pass on a piece of the body (the first one with its head), and notice its end."""
         chunks = self.chunks
+        piece: bytes | memoryview
         if chunks is not None:
-            payload: list[bytes] | None = None if client.head.http11 else []
+            payload: list[bytes] | None = [] if client.dechunk else None
             try:
                 used = chunks.feed(data, payload)
             except ChunkError:
-                client.response_started = not head  # with the head still here a 502 can be sent
-                self._bad(client)
+                client.response_started = head is None  # with the head still here a 502 can be sent
+                self._bad(client, "chunk")
                 return
-            surplus = used < len(data)
-            if payload is not None:
-                client.write(head + b"".join(payload))
-            elif head:
-                client.write_pieces(head, data[:used] if surplus else data)
-            else:
-                client.write(data[:used] if surplus else data)
-            if chunks.done:
-                self._finish(client, not surplus)
-            return
-        size = len(data)
-        left = self.left
-        if size > left >= 0:
-            data = data[:left]
-        if head:
-            client.write_pieces(head, data)
+            clean = used == len(data)
+            piece = b"".join(payload) if payload is not None else data if clean else data[:used]
+            done = chunks.done
         else:
-            client.write(data)
-        if left >= 0:
-            self.left = left - len(data)
-            if not self.left:
-                self._finish(client, size == left)
+            size = len(data)
+            left = self.left
+            piece = data[:left] if size > left >= 0 else data
+            clean = size == len(piece)
+            if left >= 0:
+                self.left = left = left - len(piece)
+            done = not left
+        if head is not None:
+            client.write_head(head, piece)
+        elif piece:
+            client.write(piece)
+        if done and self.client is client:
+            self._finish(client, clean)
 
-    def _finish(self, client: ClientConnection, clean: bool) -> None:
+    def _finish(self, client: Exchange, clean: bool) -> None:
         """The response is complete; ``clean`` when nothing unasked came behind it."""
         self.in_body = False
         self.chunks = None
         client.response_done(clean and self.head.keep_alive)
 
-    def _bad(self, client: ClientConnection) -> None:
+    def _bad(self, client: Exchange, reason: str = "header_bytes") -> None:
         """The server said something that must not be passed on."""
+        log.debug("%s: bad response: %s", self.upstream.name, reason)
         self.abort()
         client.server_failed(502)
 
@@ -250,7 +225,7 @@ class ServerConnection(asyncio.Protocol):
 
     # For the client side and the worker
 
-    def begin(self, client: ClientConnection, request: bytes) -> None:
+    def begin(self, client: Exchange, request: bytes) -> None:
         """Work for a client: send its request and wait for the answer."""
         self.client = client
         self.deadline = self.worker.now + self.worker.timeouts.server
@@ -258,10 +233,20 @@ class ServerConnection(asyncio.Protocol):
 
     def release(self) -> None:
         """Go back to the pool."""
+        if self.private:
+            self.abort()
+            return
         self.client = None
         self.reused = True
         self.deadline = self.worker.now + self.worker.timeouts.server_idle
         self.upstream.pool.append(self)
+
+    def detach(self) -> asyncio.Transport:
+        """Give the transport away; from now on it is somebody else's to read and close."""
+        self.closed = True
+        self.client = None
+        self.worker.server_connections.discard(self)
+        return self.transport
 
     def abort(self) -> None:
         """Close now, without a word to anybody."""

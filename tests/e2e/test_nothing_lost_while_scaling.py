@@ -44,7 +44,7 @@ async def test_keep_alive_clients_notice_nothing(balancer: StartBalancer, origin
     assert tally.failed == []
     assert tally.connections == CLIENTS
     assert tally.answered > CLIENTS
-    assert running.status()["totals"]["status_2xx"] == tally.answered
+    running.wait("counted", lambda status: status["totals"]["status_2xx"] == tally.answered)
 
 
 async def test_a_killed_worker_loses_only_what_it_held(balancer: StartBalancer, origin: Origin) -> None:

@@ -1,0 +1,251 @@
+"""One request and its response: choosing a server, sending, trying again, counting.
+
+`Exchange` is the part of the client side that does not depend on how the client speaks: an HTTP/1
+connection (`client.py`) is one exchange after the other, an HTTP/2 stream is one of its own.
+A server connection knows its client as an `Exchange`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from pylb.http.request import IDEMPOTENT
+from pylb.http.response import ResponseHead
+from pylb.scoreboard import LATENCY_BUCKETS, Field
+
+if TYPE_CHECKING:
+    from pylb.worker.main import Worker
+    from pylb.worker.pool import Backend, Upstream
+    from pylb.worker.server import ServerConnection
+
+# Plain integers: an enum member costs a lookup and an __index__ call each time.
+_REQUESTS = int(Field.REQUESTS)
+_STATUS = int(Field.STATUS_1XX) - 1
+_LATENCY = int(Field.LATENCY)
+_LAST_BUCKET = LATENCY_BUCKETS - 1
+
+_now_ns = time.monotonic_ns
+
+Endpoint = tuple[str, int]
+
+
+class Exchange:
+    """A request on its way; the same object serves for the next one when that is over."""
+
+    __slots__ = (
+        "worker",
+        "backend",
+        "counters",
+        "closed",
+        # request
+        "method",
+        "outgoing",
+        "replayable",
+        "body_done",
+        "busy",
+        "started_ns",
+        # server
+        "upstream",
+        "server",
+        "connecting",
+        "tried",
+        # response
+        "response_started",
+        "close_after",
+        "plain",
+        "dechunk",
+    )
+
+    def __init__(self, worker: Worker, backend: Backend) -> None:
+        self.worker = worker
+        self.backend = backend
+        self.counters = worker.counters
+        self.closed = False  # the client has gone
+        self.method = b""
+        self.outgoing = b""  # head and first body bytes, kept until the response starts
+        self.replayable = False  # outgoing is the whole request
+        self.body_done = True
+        self.busy = False
+        self.started_ns = 0
+        self.upstream: Upstream | None = None
+        self.server: ServerConnection | None = None
+        self.connecting: asyncio.Task[None] | None = None
+        self.tried: frozenset[int] = frozenset()
+        self.response_started = False
+        self.close_after = False
+        self.plain = True  # HTTP/1.1: a response head that needs no word of ours can pass as it is
+        self.dechunk = False  # the client does not understand chunks
+
+    # What the client side does with it
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send bytes of a response's body to the client."""
+        raise NotImplementedError
+
+    def write_head(self, head: ResponseHead, body: bytes | memoryview) -> None:
+        """Send a response's head, adapted to the client, and what has come of the body with it."""
+        raise NotImplementedError
+
+    def write_interim(self, head: ResponseHead) -> None:
+        """Send a 1xx response."""
+        raise NotImplementedError
+
+    def write_error(self, status: int) -> None:
+        """Send a response of pylb's own."""
+        raise NotImplementedError
+
+    def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
+        """The client's address and port, and those that it connected to, for a PROXY header."""
+        raise NotImplementedError
+
+    def update_reading(self) -> None:
+        """Read from the client only while there is room for what it sends."""
+        raise NotImplementedError
+
+    def over(self, abort: bool) -> None:
+        """What follows when the exchange has ended; with ``abort`` in the middle of a response."""
+        raise NotImplementedError
+
+    def before_dechunking(self) -> None:
+        """A chunked body comes, and the client does not understand chunks."""
+
+    def wants_upgrade(self, head: ResponseHead) -> bool:
+        """Whether the client has asked for the protocol that the server changes to."""
+        return False
+
+    def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
+        """The server has agreed to change the protocol."""
+        raise NotImplementedError
+
+    # To the server
+
+    def send(self, fresh: bool = False) -> None:
+        """Pick a server and give it the request; ``fresh`` on a connection of its own."""
+        index = self.backend.balancer.pick(self.tried)
+        if index is None:
+            self.fail(503)
+            return
+        upstream = self.upstream = self.backend.upstreams[index]
+        upstream.active[upstream.row] += 1
+        upstream.requests += 1
+        pool = upstream.pool
+        if pool and not fresh:
+            server = self.server = pool.pop()
+            server.begin(self, self.outgoing)
+            return
+        self.connecting = self.worker.loop.create_task(self._connect(upstream, index))
+
+    async def _connect(self, upstream: Upstream, index: int) -> None:
+        worker = self.worker
+        try:
+            server = await upstream.connect(worker, worker.timeouts.connect, self)
+        except (OSError, TimeoutError) as error:
+            self.connecting = None
+            upstream.errors += 1
+            self.leave_server()
+            self.tried |= {index}
+            if len(self.tried) <= self.backend.retries and len(self.tried) < len(self.backend.upstreams):
+                self.counters[Field.RETRIES] += 1
+                self.send()
+            else:
+                self.fail(504 if isinstance(error, TimeoutError) else 503)
+            return
+        self.connecting = None
+        self.server = server
+        self.connected(server)
+
+    def connected(self, server: ServerConnection) -> None:
+        """There is a new connection to the server."""
+        server.begin(self, self.outgoing)
+        self.update_reading()
+
+    def leave_server(self) -> None:
+        """Let go of the server, whatever it is doing."""
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        server, self.server = self.server, None
+        if server is not None:
+            server.abort()
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.active[upstream.row] -= 1
+
+    # From the server
+
+    def response_done(self, reusable: bool) -> None:
+        """The last byte of the response was written."""
+        server = self.server
+        assert server is not None
+        self.counters[_STATUS + server.head.status // 100] += 1
+        self.server = None
+        upstream = self.upstream
+        assert upstream is not None
+        upstream.active[upstream.row] -= 1
+        self.upstream = None
+        if reusable and self.body_done and not server.closed:
+            server.release()
+        else:
+            server.abort()
+        self.done()
+
+    def server_lost(self) -> None:
+        """The server's connection ended before its response did."""
+        server = self.server
+        assert server is not None
+        stale = server.reused and not self.response_started and not server.buffer
+        if stale and self.replayable and self.method in IDEMPOTENT:
+            # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
+            self.leave_server()
+            self.counters[Field.RETRIES] += 1
+            self.send(fresh=True)
+        else:
+            self.server_failed(502)
+
+    def server_failed(self, status: int) -> None:
+        """The server gave no usable response; answer with ``status`` if that is still possible."""
+        upstream = self.upstream
+        if upstream is not None:
+            upstream.errors += 1
+        if status == 504:
+            self.counters[Field.TIMEOUTS] += 1
+        self.leave_server()
+        if self.response_started:
+            self.counters[Field.ABORTED] += 1
+            self.done(abort=True)
+        else:
+            self.fail(status)
+
+    def tunnel_over(self) -> None:
+        """Both sides of a tunnel have closed."""
+        self.server = None
+        self.leave_server()
+        self.closed = True
+        self.done()
+
+    # Ends
+
+    def fail(self, status: int) -> None:
+        """Answer the request with an error of pylb's own."""
+        if not self.closed:
+            self.counters[_STATUS + status // 100] += 1
+            self.write_error(status)
+        self.done()
+
+    def done(self, abort: bool = False) -> None:
+        """Count the request and let the client side go on."""
+        counters = self.counters
+        counters[_REQUESTS] += 1
+        bucket = ((_now_ns() - self.started_ns) // 1000).bit_length()
+        counters[_LATENCY + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+        self.busy = False
+        self.outgoing = b""
+        self.over(abort)
+
+
+def endpoint(transport: asyncio.BaseTransport, which: str) -> Endpoint | None:
+    """``peername`` or ``sockname`` as address and port; None for a unix socket."""
+    name = transport.get_extra_info(which)
+    return (name[0], name[1]) if isinstance(name, tuple) else None

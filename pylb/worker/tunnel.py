@@ -1,0 +1,107 @@
+"""Two connections relayed into each other, byte for byte: after an upgrade, and in TCP mode."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+from pylb.scoreboard import Field
+
+if TYPE_CHECKING:
+    from pylb.worker.client import ClientConnection
+    from pylb.worker.main import Worker
+    from pylb.worker.server import ServerConnection
+    from pylb.worker.tcp import TcpConnection
+
+
+class Tunnel:
+    """Takes over both transports of an exchange.
+
+    Each direction ends on its own (half-close), is stopped while its receiver doesn't read, and
+    both end when nothing has moved in either for ``idle`` seconds.
+    """
+
+    def __init__(
+        self, worker: Worker, client: ClientConnection | TcpConnection, server: ServerConnection, idle: float
+    ) -> None:
+        self.worker = worker
+        self.counters = worker.counters
+        self.idle = idle
+        self.deadline = worker.now + idle
+        self._client = client
+        client.deadline = math.inf
+        self._near = _End(self, client.transport, Field.BYTES_IN)
+        self._far = _End(self, server.detach(), None)
+        self._near.peer, self._far.peer = self._far, self._near
+        self._open = 2
+
+    def start(self, from_client: bytes, from_server: bytes) -> None:
+        """Relay, first what has come already."""
+        self.worker.tunnels.add(self)
+        for end, early in ((self._near, from_client), (self._far, from_server)):
+            end.transport.set_protocol(end)
+            if early:
+                end.data_received(early)
+        self._near.transport.resume_reading()
+        if self._client.eof:
+            self._near.eof_received()
+
+    def expire(self) -> None:
+        """Nothing has moved for too long."""
+        self.counters[Field.TIMEOUTS] += 1
+        self._near.transport.abort()
+        self._far.transport.abort()
+
+    def ended(self) -> None:
+        """One of the two connections is gone."""
+        self._open -= 1
+        if not self._open:
+            self.worker.tunnels.discard(self)
+            self._client.tunnel_over()
+            self._client.connection_lost(None)
+
+
+class _End(asyncio.Protocol):
+    """One of the two connections."""
+
+    __slots__ = ("tunnel", "transport", "peer", "eof", "_field")
+
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, field: Field | None) -> None:
+        self.tunnel = tunnel
+        self.transport = transport
+        self.peer: _End = self
+        self.eof = False
+        # Bytes from the client count as in, all others go to it.
+        self._field = int(Field.BYTES_OUT if field is None else field)
+
+    def data_received(self, data: bytes) -> None:
+        tunnel = self.tunnel
+        tunnel.counters[self._field] += len(data)
+        tunnel.deadline = tunnel.worker.now + tunnel.idle
+        self.peer.transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.peer.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.tunnel.deadline = self.tunnel.worker.now + self.tunnel.idle
+        self.peer.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        peer = self.peer
+        if peer.eof or not peer.transport.can_write_eof():
+            # Both directions are done, or (TLS) there is no half-close: what was written still leaves.
+            peer.transport.close()
+            return False
+        if not peer.transport.is_closing():
+            peer.transport.write_eof()
+        return self.transport.can_write_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self.peer.transport.abort()
+        else:
+            self.peer.transport.close()
+        self.tunnel.ended()
