@@ -42,6 +42,8 @@ _BROWSER = [
     "X-Requested-With: XMLHttpRequest",
 ]
 
+_VARIED = Path(__file__).with_name("varied.lua")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -52,12 +54,15 @@ class Case:
     connections: int
     bar: float
     fields: tuple[str, ...] = ()
+    varied: bool = False
+    """Whether target and cookie differ in each request, so that no head is ever seen twice."""
 
 
 CASES = (
     Case("small, 64 keep-alive", "/small", 64, 1.25),
     Case("small, 250 keep-alive", "/small", 250, 1.25),
     Case("12 headers, 64 keep-alive", "/small", 64, 1.5, tuple(_BROWSER)),
+    Case("12 headers, all different", "/small", 64, 1.5, tuple(_BROWSER), varied=True),
     Case("64 KiB, 64 keep-alive", "/64k", 64, 1.0),
     Case("1 MiB, 16 keep-alive", "/1m", 16, 1.0),
     Case("small, new connection each", "/small", 64, 1.7, ("Connection: close",)),
@@ -113,6 +118,8 @@ def turn(case: Case, port: int, pid: int, seconds: int) -> dict[str, Any]:
     command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s"]
     for field in case.fields:
         command += ["-H", field]
+    if case.varied:
+        command += ["-s", str(_VARIED)]
     before = cpu_seconds(pid)
     output = subprocess.run(
         [*command, f"http://127.0.0.1:{port}{case.path}"], capture_output=True, text=True, check=True

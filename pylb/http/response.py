@@ -26,7 +26,7 @@ class BadResponse(Exception):
     """The server's head is malformed or ambiguous; the client gets 502."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ResponseHead:
     """A response head, understood."""
 
