@@ -53,7 +53,7 @@ class HeadLimits:
     header_count: int = 100
 
 
-# The next two are made per request (and shared, so nobody changes them); frozen ones cost three times as much.
+# The next two are made often (and shared, so nobody changes them); frozen ones cost three times as much.
 @dataclass(slots=True)
 class RequestLine:
     """A request line, understood. ``out`` is the line for the server, in origin form."""
