@@ -10,13 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import statistics
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.balancer import Balancer, free_port
+from bench.machine import facts, sentence
 
 console = Console()
 _BROWSER = [
@@ -155,19 +154,6 @@ def measure(case: Case, peers: dict[str, tuple[int, int]], turns: int, seconds: 
     }
 
 
-def machine() -> dict[str, str]:
-    """What this was measured on."""
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    haproxy = subprocess.run(["haproxy", "-v"], capture_output=True, text=True).stdout.split(" 20")[0]
-    return {
-        "cpu": f"{os.cpu_count()} x {model[1] if model else platform.machine()}",
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "haproxy": haproxy.replace("HAProxy version ", ""),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def write(results: list[dict[str, Any]], folder: Path) -> None:
     """JSON, Markdown and PNG."""
     import matplotlib
@@ -176,12 +162,12 @@ def write(results: list[dict[str, Any]], folder: Path) -> None:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    about = machine()
+    about = facts()
     (folder / "hotpath.json").write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n")
     lines = [
         "# CPU per request: a pylb worker beside an HAProxy thread",
         "",
-        "Written by `make bench`. " + "; ".join(f"{key}: {value}" for key, value in about.items()) + ".",
+        f"Written by `make bench`. {sentence(about)}",
         f"Median of {len(results[0]['runs']['pylb'])} turns each, interleaved; in brackets the extremes.",
         "",
         "| case | pylb µs | HAProxy µs | ratio | bar | | pylb req/s | HAProxy req/s |",
