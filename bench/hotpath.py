@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.balancer import Balancer, free_port
-from bench.machine import facts, sentence
+from bench.machine import in_words, machine
 
 console = Console()
 _BROWSER = [
@@ -154,6 +154,12 @@ def measure(case: Case, peers: dict[str, tuple[int, int]], turns: int, seconds: 
     }
 
 
+def haproxy_version() -> str:
+    """As in ``haproxy -v``."""
+    output = subprocess.run(["haproxy", "-v"], capture_output=True, text=True).stdout
+    return output.split(" 20")[0].replace("HAProxy version ", "")
+
+
 def write(results: list[dict[str, Any]], folder: Path) -> None:
     """JSON, Markdown and PNG."""
     import matplotlib
@@ -162,12 +168,12 @@ def write(results: list[dict[str, Any]], folder: Path) -> None:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    about = facts()
+    about = machine() | {"haproxy": haproxy_version()}
     (folder / "hotpath.json").write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n")
     lines = [
         "# CPU per request: a pylb worker beside an HAProxy thread",
         "",
-        f"Written by `make bench`. {sentence(about)}",
+        f"Written by `make bench`. {in_words()}; haproxy: {about['haproxy']}.",
         f"Median of {len(results[0]['runs']['pylb'])} turns each, interleaved; in brackets the extremes.",
         "",
         "| case | pylb µs | HAProxy µs | ratio | bar | | pylb req/s | HAProxy req/s |",
