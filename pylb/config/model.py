@@ -122,7 +122,7 @@ class Tls(Section):
     certificates: str  # a .pem with certificate and key, or a folder of them (or of .crt + .key)
     min_version: Literal["1.2", "1.3"] = "1.2"
     ciphers: str | None = None  # OpenSSL's notation, for TLS 1.2; default: forward secrecy with AEAD only
-    alpn: tuple[Literal["h2", "http/1.1"], ...] = ("http/1.1",)
+    alpn: tuple[Literal["h2", "http/1.1"], ...] = ("h2", "http/1.1")
     client_certificate: Literal["none", "optional", "required"] = "none"
     client_ca: str | None = None  # PEM file of who may issue client certificates
     hsts: float = Field(default=0, ge=0)  # seconds of Strict-Transport-Security; 0 for none
@@ -160,6 +160,7 @@ class Backend(Section):
     servers: tuple[Server, ...] = Field(min_length=1)
     retries: int = Field(default=3, ge=0, le=16)  # connection attempts after the first
     tls: ServerTls | None = None
+    http2: bool = False  # speak HTTP/2 to the servers (with tls: by ALPN; without: by prior knowledge)
     send_proxy: Literal["off", "v1", "v2"] = "off"  # PROXY protocol; each connection then has one client
 
     @field_validator("balance")
@@ -253,6 +254,10 @@ class Config(Section):
                     f"frontends.{frontend.name}.backend: no backend {frontend.backend!r}; "
                     f"defined: {', '.join(backends)}"
                 )
+            if frontend.mode == "tcp":
+                for one in self.backends:
+                    if one.http2 and one.name in (frontend.backend, *frontend.sni.values()):
+                        raise ValueError(f"backends.{one.name}.http2: {frontend.name!r} has mode tcp")
             for name, backend in frontend.sni.items():
                 if backend not in backends:
                     raise ValueError(

@@ -30,13 +30,14 @@ class _At(IntEnum):
 class ChunkScanner:
     """Follows one chunked body."""
 
-    __slots__ = ("_at", "_left", "_line", "_trailers")
+    __slots__ = ("_at", "_left", "_line", "_trailers", "trailers")
 
     def __init__(self) -> None:
         self._at = _At.SIZE
         self._left = 0
         self._line = b""
         self._trailers = 0
+        self.trailers: list[bytes] = []
 
     @property
     def done(self) -> bool:
@@ -102,3 +103,4 @@ class ChunkScanner:
             self._trailers += len(line)
             if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line):
                 raise ChunkError("bad trailer")
+            self.trailers.append(line)

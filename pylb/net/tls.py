@@ -104,10 +104,11 @@ def _listener_context(config: Tls, certificate: Path, key: Path) -> ssl.SSLConte
     return context
 
 
-def client_context(config: ServerTls) -> ssl.SSLContext:
+def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
     """The context for connections to servers; raises as `server_context`."""
     context = ssl.create_default_context(cafile=config.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"] if http2 else ["http/1.1"])
     if not config.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -22,6 +22,7 @@ from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, Exchange, endpoint
+from pylb.worker.http2 import Http2Connection
 from pylb.worker.server import WRITE_BUFFER
 from pylb.worker.tunnel import Tunnel
 
@@ -35,6 +36,7 @@ _CONNECTIONS = int(Field.CONNECTIONS)
 _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 # Pipelined bytes kept while a request is under way; reading stops above it.
 _READ_AHEAD = 65536
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
@@ -85,6 +87,11 @@ class ClientConnection(Exchange, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         worker = self.worker
+        if self.listener.tls:
+            tls = transport.get_extra_info("ssl_object")
+            if tls is not None and tls.selected_alpn_protocol() == "h2":
+                self._become_http2(b"")
+                return
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         worker.clients.add(self)
         self.counters[_CONNECTIONS] += 1
@@ -116,7 +123,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         server = self.server
         if server is not None:
             server.deadline = math.inf
-            server.transport.pause_reading()
+            server.pause_reading()
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -124,7 +131,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         server = self.server
         if server is not None:
             server.deadline = self.worker.now + self.worker.timeouts.server
-            server.transport.resume_reading()
+            server.resume_reading()
         elif self.buffer and not self.busy:
             self.worker.loop.call_soon(self.go_on)
 
@@ -171,7 +178,10 @@ class ClientConnection(Exchange, asyncio.Protocol):
         try:
             outgoing = head.parse(data if end == size else data[:end])
         except Refused as refused:
-            self._refuse(refused)
+            if data.startswith(_HTTP2) and self.head.fields is None:
+                self._become_http2(data)
+            else:
+                self._refuse(refused)
             return
         self.method = head.method
         self.busy = True
@@ -201,6 +211,18 @@ class ClientConnection(Exchange, asyncio.Protocol):
             self._redirect(outgoing)
             return
         self.send()
+
+    def _become_http2(self, data: bytes) -> None:
+        """The client speaks HTTP/2, by prior knowledge (RFC 9113 §3.3) or as agreed in the TLS handshake."""
+        if self in self.worker.clients:
+            self.worker.clients.discard(self)
+            self.counters[_CONNECTIONS] -= 1
+        self.closed = True
+        connection = Http2Connection(self.worker, self.listener, self.peer)
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        if data:
+            connection.data_received(data)
 
     def _redirect(self, outgoing: bytes) -> None:
         """The same place, by https."""
@@ -268,7 +290,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         if server is not None:
             self.replayable = False
             server.deadline = self.worker.now + self.worker.timeouts.server
-            server.transport.write(data)
+            server.write(data)
         else:
             self.outgoing += data  # still connecting; bounded by update_reading
             self.replayable = self.body_done

@@ -16,6 +16,7 @@ from pylb.http.response import ResponseHead
 from pylb.scoreboard import LATENCY_BUCKETS, Field
 
 if TYPE_CHECKING:
+    from pylb.worker.http2server import Http2ServerStream
     from pylb.worker.main import Worker
     from pylb.worker.pool import Backend, Upstream
     from pylb.worker.server import ServerConnection
@@ -56,6 +57,7 @@ class Exchange:
         "close_after",
         "plain",
         "dechunk",
+        "trailer_lines",
     )
 
     def __init__(self, worker: Worker, backend: Backend) -> None:
@@ -70,13 +72,14 @@ class Exchange:
         self.busy = False
         self.started_ns = 0
         self.upstream: Upstream | None = None
-        self.server: ServerConnection | None = None
+        self.server: ServerConnection | Http2ServerStream | None = None
         self.connecting: asyncio.Task[None] | None = None
         self.tried: frozenset[int] = frozenset()
         self.response_started = False
         self.close_after = False
         self.plain = True  # HTTP/1.1: a response head that needs no word of ours can pass as it is
         self.dechunk = False  # the client does not understand chunks
+        self.trailer_lines: list[bytes] = []
 
     # What the client side does with it
 
@@ -91,6 +94,10 @@ class Exchange:
     def write_interim(self, head: ResponseHead) -> None:
         """Send a 1xx response."""
         raise NotImplementedError
+
+    def write_trailers(self, lines: list[bytes]) -> None:
+        """The trailer fields of a body that was not passed on in chunks, before the response is done."""
+        self.trailer_lines = lines
 
     def write_error(self, status: int) -> None:
         """Send a response of pylb's own."""
@@ -156,7 +163,7 @@ class Exchange:
         self.server = server
         self.connected(server)
 
-    def connected(self, server: ServerConnection) -> None:
+    def connected(self, server: ServerConnection | Http2ServerStream) -> None:
         """There is a new connection to the server."""
         server.begin(self, self.outgoing)
         self.update_reading()
@@ -242,6 +249,8 @@ class Exchange:
         counters[_LATENCY + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
         self.busy = False
         self.outgoing = b""
+        if self.trailer_lines:
+            self.trailer_lines = []
         self.over(abort)
 
 

@@ -18,6 +18,7 @@ from pylb.log import log
 from pylb.net import channel
 from pylb.scoreboard import Field
 from pylb.worker.client import ClientConnection
+from pylb.worker.http2 import Http2Connection
 from pylb.worker.tcp import TcpConnection
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class HandOver:
         if self._targets is None:
             self._worker.moves = False
 
-    def offer(self, client: ClientConnection | TcpConnection) -> None:
+    def offer(self, client: ClientConnection | TcpConnection | Http2Connection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
         if not isinstance(client, ClientConnection) or client.busy or client.closed or client.moving:
             return

@@ -29,6 +29,8 @@ from pylb.scoreboard import REASONS, Field, State
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
 from pylb.worker.handover import HandOver
+from pylb.worker.http2 import Http2Connection
+from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
 from pylb.worker.proxied import ProxiedServer
@@ -56,8 +58,8 @@ class Worker:
         self.limits = limits
         self.head_limits = HeadLimits(limits.line_bytes, limits.header_bytes, limits.header_count)
         self.now = time.monotonic()
-        self.clients: set[ClientConnection | TcpConnection] = set()
-        self.server_connections: set[ServerConnection] = set()
+        self.clients: set[ClientConnection | TcpConnection | Http2Connection] = set()
+        self.server_connections: set[ServerConnection | Http2Upstream | Http2ServerStream] = set()
         self.tunnels: set[Tunnel] = set()
         self.moves = False  # whether connections are wanted elsewhere
         self.leaving = False  # told to retire

@@ -14,6 +14,7 @@ from pylb.config.model import Server as ServerConfig
 from pylb.net.proxyprotocol import build_v1, build_v2
 from pylb.net.tls import client_context
 from pylb.scoreboard import Scoreboard, ServerField
+from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.server import ServerConnection
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Upstream:
         context: ssl.SSLContext | None = None,
         server_name: str | None = None,
         send_proxy: str = "off",
+        http2: bool = False,
     ) -> None:
         self.name = config.name
         self.address = config.address
@@ -48,13 +50,17 @@ class Upstream:
         self._context = context
         self._server_name = server_name or config.address.host
         self._send_proxy = send_proxy
+        self._http2 = http2
+        self.multiplexed: list[Http2Upstream] = []
 
     def flush(self) -> None:
         """Write the counters to the scoreboard."""
         self._requests[self.row] = self.requests
         self._errors[self.row] = self.errors
 
-    async def connect(self, worker: Worker, timeout: float, exchange: Exchange) -> ServerConnection:
+    async def connect(
+        self, worker: Worker, timeout: float, exchange: Exchange
+    ) -> ServerConnection | Http2ServerStream:
         """A new connection.
 
         Raises:
@@ -62,9 +68,14 @@ class Upstream:
             TimeoutError: not accepted within ``timeout`` seconds.
         """
 
-        def protocol() -> ServerConnection:
+        def protocol() -> ServerConnection | Http2Upstream:
+            if self._http2:
+                return Http2Upstream(worker, self, b"http" if self._context is None else b"https")
             return ServerConnection(worker, self, self._send_proxy != "off")
 
+        for multiplexed in self.multiplexed:
+            if multiplexed.free:
+                return Http2ServerStream(multiplexed)
         loop = worker.loop
         address = self.address
         tls: dict[str, Any] = {}
@@ -78,6 +89,16 @@ class Upstream:
                 _, connection = await loop.create_unix_connection(protocol, address.path, **tls)
             else:
                 _, connection = await loop.create_connection(protocol, address.host, address.port, **tls)
+        if isinstance(connection, Http2Upstream):
+            tls_object = connection.transport.get_extra_info("ssl_object")
+            if tls_object is not None and tls_object.selected_alpn_protocol() != "h2":
+                connection.transport.close()
+                raise OSError("the server does not speak HTTP/2")
+            if self._send_proxy == "off":
+                self.multiplexed.append(connection)
+            else:
+                connection.leaving = True  # announced as one client's: one stream
+            return Http2ServerStream(connection)
         return connection
 
     async def _announce(self, loop: asyncio.AbstractEventLoop, exchange: Exchange) -> socket.socket:
@@ -115,10 +136,10 @@ class Backend:
     ) -> None:
         self.name = config.name
         self.retries = config.retries
-        context = client_context(config.tls) if config.tls is not None else None
+        context = client_context(config.tls, config.http2) if config.tls is not None else None
         name = config.tls.name if config.tls is not None else None
         self.upstreams = [
-            Upstream(server, board, index_of(server), row, context, name, config.send_proxy)
+            Upstream(server, board, index_of(server), row, context, name, config.send_proxy, config.http2)
             for server in config.servers
         ]
         columns = [upstream.active for upstream in self.upstreams]

@@ -190,6 +190,8 @@ class ServerConnection(asyncio.Protocol):
             client.write_head(head, piece)
         elif piece:
             client.write(piece)
+        if done and chunks is not None and chunks.trailers:
+            client.write_trailers(chunks.trailers)
         if done and self.client is client:
             self._finish(client, clean)
 
@@ -240,6 +242,18 @@ class ServerConnection(asyncio.Protocol):
         self.reused = True
         self.deadline = self.worker.now + self.worker.timeouts.server_idle
         self.upstream.pool.append(self)
+
+    def write(self, data: bytes) -> None:
+        """Send a further piece of the request."""
+        self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        """The client doesn't take what comes."""
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The client takes more."""
+        self.transport.resume_reading()
 
     def detach(self) -> asyncio.Transport:
         """Give the transport away; from now on it is somebody else's to read and close."""

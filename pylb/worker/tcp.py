@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from pylb.net.clienthello import NotTls, server_name
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, Exchange, endpoint
-from pylb.worker.server import WRITE_BUFFER
+from pylb.worker.server import WRITE_BUFFER, ServerConnection
 from pylb.worker.tunnel import Tunnel
 
 if TYPE_CHECKING:
+    from pylb.worker.http2server import Http2ServerStream
     from pylb.worker.listener import Listener, Peer
     from pylb.worker.main import Worker
-    from pylb.worker.server import ServerConnection
 
 _READ_AHEAD = 65536
 
@@ -84,7 +84,8 @@ class TcpConnection(Exchange, asyncio.Protocol):
         self.deadline = math.inf
         self.send(fresh=True)
 
-    def connected(self, server: ServerConnection) -> None:
+    def connected(self, server: ServerConnection | Http2ServerStream) -> None:
+        assert isinstance(server, ServerConnection)  # the model refuses http2 here
         early, self.outgoing = self.outgoing, b""
         Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, b"")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from pylb.scoreboard import Field
 
 if TYPE_CHECKING:
     from pylb.worker.client import ClientConnection
+    from pylb.worker.http2 import Http2Stream
     from pylb.worker.main import Worker
     from pylb.worker.server import ServerConnection
     from pylb.worker.tcp import TcpConnection
+
+    Tunnelled: TypeAlias = ClientConnection | TcpConnection | Http2Stream
 
 
 class Tunnel:
@@ -23,7 +26,7 @@ class Tunnel:
     """
 
     def __init__(
-        self, worker: Worker, client: ClientConnection | TcpConnection, server: ServerConnection, idle: float
+        self, worker: Worker, client: Tunnelled, server: ServerConnection, idle: float
     ) -> None:
         self.worker = worker
         self.counters = worker.counters
