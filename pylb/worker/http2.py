@@ -308,6 +308,7 @@ class Http2Stream(Exchange):
         "queue",
         "queued",
         "ending",
+        "ended",
         "trailers",
         "paused_server",
         "tunnelled",
@@ -328,7 +329,8 @@ class Http2Stream(Exchange):
         self.received_bytes = 0
         self.queue: list[bytes] = []  # of the response, waiting for the client's window
         self.queued = 0
-        self.ending = False
+        self.ending = False  # nothing more will be put in the queue
+        self.ended = False  # the client knows
         self.trailers: list[tuple[bytes, bytes]] = []
         self.paused_server = False
         self.tunnelled: StreamTransport | None = None
@@ -425,16 +427,18 @@ class Http2Stream(Exchange):
         if extra:
             name, _, value = extra.rstrip().partition(b": ")
             headers.append((name.lower(), value))
-        self._headers(headers)
+        # In one frame where there is no body: gRPC reads such a head as its trailers.
+        self.ended = not head.content_length and not head.chunked
+        self._headers(headers, self.ended)
         if body:
             self.write(body)
 
     def write_interim(self, head: ResponseHead) -> None:
         self._headers(response_to_http2(head.out))
 
-    def _headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def _headers(self, headers: list[tuple[bytes, bytes]], end: bool = False) -> None:
         try:
-            self.connection.h2.send_headers(self.number, headers)
+            self.connection.h2.send_headers(self.number, headers, end_stream=end)
         except h2.exceptions.H2Error:
             self.abandon(h2.errors.ErrorCodes.INTERNAL_ERROR)
             return
@@ -503,7 +507,9 @@ class Http2Stream(Exchange):
             self.tunnelled.pushed()
 
     def _end(self) -> None:
-        if self.trailers:
+        if self.ended:
+            pass
+        elif self.trailers:
             self.connection.h2.send_headers(self.number, self.trailers, end_stream=True)
         else:
             self.connection.h2.end_stream(self.number)
