@@ -1,10 +1,9 @@
-"""``python -m bench.nothing_lost``: is every request answered while workers come, go, reload and die (I1, I2)?
+"""``python -m bench.nothing_lost``: is every request answered while workers come, go and die (I1, I2)?
 
 (a) 250 keep-alive clients send without pause while the workers go 1, 2, 4, 1, 2, are reloaded (SIGHUP), and
 one of them is killed (SIGKILL). Nothing may fail but what the killed worker held, and after each growth the
 busiest worker must hold at most 1.25 times the mean number of connections within a second of the order.
-(b) 60,000 requests, each on a connection of its own, 250 at a time, while the workers are scaled up and down.
-Clients, server and balancer are processes of their own on 127.0.0.1. Exit code 1 when a promise is broken.
+(b) 60,000 requests, each on a connection of its own, 250 at a time, while workers are scaled up and down.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from itertools import cycle
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -28,36 +26,31 @@ from typing import Any
 
 import uvloop
 from rich.console import Console
-from rich.progress import Progress
 
 from bench.balancer import Balancer
-from bench.clients import connection_per_request, keep_alive_clients
+from bench.clients import Tally, connection_per_request, keep_alive_clients
 from bench.machine import in_words, machine
 
 console = Console()
 LEVEL = 1.25  # the busiest worker's connections over the mean
 LEVEL_SECONDS = 1.0  # from the order to grow
+HOLD_SECONDS = 2.0  # between a change and the next
 UNANSWERED_SECONDS = 10.0  # a request under way for so long after the end is lost
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 128\r\n\r\n" + b"x" * 128
 _spawn = multiprocessing.get_context("spawn")
 
 
-class _Answers(asyncio.Protocol):
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """The server: the same answer to every request."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._rest = b""
-
-    def data_received(self, data: bytes) -> None:
-        *heads, self._rest = (self._rest + data).split(b"\r\n\r\n")
-        self._transport.write(_ANSWER * len(heads))
+    with suppress(EOFError, OSError):
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(_ANSWER)
+    writer.close()
 
 
 def _serve(pipe: Connection[Any, Any]) -> None:
     async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(_Answers, "127.0.0.1", 0, backlog=4096)
+        server = await asyncio.start_server(_answer, "127.0.0.1", 0, backlog=4096)
         pipe.send(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
@@ -65,22 +58,30 @@ def _serve(pipe: Connection[Any, Any]) -> None:
 
 
 @contextmanager
-def origin() -> Iterator[str]:
-    """The address of a server in a process of its own."""
+def child(run: Callable[..., None], *arguments: object) -> Iterator[Connection[Any, Any]]:
+    """A process that runs ``run(*arguments, pipe)``, and our end of the pipe; it ends with the block."""
     ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
+    process = _spawn.Process(target=run, args=(*arguments, theirs), daemon=True)
     process.start()
     try:
-        yield f"127.0.0.1:{ours.recv()}"
+        yield ours
     finally:
         process.terminate()
         process.join()
 
 
+@contextmanager
+def origin() -> Iterator[str]:
+    """The address of a server in a process of its own."""
+    with child(_serve) as pipe:
+        yield f"127.0.0.1:{pipe.recv()}"
+
+
 @dataclass
 class Clients:
-    """What the clients saw; a failure is its monotonic time in seconds and what went wrong."""
+    """What the keep-alive clients saw; a failure is its time (monotonic seconds) and what went wrong."""
 
+    clients: int
     answered: int = 0
     connections: int = 0
     unanswered: int = 0
@@ -91,7 +92,7 @@ def _keep_alive(port: int, clients: int, ends: Event, pipe: Connection[Any, Any]
     """Clients that send without pause and connect again after a failure, until ``ends``."""
 
     async def main() -> None:
-        seen = Clients()
+        seen = Clients(clients)
         stop = asyncio.Event()
 
         async def client() -> None:
@@ -107,10 +108,7 @@ def _keep_alive(port: int, clients: int, ends: Event, pipe: Connection[Any, Any]
         while not ends.is_set():
             await asyncio.sleep(0.05)
         stop.set()
-        _, late = await asyncio.wait(tasks, timeout=UNANSWERED_SECONDS)
-        seen.unanswered = len(late)
-        for task in late:
-            task.cancel()
+        seen.unanswered = len((await asyncio.wait(tasks, timeout=UNANSWERED_SECONDS))[1])
         pipe.send(seen)
 
     uvloop.run(main())
@@ -126,78 +124,61 @@ class Step:
 
     name: str
     began: float  # monotonic seconds
-    level_after: float | None = None  # seconds, after growth
+    level_after: float = 0.0  # seconds from the order to grow
     may_fail: int = 0  # connections that a killed worker held
     failed: int = 0
     requests: int = 0  # by the balancer's own count
 
 
-def _connections(status: dict[str, Any]) -> list[int]:
-    return [worker["connections"] for worker in status["workers"] if worker["state"] == "serving"]
-
-
-def _level(status: dict[str, Any], workers: int, clients: int) -> bool:
-    held = _connections(status)
-    return len(held) == workers and sum(held) == clients and max(held) <= LEVEL * clients / workers
-
-
-def keep_alive(balancer: Balancer, clients: int, rounds: int, hold: float) -> tuple[list[Step], Clients]:
-    """Part (a); ``hold`` is how many seconds are waited after each change."""
-    ends = _spawn.Event()
-    ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_keep_alive, args=(balancer.port, clients, ends, theirs), daemon=True)
-    process.start()
+def keep_alive(balancer: Balancer, clients: int, rounds: int) -> tuple[list[Step], Clients]:
+    """Part (a)."""
     steps: list[Step] = []
 
-    def step(name: str, change: Callable[[Step], None]) -> None:
+    @contextmanager
+    def step(name: str) -> Iterator[Step]:
         before = balancer.status()["totals"]["requests"]
         now = Step(name, time.monotonic())
         steps.append(now)
-        change(now)
-        time.sleep(hold)
+        yield now
+        time.sleep(HOLD_SECONDS)
         now.requests = balancer.status()["totals"]["requests"] - before
-        level = "" if now.level_after is None else f", level after {now.level_after:.2f} s"
-        console.log(f"{name}: {now.requests} requests{level}")
+        console.log(f"{name}: {now.requests} requests, level after {now.level_after:.2f} s")
 
-    def scale(count: int) -> Callable[[Step], None]:
-        def change(now: Step) -> None:
-            grows = count > len(balancer.workers())
-            balancer.scale(count)
-            balancer.wait("level", lambda status: _level(status, count, clients))
-            now.level_after = time.monotonic() - now.began if grows else None
+    def level(workers: int, without: int = 0) -> None:
+        """Wait until all clients are connected and spread; ``without`` is a pid that must be gone."""
 
-        return change
+        def so(status: dict[str, Any]) -> bool:
+            held = {w["pid"]: w["connections"] for w in status["workers"] if w["state"] == "serving"}
+            good = len(held) == workers and without not in held and sum(held.values()) == clients
+            return good and max(held.values()) <= LEVEL * clients / workers
 
-    def reload(now: Step) -> None:
-        generation = balancer.status()["generation"]
-        balancer.signal(signal.SIGHUP)
-        balancer.wait(
-            "reloaded", lambda s: {worker["generation"] for worker in s["workers"]} == {generation + 1}
-        )
+        balancer.wait("level", so)
 
-    def kill(now: Step) -> None:
-        workers = balancer.workers()
-        now.may_fail = workers[-1]["connections"]
-        os.kill(workers[-1]["pid"], signal.SIGKILL)
-        pids = {worker["pid"] for worker in workers[:-1]}
-        balancer.wait("a successor", lambda s: len({w["pid"] for w in s["workers"]} - pids) == 1 and
-                      workers[-1]["pid"] not in {w["pid"] for w in s["workers"]})  # fmt: skip
-        balancer.wait("all connected again", lambda status: sum(_connections(status)) == clients)
-
-    try:
-        balancer.wait("all connected", lambda status: sum(_connections(status)) == clients)
-        with Progress(console=console, transient=True) as progress:
-            for number in progress.track(range(1, rounds + 1), description="keep-alive clients"):
-                for was, count in ((1, 2), (2, 4), (4, 1), (1, 2)):
-                    step(f"round {number}: {was} to {count} workers", scale(count))
-                step(f"round {number}: SIGHUP with 2 workers", reload)
-                step(f"round {number}: SIGKILL of one of 2 workers", kill)
-                step(f"round {number}: 2 to 1 workers", scale(1))
+    ends = _spawn.Event()
+    with child(_keep_alive, balancer.port, clients, ends) as pipe:
+        level(1)
+        for number in range(1, rounds + 1):
+            for was, count in ((1, 2), (2, 4), (4, 1), (1, 2)):
+                with step(f"round {number}: {was} to {count} workers") as now:
+                    balancer.scale(count)
+                    level(count)
+                    now.level_after = time.monotonic() - now.began if count > was else 0.0
+            with step(f"round {number}: SIGHUP with 2 workers"):
+                old = balancer.status()["generation"]
+                balancer.signal(signal.SIGHUP)
+                balancer.wait("reloaded", lambda s, old=old: s["generation"] > old)  # type: ignore[misc]
+                balancer.wait_workers(2)
+                level(2)
+            with step(f"round {number}: SIGKILL of one of 2 workers") as now:
+                victim = balancer.workers()[-1]
+                now.may_fail = victim["connections"]
+                os.kill(victim["pid"], signal.SIGKILL)
+                level(2, without=victim["pid"])
+            with step(f"round {number}: 2 to 1 workers"):
+                balancer.scale(1)
+                level(1)
         ends.set()
-        seen: Clients = ours.recv()
-    finally:
-        process.terminate()
-        process.join()
+        seen: Clients = pipe.recv()
     for at, _ in seen.failures:
         [now for now in steps if now.began <= at][-1].failed += 1
     return steps, seen
@@ -205,81 +186,52 @@ def keep_alive(balancer: Balancer, clients: int, rounds: int, hold: float) -> tu
 
 def new_connections(balancer: Balancer, requests: int, clients: int) -> dict[str, Any]:
     """Part (b)."""
-    ours, theirs = _spawn.Pipe()
     began = time.monotonic()
-    before = balancer.status()["totals"]["accepted"]
-    process = _spawn.Process(
-        target=_connect_each, args=(balancer.port, requests, clients, theirs), daemon=True
-    )
-    process.start()
     scalings = 0
-    try:
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("a connection per request", total=requests)
-            for count in cycle((3, 2, 4, 1)):
-                if ours.poll(0.3):
-                    break
-                balancer.scale(count)
-                scalings += 1
-                progress.update(bar, completed=balancer.status()["totals"]["accepted"] - before)
-        tally = ours.recv()
-    finally:
-        process.terminate()
-        process.join()
-    return {
-        "requests": requests, "answered": tally.answered, "connections": tally.connections,
-        "failed": tally.failed, "scalings": scalings, "seconds": time.monotonic() - began,
-    }  # fmt: skip
+    with child(_connect_each, balancer.port, requests, clients) as pipe, console.status("new connections"):
+        while not pipe.poll(0.1):
+            balancer.scale((3, 2, 4, 1)[scalings % 4])
+            scalings += 1
+        tally: Tally = pipe.recv()
+    return asdict(tally) | dict(requests=requests, scalings=scalings, seconds=time.monotonic() - began)
 
 
-def broken(steps: list[Step], seen: Clients, each: dict[str, Any]) -> list[str]:
-    """The promises that were not kept, in words."""
+def write(folder: Path, steps: list[Step], seen: Clients, each: dict[str, Any]) -> list[str]:
+    """JSON and Markdown; gives the broken promises in words."""
     wrong = [f"{s.name}: {s.failed} failed, {s.may_fail} may" for s in steps if s.failed > s.may_fail]
-    for s in steps:
-        if s.level_after is not None and s.level_after > LEVEL_SECONDS:
-            wrong.append(f"{s.name}: level after {s.level_after:.2f} s, bar {LEVEL_SECONDS} s")
-    if seen.unanswered:
-        wrong.append(f"{seen.unanswered} requests were never answered")
+    wrong += [f"{s.name}: level after {s.level_after:.2f} s" for s in steps if s.level_after > LEVEL_SECONDS]
+    wrong += [f"{seen.unanswered} requests were never answered"] * bool(seen.unanswered)
     if each["failed"] or each["answered"] != each["requests"]:
         wrong.append(f"new connections: {each['answered']} of {each['requests']} answered")
-    return wrong
-
-
-def write(folder: Path, steps: list[Step], seen: Clients, each: dict[str, Any], wrong: list[str]) -> None:
-    """JSON and Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"machine": machine(), "broken": wrong, "steps": [asdict(step) for step in steps],
-              "keep_alive": asdict(seen), "new_connections": each}  # fmt: skip
-    (folder / "nothing_lost.json").write_text(json.dumps(record, indent=1) + "\n")
-    clients = seen.connections - len(seen.failures)
+    record = dict(machine=machine(), broken=wrong, steps=[asdict(step) for step in steps])
+    record |= dict(keep_alive=asdict(seen), new_connections=each)
     lines = [
         "# Nothing lost while workers come, go, reload and die", "",
         f"Written by `python -m bench.nothing_lost`. {in_words()}.", "",
-        f"**{'All promises held.' if not wrong else 'Broken: ' + '; '.join(wrong)}**", "",
-        f"## {clients} keep-alive clients that send without pause", "",
+        f"**{'Broken: ' + '; '.join(wrong) if wrong else 'All promises held.'}**", "",
+        f"## {seen.clients} keep-alive clients that send without pause", "",
         f"{seen.answered} answered, {len(seen.failures)} failed, {seen.unanswered} unanswered at the end, "
-        f"{seen.connections - clients} reconnects. A killed worker's own connections may fail, nothing else; "
-        f"level: the busiest worker holds at most {LEVEL} times the mean, at most {LEVEL_SECONDS} s after "
-        "the order to grow.", "",
+        f"{seen.connections - seen.clients} reconnects. A killed worker's own connections may fail, nothing "
+        f"else. Level: the busiest worker holds at most {LEVEL} times the mean of connections, at most "
+        f"{LEVEL_SECONDS} s after the order to grow.", "",
         "| step | requests | level after | failed | may fail |", "|---|---|---|---|---|",
-        *(f"| {s.name} | {s.requests} | {'' if s.level_after is None else f'{s.level_after:.2f} s'} | "
-          f"{s.failed} | {s.may_fail} |" for s in steps), "",
-        "Failures as the clients saw them: "
-        + (", ".join(sorted({text for _, text in seen.failures})) or "none") + ".", "",
+        *(f"| {s.name} | {s.requests} | {f'{s.level_after:.2f} s' if s.level_after else ''} | {s.failed} | "
+          f"{s.may_fail} |" for s in steps), "",
+        f"Failures as the clients saw them: {'; '.join({text for _, text in seen.failures}) or 'none'}.", "",
         "## A new connection for each request", "",
         f"{each['answered']} of {each['requests']} answered, {len(each['failed'])} failed, in "
-        f"{each['seconds']:.0f} s, in which the number of workers was changed {each['scalings']} times "
-        "(1, 3, 2, 4, 1, …).",
+        f"{each['seconds']:.1f} s; the number of workers was changed {each['scalings']} times meanwhile.",
     ]  # fmt: skip
+    (folder / "nothing_lost.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "nothing_lost.md").write_text("\n".join(lines) + "\n")
     console.print("\n".join(lines), markup=False)
+    return wrong
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3, help="of the keep-alive part")
-    parser.add_argument("--hold", type=float, default=2.0, help="seconds after each change")
     parser.add_argument("--requests", type=int, default=60_000, help="each on a new connection")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
@@ -287,13 +239,11 @@ def main() -> None:
         balancer = Balancer("--workers", "1..4", servers=(server,))
         try:
             balancer.scale(1)
-            steps, seen = keep_alive(balancer, options.clients, options.rounds, options.hold)
+            steps, seen = keep_alive(balancer, options.clients, options.rounds)
             each = new_connections(balancer, options.requests, options.clients)
         finally:
             balancer.stop()
-    wrong = broken(steps, seen, each)
-    write(options.out, steps, seen, each, wrong)
-    sys.exit(1 if wrong else 0)
+    sys.exit(1 if write(options.out, steps, seen, each) else 0)
 
 
 if __name__ == "__main__":
