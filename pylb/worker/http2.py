@@ -311,6 +311,8 @@ class Http2Stream(Exchange):
         "ended",
         "trailers",
         "paused_server",
+        "upgrading",
+        "early",
         "tunnelled",
         "received_bytes",
     )
@@ -333,6 +335,8 @@ class Http2Stream(Exchange):
         self.ended = False  # the client knows
         self.trailers: list[tuple[bytes, bytes]] = []
         self.paused_server = False
+        self.upgrading = False  # an extended CONNECT that is not answered yet
+        self.early = b""  # what the client sent for the tunnel meanwhile
         self.tunnelled: StreamTransport | None = None
 
     # The request
@@ -353,8 +357,8 @@ class Http2Stream(Exchange):
             return
         self.method = head.method
         self.chunked = head.chunked
-        upgrade = head.fields is not None and bool(head.fields.upgrade)
-        self.body_done = ended or upgrade
+        self.upgrading = head.fields is not None and bool(head.fields.upgrade)
+        self.body_done = ended or self.upgrading
         self.outgoing = outgoing
         self.replayable = self.body_done
         if not self.body_done:
@@ -365,6 +369,10 @@ class Http2Stream(Exchange):
         """A piece of the body, and how much of the window it has cost."""
         if self.tunnelled is not None:
             self.tunnelled.received(data, length)
+            return
+        if self.upgrading:
+            self.early += data
+            self.unacknowledged += length  # until there is a tunnel; so at most a window full
             return
         if not self.busy or self.body_done:
             self.connection.acknowledge(self.number, length)
@@ -383,6 +391,8 @@ class Http2Stream(Exchange):
         """The client has said all."""
         if self.tunnelled is not None:
             self.tunnelled.ended()
+        elif self.upgrading:
+            self.eof = True
         elif self.busy and not self.body_done:
             self.body_done = True
             self.deadline = math.inf
@@ -565,7 +575,7 @@ class Http2Stream(Exchange):
     # Extended CONNECT (RFC 8441)
 
     def wants_upgrade(self, head: ResponseHead) -> bool:
-        return b"\r\nUpgrade: " in self.outgoing
+        return self.upgrading
 
     def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
         headers = [
@@ -576,7 +586,9 @@ class Http2Stream(Exchange):
         self._headers([(b":status", b"200"), *headers])
         self.tunnelled = StreamTransport(self)
         self.transport = self.tunnelled
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(b"", rest)
+        early, self.early = self.early, b""
+        self.upgrading = False
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tunnel has ended on both sides."""

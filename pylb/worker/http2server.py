@@ -219,7 +219,7 @@ class Http2ServerStream:
             self.closed = True
             client.server_failed(502)
             return
-        self._request_ended = ended
+        self._request_ended = self._ended = ended
         connection.streams[self.number] = self
         connection.deadline = math.inf
         self.worker.server_connections.add(self)

@@ -18,6 +18,7 @@ class Origin:
         started = threading.Event()
         self.port = 0
         self._stop = asyncio.Event()
+        self._held = asyncio.Event()
 
         async def main() -> None:
             server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=4096)
@@ -37,6 +38,10 @@ class Origin:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def release(self) -> None:
+        """Let the answers to ``/held`` go."""
+        self._loop.call_soon_threadsafe(self._held.set)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -106,6 +111,9 @@ class Origin:
         elif path == "/until-close":
             writer.write(b"HTTP/1.1 200 OK\r\n\r\nuntil the end")
             return False
+        elif path == "/held":
+            await self._held.wait()
+            plain(b"late")
         elif path == "/204":
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif path == "/304":

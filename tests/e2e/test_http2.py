@@ -1,0 +1,379 @@
+"""HTTP/2 at the listener, with a raw client that can also misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
+import h2.settings
+import pytest
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    HeadersFrame,
+    PingFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+from bench.balancer import Balancer, free_port
+from tests.e2e.conftest import StartBalancer
+from tests.e2e.origin import Origin
+
+Fields = list[tuple[str, str]]
+
+
+class Client:
+    """A connection by prior knowledge."""
+
+    def __init__(self, port: int, window: int = 65535) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        config = h2.config.H2Configuration(
+            client_side=True,
+            header_encoding="latin-1",
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+        self.h2 = h2.connection.H2Connection(config)
+        self.h2.local_settings = h2.settings.Settings(
+            client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+        )
+        self.h2.initiate_connection()
+        self.events: list[h2.events.Event] = []
+        self.flush()
+
+    def flush(self) -> None:
+        self.sock.sendall(self.h2.data_to_send())
+
+    def request(
+        self, path: str = "/", *fields: tuple[str, str], method: str = "GET", end: bool = True
+    ) -> int:
+        number = self.h2.get_next_available_stream_id()
+        head: Fields = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)]
+        self.h2.send_headers(number, [*head, *fields], end_stream=end)
+        self.flush()
+        return number
+
+    def receive(self) -> bool:
+        """Read once; False when the balancer has closed."""
+        try:
+            data = self.sock.recv(65536)
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        self.events += self.h2.receive_data(data)
+        with contextlib.suppress(OSError):
+            self.flush()
+        return True
+
+    def answer(self, number: int, credit: bool = True) -> tuple[Fields, bytes, Fields]:
+        """The whole response of a stream: fields, body, trailers."""
+        fields: Fields = []
+        trailers: Fields = []
+        body = b""
+        while True:
+            while self.events:
+                event = self.events.pop(0)
+                if getattr(event, "stream_id", None) != number:
+                    if isinstance(event, h2.events.ConnectionTerminated):
+                        raise ConnectionError(f"GOAWAY {event.error_code}")
+                    continue
+                if isinstance(event, h2.events.ResponseReceived):
+                    fields = event.headers  # type: ignore[assignment]
+                elif isinstance(event, h2.events.TrailersReceived):
+                    trailers = event.headers  # type: ignore[assignment]
+                elif isinstance(event, h2.events.DataReceived):
+                    body += event.data or b""
+                    if credit and event.flow_controlled_length:
+                        self.h2.acknowledge_received_data(event.flow_controlled_length, number)
+                        self.flush()
+                elif isinstance(event, h2.events.StreamReset):
+                    raise ConnectionResetError(f"stream reset {event.error_code}")
+                elif isinstance(event, h2.events.StreamEnded):
+                    return fields, body, trailers
+            if not self.receive():
+                raise EOFError
+
+    def until_closed(self) -> list[int]:
+        """Read to the end; the codes of the GOAWAYs."""
+        while self.receive():
+            pass
+        return [
+            int(event.error_code or 0)
+            for event in self.events
+            if isinstance(event, h2.events.ConnectionTerminated)
+        ]
+
+    def send_raw(self, *frames: Frame) -> None:
+        """Frames of any kind; the balancer may close at any time."""
+        with contextlib.suppress(ConnectionError):
+            self.sock.sendall(b"".join(frame.serialize() for frame in frames))
+
+
+@pytest.fixture
+def running(balancer: StartBalancer, origin: Origin) -> Balancer:
+    return balancer("--workers", "1..2", servers=(origin.address,))
+
+
+@pytest.fixture
+def client(running: Balancer) -> Iterator[Client]:
+    one = Client(running.port)
+    yield one
+    one.sock.close()
+
+
+def nothing_left(running: Balancer, connections: int) -> None:
+    """All that was counted as open is closed."""
+    running.wait(
+        "empty",
+        lambda status: status["totals"]["connections"] == connections
+        and status["totals"]["in_flight"] == 0
+        and all(server["active"] == 0 for server in status["servers"]),
+    )
+
+
+def test_requests_of_all_kinds(client: Client, origin: Origin, running: Balancer) -> None:
+    fields, body, _ = client.answer(client.request("/echo", ("cookie", "a=1"), ("cookie", "b=2")))
+    assert fields[0] == (":status", "200")
+    text = json.loads(body)["head"]
+    assert text.startswith("GET /echo HTTP/1.1\r\nHost: test\r\n")
+    assert "Cookie: a=1; b=2\r\n" in text
+    assert "X-Forwarded-For: 127.0.0.1\r\n" in text
+    fields, body, _ = client.answer(client.request("/", method="HEAD"))
+    assert (fields[0], body) == ((":status", "200"), b"")
+    number = client.request("/echo", ("content-length", "5"), method="POST", end=False)
+    client.h2.send_data(number, b"hello", end_stream=True)
+    client.flush()
+    assert b"hello" in client.answer(number)[1]
+    number = client.request("/echo", method="POST", end=False)
+    client.h2.send_data(number, b"without ")
+    client.h2.send_data(number, b"a length", end_stream=True)
+    client.flush()
+    assert b"without a length" in client.answer(number)[1]
+    nothing_left(running, 1)
+
+
+def test_a_response_waits_for_the_window_of_the_client(running: Balancer) -> None:
+    client = Client(running.port, window=1000)
+    number = client.request("/bytes/300000")
+    _, body, _ = client.answer(number)
+    assert len(body) == 300000
+    client.sock.close()
+    nothing_left(running, 0)
+
+
+def test_many_streams_at_once(client: Client, running: Balancer) -> None:
+    numbers = [client.request("/") for _ in range(80)]
+    seen: set[int] = set()
+    while len(seen) < 80:
+        assert client.receive()
+        for event in client.events:
+            if isinstance(event, h2.events.StreamEnded):
+                seen.add(event.stream_id or 0)
+        client.events.clear()
+    assert seen == set(numbers)
+    nothing_left(running, 1)
+
+
+def test_trailers_of_a_chunked_response(client: Client) -> None:
+    _, body, trailers = client.answer(client.request("/chunked"))
+    assert body
+    assert trailers == [("x-sum", "11")]
+
+
+def test_through_two_balancers_in_http_2(
+    running: Balancer, balancer: StartBalancer, tmp_path: Path
+) -> None:
+    port = free_port()
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
+        f'[[backend]]\nname = "b"\nhttp2 = true\n[[backend.server]]\naddress = "127.0.0.1:{running.port}"\n'
+    )
+    front = balancer("-c", str(file))
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        for path, end in (("/bytes/100000", bytes(100)), ("/chunked", b"x-sum: 11\r\n\r\n")):
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+            data = b""
+            while not data.lower().endswith(end.lower()) or len(data) < 100000 and path != "/chunked":
+                piece = sock.recv(65536)
+                assert piece, data
+                data += piece
+            assert data.startswith(b"HTTP/1.1 200 ")
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 300000\r\n\r\n" + b"u" * 300000)
+        data = sock.recv(65536)
+        assert data.startswith(b"HTTP/1.1 200 ")
+    client = Client(port)
+    number = client.request("/echo", method="POST", end=False)
+    client.h2.send_data(number, b"in both", end_stream=True)
+    client.flush()
+    assert b"in both" in client.answer(number)[1]
+    client.sock.close()
+    nothing_left(front, 0)
+
+
+def test_a_reload_lets_streams_end(client: Client, running: Balancer, origin: Origin) -> None:
+    number = client.request("/held")
+    running.wait("at the server", lambda status: status["servers"][0]["active"] == 1)
+    running.signal(signal.SIGHUP)
+    while not any(isinstance(event, h2.events.ConnectionTerminated) for event in client.events):
+        assert client.receive()
+    goaway = client.events.pop()
+    assert isinstance(goaway, h2.events.ConnectionTerminated)
+    assert (goaway.error_code, goaway.last_stream_id) == (0, number)
+    origin.release()
+    data = b""
+    while piece := client.sock.recv(65536):
+        data += piece
+    # h2 reads nothing after a GOAWAY, so look at the frames: an answer with its end, then the close.
+    assert b"late" in data
+    nothing_left(running, 0)
+
+
+def test_bytes_that_would_split_a_head_are_refused(client: Client, origin: Origin) -> None:
+    for bad in (("x", "a\r\ny: b"), ("x", "a\nb"), ("x\r\ny", "a"), ("x", "\x00"), ("x y", "1"), ("", "1")):
+        attacker = Client(client.sock.getpeername()[1])
+        number = attacker.request("/", bad)
+        with contextlib.suppress(ConnectionError, EOFError):
+            assert attacker.answer(number)[0][0] == (":status", "400")
+        attacker.sock.close()
+    assert origin.heads == []
+    assert client.answer(client.request("/"))[0][0] == (":status", "200")
+
+
+# Attacks. Each must end its own connection and nobody else's.
+
+
+def attacked(running: Balancer, client: Client, attacker: Client) -> None:
+    """The attacker is cut off, and an ordinary client notices nothing."""
+    codes = attacker.until_closed()
+    assert codes == [] or int(h2.errors.ErrorCodes.NO_ERROR) not in codes
+    assert client.answer(client.request("/"))[0][0] == (":status", "200")
+    attacker.sock.close()
+    nothing_left(running, 1)
+    assert running.status()["totals"]["refused"] >= 1
+
+
+def test_rapid_reset(running: Balancer, client: Client) -> None:
+    """CVE-2023-44487."""
+    attacker = Client(running.port)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(2000):
+            number = attacker.h2.get_next_available_stream_id()
+            attacker.h2.send_headers(
+                number,
+                [(":method", "GET"), (":scheme", "http"), (":authority", "t"), (":path", "/held")],
+                end_stream=True,
+            )
+            attacker.h2.reset_stream(number)
+        attacker.flush()
+    attacked(running, client, attacker)
+
+
+def test_a_flood_of_continuation(running: Balancer, client: Client) -> None:
+    """CVE-2024-27316 and its kin."""
+    attacker = Client(running.port)
+    start = HeadersFrame(1)
+    start.data = b"\x82"
+    frames: list[Frame] = [start]
+    for _ in range(10_000):
+        more = ContinuationFrame(1)
+        more.data = b"\x00\x01a\x01b"
+        frames.append(more)
+    attacker.send_raw(*frames)
+    attacked(running, client, attacker)
+
+
+def test_an_hpack_bomb(running: Balancer, client: Client) -> None:
+    """CVE-2016-6581: one long field in the table, then many one-byte references to it."""
+    attacker = Client(running.port)
+    frame = HeadersFrame(1, flags={"END_HEADERS", "END_STREAM"})
+    frame.data = b"\x82\x86\x84\x41\x01t" + b"\x40\x01a\x7f\x81\x1e" + b"v" * 4000 + b"\xbe" * 12000
+    frame.data = frame.data[:16000]
+    attacker.send_raw(frame)
+    attacked(running, client, attacker)
+
+
+@pytest.mark.parametrize("kind", ["ping", "settings", "empty data", "window"])
+def test_a_flood_of_cheap_frames(running: Balancer, client: Client, kind: str) -> None:
+    """CVE-2019-9512, -9515, -9518."""
+    attacker = Client(running.port)
+    if kind == "empty data":
+        attacker.request("/echo", method="POST", end=False)
+    frames: dict[str, Frame] = {
+        "ping": PingFrame(0, b"12345678"),
+        "settings": SettingsFrame(0, {3: 100}),
+        "empty data": DataFrame(1),
+        "window": WindowUpdateFrame(0, 1),
+    }
+    attacker.send_raw(*[frames[kind]] * 20_000)
+    attacked(running, client, attacker)
+
+
+def test_websocket_by_extended_connect(running: Balancer, balancer: StartBalancer) -> None:
+    """RFC 8441: the tunnel is a stream; the server sees an Upgrade."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    heads: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += connection.recv(65536)
+        heads.append(data)
+        connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Accept: x\r\n\r\nearly "
+        )
+        while piece := connection.recv(65536):
+            connection.sendall(piece)
+        connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    tunnelling = balancer("--workers", "1", servers=(f"127.0.0.1:{listener.getsockname()[1]}",))
+    client = Client(tunnelling.port)
+    number = client.h2.get_next_available_stream_id()
+    head = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":authority", "test"),
+        (":path", "/chat"),
+        ("sec-websocket-version", "13"),
+    ]
+    client.h2.send_headers(number, head)
+    client.h2.send_data(number, b"over the stream")
+    client.flush()
+    got = b""
+    while len(got) < 21:
+        assert client.receive()
+        while client.events:
+            event = client.events.pop(0)
+            if isinstance(event, h2.events.ResponseReceived):
+                assert event.headers is not None
+                assert event.headers[0] == (":status", "200")  # type: ignore[comparison-overlap]
+            elif isinstance(event, h2.events.DataReceived):
+                got += event.data or b""
+    assert got == b"early over the stream"
+    client.h2.end_stream(number)
+    client.flush()
+    client.answer(number)
+    thread.join(10)
+    listener.close()
+    assert b"GET /chat HTTP/1.1\r\n" in heads[0]
+    assert b"Upgrade: websocket\r\n" in heads[0]
+    assert b"Sec-WebSocket-Key: " in heads[0]
+    client.sock.close()
+    nothing_left(tunnelling, 0)
