@@ -39,6 +39,7 @@ _BYTES_OUT = int(Field.BYTES_OUT)
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 # Pipelined bytes kept while a request is under way; reading stops above it.
 _READ_AHEAD = 65536
+_RATE_GRACE = 5.0  # seconds before a body's rate counts
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
 
@@ -62,6 +63,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         "movable",
         "body_left",
         "body_bytes",
+        "body_began",
         "chunks",
     )
 
@@ -79,6 +81,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         self.moving = False
         self.movable = not listener.tls  # the keys of a TLS connection can't leave the process
         self.body_left = 0
+        self.body_began = 0.0
         self.body_bytes = 0  # of a chunked body, so far
         self.chunks: ChunkScanner | None = None
 
@@ -247,6 +250,8 @@ class ClientConnection(Exchange, asyncio.Protocol):
             except ChunkError:
                 raise Refused(400, "chunk") from None
             self.body_bytes = used
+            if used > limit > 0:
+                raise Refused(413, "body_bytes")
             self.body_done = scanner.done
         else:
             if limit and head.content_length > limit:
@@ -256,9 +261,21 @@ class ClientConnection(Exchange, asyncio.Protocol):
             self.body_left = head.content_length - used
             self.body_done = not self.body_left
         self.buffer = data[used:]
-        if not self.body_done:
-            self.deadline = self.worker.now + self.worker.timeouts.client
+        self.body_began = self.worker.now
+        self._expect_body()
         return data[:used]
+
+    def _expect_body(self) -> None:
+        """Set the deadline for the next piece of the body."""
+        worker = self.worker
+        if self.body_done:
+            self.deadline = math.inf
+            return
+        self.deadline = worker.now + worker.timeouts.client
+        rate = worker.limits.body_rate
+        if rate:
+            came = self.body_bytes if self.chunks is not None else self.head.content_length - self.body_left
+            self.deadline = min(self.deadline, self.body_began + _RATE_GRACE + came / rate)
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
@@ -283,7 +300,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
                 data, rest = data[: self.body_left], data[self.body_left :]
             self.body_left -= len(data)
             self.body_done = not self.body_left
-        self.deadline = math.inf if self.body_done else self.worker.now + self.worker.timeouts.client
+        self._expect_body()
         if rest:
             self.buffer += rest
         server = self.server

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from pylb.config.model import Frontend
+from pylb.http.errors import Refused, error_response
 from pylb.http.request import RequestHead
 from pylb.net.tls import server_context, subject
 from pylb.worker.client import ClientConnection
@@ -16,6 +17,18 @@ from pylb.worker.tcp import TcpConnection
 if TYPE_CHECKING:
     from pylb.worker.main import Worker
     from pylb.worker.pool import Backend
+
+class Overflow(asyncio.Protocol):
+    """A connection above ``limits.connections``: told so, where that is cheap, and closed."""
+
+    def __init__(self, speak: bool) -> None:
+        self._speak = speak
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._speak:
+            transport.write(error_response(503, True))  # type: ignore[attr-defined]
+        transport.close()
+
 
 Peer = tuple[str, int]
 
@@ -44,8 +57,11 @@ class Listener:
         self._frontend = frontend
         self._trusted = [ipaddress.ip_network(network) for network in frontend.trusted_proxies]
 
-    def protocol(self, peer: Peer | None = None) -> ClientConnection | TcpConnection:
+    def protocol(self, peer: Peer | None = None) -> ClientConnection | TcpConnection | Overflow:
         """The protocol of a new connection; ``peer`` is the client that a PROXY header has told."""
+        if self._worker.full():
+            self._worker.count_refusal(Refused(503, "connections"))
+            return Overflow(self._frontend.mode == "http" and not self.tls)
         if self._frontend.mode == "tcp":
             return TcpConnection(self._worker, self, peer)
         return ClientConnection(self._worker, self, peer)

@@ -65,6 +65,7 @@ class Worker:
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
         self.alone = False
+        self._held_by_others = 0  # client connections of other workers, as of the last tick
         backends = {}
         for backend in config.backends:
 
@@ -94,6 +95,11 @@ class Worker:
         self._ready = False
 
     # For connections
+
+    def full(self) -> bool:
+        """Whether there are as many client connections, over all workers, as there may be."""
+        limit = self.limits.connections
+        return bool(limit) and self.counters[Field.CONNECTIONS] + self._held_by_others >= limit
 
     def count_refusal(self, refused: Refused) -> None:
         """A client's request is not passed on."""
@@ -175,7 +181,7 @@ class Worker:
                 self._accepting[bind, slot] = ProxiedServer(self, listener, sock)
                 continue
 
-            def protocol(listener: Listener = listener) -> ClientConnection | TcpConnection:
+            def protocol(listener: Listener = listener) -> asyncio.Protocol:
                 self.counters[Field.ACCEPTED] += 1
                 return listener.protocol()
 
@@ -259,7 +265,11 @@ class Worker:
         cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.LAG_US] = max(0, int(lag * 1e6))
-        self.alone = len(self.board.live_rows()) == 1
+        rows = self.board.live_rows()
+        self.alone = len(rows) == 1
+        if self.limits.connections:
+            others = (self.board.row(row) for row in rows if row != self.row_index)
+            self._held_by_others = sum(cells[Field.CONNECTIONS] for cells in others)
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
             self.hand_over.forget_quota()

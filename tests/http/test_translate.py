@@ -1,0 +1,114 @@
+"""Heads between HTTP/2 and HTTP/1.1."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pylb.http.errors import Refused
+from pylb.http.flood import Budget
+from pylb.http.request import HeadLimits, RequestHead
+from pylb.http.translate import (
+    request_to_http1,
+    request_to_http2,
+    response_to_http1,
+    response_to_http2,
+    trailers_to_http1,
+    trailers_to_http2,
+)
+
+Header = tuple[bytes, bytes]
+
+START: list[Header] = [
+    (b":method", b"GET"),
+    (b":scheme", b"https"),
+    (b":authority", b"example.org"),
+    (b":path", b"/a?b"),
+]
+names = st.from_regex(rb"x-[a-z0-9]{1,8}", fullmatch=True)
+values = st.from_regex(rb"[!-~]([ -~]{0,20}[!-~])?", fullmatch=True)
+
+
+@given(st.lists(st.tuples(names, values), max_size=8))
+def test_there_and_back(fields: list[Header]) -> None:
+    raw = request_to_http1([*START, *fields], True)
+    assert request_to_http2(raw, b"https") == [
+        (b":method", b"GET"),
+        (b":scheme", b"https"),
+        (b":path", b"/a?b"),
+        (b":authority", b"example.org"),
+        *fields,
+        (b"te", b"trailers"),
+    ]
+    raw = response_to_http1([(b":status", b"200"), *fields], True, True)
+    assert response_to_http2(raw) == [(b":status", b"200"), *fields, (b"content-length", b"0")]
+    assert trailers_to_http2(trailers_to_http1(fields)) == fields
+
+
+@given(st.lists(st.tuples(st.binary(max_size=8), st.binary(max_size=12)), max_size=6), st.booleans())
+def test_whatever_a_client_sends_is_one_request_or_refused(fields: list[Header], ended: bool) -> None:
+    try:
+        raw = request_to_http1([*START, *fields], ended)
+        head = RequestHead(b"192.0.2.1", b"h", b"https", HeadLimits())
+        out = head.parse(raw)
+    except Refused:
+        return
+    assert raw.endswith(b"\r\n\r\n")
+    assert raw.count(b"\r\n\r\n") == 1
+    assert out.startswith(b"GET /a?b HTTP/1.1\r\n")
+    assert out.count(b"\r\n\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [*START[:3], (b":path", b"/a b")],
+        [*START[:3], (b":path", b"a")],
+        [*START[:3], (b":path", b"/\r\nX: y")],
+        [(b":method", b"GET /x"), *START[1:]],
+        [(b":method", b"CONNECT"), *START[1:]],
+        [*START, (b"host", b"other.example")],
+        [*START, (b":path", b"/twice")],
+        [*START, (b"X-Upper", b"1")],
+        [*START, (b"x", b"a\nb")],
+        [*START, (b"x:y", b"a")],
+    ],
+)
+def test_refused(fields: list[Header]) -> None:
+    with pytest.raises(Refused):
+        request_to_http1(fields, True)
+
+
+def test_a_body_of_unknown_length_is_chunked_and_hop_by_hop_fields_go() -> None:
+    raw = request_to_http1([*START, (b"te", b"trailers"), (b"transfer-encoding", b"gzip")], False)
+    assert raw.endswith(b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert b"gzip" not in raw
+    assert b"chunked" not in request_to_http1([*START, (b"content-length", b"3")], False)
+
+
+def test_an_extended_connect_is_an_upgrade() -> None:
+    connect = [(b":method", b"CONNECT"), (b":protocol", b"websocket"), *START[1:]]
+    raw = request_to_http1(connect, False, b"a2V5")
+    assert raw.startswith(b"GET /a?b HTTP/1.1\r\n")
+    assert b"\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a2V5\r\n" in raw
+
+
+def test_a_response_that_ends_later() -> None:
+    fields = [(b":status", b"200")]
+    assert b"transfer-encoding: chunked" in response_to_http1(fields, False, True)
+    assert response_to_http1(fields, False, False) == b"HTTP/1.1 200 \r\n\r\n"
+    with pytest.raises(ValueError, match="control"):
+        response_to_http1([*fields, (b"x", b"a\r\nb: c")], False, True)
+
+
+@given(st.lists(st.floats(0, 5), max_size=60))
+def test_a_budget_is_never_overspent(waits: list[float]) -> None:
+    budget = Budget(burst=10, rate=2)
+    now = 100.0
+    spent = 0
+    for wait in waits:
+        now += wait
+        spent += budget.spend(now)
+    assert spent <= 10 + 2 * (now - 100.0) + 1e-6
+    assert spent >= min(len(waits), 10)
