@@ -16,13 +16,14 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from pylb.http.chunked import ChunkError, ChunkScanner
+from pylb.http.body import RequestBody
 from pylb.http.errors import Refused, error_response, redirect_response
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, Exchange, endpoint
 from pylb.worker.http2 import Http2Connection
+from pylb.worker.lingering import Lingering
 from pylb.worker.server import WRITE_BUFFER
 from pylb.worker.tunnel import Tunnel
 
@@ -39,7 +40,6 @@ _BYTES_OUT = int(Field.BYTES_OUT)
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 # Pipelined bytes kept while a request is under way; reading stops above it.
 _READ_AHEAD = 65536
-_RATE_GRACE = 5.0  # seconds before a body's rate counts
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
 
@@ -61,10 +61,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         "write_paused",
         "moving",
         "movable",
-        "body_left",
-        "body_bytes",
-        "body_began",
-        "chunks",
+        "body",
     )
 
     def __init__(self, worker: Worker, listener: Listener, peer: Peer | None = None) -> None:
@@ -80,10 +77,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         self.write_paused = False
         self.moving = False
         self.movable = not listener.tls  # the keys of a TLS connection can't leave the process
-        self.body_left = 0
-        self.body_began = 0.0
-        self.body_bytes = 0  # of a chunked body, so far
-        self.chunks: ChunkScanner | None = None
+        self.body: RequestBody | None = None
 
     # asyncio's side
 
@@ -242,67 +236,30 @@ class ClientConnection(Exchange, asyncio.Protocol):
     def _body_begins(self, data: bytes) -> bytes:
         """Take from what came with the head that which belongs to the body."""
         head = self.head
-        limit = self.listener.body_bytes
-        if head.chunked:
-            scanner = self.chunks = ChunkScanner()
-            try:
-                used = scanner.feed(data)
-            except ChunkError:
-                raise Refused(400, "chunk") from None
-            self.body_bytes = used
-            if used > limit > 0:
-                raise Refused(413, "body_bytes")
-            self.body_done = scanner.done
-        else:
-            if limit and head.content_length > limit:
-                raise Refused(413, "body_bytes")
-            self.chunks = None
-            used = min(len(data), head.content_length)
-            self.body_left = head.content_length - used
-            self.body_done = not self.body_left
-        self.buffer = data[used:]
-        self.body_began = self.worker.now
-        self._expect_body()
-        return data[:used]
-
-    def _expect_body(self) -> None:
-        """Set the deadline for the next piece of the body."""
         worker = self.worker
-        if self.body_done:
-            self.deadline = math.inf
-            return
-        self.deadline = worker.now + worker.timeouts.client
-        rate = worker.limits.body_rate
-        if rate:
-            came = self.body_bytes if self.chunks is not None else self.head.content_length - self.body_left
-            self.deadline = min(self.deadline, self.body_began + _RATE_GRACE + came / rate)
+        limit = self.listener.body_bytes
+        body = RequestBody(head.chunked, head.content_length, limit, worker.limits.body_rate, worker.now)
+        used = body.feed(data)
+        self.body = body
+        self.body_done = body.done
+        self.buffer = data[used:]
+        self.deadline = body.deadline(worker.now, worker.timeouts.client)
+        return data[:used]
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
-        rest = b""
-        chunks = self.chunks
-        if chunks is not None:
-            try:
-                used = chunks.feed(data)
-                self.body_bytes += used
-                if self.body_bytes > self.listener.body_bytes > 0:
-                    raise Refused(413, "body_bytes")
-            except ChunkError:
-                self._refuse(Refused(400, "chunk"))
-                return
-            except Refused as refused:
-                self._refuse(refused)
-                return
-            data, rest = data[:used], data[used:]
-            self.body_done = chunks.done
-        else:
-            if len(data) > self.body_left:
-                data, rest = data[: self.body_left], data[self.body_left :]
-            self.body_left -= len(data)
-            self.body_done = not self.body_left
-        self._expect_body()
-        if rest:
-            self.buffer += rest
+        body = self.body
+        assert body is not None
+        try:
+            used = body.feed(data)
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        if used < len(data):
+            self.buffer += data[used:]
+            data = data[:used]
+        self.body_done = body.done
+        self.deadline = body.deadline(self.worker.now, self.worker.timeouts.client)
         server = self.server
         if server is not None:
             self.replayable = False
@@ -464,24 +421,3 @@ class ClientConnection(Exchange, asyncio.Protocol):
                 self.transport.resume_reading()
             else:
                 self.transport.pause_reading()
-
-
-class Lingering(asyncio.Protocol):
-    """Takes over a connection that closes while its client may still be sending."""
-
-    SECONDS = 1.0
-
-    def __init__(self, client: ClientConnection) -> None:
-        self._client = client
-        transport = client.transport
-        transport.set_protocol(self)
-        transport.write_eof()
-        if not client.reading:
-            transport.resume_reading()
-        client.worker.loop.call_later(self.SECONDS, transport.abort)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Dropped."""

@@ -10,7 +10,7 @@ from pylb.scoreboard import Field
 
 if TYPE_CHECKING:
     from pylb.worker.client import ClientConnection
-    from pylb.worker.http2 import Http2Stream
+    from pylb.worker.http2stream import Http2Stream
     from pylb.worker.main import Worker
     from pylb.worker.server import ServerConnection
     from pylb.worker.tcp import TcpConnection

@@ -1,0 +1,30 @@
+"""The end of a connection whose client may still be sending (RFC 9112 §9.6)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pylb.worker.client import ClientConnection
+
+
+class Lingering(asyncio.Protocol):
+    """Takes over a connection that closes while its client may still be sending."""
+
+    SECONDS = 1.0
+
+    def __init__(self, client: ClientConnection) -> None:
+        self._client = client
+        transport = client.transport
+        transport.set_protocol(self)
+        transport.write_eof()
+        if not client.reading:
+            transport.resume_reading()
+        client.worker.loop.call_later(self.SECONDS, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._client.connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Dropped."""
