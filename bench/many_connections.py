@@ -1,0 +1,224 @@
+"""``python -m bench.many_connections``: memory before and after 100,000 connections of each kind.
+
+Kinds: HTTP/1.1, TLS, HTTP/2, an upgraded tunnel, TCP mode, and the PROXY protocol. Each connection has one
+request and its answer. A worker's resident memory and descriptors are taken after a warm-up and again after
+the whole number; at the end nothing may be counted as open. Exit code 1 if something stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import shutil
+import ssl
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h2.connection
+import psutil
+import trustme
+import uvloop
+from rich.console import Console
+from rich.progress import track
+
+from bench.balancer import Balancer, free_port
+from bench.machine import in_words, machine
+
+console = Console()
+MIB = 1 << 20
+BAR = 8 * MIB  # of growth after the warm-up
+AT_A_TIME = 100
+_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a client sends, and what shows that the answer has come."""
+
+    name: str
+    frontend: str
+    request: bytes
+    answer: bytes
+    tls: bool = False
+
+
+def _http2_request() -> bytes:
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    head = [(":method", "GET"), (":scheme", "http"), (":authority", "bench"), (":path", "/")]
+    connection.send_headers(1, head, end_stream=True)
+    return connection.data_to_send()
+
+
+_GET = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+_UPGRADE = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+KINDS = (
+    Kind("HTTP/1.1", "http", _GET, b"answered"),
+    Kind("TLS", "tls", _GET, b"answered", tls=True),
+    Kind("HTTP/2", "http", _http2_request(), b"answered"),
+    Kind("upgraded tunnel", "http", _UPGRADE, b"echoed"),
+    Kind("TCP mode", "tcp", _GET, b"answered"),
+    Kind("PROXY protocol", "proxy", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _GET, b"answered"),
+)
+
+
+async def _serve(port: int) -> None:
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if b"\r\nUpgrade: echo" in head:
+                    writer.write(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nechoed")
+                    await reader.read()
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nanswered")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(connection, "127.0.0.1", port, backlog=2048)
+    await server.serve_forever()
+
+
+def _run_server(port: int) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(port))
+
+
+async def _batch(port: int, kind: Kind, count: int, context: ssl.SSLContext) -> int:
+    """``count`` connections, some at a time; gives how many were not answered."""
+    left = iter(range(count))
+    failed = 0
+
+    async def client() -> None:
+        nonlocal failed
+        for _ in left:
+            data = b""
+            try:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, ssl=context if kind.tls else None
+                )
+                writer.write(kind.request)
+                while kind.answer not in data:
+                    piece = await reader.read(65536)
+                    if not piece:
+                        break
+                    data += piece
+                writer.close()
+            except OSError:
+                pass
+            failed += kind.answer not in data
+
+    await asyncio.gather(*(client() for _ in range(AT_A_TIME)))
+    return failed
+
+
+def measure(balancer: Balancer, port: int, kind: Kind, count: int, context: ssl.SSLContext) -> dict[str, Any]:
+    """One kind; bytes of memory."""
+    worker = psutil.Process(balancer.workers()[0]["pid"])
+    failed = 0
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+
+        def run(connections: int, what: str) -> None:
+            nonlocal failed
+            for _ in track(range(connections // _BATCH), f"{kind.name}: {what}"):
+                failed += runner.run(_batch(port, kind, _BATCH, context))
+            balancer.wait(
+                "empty",
+                lambda status: not status["totals"]["connections"]
+                and not status["totals"]["in_flight"]
+                and all(not server["active"] for server in status["servers"]),
+                60,
+            )
+
+        run(2 * _BATCH, "warm-up")
+        before, descriptors = worker.memory_info().rss, worker.num_fds()
+        begin = time.monotonic()
+        run(count, f"{count:,} connections")
+        seconds = time.monotonic() - begin
+    return {
+        "kind": kind.name,
+        "connections": count,
+        "failed": failed,
+        "rss_before": before,
+        "rss_after": worker.memory_info().rss,
+        "descriptors_before": descriptors,
+        "descriptors_after": worker.num_fds(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connections", type=int, default=100_000)
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="pylb-bench-"))
+    ca = trustme.CA()
+    ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "cert.pem")
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    server_port = free_port()
+    server = multiprocessing.Process(target=_run_server, args=(server_port,), daemon=True)
+    server.start()
+    ports = {name: free_port() for name in ("http", "tls", "tcp", "proxy")}
+    more = {
+        "tls": f'tls = {{certificates = "{folder}/cert.pem"}}\n',
+        "tcp": 'mode = "tcp"\n',
+        "proxy": 'accept_proxy = true\ntrusted_proxies = ["127.0.0.0/8"]\n',
+    }
+    text = "workers = {min = 1, max = 1}\n"
+    for name, port in ports.items():
+        text += f'[[frontend]]\nname = "{name}"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
+        text += more.get(name, "")
+    text += f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server_port}"\n'
+    (folder / "pylb.toml").write_text(text)
+    results = []
+    balancer: Balancer | None = None
+    try:
+        balancer = Balancer("-c", str(folder / "pylb.toml"))
+        for kind in KINDS:
+            results.append(measure(balancer, ports[kind.frontend], kind, options.connections, context))
+            console.log(results[-1])
+    finally:
+        if balancer is not None:
+            balancer.stop()
+        server.terminate()
+        server.join()
+        shutil.rmtree(folder, ignore_errors=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "many_connections.json").write_text(
+        json.dumps({"machine": machine(), "results": results}, indent=1) + "\n"
+    )
+    lines = [
+        "# A worker's memory before and after many connections",
+        "",
+        f"Written by `python -m bench.many_connections`. {in_words()}.",
+        "",
+        "| kind | connections | failed | memory before | after | growth | descriptors before | after |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    good = True
+    for one in results:
+        growth = one["rss_after"] - one["rss_before"]
+        # What the pool of server connections holds comes and goes.
+        kept = one["descriptors_after"] - one["descriptors_before"]
+        good = good and not one["failed"] and growth <= BAR and kept <= AT_A_TIME
+        lines.append(
+            f"| {one['kind']} | {one['connections']:,} | {one['failed']} | "
+            f"{one['rss_before'] / MIB:.1f} MiB | "
+            f"{one['rss_after'] / MIB:.1f} MiB | **{growth / MIB:+.1f} MiB** | "
+            f"{one['descriptors_before']} | {one['descriptors_after']} |"
+        )
+    (options.out / "many_connections.md").write_text("\n".join(lines) + "\n")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()
