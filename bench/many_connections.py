@@ -74,7 +74,7 @@ async def _serve(port: int) -> None:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if b"\r\nUpgrade: echo" in head:
-                    writer.write(b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nechoed")
+                    writer.write(b"HTTP/1.1 101 OK\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nechoed")
                     await reader.read()
                     break
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nanswered")

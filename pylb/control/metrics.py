@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from pylb.control import snapshot
 from pylb.control.scaler import Scaler
-from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard
+from pylb.scoreboard import LATENCY_BUCKETS, REASONS, Field, Scoreboard
 
 _COUNTERS = {
     "accepted": "Client connections accepted.",
@@ -20,7 +20,6 @@ _COUNTERS = {
     "retries": "Requests sent again on another connection or server.",
     "bytes_in": "Bytes read from clients.",
     "bytes_out": "Bytes written to clients.",
-    "refused": "Requests refused as malformed or too large.",
     "timeouts": "Client and server timeouts.",
     "aborted": "Requests whose client or server left in the middle.",
 }
@@ -42,6 +41,11 @@ class BoardCollector:
         for status in ("1xx", "2xx", "3xx", "4xx", "5xx"):
             responses.add_metric([status], totals[f"status_{status}"])
         yield responses
+        refused = CounterMetricFamily("pylb_refused", "Requests refused, by reason.", labels=["reason"])
+        for number, reason in enumerate(REASONS, int(Field.REFUSED_FOR)):
+            rows = range(self._board.rows + 1)
+            refused.add_metric([reason], sum(self._board.row(row)[number] for row in rows))
+        yield refused
         yield CounterMetricFamily("pylb_requests", "Requests answered.", value=totals["requests"])
         yield GaugeMetricFamily("pylb_connections", "Open client connections.", value=totals["connections"])
         yield GaugeMetricFamily("pylb_in_flight", "Requests under way.", value=totals["in_flight"])
