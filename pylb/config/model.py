@@ -46,6 +46,7 @@ def _address(value: Any) -> Any:
 
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AddressField = Annotated[Address, BeforeValidator(_address)]
 
 
@@ -73,8 +74,8 @@ class Limits(Section):
     header_bytes: Size = 16 * 1024  # a whole head: 431 for requests, 502 for responses
     line_bytes: Size = 8 * 1024  # request line: 414
     header_count: int = Field(default=100, gt=0)
-    body_bytes: int = Field(default=0, ge=0)  # a request's body: 413; 0 for no limit
-    body_rate: int = Field(default=0, ge=0)  # bytes per second below which a request's body is cut off (408)
+    body_bytes: SizeOrZero = 0  # a request's body: 413; 0 for no limit
+    body_rate: SizeOrZero = 0  # bytes per second below which a request's body is cut off (408)
     connections: int = Field(default=0, ge=0)  # client connections over all workers; 0 for no limit
 
 
@@ -200,7 +201,7 @@ class Frontend(Section):
     accept_proxy: bool = False  # trusted_proxies begin each connection with a PROXY header
     forwarded: bool = False  # send Forwarded (RFC 7239) too
     request_id: bool = False  # send X-Request-ID where the client gave none
-    body_bytes: int | None = Field(default=None, ge=0)  # instead of limits.body_bytes
+    body_bytes: SizeOrZero | None = None  # instead of limits.body_bytes
     sni: dict[str, str] = Field(default_factory=dict)  # tcp: TLS server name (or *.name) to backend
 
     @field_validator("trusted_proxies")
