@@ -68,6 +68,13 @@ class Arbiter:
         self._control_entry = control_entry
         self._real = (worker_entry is _real_worker, control_entry is _real_control)
         slots = max(config.workers.max, len(os.sched_getaffinity(0)))
+        binds = len(binds_of(config))
+        needed = slots * binds + 10 * slots + 64  # listening sockets, inboxes, channels
+        if needed > hard > 0:
+            raise BindError(
+                f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
+                f"is {hard}: raise it or lower workers.max"
+            )
         self.servers: dict[tuple[str, str, str], int] = {}
         count = sum(len(backend.servers) for backend in config.backends)
         self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * count))

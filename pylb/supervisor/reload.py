@@ -62,6 +62,8 @@ class Reload:
         self._last_generation = 1
         self._pending: tuple[Listeners, list[socket.socket], Address, socket.socket] | None = None
         self._old: tuple[Listeners, Address, socket.socket] | None = None
+        self._old_count: tuple[int, int | None] = (1, None)
+        self._again = False
         self.removed: list[socket.socket] = []
         """Sockets of binds that the new configuration hasn't; new workers close their copies."""
         self.result: dict[str, Any] = {"ok": True, "errors": []}
@@ -76,8 +78,10 @@ class Reload:
         if self._arbiter.fleet.stopping:
             return
         if self._pending is not None:
-            self._refuse(["an earlier reload is still under way; try again"])
+            log.info("a reload is under way; another one follows it")
+            self._again = True
             return
+        self._again = False
         try:
             config = self._read()
         except Exception as error:  # ConfigError, or a file that can't be read: keep running
@@ -117,6 +121,7 @@ class Reload:
         self._arbiter.fleet.backoff.forget()
         self._arbiter.fleet.not_before.clear()
         log.info("reload: starting generation %d", self._last_generation)
+        self._old_count = self._arbiter.fleet.target, self._arbiter.pinned
         high = min(config.workers.max, self._arbiter.fleet.slots)
         target = max(min(config.workers.min, high), min(high, self._arbiter.fleet.target))
         if self._arbiter.pinned is not None:
@@ -151,7 +156,9 @@ class Reload:
             self._arbiter.control.signal(signal.SIGTERM)
 
     def check(self) -> None:
-        """Give a reload up whose workers don't start."""
+        """Give a reload up whose workers don't start; begin one that was asked for meanwhile."""
+        if self._pending is None and self._again:
+            self.start()
         if self._old is None or self._pending is None or self._arbiter.fleet.failed_starts < EARLY_DEATHS:
             return
         _, _, address, admin = self._pending
@@ -170,5 +177,6 @@ class Reload:
         self._arbiter.listeners = self._arbiter.fleet.listeners = old_listeners
         self._arbiter.config = self._arbiter.fleet.config = self._arbiter.served_config
         self._arbiter.fleet.generation = self._arbiter.fleet.serving_generation
+        self._arbiter.fleet.target, self._arbiter.pinned = self._old_count
         self._arbiter.fleet.not_before.clear()
         self._arbiter.fleet.reconcile()

@@ -384,8 +384,10 @@ class ClientConnection(Exchange, asyncio.Protocol):
             self.transport.close()
 
     def drain(self) -> None:
-        """The worker leaves and nobody takes over: close if idle; else the next response says it."""
-        if not self.busy and not self.closed:
+        """The worker leaves and nobody takes over: close if idle; else the response says it."""
+        if self.busy:
+            self.close_after = True
+        elif not self.closed:
             self.transport.close()
 
     def expire(self) -> None:

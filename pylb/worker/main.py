@@ -15,7 +15,7 @@ import socket
 import time
 from array import array
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from typing import Any
 
 import uvloop
@@ -26,6 +26,7 @@ from pylb.http.request import HeadLimits
 from pylb.log import log
 from pylb.net import channel
 from pylb.scoreboard import REASONS, Field, State
+from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
 from pylb.worker.handover import HandOver
@@ -33,7 +34,6 @@ from pylb.worker.http2 import Http2Connection
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
-from pylb.worker.proxied import ProxiedServer
 from pylb.worker.server import ServerConnection
 from pylb.worker.tcp import TcpConnection
 from pylb.worker.tunnel import Tunnel
@@ -84,7 +84,7 @@ class Worker:
         self.hand_over = HandOver(self, context.inbox, context.inboxes)
         self.offer = self.hand_over.offer
         self._context = context
-        self._accepting: dict[tuple[str, int], asyncio.AbstractServer | ProxiedServer] = {}
+        self._accepting: dict[tuple[str, int], asyncio.AbstractServer | proxied.ProxiedServer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._orders: deque[dict[str, Any]] = deque()
         self._order_waits = asyncio.Event()
@@ -178,7 +178,7 @@ class Worker:
 
             listener = self.listeners[bind]
             if listener.accept_proxy:
-                self._accepting[bind, slot] = ProxiedServer(self, listener, sock)
+                self._accepting[bind, slot] = proxied.ProxiedServer(self, listener, sock)
                 continue
 
             def protocol(listener: Listener = listener) -> asyncio.Protocol:
@@ -212,7 +212,7 @@ class Worker:
                 client.drain()
         else:
             self.stopping = True
-            await self._drain_queues(accepting)
+            await self._drain_queues()
             self._close_idle(drain.spread)
         self.client_gone()
         deadline = self.loop.time() + drain.timeout
@@ -228,26 +228,36 @@ class Worker:
                     return
         log.warning("drain timeout: %d connections are closed", len(self.clients))
 
-    async def _drain_queues(self, accepting: Iterable[tuple[str, int]]) -> None:
-        """Accept what the kernel has completed: nobody else will."""
-        for bind, slot in accepting:
-            sock = self._context.listeners[bind][slot]
-            while True:
-                try:
-                    connection, _ = sock.accept()
-                except OSError:
-                    break
-                connection.setblocking(False)
-                self.counters[Field.ACCEPTED] += 1
-                listener = self.listeners[bind]
-                with contextlib.suppress(OSError):
-                    await self.loop.connect_accepted_socket(
-                        listener.protocol, connection, **listener.tls_options()
-                    )
+    async def _drain_queues(self) -> None:
+        """Accept what the kernel has completed, of all slots, and close: nobody else will come for it.
+
+        Every worker does so with its copies of all listening sockets. The last copy to be closed was emptied
+        just before, so a late handshake is accepted or refused, but not accepted and then forgotten.
+        """
+        for bind, sockets in self._context.listeners.items():
+            listener = self.listeners[bind]
+            for sock in sockets:
+                while True:
+                    try:
+                        connection, address = sock.accept()
+                    except OSError:
+                        sock.close()
+                        break
+                    connection.setblocking(False)
+                    self.counters[Field.ACCEPTED] += 1
+                    if listener.accept_proxy:
+                        proxied.begin(self, listener, connection, address)
+                        continue
+                    with contextlib.suppress(OSError):
+                        await self.loop.connect_accepted_socket(
+                            listener.protocol, connection, **listener.tls_options()
+                        )
 
     def _close_idle(self, spread: float) -> None:
         """Close idle connections one after the other, so that clients don't come back as a herd."""
         idle = [client for client in self.clients if not client.busy]
+        for client in [client for client in self.clients if client.busy]:
+            client.drain()
         for position, client in enumerate(idle):
             self.loop.call_later(spread * (position + 1) / len(idle), client.drain)
 

@@ -47,49 +47,56 @@ class ProxiedServer:
                 return
             connection.setblocking(False)
             self._worker.counters[Field.ACCEPTED] += 1
-            host = address[0] if isinstance(address, tuple) else ""
-            self._worker.spawn(self._begin(connection, self._listener.trusts(host)))
+            begin(self._worker, self._listener, connection, address)
 
-    async def _begin(self, connection: socket.socket, trusted: bool) -> None:
-        peer: Peer | None = None
-        try:
-            if trusted:
-                async with asyncio.timeout(self._worker.timeouts.request):
-                    peer = await self._header(connection)
-            listener = self._listener
-            await self._worker.loop.connect_accepted_socket(
-                lambda: listener.protocol(peer), connection, **listener.tls_options()
-            )
-        except (OSError, TimeoutError, BadProxyHeader) as error:
-            log.debug("connection closed: %s", error)
-            connection.close()
 
-    async def _header(self, connection: socket.socket) -> Peer | None:
-        seen = 0
-        while True:
-            await self._readable(connection)
-            with contextlib.suppress(BlockingIOError):
-                data = connection.recv(_PEEK, socket.MSG_PEEK)
-                if len(data) == seen:
-                    raise BadProxyHeader("the connection ended within the PROXY header")
-                seen = len(data)
-                header = parse(data)
-                if header is not None:
-                    connection.recv(header.length)
-                    return header.source
-                # Peeked bytes keep the socket readable: have the kernel wake us for more than these.
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+def begin(worker: Worker, listener: Listener, connection: socket.socket, address: object) -> None:
+    """Serve an accepted connection, from ``address``."""
+    host = address[0] if isinstance(address, tuple) else ""
+    worker.spawn(_begin(worker, listener, connection, listener.trusts(host)))
 
-    async def _readable(self, connection: socket.socket) -> None:
-        loop = self._worker.loop
-        ready: asyncio.Future[None] = loop.create_future()
 
-        def wake() -> None:
-            if not ready.done():
-                ready.set_result(None)
+async def _begin(worker: Worker, listener: Listener, connection: socket.socket, trusted: bool) -> None:
+    peer: Peer | None = None
+    try:
+        if trusted:
+            async with asyncio.timeout(worker.timeouts.request):
+                peer = await _header(worker.loop, connection)
+        await worker.loop.connect_accepted_socket(
+            lambda: listener.protocol(peer), connection, **listener.tls_options()
+        )
+    except (OSError, TimeoutError, BadProxyHeader) as error:
+        log.debug("connection closed: %s", error)
+        connection.close()
 
-        loop.add_reader(connection.fileno(), wake)
-        try:
-            await ready
-        finally:
-            loop.remove_reader(connection.fileno())
+
+async def _header(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> Peer | None:
+    seen = 0
+    while True:
+        await _readable(loop, connection)
+        with contextlib.suppress(BlockingIOError):
+            data = connection.recv(_PEEK, socket.MSG_PEEK)
+            if len(data) == seen:
+                raise BadProxyHeader("the connection ended within the PROXY header")
+            seen = len(data)
+            header = parse(data)
+            if header is not None:
+                connection.recv(header.length)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                return header.source
+            # Peeked bytes keep the socket readable: have the kernel wake us for more than these.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> None:
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection.fileno(), wake)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection.fileno())

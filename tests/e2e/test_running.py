@@ -1,0 +1,203 @@
+"""pylb as a program: addresses, signals, the operator's commands, deaths."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.balancer import free_port
+from pylb.config.address import parse_address
+from pylb.control import view
+from tests.e2e.conftest import StartBalancer
+from tests.e2e.origin import Origin
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+def ask(family: int, address: tuple[str, int] | str, request: bytes = GET) -> bytes:
+    with socket.socket(family) as sock:
+        sock.settimeout(20)
+        sock.connect(address)
+        sock.sendall(request)
+        data = b""
+        while piece := sock.recv(65536):
+            data += piece
+        return data
+
+
+def configure(file: Path, origin: Origin, *binds: str, more: str = "") -> None:
+    listed = ", ".join(f'"{bind}"' for bind in binds)
+    file.write_text(
+        f'{more}\n[[frontend]]\nname = "f"\nbind = [{listed}]\nbackend = "b"\n'
+        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "{origin.address}"\n'
+    )
+
+
+def test_v4_v6_and_unix_at_once_and_binds_change_with_a_reload(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    v4, v6, path = f"127.0.0.1:{free_port()}", f"[::1]:{free_port()}", tmp_path / "front.sock"
+    places: list[tuple[int, tuple[str, int] | str]] = [
+        (socket.AF_INET, ("127.0.0.1", int(v4.rpartition(":")[2]))),
+        (socket.AF_INET6, ("::1", int(v6.rpartition(":")[2]))),
+        (socket.AF_UNIX, str(path)),
+    ]
+    file = tmp_path / "pylb.toml"
+    configure(file, origin, v4, v6, f"unix:{path}")
+    running = balancer("-c", str(file))
+    for family, address in places:
+        assert ask(family, address).startswith(b"HTTP/1.1 200 ")
+    added = free_port()
+    configure(file, origin, v4, f"127.0.0.1:{added}")
+    running.signal(signal.SIGHUP)
+    running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
+    assert ask(socket.AF_INET, ("127.0.0.1", added)).startswith(b"HTTP/1.1 200 ")
+    assert ask(*places[0]).startswith(b"HTTP/1.1 200 ")
+    for family, address in places[1:]:
+        with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
+            ask(family, address)
+
+
+def test_ttin_and_ttou_pin_the_count_which_survives_a_reload(balancer: StartBalancer, origin: Origin) -> None:
+    running = balancer("--workers", "1..4", servers=(origin.address,))
+    running.signal(signal.SIGTTIN)
+    running.wait_workers(2)
+    running.signal(signal.SIGTTIN)
+    status = running.wait_workers(3)
+    assert status["scaling"]["pinned"] == 3
+    running.signal(signal.SIGHUP)
+    running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2, 2, 2])
+    running.signal(signal.SIGTTOU)
+    assert running.wait_workers(2)["scaling"]["pinned"] == 2
+    running.scale("auto")
+    running.wait("released", lambda status: status["scaling"]["pinned"] is None)
+
+
+def test_a_reload_during_a_reload_follows_it(balancer: StartBalancer, origin: Origin) -> None:
+    running = balancer("--workers", "1", servers=(origin.address,))
+    for _ in range(2):
+        running.signal(signal.SIGHUP)
+    running.wait("both", lambda status: status["workers"][0]["generation"] >= 2 and status["reload"]["ok"])
+    assert ask(socket.AF_INET, ("127.0.0.1", running.port)).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_dead_are_replaced_and_traffic_goes_on(balancer: StartBalancer, origin: Origin) -> None:
+    running = balancer("--workers", "1", servers=(origin.address,))
+    children = psutil.Process(running.process.pid).children()
+    titles = {child.pid: " ".join(child.cmdline()).strip() for child in children}
+    assert sorted(titles.values()) == ["pylb: control", "pylb: worker 0 (gen 1)"]
+    assert " ".join(psutil.Process(running.process.pid).cmdline()).strip() == "pylb: supervisor"
+    control = next(pid for pid, title in titles.items() if title == "pylb: control")
+    os.kill(control, signal.SIGKILL)
+    assert ask(socket.AF_INET, ("127.0.0.1", running.port)).startswith(b"HTTP/1.1 200 ")
+    running.wait("control plane again", lambda status: True)
+    worker = running.workers()[0]["pid"]
+    os.kill(worker, signal.SIGSTOP)
+    # This connection waits in the accept queue of the slot, over the death of its worker.
+    answers: list[bytes] = []
+    client = threading.Thread(
+        target=lambda: answers.append(ask(socket.AF_INET, ("127.0.0.1", running.port)))
+    )
+    client.start()
+    running.wait("queued", lambda status: True)
+    os.kill(worker, signal.SIGKILL)
+    client.join(20)
+    assert answers[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_term_lets_a_request_end_and_quit_does_not(balancer: StartBalancer, origin: Origin) -> None:
+    for number, expected in ((signal.SIGQUIT, b""), (signal.SIGTERM, b"late")):
+        running = balancer("--workers", "1", servers=(origin.address,))
+        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+            sock.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+            running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+            running.signal(number)
+            if expected:
+                running.wait("draining", lambda status: status["workers"][0]["state"] == "retiring")
+                origin.release()
+            data = b""
+            try:
+                while piece := sock.recv(65536):
+                    data += piece
+            except ConnectionResetError:
+                assert not expected
+            assert data.endswith(expected)
+            if expected:
+                assert b"Connection: close" in data
+        assert running.process.wait(20) == 0
+
+
+def test_nobody_outlives_the_supervisor(balancer: StartBalancer, origin: Origin) -> None:
+    running = balancer("--workers", "2", servers=(origin.address,))
+    running.wait_workers(2)
+    children = psutil.Process(running.process.pid).children()
+    running.process.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def test_the_admin_address_can_be_tcp(origin: Origin, tmp_path: Path) -> None:
+    port, admin = free_port(), free_port()
+    command = [sys.executable, "-m", "pylb", "serve", "--bind", f"127.0.0.1:{port}"]
+    command += ["--server", origin.address, "--admin", f"127.0.0.1:{admin}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        while b"ready in" not in process.stderr.readline():
+            assert process.poll() is None
+        status = view.fetch(parse_address(f"127.0.0.1:{admin}"), "GET", "/status")
+        assert [worker["state"] for worker in status["workers"]] == ["serving"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def refused(*arguments: str, prepare: Callable[[], None] | None = None) -> str:
+    """What pylb says when it doesn't start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pylb", "serve", "--server", "127.0.0.1:9", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=prepare,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_addresses_that_cannot_be_had() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"127.0.0.1:{port}" in refused("--bind", f"127.0.0.1:{port}")
+    assert "192.0.2.1:80" in refused("--bind", "192.0.2.1:80")
+    assert "nonsense" in refused("--bind", "nonsense")
+
+
+def _without_net_bind_service() -> None:
+    # man 2 prctl: PR_CAPBSET_DROP; root loses the capability with the next exec.
+    ctypes.CDLL(None).prctl(24, 10)
+
+
+def test_a_privileged_port(tmp_path: Path) -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+        return  # this machine has no privileged ports
+    said = refused(
+        *("--bind", "127.0.0.1:80", "--admin", f"unix:{tmp_path}/admin.sock"),
+        prepare=_without_net_bind_service,
+    )
+    assert "127.0.0.1:80" in said
+    assert "ermission" in said
