@@ -78,7 +78,7 @@ def serve(
     def read() -> Config:
         if config is not None:
             document = load.override(load.read_document(config), workers, controller, admin, log_format)
-            return load.from_document(document)
+            return load.with_files(load.from_document(document))
         return load.quick(
             bind or [],
             server or [],

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pylb.config.files import problems
 from pylb.config.model import Config
 
 # The file has HAProxy's singular section names; the model holds lists of them.
@@ -29,13 +30,21 @@ class ConfigError(Exception):
 
 
 def load_file(path: str | os.PathLike[str]) -> Config:
-    """Read a TOML file.
+    """Read a TOML file, and look at the files that it names.
 
     Raises:
-        ConfigError: with every mistake in it.
+        ConfigError: with every mistake in it, or in them.
         OSError: the file can't be read.
     """
-    return from_document(read_document(path))
+    return with_files(from_document(read_document(path)))
+
+
+def with_files(config: Config) -> Config:
+    """The same, once the files that it names have been found good; raises ConfigError."""
+    found = problems(config)
+    if found:
+        raise ConfigError(found)
+    return config
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -94,26 +94,42 @@ def _listener_context(config: Tls, certificate: Path, key: Path) -> ssl.SSLConte
     )
     context.set_ciphers(config.ciphers or CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
-    context.load_cert_chain(certificate, key)
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"{certificate}: no usable certificate and key: {error}") from None
     context.set_alpn_protocols(list(config.alpn))
     if config.client_certificate != "none":
         context.verify_mode = (
             ssl.CERT_REQUIRED if config.client_certificate == "required" else ssl.CERT_OPTIONAL
         )
-        context.load_verify_locations(config.client_ca)
+        try:
+            context.load_verify_locations(config.client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"{config.client_ca}: no usable CA file: {error}") from None
     return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody is there to type its password")
 
 
 def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
     """The context for connections to servers; raises as `server_context`."""
-    context = ssl.create_default_context(cafile=config.ca)
+    try:
+        context = ssl.create_default_context(cafile=config.ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"{config.ca}: no usable CA file: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"] if http2 else ["http/1.1"])
     if not config.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if config.certificate is not None:
-        context.load_cert_chain(config.certificate, config.key)
+        try:
+            context.load_cert_chain(config.certificate, config.key, password=_no_password)
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"{config.certificate}: no usable certificate and key: {error}") from None
     return context
 
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pylb import log as logging_
 from pylb.config.address import Address
+from pylb.config.files import fingerprint
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.net.listeners import BindError, Listeners, listen_admin
 from pylb.supervisor.fleet import EARLY_DEATHS
+
+_LOOK_EVERY = 2.0  # seconds between looks at the certificates' files
 
 if TYPE_CHECKING:
     from pylb.supervisor.arbiter import Arbiter
@@ -64,6 +67,8 @@ class Reload:
         self._old: tuple[Listeners, Address, socket.socket] | None = None
         self._old_count: tuple[int, int | None] = (1, None)
         self._again = False
+        self._in_use = self._last_seen = fingerprint(arbiter.config)
+        self._next_look = 0.0
         self.removed: list[socket.socket] = []
         """Sockets of binds that the new configuration hasn't; new workers close their copies."""
         self.result: dict[str, Any] = {"ok": True, "errors": []}
@@ -110,6 +115,7 @@ class Reload:
         slots = self._arbiter.fleet.slots
         if config.workers.max > slots:
             log.warning("workers.max %d is clamped to %d until restart", config.workers.max, slots)
+        self._in_use = fingerprint(config)
         self._last_generation += 1
         self._pending = (listeners, removed, admin_address, admin)
         self._old = (self._arbiter.listeners, self._arbiter.admin_address, self._arbiter.admin_socket)
@@ -155,9 +161,24 @@ class Reload:
             self._arbiter.control.kill_at = time.monotonic() + 5.0
             self._arbiter.control.signal(signal.SIGTERM)
 
+    def _files_changed(self) -> bool:
+        """Whether certificates were renewed, and are not being written just now."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_EVERY
+        seen = fingerprint(self._arbiter.config)
+        settled = seen == self._last_seen
+        self._last_seen = seen
+        if not settled or seen == self._in_use:
+            return False
+        self._in_use = seen  # if it is refused, once is enough
+        log.info("certificates have changed")
+        return True
+
     def check(self) -> None:
         """Give a reload up whose workers don't start; begin one that was asked for meanwhile."""
-        if self._pending is None and self._again:
+        if self._pending is None and (self._again or self._files_changed()):
             self.start()
         if self._old is None or self._pending is None or self._arbiter.fleet.failed_starts < EARLY_DEATHS:
             return

@@ -1,0 +1,63 @@
+"""The files that a configuration names: whether they can be used, and whether they have changed."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from pylb.config.model import Config
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+def problems(config: Config) -> list[str]:
+    """One line for each certificate, key or CA that can't be used, with the key's path.
+
+    Found here, before a process is forked that would need them.
+    """
+    from pylb.net.tls import client_context, server_context
+
+    found = []
+    for number, frontend in enumerate(config.frontends):
+        if frontend.tls is not None:
+            try:
+                server_context(frontend.tls)
+            except (OSError, ssl.SSLError, ValueError) as error:
+                found.append(f"frontend[{number}].tls: {error}")
+    for number, backend in enumerate(config.backends):
+        if backend.tls is not None:
+            try:
+                client_context(backend.tls)
+            except (OSError, ssl.SSLError, ValueError) as error:
+                found.append(f"backend[{number}].tls: {error}")
+    return found
+
+
+def _paths(config: Config) -> Iterator[Path]:
+    for frontend in config.frontends:
+        if frontend.tls is not None:
+            place = Path(frontend.tls.certificates)
+            yield place
+            if place.is_dir():
+                yield from place.iterdir()
+            if frontend.tls.client_ca is not None:
+                yield Path(frontend.tls.client_ca)
+    for backend in config.backends:
+        if backend.tls is not None:
+            for name in (backend.tls.ca, backend.tls.certificate, backend.tls.key):
+                if name is not None:
+                    yield Path(name)
+
+
+def fingerprint(config: Config) -> Fingerprint:
+    """Name, time of the last change (ns) and size of each TLS file; differs when one was renewed."""
+    found = []
+    for path in sorted(_paths(config)):
+        try:
+            about = os.stat(path)
+        except OSError:
+            continue
+        found.append((str(path), about.st_mtime_ns, about.st_size))
+    return tuple(found)
