@@ -143,12 +143,12 @@ def _read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
     cuts: list[tuple[int, int]] = []
     for field in _FIELDS.finditer(lower):
         name = field[1]
-        value = field[2].rstrip()
+        value = field[2].rstrip(b" \t")
         if name == b"host":
             if host is not None:
                 raise Refused(400, "host")
             start, end = field.span(2)
-            host = block[start:end].rstrip()
+            host = block[start:end].rstrip(b" \t")
             if not _HOST.fullmatch(host):
                 raise Refused(400, "host")
             continue

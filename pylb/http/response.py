@@ -69,7 +69,7 @@ def _read(raw: bytes, head_request: bool) -> ResponseHead:
     lower = raw.lower()
     for field in _FIELDS.finditer(lower, match.end() - 1):
         name = field[1]
-        value = field[2].rstrip()
+        value = field[2].rstrip(b" \t")
         if name == b"content-length":
             if content_length >= 0 or not value.isdigit() or len(value) > 18:
                 raise BadResponse("content-length")

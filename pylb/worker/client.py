@@ -152,22 +152,21 @@ class ClientConnection(Exchange, asyncio.Protocol):
 
     def _request(self, data: bytes, first: bool) -> None:
         """Read a head; ``first`` when these are the first bytes of it."""
+        kept = data
         end = data.find(b"\r\n\r\n") + 4
         if data[:2] == b"\r\n":
-            # RFC 9112 §2.2: an empty line before a request line is skipped.
+            # RFC 9112 §2.2: an empty line before a request line is skipped; one.
             data = data[2:]
             end = data.find(b"\r\n\r\n") + 4
-            if not data:
-                return
         worker = self.worker
         if end < 4:
             limits = worker.head_limits
-            self.buffer = data
+            self.buffer = kept
             if len(data) > limits.line_bytes and data.find(b"\n") < 0:
                 self._refuse(Refused(414, "line_bytes"))
             elif len(data) > limits.header_bytes:
                 self._refuse(Refused(431, "header_bytes"))
-            elif first:
+            elif first and data:
                 self.deadline = worker.now + worker.timeouts.request
             return
         head = self.head
@@ -398,7 +397,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         elif self.busy and not self.reading:
             # It is we who don't read, since the server doesn't; the server's deadline decides.
             self.deadline = self.worker.now + self.worker.timeouts.client
-        elif self.busy or self.buffer:
+        elif self.busy or self.buffer not in (b"", b"\r\n"):
             self.counters[Field.TIMEOUTS] += 1
             self._refuse(Refused(408, "timeout"))
         else:
