@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+# RFC 9110 §6.5.1: a receiver that takes these for header fields would read another message.
+_NOT_TRAILERS = frozenset({b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"})
 _MAX_LINE = 4096
 _MAX_TRAILERS = 16384
 
@@ -101,6 +103,7 @@ class ChunkScanner:
             self._at = _At.DONE
         else:
             self._trailers += len(line)
-            if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line):
+            name = line.partition(b":")[0].lower()
+            if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line) or name in _NOT_TRAILERS:
                 raise ChunkError("bad trailer")
             self.trailers.append(line)

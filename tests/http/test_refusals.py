@@ -84,6 +84,9 @@ BAD_CHUNKS = [
     *(size + b"\nx\r\n0\r\n\r\n" for size in (b"1", b"1\r\r", b"1;a")),
     *(b"1\r\nx" + rest + b"\r\n\r\n" for rest in (b"x\r\n0", b"\n0", b"0", b"\r0", b"\r\r\n0", b" \r\n0")),
     b"1\r\nx\r\n\r\n0\r\n\r\n",
+    # Found by bench/fuzz.py: h11 refuses these, and a server that takes trailers for fields is misled.
+    *(b"5 ;a=b\r\nhello\r\n0\r\n\r\n", b"5\t;a=b\r\nhello\r\n0\r\n\r\n"),
+    *(b"0\r\n" + name + b": 1\r\n\r\n" for name in (b"Content-Length", b"transfer-encoding", b"Host")),
     *(b"0\r\n" + rest + b"\r\n\r\n" for rest in (
         b"no colon", b"A : b", b": b", b" a: b", b"A: \x00", b"A: b\rC: d"
     )),
