@@ -202,12 +202,16 @@ def main() -> None:
         "# Clients and servers that leave at any moment\n\n"
         f"Written by `python -m bench.disconnects`. {in_words()}.\n\n"
         f"{result['connections']:,} client connections with {totals['requests']:,} requests, of which "
-        f"{totals.get('aborted', 0):,} were cut off by one side, {totals.get('status_5xx', 0):,} answered with "
-        f"a 5xx, and {totals.get('retries', 0):,} sent again. At the end: 0 connections, 0 requests in flight, "
-        f"**{result['active']} active** at servers; descriptors {result['descriptors_before']} → "
+        f"{totals.get('aborted', 0):,} were cut off by one side, {totals.get('status_5xx', 0):,} answered "
+        f"with a 5xx, and {totals.get('retries', 0):,} sent again. At the end: 0 connections, 0 requests in "
+        f"flight, **{result['active']} active** at servers; descriptors {result['descriptors_before']} → "
         f"{result['descriptors_after']}; memory {result['memory_growth'] / (1 << 20):+.1f} MiB.\n"
     )
-    sys.exit(result["active"] != 0 or result["descriptors_after"] > result["descriptors_before"] + AT_A_TIME)
+    sys.exit(
+        result["active"] != 0
+        or result["descriptors_after"] > result["descriptors_before"] + AT_A_TIME
+        or result["memory_growth"] > 8 << 20
+    )
 
 
 if __name__ == "__main__":

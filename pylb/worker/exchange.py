@@ -60,6 +60,8 @@ class Exchange:
         "trailer_lines",
     )
 
+    server_may_speak_first = False
+
     def __init__(self, worker: Worker, backend: Backend) -> None:
         self.worker = worker
         self.backend = backend

@@ -68,27 +68,21 @@ class Upstream:
             TimeoutError: not accepted within ``timeout`` seconds.
         """
 
-        def protocol() -> ServerConnection | Http2Upstream:
-            if self._http2:
-                return Http2Upstream(worker, self, b"http" if self._context is None else b"https")
-            return ServerConnection(worker, self, self._send_proxy != "off")
-
         for multiplexed in self.multiplexed:
             if multiplexed.free:
                 return Http2ServerStream(multiplexed)
-        loop = worker.loop
-        address = self.address
-        tls: dict[str, Any] = {}
-        if self._context is not None:
-            tls = {"ssl": self._context, "server_hostname": self._server_name}
-        async with asyncio.timeout(timeout):
-            if self._send_proxy != "off":
-                sock = await self._announce(loop, exchange)
-                _, connection = await loop.create_connection(protocol, sock=sock, **tls)
-            elif address.is_unix:
-                _, connection = await loop.create_unix_connection(protocol, address.path, **tls)
-            else:
-                _, connection = await loop.create_connection(protocol, address.host, address.port, **tls)
+        made: list[ServerConnection | Http2Upstream] = []
+        try:
+            async with asyncio.timeout(timeout):
+                connection = await self._open(worker, exchange, made)
+        except BaseException:
+            # Given up between its connection and here, uvloop's transport tells nobody of its end.
+            for one in made:
+                if one.transport is not None:
+                    one.connection_lost(None)
+            raise
+        if connection.closed:  # before this task's turn; nobody would hear of it any more
+            raise ConnectionResetError("closed at once")
         if isinstance(connection, Http2Upstream):
             tls_object = connection.transport.get_extra_info("ssl_object")
             if tls_object is not None and tls_object.selected_alpn_protocol() != "h2":
@@ -99,6 +93,35 @@ class Upstream:
             else:
                 connection.leaving = True  # announced as one client's: one stream
             return Http2ServerStream(connection)
+        return connection
+
+    async def _open(
+        self, worker: Worker, exchange: Exchange, made: list[ServerConnection | Http2Upstream]
+    ) -> ServerConnection | Http2Upstream:
+        """Connect; what is made on the way is added to ``made``."""
+
+        def protocol() -> ServerConnection | Http2Upstream:
+            one: ServerConnection | Http2Upstream
+            if self._http2:
+                one = Http2Upstream(worker, self, b"http" if self._context is None else b"https")
+            else:
+                private, speaks_first = self._send_proxy != "off", exchange.server_may_speak_first
+                one = ServerConnection(worker, self, private, speaks_first)
+            made.append(one)
+            return one
+
+        loop = worker.loop
+        address = self.address
+        tls: dict[str, Any] = {}
+        if self._context is not None:
+            tls = {"ssl": self._context, "server_hostname": self._server_name}
+        if self._send_proxy != "off":
+            sock = await self._announce(loop, exchange)
+            _, connection = await loop.create_connection(protocol, sock=sock, **tls)
+        elif address.is_unix:
+            _, connection = await loop.create_unix_connection(protocol, address.path, **tls)
+        else:
+            _, connection = await loop.create_connection(protocol, address.host, address.port, **tls)
         return connection
 
     async def _announce(self, loop: asyncio.AbstractEventLoop, exchange: Exchange) -> socket.socket:

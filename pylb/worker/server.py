@@ -37,6 +37,8 @@ class ServerConnection(asyncio.Protocol):
         "closed",
         "reused",
         "private",
+        "speaks_first",
+        "eof",
         "write_paused",
         # response
         "client",
@@ -46,7 +48,9 @@ class ServerConnection(asyncio.Protocol):
         "chunks",
     )
 
-    def __init__(self, worker: Worker, upstream: Upstream, private: bool = False) -> None:
+    def __init__(
+        self, worker: Worker, upstream: Upstream, private: bool = False, speaks_first: bool = False
+    ) -> None:
         self.worker = worker
         self.upstream = upstream
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
@@ -55,6 +59,8 @@ class ServerConnection(asyncio.Protocol):
         self.closed = False
         self.reused = False
         self.private = private  # was announced as one client's, so it can't serve another
+        self.speaks_first = speaks_first  # TCP mode: what comes before the tunnel is there waits for it
+        self.eof = False
         self.write_paused = False
         self.client: Exchange | None = None
         self.buffer = b""
@@ -75,6 +81,9 @@ class ServerConnection(asyncio.Protocol):
         self.worker.server_connections.discard(self)
 
     def eof_received(self) -> bool:
+        if self.speaks_first:
+            self.eof = True
+            return True
         self._ended()
         return False
 
@@ -91,7 +100,11 @@ class ServerConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         client = self.client
         if client is None:
-            self.abort()
+            if self.speaks_first:
+                self.buffer += data
+                self.transport.pause_reading()
+            else:
+                self.abort()
             return
         self.deadline = self.worker.now + self.worker.timeouts.server
         if self.in_body:

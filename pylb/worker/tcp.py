@@ -30,6 +30,8 @@ class TcpConnection(Exchange, asyncio.Protocol):
 
     __slots__ = ("listener", "peer", "transport", "deadline", "eof", "movable", "reading")
 
+    server_may_speak_first = True
+
     def __init__(self, worker: Worker, listener: Listener, peer: Peer | None = None) -> None:
         super().__init__(worker, listener.backend)
         self.listener = listener
@@ -87,7 +89,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
     def connected(self, server: ServerConnection | Http2ServerStream) -> None:
         assert isinstance(server, ServerConnection)  # the model refuses http2 here
         early, self.outgoing = self.outgoing, b""
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, b"")
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, server.buffer)
 
     def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
         return self.peer or endpoint(self.transport, "peername"), endpoint(self.transport, "sockname")

@@ -33,6 +33,7 @@ class Tunnel:
         self.idle = idle
         self.deadline = worker.now + idle
         self._client = client
+        self._server_eof = server.eof
         client.deadline = math.inf
         self._near = _End(self, client.transport, Field.BYTES_IN)
         self._far = _End(self, server.detach(), None)
@@ -46,9 +47,11 @@ class Tunnel:
             end.transport.set_protocol(end)
             if early:
                 end.data_received(early)
-        self._near.transport.resume_reading()
+            end.transport.resume_reading()
         if self._client.eof:
             self._near.eof_received()
+        if self._server_eof:
+            self._far.eof_received()
 
     def expire(self) -> None:
         """Nothing has moved for too long."""

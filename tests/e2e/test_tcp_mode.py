@@ -204,3 +204,14 @@ def test_redis(balancer: StartBalancer, tmp_path: Path) -> None:
     finally:
         redis.terminate()
         redis.wait()
+
+
+def test_server_that_speaks_first_and_leaves(
+    balancer: StartBalancer, server: Callable[[Play], Server], tmp_path: Path
+) -> None:
+    # Its words, and its end, may come before the worker has got round to the new connection.
+    speaker = server(lambda connection: connection.sendall(b"220 hello\r\n"))
+    _, port = start(balancer, tmp_path, speaker.address)
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            assert client.makefile("rb").read() == b"220 hello\r\n"
