@@ -57,7 +57,9 @@ def _token(file: Path | None) -> str:
 def serve(
     context: typer.Context,
     listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Where.")] = DEFAULT,
-    source: Annotated[str, typer.Option("--source", help="measured, or table:FILE.")] = "measured",
+    source: Annotated[
+        str, typer.Option("--source", help="measured, table:FILE, or cgroups:FILE.")
+    ] = "measured",
     token_file: TokenOption = None,
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,

@@ -31,7 +31,8 @@ class EmbeddedController:
         now = time.monotonic()
         self._table.join("self", self.hello, now)
         self._table.report("self", report, now)
-        grants = self._table.tick(now, self.source.idle(), self.source.usable())
+        source = self.source
+        grants = self._table.tick(now, source.capacity(self._table.used()), source.idle())
         self._grant, self._granted_at = grants["self"], now
 
     def current(self, now: float) -> Grant | None:

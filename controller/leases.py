@@ -85,9 +85,12 @@ class LeaseTable:
         """A balancer has gone."""
         self.holders.pop(key, None)
 
-    def used(self) -> float:
-        """Cores that the balancers' own workers use; these are not counted against them."""
-        return sum(holder.report.busy for holder in self.holders.values())
+    def used(self) -> dict[str, float]:
+        """Cores that each balancer's own workers use, by its name; these are not counted against it."""
+        used: dict[str, float] = {}
+        for holder in self.holders.values():
+            used[holder.hello.name] = used.get(holder.hello.name, 0.0) + holder.report.busy
+        return used
 
     def expire(self, now: float) -> list[str]:
         """Take back the leases of the silent; gives who they were."""
@@ -96,29 +99,30 @@ class LeaseTable:
             del self.holders[key]
         return silent
 
-    def tick(self, now: float, idle: float, usable: float) -> dict[str, Grant]:
+    def tick(self, now: float, capacity: float, idle: float) -> dict[str, Grant]:
         """Share anew.
 
         Args:
             now: seconds, monotonic.
-            idle: cores that nobody uses, as measured (a fraction counts).
-            usable: cores that there are for everybody (mask, quota).
+            capacity: cores that the balancers may have all together (a fraction counts).
+            idle: how many of them nobody uses, for the reason in words.
         """
         self.expire(now)
-        capacity = math.floor(min(idle + self.used(), usable) + _ROUND_UP)
+        cores = math.floor(capacity + _ROUND_UP)
+        used = sum(self.used().values())
         demands = {
             key: (holder.hello.min, holder.demand, holder.hello.weight)
             for key, holder in self.holders.items()
         }
-        shares = share(capacity, demands)
-        spare = max(0, capacity - sum(shares.values()))
+        shares = share(cores, demands)
+        spare = max(0, cores - sum(shares.values()))
         grants = {}
         for key, holder in self.holders.items():
             holder.cores = shares[key]
             # Above its demand a balancer is told of idle cores, but they are leased when it asks.
             more = min(spare, holder.hello.max - holder.cores)
             reason = (
-                f"{idle:.2f} of {usable:g} cores idle, {self.used():.2f} used by "
+                f"{idle:.2f} cores idle, {capacity:.2f} to share, {used:.2f} used by "
                 f"{len(self.holders)} balancer{'s' if len(self.holders) != 1 else ''}; "
                 f"{holder.cores} leased to you"
             )

@@ -140,7 +140,8 @@ class ControllerServer:
 
     def share(self, now: float) -> None:
         """Work the leases out anew and tell whom it concerns."""
-        grants = self.table.tick(now, self.source.idle(), self.source.usable())
+        capacity = self.source.capacity(self.table.used())
+        grants = self.table.tick(now, capacity, self.source.idle())
         for peer in self._peers:
             if peer.key in grants:
                 peer.grant(grants[peer.key], now)

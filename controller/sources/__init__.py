@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from controller.sources.cgroups import CgroupSource
 from controller.sources.measured import MeasuredSource
 from controller.sources.table import TableSource
 
@@ -20,6 +21,9 @@ class Source(Protocol):
     def idle(self) -> float:
         """Cores that nobody uses, balancers' own use counted as use."""
 
+    def capacity(self, used: Mapping[str, float]) -> float:
+        """Cores that all balancers together may have; ``used`` is what each says that it uses, by name."""
+
     def usable(self) -> float:
         """Cores that there are in all for whoever is served."""
 
@@ -30,5 +34,6 @@ class Source(Protocol):
 SOURCES: dict[str, Callable[[str | None], Source]] = {
     "measured": lambda argument: MeasuredSource(),
     "table": lambda argument: TableSource(argument),
+    "cgroups": lambda argument: CgroupSource(argument),
 }
 """By name; the argument is what the user wrote after the colon, as in ``table:FILE``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
@@ -70,6 +70,9 @@ class MeasuredSource:
         if not self._started:
             return 0.0
         return sum(self._idle[cpu] for cpu in self._mask() if cpu < len(self._idle))
+
+    def capacity(self, used: Mapping[str, float]) -> float:
+        return min(self.idle() + sum(used.values()), self.usable())
 
     def usable(self) -> float:
         return self._usable()

@@ -73,9 +73,10 @@ class Scaler:
         if decision.target != inputs.current:
             log.info(
                 "scaling from %d to %d workers: %s "
-                "(granted %s, idle %s, usable %.2f, busy %s, accept queue %d)",
+                "(granted %s, idle %s, usable %.2f, busy %s, waiting for CPU %s, accept queue %d)",
                 *(inputs.current, decision.target, decision.reason, inputs.granted, inputs.idle),
-                *(inputs.usable, [round(share, 2) for share in inputs.busy], inputs.accept_queue),
+                *(inputs.usable, [round(share, 2) for share in inputs.busy]),
+                *([round(share, 2) for share in inputs.waiting], inputs.accept_queue),
             )
             self.history.append(
                 {"at": time.time(), "from": inputs.current, "to": decision.target, "reason": decision.reason}
@@ -94,6 +95,7 @@ class Scaler:
             granted=None if grant is None else grant.cores,
             idle=None if grant is None else grant.idle_cores,
             busy=[self.busy.fractions.get(row, 0.0) for row in rows],
+            waiting=[self.busy.waiting.get(row, 0.0) for row in rows],
             lag_us=max((board.row(row)[Field.LAG_US] for row in rows), default=0),
             accept_queue=snapshot.accept_queue(board),
             in_flight=board.total(Field.IN_FLIGHT),

@@ -10,29 +10,33 @@ from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard, ServerField, Slo
 
 
 class Busy:
-    """Busy fractions of the workers from their CPU times at two moments."""
+    """Shares of wall time in which workers ran, and could have run but waited for a CPU."""
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
-        self._before: dict[int, tuple[int, int, int]] = {}
+        self._before: dict[int, tuple[int, int, int, int]] = {}
         self.fractions: dict[int, float] = {}
+        self.waiting: dict[int, float] = {}
 
     def sample(self) -> None:
-        """Take the CPU times now; a worker is compared with itself at the last sample."""
+        """Take the times now; a worker is compared with itself at the last sample."""
         for row in range(self._board.rows):
             cells = self._board.row(row)
-            pid, cpu, beat = cells[Field.PID], cells[Field.CPU_NS], cells[Field.HEARTBEAT_NS]
+            pid, beat = cells[Field.PID], cells[Field.HEARTBEAT_NS]
+            cpu, waited = cells[Field.CPU_NS], cells[Field.WAITED_NS]
             if cells[Field.STATE] == State.FREE or not beat:
                 self._before.pop(row, None)
                 self.fractions.pop(row, None)
+                self.waiting.pop(row, None)
                 continue
             before = self._before.get(row)
             if before is None or before[0] != pid:
-                self._before[row] = (pid, cpu, beat)
-                self.fractions[row] = 0.0
-            elif beat - before[2] >= 200_000_000:
-                self.fractions[row] = min(1.0, max(0.0, (cpu - before[1]) / (beat - before[2])))
-                self._before[row] = (pid, cpu, beat)
+                self._before[row] = (pid, beat, cpu, waited)
+                self.fractions[row] = self.waiting[row] = 0.0
+            elif (wall := beat - before[1]) >= 200_000_000:
+                self.fractions[row] = busy = min(1.0, max(0.0, (cpu - before[2]) / wall))
+                self.waiting[row] = min(1.0 - busy, max(0.0, (waited - before[3]) / wall))
+                self._before[row] = (pid, beat, cpu, waited)
 
 
 class Percentiles:

@@ -34,7 +34,9 @@ class Inputs:
 
     ``granted`` is the number of cores leased and ``idle`` how many more are idle (both None without a valid
     grant); ``usable`` what mask and quota allow. ``busy`` has each worker's CPU time over wall time,
-    0..1; ``lag_us`` is the largest event-loop lag; ``accept_queue`` and ``in_flight`` are sums.
+    0..1, ``waiting`` its share of time in which it could have run and got no CPU (other processes had it,
+    or a quota was used up): a worker without CPU of its own is loaded, not idle. ``lag_us`` is the largest
+    event-loop lag; ``accept_queue`` and ``in_flight`` are sums.
     """
 
     current: int
@@ -42,9 +44,20 @@ class Inputs:
     granted: int | None = None
     idle: int | None = None
     busy: Sequence[float] = ()
+    waiting: Sequence[float] = ()
     lag_us: int = 0
     accept_queue: int = 0
     in_flight: int = 0
+
+    @property
+    def load(self) -> float:
+        """CPU that the workers use or wait for, all together, in cores."""
+        return sum(self.busy) + sum(self.waiting)
+
+    @property
+    def mean_load(self) -> float:
+        """The same per worker, 0..1."""
+        return self.load / len(self.busy) if self.busy else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +71,11 @@ class Decision:
 def pressed(inputs: Inputs) -> str:
     """Why the workers are under pressure, in words; empty when they are not."""
     workers = max(1, inputs.current)
-    mean = sum(inputs.busy) / len(inputs.busy) if inputs.busy else 0.0
+    mean = inputs.mean_load
     if mean >= HIGH:
-        return f"workers are {mean:.0%} busy"
+        busy = sum(inputs.busy) / len(inputs.busy)
+        held_back = f", and for {mean - busy:.0%} of the time wait for a CPU" if mean - busy >= 0.05 else ""
+        return f"workers are {busy:.0%} busy{held_back}"
     if inputs.accept_queue > QUEUE * workers:
         return f"{inputs.accept_queue} connections wait to be accepted"
     if inputs.lag_us > LAG_US and mean >= LOW:
@@ -70,8 +85,7 @@ def pressed(inputs: Inputs) -> str:
 
 def demand(inputs: Inputs) -> float:
     """Cores that the workers could use now, for the report to the controller."""
-    used = sum(inputs.busy)
-    return max(used, inputs.current + 1.0) if pressed(inputs) else used
+    return max(inputs.load, inputs.current + 1.0) if pressed(inputs) else inputs.load
 
 
 class Policy:
@@ -93,9 +107,8 @@ class Policy:
         current = inputs.current
         limit = self.limit(inputs.usable)
         why = pressed(inputs)
-        mean = sum(inputs.busy) / len(inputs.busy) if inputs.busy else 0.0
         self._pressed_since = (self._pressed_since or now) if why else None
-        fewer_is_enough = not why and current > 1 and sum(inputs.busy) <= LOW * (current - 1)
+        fewer_is_enough = not why and current > 1 and inputs.load <= LOW * (current - 1)
         self._calm_since = (self._calm_since or now) if fewer_is_enough else None
 
         if current < self.min:
@@ -112,7 +125,7 @@ class Policy:
             return self._grow(now, inputs, limit, why)
         if self._calm_since is not None and now - self._calm_since >= SHRINK_AFTER and current > self.min:
             return self._change(
-                now, current - 1, f"{current - 1} workers are enough: they are {mean:.0%} busy"
+                now, current - 1, f"{current - 1} workers are enough: they are {inputs.mean_load:.0%} busy"
             )
         return Decision(current, why or "steady")
 
@@ -128,7 +141,7 @@ class Policy:
         room = min(limit, current + idle)
         if room <= current:
             return Decision(current, f"{why}, but no core is idle")
-        wanted = max(current + 1, math.ceil(sum(inputs.busy) / HIGH))
+        wanted = max(current + 1, math.ceil(inputs.load / HIGH))
         target = min(room, wanted)
         return self._change(now, target, f"{why} and {idle} cores are idle")
 

@@ -34,6 +34,7 @@ from pylb.worker.http2 import Http2Connection
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
+from pylb.worker.runqueue import RunQueue
 from pylb.worker.server import ServerConnection
 from pylb.worker.tcp import TcpConnection
 from pylb.worker.tunnel import Tunnel
@@ -65,6 +66,7 @@ class Worker:
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
         self.alone = False
+        self._run_queue = RunQueue()
         self._held_by_others = 0  # client connections of other workers, as of the last tick
         backends = {}
         for backend in config.backends:
@@ -274,6 +276,7 @@ class Worker:
         self.flush()
         cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
         cells[Field.CPU_NS] = time.process_time_ns()
+        cells[Field.WAITED_NS] = self._run_queue.waited_ns()
         cells[Field.LAG_US] = max(0, int(lag * 1e6))
         rows = self.board.live_rows()
         self.alone = len(rows) == 1

@@ -17,6 +17,7 @@ from controller.protocol import (
     Report,
     encode,
 )
+from controller.sources.cgroups import CgroupSource
 from controller.sources.measured import MeasuredSource
 from controller.sources.quota import usable_cores
 from controller.sources.table import TableSource
@@ -115,10 +116,10 @@ def test_the_silent_lose_their_lease_and_others_get_it() -> None:
     for name in "ab":
         table.join(name, Hello(name, 1, 8), 0)
         table.report(name, Report(4, busy=0.0, pressure=8.0), 0)
-    grants = table.tick(0, idle=4, usable=4)
+    grants = table.tick(0, capacity=4, idle=4)
     assert [grant.cores for grant in grants.values()] == [2, 2]
     table.report("b", Report(2, busy=2.0, pressure=8.0), 2)
-    grants = table.tick(4, idle=2, usable=4)
+    grants = table.tick(4, capacity=4, idle=2)
     assert list(grants) == ["b"]
     assert grants["b"].cores == 4
 
@@ -127,8 +128,12 @@ def test_own_use_is_not_counted_against_the_holder() -> None:
     table = LeaseTable()
     table.join("a", Hello("a", 1, 8), 0)
     table.report("a", Report(2, busy=2.0, pressure=3.0), 0)
-    assert table.tick(0, idle=1, usable=4)["a"].cores == 3
-    assert table.tick(0, idle=0, usable=4)["a"].cores == 2
+    times = [(0.0, 0.0)]
+    source = MeasuredSource(0.01, lambda: times, lambda: 4.0, lambda: {0})
+    for idle, now, cores in ((1.0, 1.0, 3), (1.0, 2.0, 2)):
+        times = [(idle, now)]
+        source.sample(now)
+        assert table.tick(0, source.capacity(table.used()), source.idle())["a"].cores == cores
 
 
 def test_measured_idleness_is_smoothed_and_kept_within_the_mask() -> None:
@@ -169,3 +174,41 @@ def test_allocation_table(tmp_path: Path) -> None:
     assert "vms.a" in source.problem
     with pytest.raises(ValueError, match="No such file"):
         TableSource(str(tmp_path / "missing"))
+
+
+def test_a_table_gives_a_balancer_its_own_machines_cores_and_the_idle_ones(tmp_path: Path) -> None:
+    file = tmp_path / "vms.toml"
+    file.write_text("cores = 4\n[vms]\nweb-1 = 1\nweb-2 = 1\nlb = 1\n")
+    source = TableSource(str(file))
+    # However much it uses: two workers that run on two cores don't make a third one.
+    for busy in (0.0, 1.0, 2.0):
+        assert source.capacity({"lb": busy}) == 2
+    assert source.capacity({"stranger": 1.0}) == 1
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_cgroups_tell_what_machines_use(tmp_path: Path, version: int) -> None:
+    file = tmp_path / "vms.toml"
+    file.write_text('cores = 4\ncore = 0.5\n[vms]\nweb = "/vms/web"\nlb = "/vms/lb"\n')
+
+    def use(name: str, seconds: float) -> None:
+        folder = tmp_path / ("cpuacct" if version == 1 else "") / "vms" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if version == 1:
+            (folder / "cpuacct.usage").write_text(f"{seconds * 1e9:.0f}\n")
+        else:
+            (folder / "cpu.stat").write_text(f"usage_usec {seconds * 1e6:.0f}\nuser_usec 1\n")
+
+    with pytest.raises(ValueError, match=r"vms\.web: no cgroup"):
+        CgroupSource(str(file), tmp_path)
+    use("web", 10)
+    use("lb", 20)
+    source = CgroupSource(str(file), tmp_path)
+    source.sample(0)
+    assert (source.idle(), source.capacity({"lb": 1.0})) == (0, 0)  # nothing is known yet
+    use("web", 10.5)
+    use("lb", 21)
+    source.sample(1)
+    assert (source.idle(), source.usable()) == (1, 4)  # half a real core is one of these
+    assert source.capacity({"lb": 0.3}) == 3
+    assert source.capacity({}) == 1

@@ -7,7 +7,7 @@ import json
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,9 @@ class FourCores:
         pass
 
     def idle(self) -> float:
+        return 4.0
+
+    def capacity(self, used: Mapping[str, float]) -> float:
         return 4.0
 
     def usable(self) -> float:

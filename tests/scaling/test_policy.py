@@ -112,3 +112,16 @@ def test_monotone_in_idle_cores(current: int, idle: int, more: int, share: float
         return policy.decide(100 + GROW_AFTER + 0.1, look).target
 
     assert settled(idle) <= settled(idle + more)
+
+
+def test_a_worker_that_waits_for_a_cpu_is_loaded_and_not_idle() -> None:
+    # A quota or other processes hold it back: its CPU time alone says 15 %.
+    policy = Policy(1, 4)
+    look = Inputs(1, 4, 1, 3, [0.15], [0.85])
+    decisions = [policy.decide(100 + step * TICK, look) for step in range(8)]
+    grown = next(decision for decision in decisions if decision.target > 1)
+    assert grown.target == 2
+    assert "15% busy, and for 85% of the time wait for a CPU" in grown.reason
+    held = Policy(1, 4)
+    look = Inputs(4, 4, 4, 0, [0.1] * 4, [0.9] * 4)
+    assert all(held.decide(100 + step * TICK, look).target == 4 for step in range(100))

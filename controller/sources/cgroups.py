@@ -1,0 +1,95 @@
+"""Idleness by what virtual machines or containers really use: CPU times of their cgroups, smoothed.
+
+For a host whose machines each have a cgroup. They are named in a TOML file::
+
+    cores = 4
+    [vms]
+    web-1 = "/machine.slice/web-1.scope"      # a path below /sys/fs/cgroup, as in /proc/PID/cgroup
+    balancer = "/machine.slice/balancer.scope"  # by the name that the balancer says to the controller
+
+``core = 0.125`` says that one of these cores is only that part of a real one, as in a test bed.
+Sources: Documentation/admin-guide/cgroup-v2.rst (cpu.stat) and cgroup-v1/cpuacct.rst (cpuacct.usage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from controller.sources.table import number_of_cores, read_table
+
+HALF_LIFE = 0.7
+"""Seconds after which a measurement counts half."""
+
+
+class CgroupSource:
+    """Cores minus what the machines use; a balancer's own use is not counted against it."""
+
+    name = "cgroups"
+
+    def __init__(self, path: str | None, root: Path = Path("/sys/fs/cgroup")) -> None:
+        """``path`` of the file, ``root`` where cgroups are mounted.
+
+        Raises:
+            ValueError: the file is missing or wrong, or a cgroup does not exist.
+        """
+        if not path:
+            raise ValueError("the cgroups source needs a file: --source cgroups:FILE")
+        file = Path(path)
+        table, vms = read_table(file)
+        self._cores = number_of_cores(file, "cores", table.get("cores"))
+        self._core = number_of_cores(file, "core", table.get("core", 1.0)) or 1.0
+        self._counters = {name: _counter(file, root, name, folder) for name, folder in vms.items()}
+        self._last: dict[str, float] = {}
+        self._last_time: float | None = None
+        self._use: dict[str, float] = {}
+
+    def sample(self, now: float) -> None:
+        read = {name: _seconds(counter) for name, counter in self._counters.items()}
+        if self._last_time is not None and now > self._last_time:
+            elapsed = now - self._last_time
+            keep = 0.5 ** (elapsed / HALF_LIFE) if self._use else 0.0
+            for name, seconds in read.items():
+                use = max(0.0, seconds - self._last[name]) / elapsed / self._core
+                self._use[name] = keep * self._use.get(name, 0.0) + (1 - keep) * use
+        self._last, self._last_time = read, now
+
+    def idle(self) -> float:
+        return max(0.0, self._cores - sum(self._use.values())) if self._use else 0.0
+
+    def capacity(self, used: Mapping[str, float]) -> float:
+        others = sum(use for name, use in self._use.items() if name not in used)
+        return max(0.0, self._cores - others) if self._use else 0.0
+
+    def usable(self) -> float:
+        return self._cores
+
+    def per_cpu(self) -> list[float]:
+        return []
+
+
+def _counter(file: Path, root: Path, name: str, folder: object) -> Path:
+    """The file with a cgroup's CPU time, of whichever version."""
+    if not isinstance(folder, str):
+        raise ValueError(f"{file}: vms.{name}: expected a cgroup's path")
+    below = folder.strip("/")
+    for candidate in (
+        root / below / "cpu.stat",
+        root / "unified" / below / "cpu.stat",
+        root / "cpuacct" / below / "cpuacct.usage",
+        root / "cpu,cpuacct" / below / "cpuacct.usage",
+    ):
+        if candidate.exists():
+            return candidate
+    raise ValueError(f"{file}: vms.{name}: no cgroup {folder} with CPU accounting below {root}")
+
+
+def _seconds(counter: Path) -> float:
+    """CPU seconds so far; a cgroup that has gone uses nothing more."""
+    try:
+        text = counter.read_text()
+    except OSError:
+        return 0.0
+    if counter.name == "cpuacct.usage":
+        return int(text) / 1e9
+    return int(text.split("usage_usec", 1)[1].split()[0]) / 1e6
