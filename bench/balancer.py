@@ -29,18 +29,23 @@ def free_port() -> int:
 class Balancer:
     """One supervisor with its children."""
 
-    def __init__(self, *arguments: str, servers: Sequence[str] = (), cpu: int | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        servers: Sequence[str] = (),
+        wrap: Sequence[str] = (),
+        module: Sequence[str] = ("pylb",),
+    ) -> None:
+        """``wrap`` is a command that runs the one behind it, such as ``taskset -c 0``."""
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="pylb-"))
         self.admin = Address("", 0, str(self.folder / "admin.sock"))
         self.log = self.folder / "log"
-        command = [sys.executable, "-m", "pylb", "serve", "--admin", str(self.admin), *arguments]
+        command = [*wrap, sys.executable, "-m", *module, "serve", "--admin", str(self.admin), *arguments]
         if servers:
             command += ["--bind", f"127.0.0.1:{self.port}"]
             for server in servers:
                 command += ["--server", server]
-        if cpu is not None:
-            command = ["taskset", "-c", str(cpu), *command]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
         self.wait("serving", lambda status: any(w["state"] == "serving" for w in status["workers"]))

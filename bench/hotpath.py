@@ -217,7 +217,8 @@ def main() -> None:
         started.append(nginx)
         haproxy, port = start_haproxy(folder, servers)
         started.append(haproxy)
-        balancer = Balancer("--workers", "1", "--balance", "roundrobin", servers=servers, cpu=0)
+        pinned = ("taskset", "-c", "0")
+        balancer = Balancer("--workers", "1", "--balance", "roundrobin", servers=servers, wrap=pinned)
         peers = {
             "pylb": (balancer.port, balancer.workers()[0]["pid"]),
             "haproxy": (port, haproxy.pid),

@@ -1,0 +1,213 @@
+"""The paper's set-ups, and the balancers in them: pylb with a fixed count or adaptive, HAProxy in its place.
+
+See `testbed.py` for the machines. A web-server machine runs one nginx process for each of its vCPUs, HAProxy
+one process for each count on the same port (``SO_REUSEPORT``), and each of them, as each pylb worker, is
+bound to at most one virtual core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.balancer import Balancer, free_port
+from bench.testbed import Host, Vm, spinning
+
+ADAPTIVE = 0
+"""The count that means: pylb's own scaling."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One arrangement of machines, and the numbers of processes that are tried in it."""
+
+    key: str
+    title: str
+    counts: tuple[int, ...]
+    balancer: int
+    """vCPUs of the balancer's machine."""
+    web: tuple[int, ...] = (1, 1)
+    extra: int = 0
+    """vCPUs, all of them busy, of a machine that has nothing to do with the service."""
+    cores: int = 4
+    """Virtual cores of the host."""
+    preferred: tuple[str, ...] = ()
+    """Machines that have `kept` cores to themselves; the others share the rest."""
+    kept: int = 0
+    seconds: float | None = None
+    """Experiment 2: answered requests in this time. None: experiment 1, a number of connections."""
+
+
+SETUPS = (
+    Setup("2a", "one idle core beside the balancer's own", (1, 2, 4), balancer=2),
+    Setup("2b", "balancer with 3 vCPUs, every machine has its cores", (1, 2, 3, 4), balancer=3, cores=5),
+    Setup("2c", "balancer with 4 vCPUs, 8 vCPUs on 4 cores", (1, 2, 4), balancer=4, web=(2, 2)),
+    *(
+        Setup(f"3-{vcpus}", f"balancer with {vcpus} vCPU{'s' * (vcpus > 1)}", (1, 2, 4), vcpus, seconds=5.0)
+        for vcpus in (1, 2, 4)
+    ),
+    *(
+        Setup(f"4-{name}", title, (1, 2, 4), 2, (2, 2), extra=4, preferred=preferred, kept=kept)
+        for name, title, preferred, kept in (
+            ("Base", "10 vCPUs on 4 cores, nobody preferred", (), 0),
+            ("LA", "balancer and extra machine preferred", ("pylb", "extra"), 3),
+            ("L", "balancer preferred", ("pylb",), 2),
+            ("LW", "balancer and web servers preferred", ("pylb", "web-1", "web-2"), 3),
+        )
+    ),
+)
+
+
+@dataclass
+class Scene:
+    """A set-up that runs."""
+
+    setup: Setup
+    host: Host
+    folder: Path
+    balancer: Vm
+    servers: list[str]
+    controller: str
+    """The controller's address."""
+
+
+def _nginx(vm: Vm, folder: Path, part: str) -> str:
+    port = free_port()
+    home = folder / f"{vm.name}-{part}"
+    home.mkdir()
+    (home / "index.html").write_bytes(b"x" * 128)
+    for path in (folder, home):
+        path.chmod(0o755)
+    temps = "".join(
+        f"{kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (home / "nginx.conf").write_text(
+        f"worker_processes 1; daemon off; master_process off; pid {home}/pid; error_log {home}/err;\n"
+        f"events {{ worker_connections 8192; }}\n"
+        f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300; {temps}\n"
+        f"server {{ listen 127.0.0.1:{port} backlog=4096; root {home}; }} }}\n"
+    )
+    vm.run(["nginx", "-e", f"{home}/err", "-c", f"{home}/nginx.conf"], part)
+    return f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def scene(setup: Setup) -> Iterator[Scene]:
+    """Machines, web servers, load in the extra machine, and the host's controller."""
+    folder = Path(tempfile.mkdtemp(prefix="pylb-scene-"))
+    with Host(setup.cores) as host, contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        partitions = {}
+        if setup.preferred:
+            kept = host.partition("preferred", setup.kept)
+            rest = host.partition("others", setup.cores - setup.kept)
+            names = ("pylb", "web-1", "web-2", "extra")
+            partitions = {name: kept if name in setup.preferred else rest for name in names}
+        servers = []
+        for number, vcpus in enumerate(setup.web):
+            name = f"web-{number + 1}"
+            vm = host.vm(name, vcpus, partitions.get(name))
+            servers += [_nginx(vm, folder, f"nginx-{core}") for core in range(vcpus)]
+        balancer = host.vm("pylb", setup.balancer, partitions.get("pylb"))
+        if setup.extra:
+            stack.enter_context(spinning(host.vm("extra", setup.extra, partitions.get("extra")), setup.extra))
+        address = f"unix:{folder}/controller.sock"
+        source = host.table(folder / "vms.toml")
+        controller = subprocess.Popen(
+            [sys.executable, "-m", "controller", "--listen", address, "--source", source],
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(controller.wait)
+        stack.callback(controller.terminate)
+        yield Scene(setup, host, folder, balancer, servers, address)
+
+
+@dataclass
+class Running:
+    """A balancer that serves in a scene."""
+
+    port: int
+    pylb: Balancer | None = None
+    counts: list[int] = field(default_factory=list)
+    """How many workers it had, each time that this was looked at."""
+
+
+@contextlib.contextmanager
+def running(scene: Scene, kind: str, count: int) -> Iterator[Running]:
+    """``pylb`` or ``haproxy`` with so many processes."""
+    if kind == "haproxy":
+        with _haproxy(scene, count) as port:
+            yield Running(port)
+        return
+    workers = f"1..{scene.setup.balancer}" if count == ADAPTIVE else str(count)
+    controller = ["--controller", scene.controller] if count == ADAPTIVE else []
+    # Started outside, so that Python's imports don't take seconds of a small machine, and then moved in.
+    hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/fs/cgroup; exec "$@"', "sh"]
+    guest = ("bench.guest", str(scene.setup.balancer))
+    balancer = Balancer(
+        "--workers", workers, *controller, servers=scene.servers, wrap=hidden, module=guest
+    )
+    stop = threading.Event()
+    one = Running(balancer.port, balancer)
+    mover = threading.Thread(target=_move_in, args=(balancer.process.pid, scene.balancer, stop, one.counts))
+    mover.start()
+    try:
+        yield one
+    finally:
+        stop.set()
+        mover.join()
+        balancer.stop()
+
+
+def _move_in(supervisor: int, vm: Vm, stop: threading.Event, counts: list[int]) -> None:
+    """Give each worker, as it appears, a core of its own; the other processes share one."""
+    vm.core("rest").add(supervisor)
+    placed: set[int] = set()
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+    while not stop.wait(0.02):
+        with contextlib.suppress(OSError):
+            alive = {int(pid) for pid in children.read_text().split()}
+            for pid in alive - placed:
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+                if title.startswith("pylb: worker"):
+                    vm.core(f"worker-{title.split()[2]}").add(pid)
+                    placed.add(pid)
+                elif title.startswith("pylb: control"):
+                    vm.core("rest").add(pid)
+                    placed.add(pid)
+            counts.append(len(alive) - 1)
+
+
+@contextlib.contextmanager
+def _haproxy(scene: Scene, count: int) -> Iterator[int]:
+    port = free_port()
+    file = scene.folder / "haproxy.cfg"
+    lines = "".join(f"  server s{number} {server}\n" for number, server in enumerate(scene.servers))
+    file.write_text(
+        "global\n  nbthread 1\n  maxconn 8000\n"
+        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+        "  option forwardfor\n  http-reuse always\n"
+        f"frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  balance leastconn\n{lines}"
+    )
+    processes = [
+        scene.balancer.run(["haproxy", "-db", "-q", "-f", str(file)], f"haproxy-{number}")
+        for number in range(count)
+    ]
+    try:
+        yield port
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2)
+            process.kill()
+            process.wait()
