@@ -256,7 +256,8 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         f"Written by `python -m bench.figures` (`make figures`). {about}.",
         f"A virtual core is {document['core']:g} of a real one ([accuracy](testbed.md)). "
         f"{document['clients']} clients; experiment 1 makes {document['connections']:,} connections with a "
-        f"request each, experiment 2 lasts 5 s; {repetitions} repetitions, medians (range). {failed} requests failed in all.",
+        f"request each, experiment 2 lasts 5 s; {repetitions} repetitions, medians (range). "
+        f"{failed} requests failed in all.",
         "",
         "## The paper's claims",
         "",

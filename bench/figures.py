@@ -2,10 +2,10 @@
 
 Experiment 1 (figures 2a, 2b, 2c, 4): 250 clients make 60,000 connections with a request each; the
 distribution of response times. Experiment 2 (figure 3): requests answered in 5 seconds. Every set-up (see
-`setups.py`) is measured with fixed numbers of pylb workers, with pylb's own scaling (*adaptive*), and with as many HAProxy
-processes. All take turns within a repetition, in an order that is reversed each time. Before each measurement
-the same clients load the balancer for a while, so that adaptive has chosen its count; what a cold start
-costs is in the dynamic runs. Needs root, nginx and haproxy.
+`setups.py`) is measured with fixed numbers of pylb workers, with pylb's own scaling (*adaptive*), and with as
+many HAProxy processes. All take turns within a repetition, in an order that is reversed each time. Before
+each measurement the same clients load the balancer for a while, so that adaptive has chosen its count; what
+a cold start costs is in the dynamic runs. Needs root, nginx and haproxy.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def measure(here: Scene, kind: str, count: int, connections: int) -> dict[str, A
 
 
 def _mean(one: Running) -> float:
-    counts = list(one.counts)
+    counts = [count for _, count in one.counts]
     return round(sum(counts) / len(counts), 2) if counts else 0.0
 
 

@@ -1,7 +1,8 @@
-"""Closed-loop clients in one process, as httperf's in the paper but fast: plain sockets and epoll.
+"""Clients in one process, as httperf's in the paper but fast: plain sockets and epoll.
 
-Each client sends a GET, reads its whole response, and sends the next one, on the same connection or on a new
-one. The response time is counted from the beginning of the request (with a new connection: of its connect).
+`closed_loop` has clients that each send their next request when they have the response; `open_loop` sends
+requests when they are due, however slowly the last ones are answered. The response time is counted from when
+the request was due; with a new connection, the connect is part of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import select
 import socket
 import time
 from array import array
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _TIMEOUT = 20.0
@@ -39,6 +42,87 @@ class _Client:
         self.wanted = 0
 
 
+class _Clients:
+    """The connections with a request under way."""
+
+    def __init__(self, port: int, keep_alive: bool, path: str) -> None:
+        closing = "" if keep_alive else "Connection: close\r\n"
+        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{closing}\r\n".encode()
+        self._address = ("127.0.0.1", port)
+        self._keep_alive = keep_alive
+        self._poll = select.epoll()
+        self._idle: list[_Client] = []
+        self.busy: dict[int, _Client] = {}
+        self.outcome = Outcome()
+        self.begin = time.perf_counter()
+        self._next_look = self.begin + 1.0
+
+    def start(self, due: float) -> None:
+        """Send a request, on an idle connection or a new one."""
+        if self._idle:
+            client = self._idle.pop()
+            client.data, client.wanted, client.began = b"", 0, due
+            self.busy[client.sock.fileno()] = client
+            client.sock.send(self._request)
+            return
+        sock = socket.socket()
+        sock.setblocking(False)
+        client = self.busy[sock.fileno()] = _Client(sock, due)
+        if sock.connect_ex(self._address):
+            self._poll.register(sock.fileno(), select.EPOLLOUT)
+        else:
+            self._poll.register(sock.fileno(), select.EPOLLIN)
+            sock.send(self._request)
+
+    def wait(self, seconds: float) -> int:
+        """Read what has come; gives how many requests have ended, well or not."""
+        ended = 0
+        for number, event in self._poll.poll(seconds, 512):
+            client = self.busy.get(number)
+            if client is None:
+                continue  # the balancer closed an idle connection
+            try:
+                if event == select.EPOLLOUT:
+                    self._poll.modify(number, select.EPOLLIN)
+                    client.sock.send(self._request)
+                    continue
+                if not _complete(client):
+                    continue
+            except (OSError, ValueError):
+                self._fail(number, client)
+                ended += 1
+                continue
+            done = time.perf_counter()
+            self.outcome.latencies.append(done - client.began)
+            self.outcome.ends.append(done - self.begin)
+            del self.busy[number]
+            ended += 1
+            if self._keep_alive:
+                self._idle.append(client)
+            else:
+                client.sock.close()
+        now = time.perf_counter()
+        if now >= self._next_look:
+            self._next_look = now + 1.0
+            for number, client in [(n, c) for n, c in self.busy.items() if now - c.began > _TIMEOUT]:
+                self._fail(number, client)
+                ended += 1
+        return ended
+
+    def _fail(self, number: int, client: _Client) -> None:
+        self.outcome.failed += 1
+        del self.busy[number]
+        client.sock.close()
+
+    def finish(self) -> Outcome:
+        """Close everything."""
+        self.outcome.seconds = time.perf_counter() - self.begin
+        for client in (*self.busy.values(), *self._idle):
+            client.sock.close()
+        self._poll.close()
+        return self.outcome
+
+
 def closed_loop(
     port: int,
     clients: int,
@@ -51,100 +135,69 @@ def closed_loop(
 
     With ``seconds`` what is under way at the end is abandoned, and not counted.
     """
-    closing = "" if keep_alive else "Connection: close\r\n"
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{closing}\r\n".encode()
-    poll = select.epoll()
-    open_: dict[int, _Client] = {}
-    outcome = Outcome()
-    clock = time.perf_counter
-    begin = clock()
-    stop = begin + seconds if seconds is not None else float("inf")
+    all_ = _Clients(port, keep_alive, path)
+    stop = all_.begin + seconds if seconds is not None else float("inf")
     left = requests if requests is not None else 1 << 62
-    next_look = begin + 1.0
-
-    def start() -> None:
-        nonlocal left
-        left -= 1
-        sock = socket.socket()
-        sock.setblocking(False)
-        client = _Client(sock, clock())
-        error = sock.connect_ex(("127.0.0.1", port))
-        open_[sock.fileno()] = client
-        if error:
-            poll.register(sock.fileno(), select.EPOLLOUT)
-        else:
-            poll.register(sock.fileno(), select.EPOLLIN)
-            sock.send(request)
-
-    def end(number: int, client: _Client) -> None:
-        del open_[number]
-        client.sock.close()
-
-    def fail(number: int, client: _Client) -> None:
-        outcome.failed += 1
-        end(number, client)
-        if left > 0:
-            start()
-
-    for _ in range(min(clients, left)):
-        start()
-    while open_:
-        events = poll.poll(1.0, 512)
-        now = clock()
-        if now >= stop:
+    wanted = clients
+    while True:
+        for _ in range(min(wanted, left)):
+            all_.start(time.perf_counter())
+            left -= 1
+        if not all_.busy:
             break
-        for number, event in events:
-            client = open_[number]
-            try:
-                if event == select.EPOLLOUT:
-                    poll.modify(number, select.EPOLLIN)
-                    client.sock.send(request)
-                    continue
-                data = client.sock.recv(262144)
-                if not data:
-                    raise ConnectionError("the connection ended within the response")
-                if client.data:
-                    data = client.data + data
-                if not client.wanted:
-                    head = data.find(b"\r\n\r\n")
-                    if head >= 0:
-                        client.wanted = _length(data[: head + 2], head + 4)
-                if not client.wanted or len(data) < client.wanted:
-                    client.data = data
-                    continue
-            except (OSError, ValueError):
-                fail(number, client)
-                continue
-            done = clock()
-            outcome.latencies.append(done - client.began)
-            outcome.ends.append(done - begin)
-            if not keep_alive:
-                end(number, client)
-                if left > 0:
-                    start()
-            elif left > 0:
-                left -= 1
-                client.data, client.wanted, client.began = b"", 0, clock()
-                client.sock.send(request)
-            else:
-                end(number, client)
-        if now >= next_look:
-            next_look = now + 1.0
-            for number, client in [(n, c) for n, c in open_.items() if now - c.began > _TIMEOUT]:
-                fail(number, client)
-    outcome.seconds = clock() - begin
-    for client in open_.values():
-        client.sock.close()
-    poll.close()
-    return outcome
+        wanted = all_.wait(min(1.0, max(0.0, stop - time.perf_counter())))
+        if time.perf_counter() >= stop:
+            break
+    return all_.finish()
+
+
+def open_loop(
+    port: int, rate: Callable[[float], float], seconds: float, clients: int = 500, path: str = "/"
+) -> Outcome:
+    """Load 127.0.0.1:``port`` with ``rate(t)`` requests per second, each on a connection of its own.
+
+    At most ``clients`` connections are open; requests that are due wait for one, and their time counts.
+    What is unanswered a second after the end has failed.
+    """
+    all_ = _Clients(port, False, path)
+    waiting: deque[float] = deque()
+    due = 0.0
+    while True:
+        now = time.perf_counter() - all_.begin
+        while due <= min(now, seconds):
+            waiting.append(all_.begin + due)
+            due += 1 / max(1.0, rate(due))
+        while waiting and len(all_.busy) < clients:
+            all_.start(waiting.popleft())
+        if now > seconds and (not (all_.busy or waiting) or now > seconds + 1):
+            break
+        all_.wait(min(0.05, max(0.0005, due - now)))
+    all_.outcome.failed += len(waiting) + len(all_.busy)
+    return all_.finish()
+
+
+def _complete(client: _Client) -> bool:
+    """Read; whether the whole response is here.
+
+    Raises:
+        OSError: the connection broke, or ended within the response.
+        ValueError: the response is not a 200 with a Content-Length.
+    """
+    data = client.sock.recv(262144)
+    if not data:
+        raise ConnectionError("the connection ended within the response")
+    if client.data:
+        data = client.data + data
+    if not client.wanted:
+        head = data.find(b"\r\n\r\n")
+        if head >= 0:
+            client.wanted = _length(data[: head + 2], head + 4)
+    client.data = data
+    return 0 < client.wanted <= len(data)
 
 
 def _length(head: bytes, body: int) -> int:
-    """Bytes of the whole response.
-
-    Raises:
-        ValueError: it is not a 200 with a Content-Length.
-    """
+    """Bytes of the whole response."""
     if head[9:12] != b"200":
         raise ValueError(head[:40])
     lower = head.lower()

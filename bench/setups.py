@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +34,14 @@ class Setup:
     title: str
     counts: tuple[int, ...]
     balancer: int
-    """vCPUs of the balancer's machine."""
+    """Cores that the balancer's machine may use."""
+    own: int | None = None
+    """Those of them that were given to it; the others it may use while they are idle. None: all."""
     web: tuple[int, ...] = (1, 1)
     extra: int = 0
     """vCPUs, all of them busy, of a machine that has nothing to do with the service."""
+    batch: int = 0
+    """Cores that a machine may use which sleeps until it is woken."""
     cores: int = 4
     """Virtual cores of the host."""
     preferred: tuple[str, ...] = ()
@@ -47,15 +52,15 @@ class Setup:
 
 
 SETUPS = (
-    Setup("2a", "one idle core beside the balancer's own", (1, 2, 4), balancer=2),
+    Setup("2a", "one idle core beside the balancer's own", (1, 2, 4), balancer=2, own=1),
     Setup("2b", "balancer with 3 vCPUs, every machine has its cores", (1, 2, 3, 4), balancer=3, cores=5),
     Setup("2c", "balancer with 4 vCPUs, 8 vCPUs on 4 cores", (1, 2, 4), balancer=4, web=(2, 2)),
     *(
-        Setup(f"3-{vcpus}", f"balancer with {vcpus} vCPU{'s' * (vcpus > 1)}", (1, 2, 4), vcpus, seconds=5.0)
+        Setup(f"3-{vcpus}", f"balancer with {vcpus} vCPU", (1, 2, 4), balancer=vcpus, seconds=5.0)
         for vcpus in (1, 2, 4)
     ),
     *(
-        Setup(f"4-{name}", title, (1, 2, 4), 2, (2, 2), extra=4, preferred=preferred, kept=kept)
+        Setup(f"4-{name}", title, (1, 2, 4), 2, web=(2, 2), extra=4, preferred=preferred, kept=kept)
         for name, title, preferred, kept in (
             ("Base", "10 vCPUs on 4 cores, nobody preferred", (), 0),
             ("LA", "balancer and extra machine preferred", ("pylb", "extra"), 3),
@@ -116,9 +121,11 @@ def scene(setup: Setup) -> Iterator[Scene]:
             name = f"web-{number + 1}"
             vm = host.vm(name, vcpus, partitions.get(name))
             servers += [_nginx(vm, folder, f"nginx-{core}") for core in range(vcpus)]
-        balancer = host.vm("pylb", setup.balancer, partitions.get("pylb"))
+        balancer = host.vm("pylb", setup.balancer, partitions.get("pylb"), setup.own)
         if setup.extra:
             stack.enter_context(spinning(host.vm("extra", setup.extra, partitions.get("extra")), setup.extra))
+        if setup.batch:
+            host.vm("batch", setup.batch)
         address = f"unix:{folder}/controller.sock"
         source = host.table(folder / "vms.toml")
         controller = subprocess.Popen(
@@ -136,8 +143,8 @@ class Running:
 
     port: int
     pylb: Balancer | None = None
-    counts: list[int] = field(default_factory=list)
-    """How many workers it had, each time that this was looked at."""
+    counts: list[tuple[float, int]] = field(default_factory=list)
+    """Seconds (monotonic) and how many workers it had then."""
 
 
 @contextlib.contextmanager
@@ -167,7 +174,7 @@ def running(scene: Scene, kind: str, count: int) -> Iterator[Running]:
         balancer.stop()
 
 
-def _move_in(supervisor: int, vm: Vm, stop: threading.Event, counts: list[int]) -> None:
+def _move_in(supervisor: int, vm: Vm, stop: threading.Event, counts: list[tuple[float, int]]) -> None:
     """Give each worker, as it appears, a core of its own; the other processes share one."""
     vm.core("rest").add(supervisor)
     placed: set[int] = set()
@@ -183,7 +190,7 @@ def _move_in(supervisor: int, vm: Vm, stop: threading.Event, counts: list[int]) 
                 elif title.startswith("pylb: control"):
                     vm.core("rest").add(pid)
                     placed.add(pid)
-            counts.append(len(alive) - 1)
+            counts.append((time.monotonic(), len(alive) - 1))
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ class Group:
 
     def __init__(self, path: str, mounted: tuple[int, list[Path]] | None = None) -> None:
         self.path = path
+        self.cores = float("inf")
         self._version, roots = mounted or mounts()
         self.folders = [root / path for root in roots]
         for root, folder in zip(roots, self.folders, strict=True):
@@ -73,6 +74,7 @@ class Group:
 
     def limit(self, cores: float) -> None:
         """At most so many virtual cores."""
+        self.cores = cores
         quota = max(1000, int(cores * CORE * PERIOD_US))
         for folder in self.folders:
             if self._version == 2:
@@ -109,20 +111,21 @@ class Group:
 class Vm:
     """A virtual machine: a group for all of it, ``rest`` and one for each process with a core of its own."""
 
-    def __init__(self, name: str, parent: Group, vcpus: int) -> None:
+    def __init__(self, name: str, parent: Group, vcpus: int, own: int) -> None:
         self.name = name
         self.vcpus = vcpus
+        self.own = own
         self.group = Group(f"{parent.path}/{name}")
-        self.group.limit(vcpus)
+        self.group.limit(min(vcpus, parent.cores))
         self._parts = {"rest": Group(f"{self.group.path}/rest")}
-        self._parts["rest"].limit(1)
+        self._parts["rest"].limit(min(1, self.group.cores))
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def core(self, name: str) -> Group:
         """The group of one process of that name; it may use one virtual core."""
         if name not in self._parts:
             self._parts[name] = Group(f"{self.group.path}/{name}")
-            self._parts[name].limit(1)
+            self._parts[name].limit(min(1, self.group.cores))
         return self._parts[name]
 
     def inside(self, part: str = "rest") -> list[str]:
@@ -166,14 +169,16 @@ class Host:
         self._groups[-1].limit(cores)
         return self._groups[-1]
 
-    def vm(self, name: str, vcpus: int, partition: Group | None = None) -> Vm:
-        """Make a machine."""
-        self.vms[name] = Vm(name, partition or self._groups[0], vcpus)
+    def vm(self, name: str, vcpus: int, partition: Group | None = None, own: int | None = None) -> Vm:
+        """Make a machine that may run on so many cores, ``own`` of them given to it for good (all)."""
+        self.vms[name] = Vm(name, partition or self._groups[0], vcpus, vcpus if own is None else own)
         return self.vms[name]
 
     def table(self, file: Path) -> str:
         """Write what ``python -m controller --source cgroups:FILE`` needs; gives that source."""
-        vms = "".join(f'{vm.name} = "/{vm.group.path}"\n' for vm in self.vms.values())
+        vms = "".join(
+            f'{vm.name} = {{ cgroup = "/{vm.group.path}", vcpus = {vm.own} }}\n' for vm in self.vms.values()
+        )
         file.write_text(f"cores = {self.cores}\ncore = {CORE}\n[vms]\n{vms}")
         return f"cgroups:{file}"
 

@@ -4,10 +4,11 @@ For a host whose machines each have a cgroup. They are named in a TOML file::
 
     cores = 4
     [vms]
-    web-1 = "/machine.slice/web-1.scope"      # a path below /sys/fs/cgroup, as in /proc/PID/cgroup
-    balancer = "/machine.slice/balancer.scope"  # by the name that the balancer says to the controller
+    web-1.cgroup = "/machine.slice/web-1.scope"  # a path below /sys/fs/cgroup, as in /proc/PID/cgroup
+    balancer.cgroup = "/machine.slice/balancer.scope"  # by the name that it says to the controller
+    balancer.vcpus = 2  # its own, which it may use whatever the others do; 0 when not given
 
-``core = 0.125`` says that one of these cores is only that part of a real one, as in a test bed.
+``core = 0.25`` says that one of these cores is only that part of a real one, as in a test bed.
 Sources: Documentation/admin-guide/cgroup-v2.rst (cpu.stat) and cgroup-v1/cpuacct.rst (cpuacct.usage).
 """
 
@@ -39,7 +40,13 @@ class CgroupSource:
         table, vms = read_table(file)
         self._cores = number_of_cores(file, "cores", table.get("cores"))
         self._core = number_of_cores(file, "core", table.get("core", 1.0)) or 1.0
-        self._counters = {name: _counter(file, root, name, folder) for name, folder in vms.items()}
+        self._counters: dict[str, Path] = {}
+        self._own: dict[str, float] = {}
+        for name, vm in vms.items():
+            if not isinstance(vm, dict) or not isinstance(vm.get("cgroup"), str):
+                raise ValueError(f"{file}: vms.{name}.cgroup: expected a cgroup's path")
+            self._counters[name] = _counter(file, root, name, vm["cgroup"])
+            self._own[name] = number_of_cores(file, f"vms.{name}.vcpus", vm.get("vcpus", 0))
         self._last: dict[str, float] = {}
         self._last_time: float | None = None
         self._use: dict[str, float] = {}
@@ -59,7 +66,9 @@ class CgroupSource:
 
     def capacity(self, used: Mapping[str, float]) -> float:
         others = sum(use for name, use in self._use.items() if name not in used)
-        return max(0.0, self._cores - others) if self._use else 0.0
+        left = max(0.0, self._cores - others) if self._use else 0.0
+        # Where more vCPUs were given out than there are cores, sharing them out is the host scheduler's work.
+        return max(left, sum(count for name, count in self._own.items() if name in used))
 
     def usable(self) -> float:
         return self._cores
@@ -68,10 +77,8 @@ class CgroupSource:
         return []
 
 
-def _counter(file: Path, root: Path, name: str, folder: object) -> Path:
+def _counter(file: Path, root: Path, name: str, folder: str) -> Path:
     """The file with a cgroup's CPU time, of whichever version."""
-    if not isinstance(folder, str):
-        raise ValueError(f"{file}: vms.{name}: expected a cgroup's path")
     below = folder.strip("/")
     for candidate in (
         root / below / "cpu.stat",
@@ -81,7 +88,7 @@ def _counter(file: Path, root: Path, name: str, folder: object) -> Path:
     ):
         if candidate.exists():
             return candidate
-    raise ValueError(f"{file}: vms.{name}: no cgroup {folder} with CPU accounting below {root}")
+    raise ValueError(f"{file}: vms.{name}.cgroup: no cgroup {folder} with CPU accounting below {root}")
 
 
 def _seconds(counter: Path) -> float:

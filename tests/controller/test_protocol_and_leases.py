@@ -189,7 +189,7 @@ def test_a_table_gives_a_balancer_its_own_machines_cores_and_the_idle_ones(tmp_p
 @pytest.mark.parametrize("version", [1, 2])
 def test_cgroups_tell_what_machines_use(tmp_path: Path, version: int) -> None:
     file = tmp_path / "vms.toml"
-    file.write_text('cores = 4\ncore = 0.5\n[vms]\nweb = "/vms/web"\nlb = "/vms/lb"\n')
+    file.write_text('cores = 4\ncore = 0.5\n[vms]\nweb.cgroup = "/vms/web"\nlb.cgroup = "/vms/lb"\n')
 
     def use(name: str, seconds: float) -> None:
         folder = tmp_path / ("cpuacct" if version == 1 else "") / "vms" / name
@@ -199,7 +199,7 @@ def test_cgroups_tell_what_machines_use(tmp_path: Path, version: int) -> None:
         else:
             (folder / "cpu.stat").write_text(f"usage_usec {seconds * 1e6:.0f}\nuser_usec 1\n")
 
-    with pytest.raises(ValueError, match=r"vms\.web: no cgroup"):
+    with pytest.raises(ValueError, match=r"vms\.web\.cgroup: no cgroup"):
         CgroupSource(str(file), tmp_path)
     use("web", 10)
     use("lb", 20)
@@ -212,3 +212,7 @@ def test_cgroups_tell_what_machines_use(tmp_path: Path, version: int) -> None:
     assert (source.idle(), source.usable()) == (1, 4)  # half a real core is one of these
     assert source.capacity({"lb": 0.3}) == 3
     assert source.capacity({}) == 1
+    file.write_text(file.read_text() + "lb.vcpus = 4\n")
+    owner = CgroupSource(str(file), tmp_path)
+    owner.sample(0)
+    assert owner.capacity({"lb": 0.3}) == 4

@@ -1,0 +1,215 @@
+"""``python -m bench.dynamic``: what the paper could not do, load and neighbours that change while it serves.
+
+A host of four cores has a balancer machine that owns one core and may use the idle ones, two web servers, and
+a neighbour that sleeps and then needs two cores. The offered load rises, stays and falls; the neighbour wakes
+up in the middle. pylb adaptive takes turns with pylb and HAProxy fixed at the least and at the most. The
+requests are sent when they are due, however late the last ones are, each on a new connection. Needs root,
+nginx and haproxy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from bench.load import Outcome, open_loop
+from bench.machine import in_words, machine
+from bench.setups import ADAPTIVE, Scene, Setup, running, scene
+from bench.testbed import spinning
+
+SETUP = Setup("dynamic", "a neighbour wakes up", (1, 4), balancer=4, own=1, batch=2)
+VARIANTS = (("pylb", ADAPTIVE), ("pylb", 1), ("pylb", 4), ("haproxy", 1), ("haproxy", 4))
+LOW, HIGH = 800.0, 4500.0  # requests per second
+SECONDS = 60.0
+WAKES, SLEEPS = 27.0, 41.0  # the neighbour
+SAMPLE = 0.5
+COLOURS = {"adaptive": "#111111", "1": "#c2552d", "4": "#3b7dd8"}
+
+console = Console()
+
+
+def offered(at: float) -> float:
+    """Requests per second at a moment: up from 8 to 18 s, down from 45 to 52 s."""
+    if at < 18:
+        return LOW + (HIGH - LOW) * min(1.0, max(0.0, (at - 8) / 10))
+    return LOW + (HIGH - LOW) * min(1.0, max(0.0, (52 - at) / 7))
+
+
+def _load(pipe: Any, port: int) -> None:
+    pipe.send(open_loop(port, offered, SECONDS))
+
+
+def measure(here: Scene, kind: str, count: int) -> dict[str, Any]:
+    """One run of one balancer."""
+    neighbour = here.host.vms["batch"]
+    groups = {vm.name: vm.group for vm in here.host.vms.values()}
+    uses: list[dict[str, float]] = []
+    context = multiprocessing.get_context("fork")
+    with running(here, kind, count) as one:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_load, args=(theirs, one.port), daemon=True)
+        began = time.monotonic()
+        process.start()
+
+        def watch(until: float) -> None:
+            while (now := time.monotonic() - began) < until:
+                uses.append({"at": now} | {name: group.use() for name, group in groups.items()})
+                time.sleep(max(0.0, min(SAMPLE, until - now)))
+
+        watch(WAKES)
+        with spinning(neighbour, SETUP.batch):
+            watch(SLEEPS)
+        watch(SECONDS)
+        outcome: Outcome = ours.recv()
+        process.join()
+        counts = [(at - began, workers) for at, workers in one.counts]
+    return _series(outcome, uses, counts or [(0.0, count)])
+
+
+def _series(
+    outcome: Outcome, uses: list[dict[str, float]], counts: list[tuple[float, int]]
+) -> dict[str, Any]:
+    """Samples over time, and sums."""
+    samples: list[dict[str, Any]] = []
+    position = 0
+    pairs = sorted(zip(outcome.ends, outcome.latencies, strict=True))
+    for before, after in zip(uses, uses[1:], strict=False):
+        begin, end = before["at"], after["at"]
+        latencies = []
+        while position < len(pairs) and pairs[position][0] < end:
+            latencies.append(pairs[position][1])
+            position += 1
+        latencies.sort()
+        seconds = max(1e-3, end - begin)
+        rates = {name: (after[name] - before[name]) / seconds for name in before if name != "at"}
+        workers = [number for at, number in counts if at <= end] or [counts[0][1]]
+        samples.append(
+            {
+                "at": round(end, 2),
+                "offered": round(offered(end), 1),
+                "answered": round(len(latencies) / seconds, 1),
+                "p99_ms": round(1000 * latencies[int(0.99 * (len(latencies) - 1))], 1) if latencies else None,
+                "workers": workers[-1],
+                "idle": round(max(0.0, SETUP.cores - sum(rates.values())), 3),
+                "balancer": round(rates["pylb"], 3),
+                "batch": round(rates["batch"], 3),
+            }
+        )
+    ordered = sorted(outcome.latencies)
+    step = [b["at"] - a["at"] for a, b in zip(uses, uses[1:], strict=False)]
+    workers_seconds = sum(sample["workers"] * width for sample, width in zip(samples, step, strict=True))
+    awake = [sample["batch"] for sample in samples if WAKES + 1 < sample["at"] < SLEEPS]
+    return {
+        "samples": samples,
+        "answered": len(ordered),
+        "failed": outcome.failed,
+        **{f"p{p}_ms": round(1000 * ordered[int(p / 100 * (len(ordered) - 1))], 1) for p in (50, 90, 99)},
+        "late": round(sum(latency > 0.1 for latency in ordered) / len(ordered), 4),
+        "core_seconds": round(uses[-1]["pylb"] - uses[0]["pylb"], 1),
+        "worker_seconds": round(workers_seconds, 1),
+        "neighbour": round(statistics.mean(awake), 2),
+    }
+
+
+def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Everything over time, of the first repetition."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(4, 1, figsize=(10, 10), sharex=True, layout="constrained")
+    for name, found in runs.items():
+        kind, count = name.split()
+        samples = found[0]["samples"]
+        at = [sample["at"] for sample in samples]
+        style: dict[str, Any] = {"color": COLOURS[count], "linestyle": "-" if kind == "pylb" else ":"}
+        style["linewidth"] = 2 if count == "adaptive" else 1.2
+        axes[0].plot(at, [sample["answered"] for sample in samples], label=name, **style)
+        axes[1].plot(at, [sample["p99_ms"] for sample in samples], label=name, **style)
+        axes[3].plot(at, [sample["batch"] for sample in samples], label=name, **style)
+        if count == "adaptive":
+            axes[0].plot(at, [sample["offered"] for sample in samples], color="#9a9a9a", label="offered")
+            workers = [sample["workers"] for sample in samples]
+            axes[2].step(at, workers, where="post", label="workers", **style)
+            axes[2].plot(at, [sample["idle"] for sample in samples], color="#2e9e5b", label="idle cores")
+    axes[0].set(ylabel="requests/s", ylim=(0, None), title="Rising and falling load, a waking neighbour")
+    axes[1].set(ylabel="p99 (ms)", yscale="log")
+    axes[2].set(ylabel="pylb adaptive", ylim=(0, 4.3))
+    axes[3].set(ylabel="neighbour's cores", xlabel="seconds", ylim=(0, 2.3))
+    for one in axes:
+        one.axvspan(WAKES, SLEEPS, color="black", alpha=0.07)
+        one.grid(alpha=0.25)
+        one.legend(fontsize=8, loc="upper right")
+    figure.savefig(path, dpi=110)
+
+
+def write(runs: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+    """JSON, Markdown and PNG."""
+    draw(runs, folder / "dynamic.png")
+    (folder / "dynamic.json").write_text(json.dumps({"machine": machine(), "runs": runs}) + "\n")
+    repetitions = len(next(iter(runs.values())))
+    lines = [
+        "# Load and neighbours that change",
+        "",
+        f"Written by `python -m bench.dynamic`. {in_words()}. {repetitions} repetition(s), medians.",
+        f"{LOW:.0f} to {HIGH:.0f} requests/s offered, each on a new connection, for {SECONDS:.0f} s; from "
+        f"{WAKES:.0f} to {SLEEPS:.0f} s a neighbour needs {SETUP.batch} of the host's {SETUP.cores} cores.",
+        "",
+        "| | answered | failed | p50 ms | p90 ms | p99 ms | later than 100 ms | core-seconds used "
+        "| worker-seconds held | neighbour got |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in runs.items():
+
+        def mid(what: str, found: list[dict[str, Any]] = found) -> float:
+            return float(statistics.median(one[what] for one in found))
+
+        lines.append(
+            f"| {name} | {mid('answered'):.0f} | {mid('failed'):.0f} | {mid('p50_ms'):.1f} | "
+            f"{mid('p90_ms'):.1f} | {mid('p99_ms'):.0f} | {mid('late'):.1%} | {mid('core_seconds'):.0f} | "
+            f"{mid('worker_seconds'):.0f} | {mid('neighbour'):.2f} of {SETUP.batch} cores |"
+        )
+    lines += ["", "![over time](dynamic.png)"]
+    (folder / "dynamic.md").write_text("\n".join(lines) + "\n")
+    console.print("\n".join(lines), markup=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    options = parser.parse_args()
+    if os.geteuid():
+        parser.error("needs root, to make cgroups")
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    with Progress(console=console) as progress:
+        bar = progress.add_task("", total=options.repetitions * len(VARIANTS))
+        for repetition in range(options.repetitions):
+            for kind, count in VARIANTS[:: -1 if repetition % 2 else 1]:
+                name = f"{kind} {'adaptive' if count == ADAPTIVE else count}"
+                progress.update(bar, description=f"{repetition + 1}: {name}")
+                with scene(SETUP) as here:
+                    result = measure(here, kind, count)
+                runs.setdefault(name, []).append(result)
+                summary = {key: value for key, value in result.items() if key != "samples"}
+                console.log(f"{name}: {summary}")
+                progress.advance(bar)
+    order = [f"{kind} {'adaptive' if count == ADAPTIVE else count}" for kind, count in VARIANTS]
+    write({name: runs[name] for name in order}, options.out)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Cgroups of both versions; what loops really get is checked by ``python -m bench.testbed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.testbed import CORE, PERIOD_US, Group, mounts
+
+
+def test_the_hierarchies_are_found(tmp_path: Path) -> None:
+    table = tmp_path / "mounts"
+    table.write_text(
+        "cgroup /a/cpu cgroup rw,cpu 0 0\ncgroup /a/cpuacct cgroup rw,cpuacct 0 0\n"
+        "cgroup2 /a/unified cgroup2 rw 0 0\n"
+    )
+    assert mounts(table) == (1, [Path("/a/cpu"), Path("/a/cpuacct")])
+    table.write_text("cgroup /a/both cgroup rw,cpu,cpuacct 0 0\n")
+    assert mounts(table) == (1, [Path("/a/both")])
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io\n")
+    table.write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    assert mounts(table) == (2, [tmp_path])
+    (tmp_path / "cgroup.controllers").write_text("io\n")
+    with pytest.raises(OSError, match="no cgroup"):
+        mounts(table)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_limit_is_a_part_of_a_real_core(tmp_path: Path, version: int) -> None:
+    folder = tmp_path / "g"
+    folder.mkdir()
+    if version == 1:
+        (folder / "cpu.cfs_quota_us").write_text("-1")
+    group = Group("g", (version, [tmp_path]))
+    group.limit(2)
+    quota = int(2 * CORE * PERIOD_US)
+    if version == 2:
+        assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
+        assert (folder / "cpu.max").read_text() == f"{quota} {PERIOD_US}"
+        (folder / "cpu.stat").write_text("usage_usec 1000000\n")
+    else:
+        assert (folder / "cpu.cfs_quota_us").read_text() == str(quota)
+        assert (folder / "cpu.cfs_period_us").read_text() == str(PERIOD_US)
+        (folder / "cpuacct.usage").write_text("1000000000\n")
+    assert group.use() == 1 / CORE
+    group.add(42)
+    assert (folder / "cgroup.procs").read_text() == "42"
