@@ -164,6 +164,7 @@ class Backend(Section):
     tls: ServerTls | None = None
     http2: bool = False  # speak HTTP/2 to the servers (with tls: by ALPN; without: by prior knowledge)
     send_proxy: Literal["off", "v1", "v2"] = "off"  # PROXY protocol; each connection then has one client
+    send_proxy_tlvs: tuple[Literal["alpn", "authority"], ...] = ()  # of the client's TLS, with v2
 
     @field_validator("balance")
     @classmethod

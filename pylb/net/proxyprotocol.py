@@ -14,7 +14,8 @@ _V2_MAX = 16 + 4096  # a limit of ours: addresses and a few TLVs fit many times
 
 TLV_ALPN = 0x01
 TLV_AUTHORITY = 0x02
-TLV_SSL = 0x20
+TLVS = {"alpn": TLV_ALPN, "authority": TLV_AUTHORITY}
+"""What can be asked for by name, §2.2."""
 
 
 class BadProxyHeader(Exception):

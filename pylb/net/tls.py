@@ -77,6 +77,7 @@ def server_context(config: Tls) -> ssl.SSLContext:
 
     def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
         if name is not None:
+            connection.asked_name = name  # type: ignore[attr-defined]  # see asked_name()
             wanted = name.lower().rstrip(".")
             chosen = contexts.get(wanted) or contexts.get("*." + wanted.partition(".")[2])
             if chosen is not None:
@@ -85,6 +86,12 @@ def server_context(config: Tls) -> ssl.SSLContext:
     # The one that the handshake begins with; OpenSSL reads sessions and settings of this one.
     default.sni_callback = choose
     return default
+
+
+def asked_name(connection: ssl.SSLObject | None) -> str:
+    """The server name that the client gave in its handshake; empty without one."""
+    name: str = getattr(connection, "asked_name", "")
+    return name
 
 
 def _listener_context(config: Tls, certificate: Path, key: Path) -> ssl.SSLContext:

@@ -21,7 +21,7 @@ from pylb.http.errors import Refused, error_response, redirect_response
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
-from pylb.worker.exchange import Endpoint, Exchange, endpoint
+from pylb.worker.exchange import Endpoint, Exchange, endpoint, tls_facts
 from pylb.worker.http2 import Http2Connection
 from pylb.worker.lingering import Lingering
 from pylb.worker.server import WRITE_BUFFER
@@ -402,6 +402,9 @@ class ClientConnection(Exchange, asyncio.Protocol):
             self._refuse(Refused(408, "timeout"))
         else:
             self.transport.close()
+
+    def client_tls(self) -> dict[str, bytes]:
+        return tls_facts(self.transport)
 
     def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
         return self.peer or endpoint(self.transport, "peername"), endpoint(self.transport, "sockname")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pylb.http.request import IDEMPOTENT
 from pylb.http.response import ResponseHead
+from pylb.net.tls import asked_name
 from pylb.scoreboard import LATENCY_BUCKETS, Field
 
 if TYPE_CHECKING:
@@ -107,6 +108,10 @@ class Exchange:
 
     def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
         """The client's address and port, and those that it connected to, for a PROXY header."""
+        raise NotImplementedError
+
+    def client_tls(self) -> dict[str, bytes]:
+        """What the client said in its TLS handshake (``alpn``, ``authority``), for a PROXY header."""
         raise NotImplementedError
 
     def update_reading(self) -> None:
@@ -254,6 +259,14 @@ class Exchange:
         if self.trailer_lines:
             self.trailer_lines = []
         self.over(abort)
+
+
+def tls_facts(transport: asyncio.BaseTransport) -> dict[str, bytes]:
+    """`Exchange.client_tls` of a connection whose TLS ends here."""
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return {}
+    return {"alpn": (tls.selected_alpn_protocol() or "").encode(), "authority": asked_name(tls).encode()}
 
 
 def endpoint(transport: asyncio.BaseTransport, which: str) -> Endpoint | None:

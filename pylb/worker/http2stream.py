@@ -16,7 +16,7 @@ from pylb.http.errors import Refused, error_response
 from pylb.http.response import ResponseHead
 from pylb.http.translate import request_to_http1, response_to_http2, trailers_to_http2
 from pylb.scoreboard import Field
-from pylb.worker.exchange import Endpoint, Exchange, endpoint
+from pylb.worker.exchange import Endpoint, Exchange, endpoint, tls_facts
 from pylb.worker.http2tunnel import StreamTransport
 from pylb.worker.tunnel import Tunnel
 
@@ -149,6 +149,9 @@ class Http2Stream(Exchange):
         if self.unacknowledged and server is not None and not server.write_paused:
             length, self.unacknowledged = self.unacknowledged, 0
             self.connection.acknowledge(self.number, length)
+
+    def client_tls(self) -> dict[str, bytes]:
+        return tls_facts(self.connection.transport)
 
     def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
         transport = self.connection.transport

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pylb.balance import ALGORITHMS
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
-from pylb.net.proxyprotocol import build_v1, build_v2
+from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
 from pylb.net.tls import client_context
 from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
@@ -34,6 +34,7 @@ class Upstream:
         context: ssl.SSLContext | None = None,
         server_name: str | None = None,
         send_proxy: str = "off",
+        send_proxy_tlvs: Sequence[str] = (),
         http2: bool = False,
     ) -> None:
         self.name = config.name
@@ -50,6 +51,7 @@ class Upstream:
         self._context = context
         self._server_name = server_name or config.address.host
         self._send_proxy = send_proxy
+        self._send_proxy_tlvs = send_proxy_tlvs
         self._http2 = http2
         self.multiplexed: list[Http2Upstream] = []
 
@@ -138,8 +140,13 @@ class Upstream:
             sock.setblocking(False)
             await loop.sock_connect(sock, target)
             source, destination = exchange.endpoints()
-            build = build_v1 if self._send_proxy == "v1" else build_v2
-            await loop.sock_sendall(sock, build(source, destination))
+            if self._send_proxy == "v1":
+                header = build_v1(source, destination)
+            else:
+                facts = exchange.client_tls() if self._send_proxy_tlvs else {}
+                tlvs = tuple((TLVS[name], facts[name]) for name in self._send_proxy_tlvs if facts.get(name))
+                header = build_v2(source, destination, tlvs)
+            await loop.sock_sendall(sock, header)
         except BaseException:
             sock.close()
             raise
@@ -162,7 +169,10 @@ class Backend:
         context = client_context(config.tls, config.http2) if config.tls is not None else None
         name = config.tls.name if config.tls is not None else None
         self.upstreams = [
-            Upstream(server, board, index_of(server), row, context, name, config.send_proxy, config.http2)
+            Upstream(
+                *(server, board, index_of(server), row, context, name),
+                *(config.send_proxy, config.send_proxy_tlvs, config.http2),
+            )
             for server in config.servers
         ]
         columns = [upstream.active for upstream in self.upstreams]

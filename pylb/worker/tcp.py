@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pylb.net.clienthello import NotTls, server_name
 from pylb.scoreboard import Field
-from pylb.worker.exchange import Endpoint, Exchange, endpoint
+from pylb.worker.exchange import Endpoint, Exchange, endpoint, tls_facts
 from pylb.worker.server import WRITE_BUFFER, ServerConnection
 from pylb.worker.tunnel import Tunnel
 
@@ -28,7 +28,7 @@ _READ_AHEAD = 65536
 class TcpConnection(Exchange, asyncio.Protocol):
     """A client connection until its server is connected; then a `Tunnel` has it."""
 
-    __slots__ = ("listener", "peer", "transport", "deadline", "eof", "movable", "reading")
+    __slots__ = ("listener", "peer", "name", "transport", "deadline", "eof", "movable", "reading")
 
     server_may_speak_first = True
 
@@ -36,6 +36,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
         super().__init__(worker, listener.backend)
         self.listener = listener
         self.peer = peer
+        self.name = ""  # that the client wants, where it is read
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.deadline = math.inf
         self.eof = False
@@ -72,6 +73,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
                 name = ""
             if name is None:
                 return  # more of the ClientHello is to come
+            self.name = name
             self.backend = self.listener.sni_backend(name)
             self._begin()
         else:
@@ -90,6 +92,9 @@ class TcpConnection(Exchange, asyncio.Protocol):
         assert isinstance(server, ServerConnection)  # the model refuses http2 here
         early, self.outgoing = self.outgoing, b""
         Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, server.buffer)
+
+    def client_tls(self) -> dict[str, bytes]:
+        return tls_facts(self.transport) or {"authority": self.name.encode()}
 
     def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
         return self.peer or endpoint(self.transport, "peername"), endpoint(self.transport, "sockname")

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from bench.balancer import Balancer, free_port
-from pylb.net.proxyprotocol import TLV_AUTHORITY, build_v1, build_v2, parse
+from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, build_v1, build_v2, parse
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 
@@ -139,6 +139,43 @@ def test_sent_to_servers(balancer: StartBalancer, tmp_path: Path, version: str) 
     thread.join(20)
     listener.close()
     assert sources == [("127.0.0.1", number) for number in ports]
+
+
+def test_what_the_client_said_by_tls_is_told_where_asked(balancer: StartBalancer, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("www.example.org")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "c.pem"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    told = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            data = b""
+            while not data.endswith(b"\r\n\r\n"):
+                data += connection.recv(65536)
+            header = parse(data)
+            assert header is not None
+            told.append(header.tlvs)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    _, port = start(
+        *(balancer, tmp_path, f"127.0.0.1:{listener.getsockname()[1]}"),
+        f'[frontend.tls]\ncertificates = "{tmp_path}/c.pem"\n',
+        'send_proxy = "v2"\nsend_proxy_tlvs = ["alpn", "authority"]\n',
+    )
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    context.set_alpn_protocols(["http/1.1"])
+    plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+    with plain, context.wrap_socket(plain, server_hostname="www.example.org") as tls:
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n")
+        assert tls.recv(15) == b"HTTP/1.1 200 OK"
+    thread.join(20)
+    listener.close()
+    assert told == [((TLV_ALPN, b"http/1.1"), (TLV_AUTHORITY, b"www.example.org"))]
 
 
 # Forwarding fields
