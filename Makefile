@@ -1,7 +1,7 @@
-# The README's two commands and the developers' ones. PYTHON is what .venv is made with.
+# The README's two commands, and the developers' ones. On Debian and Ubuntu they install the peers they need.
 PYTHON ?= python3
 
-.PHONY: demo test lint bench
+.PHONY: demo test lint bench figures dynamic peers model locust
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -11,15 +11,40 @@ PYTHON ?= python3
 demo: .venv/ready
 	.venv/bin/python -m pylb demo
 
-test: .venv/ready
-	.venv/bin/python -m pytest
+test:
+	tests/setup && .venv/bin/python -m pytest
 
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy pylb controller bench tests
 
-# Debian: installs the peers that it measures against.
-bench: .venv/ready
+# Debian's programs that the benchmarks measure against or with.
+.PHONY: peers-installed
+peers-installed:
 	@for tool in haproxy nginx wrk; do command -v $$tool >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && apt-get install -y -qq haproxy nginx-light wrk; fi
+
+# A worker's CPU per request beside an HAProxy thread's.
+bench: .venv/ready peers-installed
 	.venv/bin/python -m bench.hotpath
+
+# The paper's experiments (needs root, for cgroups); about an hour.
+figures: .venv/ready peers-installed
+	.venv/bin/python -m bench.testbed
+	.venv/bin/python -m bench.figures
+
+# Load that rises and falls, a neighbour that wakes up (needs root).
+dynamic: .venv/ready peers-installed
+	.venv/bin/python -m bench.dynamic
+
+# HAProxy, nginx and Python's proxies in one run.
+peers: .venv/ready peers-installed
+	.venv/bin/python -m bench.peers
+
+# More cores than this machine has, simulated.
+model: .venv/ready
+	.venv/bin/python -m bench.model
+
+# How much Locust itself can make here.
+locust: .venv/ready peers-installed
+	.venv/bin/python -m bench.locust_ceiling

@@ -72,9 +72,13 @@ def run_locust(file: Path, name: str, address: str, processes: int, seconds: int
         os.killpg(locust.pid, signal.SIGKILL)  # its workers, too
         locust.wait()
         raise
-    if "[" not in output:
-        raise RuntimeError(f"{name}: no statistics; exit code {locust.returncode}: {trouble[-2000:]}")
-    entries = json.loads(output[output.index("[") :])
+    try:
+        # With several processes each prints its own, empty list before the master's.
+        entries = max(_lists(output), key=len)
+    except ValueError:
+        raise RuntimeError(
+            f"{name}: no statistics; exit code {locust.returncode}: {trouble[-2000:]}"
+        ) from None
     requests = sum(entry["num_requests"] for entry in entries)
     begin = min(entry["start_time"] for entry in entries)
     end = max(entry["last_request_timestamp"] for entry in entries)
@@ -83,6 +87,15 @@ def run_locust(file: Path, name: str, address: str, processes: int, seconds: int
         "requests": requests,
         "failures": sum(entry["num_failures"] for entry in entries),
     }
+
+
+def _lists(output: str) -> list[list[dict[str, Any]]]:
+    """All JSON lists in what Locust printed."""
+    found, position = [], 0
+    while (position := output.find("[", position)) >= 0:
+        one, position = json.JSONDecoder().raw_decode(output, position)
+        found.append(one)
+    return found
 
 
 def run_wrk(address: str, seconds: int) -> float:
