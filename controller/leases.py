@@ -16,6 +16,7 @@ from controller.protocol import Grant, Hello, Report
 
 LEASE_SECONDS = 3.0
 _ROUND_UP = 0.25  # three quarters of a core and more count as an idle core
+_KEEP = 0.5  # half a core is enough for a worker that runs: what hovers at three quarters must not flap
 
 
 @dataclass(slots=True)
@@ -105,7 +106,9 @@ class LeaseTable:
             usable: cores that there are for everybody (mask, quota).
         """
         self.expire(now)
-        capacity = math.floor(min(idle + self.used(), usable) + _ROUND_UP)
+        cores = min(idle + self.used(), usable)
+        running = sum(holder.report.workers for holder in self.holders.values())
+        capacity = max(math.floor(cores + _ROUND_UP), min(running, math.floor(cores + _KEEP)))
         demands = {
             key: (holder.hello.min, holder.demand, holder.hello.weight)
             for key, holder in self.holders.items()
