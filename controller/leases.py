@@ -16,6 +16,7 @@ from controller.protocol import Grant, Hello, Report
 
 LEASE_SECONDS = 3.0
 _ROUND_UP = 0.25  # three quarters of a core and more count as an idle core
+_KEEP = 0.5  # half a core is enough for a worker that runs: what hovers at three quarters must not flap
 
 
 @dataclass(slots=True)
@@ -108,8 +109,9 @@ class LeaseTable:
             idle: how many of them nobody uses, for the reason in words.
         """
         self.expire(now)
-        cores = math.floor(capacity + _ROUND_UP)
         used = sum(self.used().values())
+        running = sum(holder.report.workers for holder in self.holders.values())
+        cores = max(math.floor(capacity + _ROUND_UP), min(running, math.floor(capacity + _KEEP)))
         demands = {
             key: (holder.hello.min, holder.demand, holder.hello.weight)
             for key, holder in self.holders.items()

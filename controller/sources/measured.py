@@ -9,6 +9,9 @@ import psutil
 
 from controller.sources.quota import usable_cores
 
+HALF_LIFE = 0.7
+"""Seconds after which a measurement counts half. Balancers smooth their own use so: the two are added up."""
+
 
 def _read_times() -> list[tuple[float, float]]:
     """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute."""
@@ -34,7 +37,7 @@ class MeasuredSource:
 
     def __init__(
         self,
-        half_life: float = 0.7,
+        half_life: float = HALF_LIFE,
         read: Callable[[], Sequence[tuple[float, float]]] = _read_times,
         usable: Callable[[], float] = usable_cores,
         mask: Callable[[], set[int]] = lambda: os.sched_getaffinity(0),

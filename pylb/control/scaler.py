@@ -7,13 +7,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from controller.address import parse
 from controller.client import ControllerClient, client_tls
 from controller.embedded import EmbeddedController
 from controller.protocol import Hello, Report
-from controller.sources.measured import MeasuredSource
+from controller.sources.measured import HALF_LIFE, MeasuredSource
 from controller.sources.quota import usable_cores
 from pylb.config.model import Config
 from pylb.control import snapshot
@@ -42,6 +43,8 @@ class Scaler:
         self.decision = Decision(workers.min, "starting")
         self.history: deque[dict[str, Any]] = deque(maxlen=20)
         self._next_report = 0.0
+        self._used = 0.0  # cores, smoothed
+        self._used_at = -math.inf
 
     async def run(self) -> None:
         """Decide four times a second, for ever."""
@@ -53,18 +56,11 @@ class Scaler:
         """One look and decision."""
         self.busy.sample()
         inputs = self.inputs(now)
+        keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
+        self._used = keep * self._used + (1 - keep) * math.fsum(inputs.busy)
+        self._used_at = now
         if now >= self._next_report:
-            self._next_report = now + _REPORT
-            self.controller.report(
-                Report(
-                    workers=inputs.current,
-                    busy=round(math.fsum(inputs.busy), 4),
-                    pressure=round(demand(inputs), 4),
-                    in_flight=inputs.in_flight,
-                    accept_queue=inputs.accept_queue,
-                    p99_ms=self._percentiles.sample(0.99),
-                )
-            )
+            self._report(now, inputs)
         if self.pinned is not None:
             self.decision = Decision(self.pinned, f"pinned to {self.pinned} by the operator")
             return
@@ -83,6 +79,21 @@ class Scaler:
             )
             self.target = decision.target
             self._order(decision.target, decision.reason)
+            # At once: until it knows of a new worker the controller may give the core to somebody else.
+            self._report(now, replace(inputs, current=decision.target))
+
+    def _report(self, now: float, inputs: Inputs) -> None:
+        self._next_report = now + _REPORT
+        self.controller.report(
+            Report(
+                workers=inputs.current,
+                busy=round(self._used, 4),
+                pressure=round(demand(inputs), 4),
+                in_flight=inputs.in_flight,
+                accept_queue=inputs.accept_queue,
+                p99_ms=self._percentiles.sample(0.99),
+            )
+        )
 
     def inputs(self, now: float) -> Inputs:
         """What the next decision rests on."""

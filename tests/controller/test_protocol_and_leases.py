@@ -136,6 +136,27 @@ def test_own_use_is_not_counted_against_the_holder() -> None:
         assert table.tick(0, source.capacity(table.used()), source.idle())["a"].cores == cores
 
 
+def test_idleness_about_the_threshold_does_not_flap() -> None:
+    table = LeaseTable()
+    table.join("a", Hello("a", 1, 2), 0)
+
+    def cores(workers: int, idle: float) -> int:
+        table.report("a", Report(workers, busy=0.9, pressure=2.0), 0)
+        return table.tick(0, min(idle + 0.9, 2), idle)["a"].cores
+
+    assert cores(1, idle=0.8) == 1
+    assert cores(1, idle=0.86) == 2
+    assert [cores(2, idle) for idle in (0.8, 0.7, 0.9, 0.65)] == [2, 2, 2, 2]
+    assert cores(2, idle=0.55) == 1  # more than half a core is somebody else's
+
+
+def test_a_claim_to_run_more_than_there_is_gives_no_cores() -> None:
+    table = LeaseTable()
+    table.join("a", Hello("a", 1, 8), 0)
+    table.report("a", Report(8, busy=1.0, pressure=8.0), 0)
+    assert table.tick(0, capacity=3.4, idle=2.4)["a"].cores == 3
+
+
 def test_measured_idleness_is_smoothed_and_kept_within_the_mask() -> None:
     times = [(0.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
     source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
