@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -83,4 +84,6 @@ def test_the_least_loaded_over_all_workers(balancer: StartBalancer, servers: lis
     assert [server["active"] for server in status["servers"]] == [8, 8, 8]
     assert all(worker["in_flight"] for worker in status["workers"])  # the connections were spread
     for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leave with a reset
         client.close()
+    running.wait("empty", lambda status: not any(server["active"] for server in status["servers"]))
