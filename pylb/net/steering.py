@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 TOTAL = 65536
 """What the weights of `weights_for` add up to."""
+_KEEP = 0.5 ** (0.25 / 2.0)  # a look counts half after 2 seconds
 
 SO_ATTACH_REUSEPORT_CBPF = 51
 
@@ -86,7 +87,26 @@ def attach(sock: socket.socket, weights: Sequence[int]) -> bool:
     return True
 
 
-def weights_for(connections: Mapping[int, int]) -> dict[int, int]:
+class Held:
+    """How many connections workers hold, smoothed over seconds, for `weights_for`.
+
+    Connections that live for milliseconds come by the thousand between two looks. What a worker holds of them
+    at one moment says nothing about the next, and weights made of it chase the queue to and fro.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, float] = {}
+
+    def look(self, counts: Mapping[int, int]) -> dict[int, float]:
+        """``counts`` by worker, a quarter of a second after the last; a new worker's counts as it is."""
+        self._held = {
+            worker: _KEEP * self._held.get(worker, count) + (1 - _KEEP) * count
+            for worker, count in counts.items()
+        }
+        return dict(self._held)
+
+
+def weights_for(connections: Mapping[int, float]) -> dict[int, int]:
     """Weights (adding up to `TOTAL`) that send more new connections to slots that hold fewer.
 
     A slot's share falls linearly with its lead over the emptiest one, never below a quarter of an equal

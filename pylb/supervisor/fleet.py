@@ -61,6 +61,8 @@ class Fleet:
         self.backoff = Backoff()
         self.not_before: dict[int, float] = {}  # slot: when its next worker may start
         self.weights: list[int] = []
+        self._smoothed = steering.Held()
+        self.held: dict[int, float] = {}  # connections by pid, smoothed
         self.steerable = True
         pairs = [channel.pair() for _ in range(board.rows)]
         self.inboxes = [reader for reader, _ in pairs]
@@ -225,7 +227,7 @@ class Fleet:
     def steer(self, serving: list[Worker]) -> None:
         """Renew the weights if they changed noticeably."""
         fresh = [0] * self.slots
-        counts = {worker.slot: self.board.row(worker.row)[Field.CONNECTIONS] for worker in serving}
+        counts = {worker.slot: self.held.get(worker.pid, 0.0) for worker in serving}
         for slot, weight in steering.weights_for(counts).items():
             fresh[slot] = weight
         limit = steering.TOTAL // (10 * max(1, len(serving)))
@@ -297,7 +299,10 @@ class Fleet:
         self.level(now)
         if now >= self.steer_after:
             self.steer_after = now + 0.25
-            self.steer([worker for worker in self.serving() if worker.slot < self.target])
+            staying = [worker for worker in self.serving() if worker.slot < self.target]
+            now_held = {worker.pid: self.board.row(worker.row)[Field.CONNECTIONS] for worker in staying}
+            self.held = self._smoothed.look(now_held)
+            self.steer(staying)
 
     def reconcile_due(self, now: float) -> None:
         """Start workers whose back-off is over, or that found no free row before."""

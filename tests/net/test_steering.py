@@ -65,6 +65,21 @@ def test_weights_are_normalised_and_favour_the_empty(connections: dict[int, int]
     assert weights[emptiest] == max(weights.values())
 
 
+def test_short_connections_do_not_move_the_weights_to_and_fro() -> None:
+    held = steering.Held()
+    assert held.look({1: 240, 2: 10}) == {1: 240, 2: 10}
+    shares = []
+    for look in range(60):  # whoever was favoured has the queue at the next look
+        weights = steering.weights_for(held.look({1: 240, 2: 10} if look % 2 else {1: 10, 2: 240}))
+        shares.append(weights[1] / steering.TOTAL)
+    assert all(0.4 < share < 0.6 for share in shares[30:])
+    for _ in range(40):  # what stays is seen
+        weights = steering.weights_for(held.look({1: 200, 2: 50}))
+    assert weights[2] > 2 * weights[1]
+    assert held.look({2: 50, 3: 0})[3] == 0
+    assert 1 not in held.look({2: 50, 3: 0})
+
+
 def test_the_kernel_steers() -> None:
     listeners = Listeners([("f", Address("127.0.0.1", 0))], 4, 256)
     group = listeners.groups()[0]
