@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
+from functools import cache
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,6 +108,15 @@ class Response:
         return piece
 
 
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """One for all: making it costs more than a handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # a load generator: who answers is known
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class SocketUser(User):
     """One keep-alive connection; tasks call `get`.
 
@@ -164,10 +174,7 @@ class SocketUser(User):
         sock = socket.create_connection(self._address, self.timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls:
-            context = ssl.create_default_context()
-            context.check_hostname = False  # a load generator: who answers is known
-            context.verify_mode = ssl.CERT_NONE
-            sock = context.wrap_socket(sock, server_hostname=self._address[0])
+            sock = _tls_context().wrap_socket(sock, server_hostname=self._address[0])
         return sock
 
     def _exchange(self, path: str) -> int:

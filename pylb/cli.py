@@ -175,20 +175,23 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show workers, connections, requests, servers, and why there are as many workers as there are."""
+    """Show workers, connections, requests, servers, and why there are as many workers as there are.
+
+    The exit code is 1 when no worker serves and 2 when no balancer answers, so this is a health check, too.
+    """
     from rich.console import Console
     from rich.live import Live
 
     from pylb.control import view
 
     answer = _ask(admin, "GET", "/status")
+    console = Console()
     if json_:
         print(json.dumps(answer, indent=2))
-        return
-    console = Console()
-    if not watch:
+    elif not watch:
         console.print(view.render(answer))
-        return
+    if json_ or not watch:
+        raise typer.Exit(0 if view.serving(answer) else 1)
     try:
         with Live(view.render(answer), console=console, auto_refresh=False) as live:
             while True:

@@ -1,11 +1,12 @@
 """The demo: five small servers of different temper, in one process of their own (``python -m pylb.demo``).
 
 They are plain asyncio servers so that the demo needs nothing installed. Two are fast, two are slow, and one
-fails every now and then.
+fails every now and then. With ``--listen HOST:PORT`` it is one server there, as in ``compose.yaml``.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -107,29 +108,40 @@ async def _answer(
         writer.close()
 
 
-async def _serve() -> None:
+async def _listen(name: str, delay: float, failing: float, host: str, port: int) -> str:
+    """Start one server; gives its address."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _answer(name, delay, failing, reader, writer)
+
+    server = await asyncio.start_server(answer, host, port, backlog=1024)
+    return f"{host}:{server.sockets[0].getsockname()[1]}"
+
+
+async def _serve(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, stop.set)
-    addresses = []
-    for name, delay, failing in TEMPERS:
-
-        async def answer(
-            reader: asyncio.StreamReader,
-            writer: asyncio.StreamWriter,
-            temper: tuple[str, float, float] = (name, delay, failing),
-        ) -> None:
-            await _answer(*temper, reader, writer)
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=1024)
-        addresses.append("127.0.0.1:" + str(server.sockets[0].getsockname()[1]))
+    if options.listen:
+        host, _, port = options.listen.rpartition(":")
+        addresses = [await _listen(options.name, options.delay, 0.0, host, int(port))]
+    else:
+        addresses = [await _listen(*temper, "127.0.0.1", 0) for temper in TEMPERS]
     print(json.dumps(addresses), flush=True)
     await stop.wait()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pylb.demo", description="Servers for a balancer to try.")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="one server, here [five on free ports]")
+    parser.add_argument("--name", default="web", help="what that one calls itself")
+    parser.add_argument("--delay", type=float, default=0.0, metavar="SECONDS", help="how long it thinks")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve())
+        runner.run(_serve(_options()))

@@ -61,6 +61,11 @@ def fetch(
     return answer
 
 
+def serving(status: dict[str, Any]) -> bool:
+    """Whether any worker serves."""
+    return any(worker["state"] == "serving" for worker in status["workers"])
+
+
 def _bar(share: float, width: int = 10) -> Text:
     full = round(share * width)
     colour = "red" if share > 0.9 else "yellow" if share > 0.6 else "green"
