@@ -121,7 +121,8 @@ def drive(compose: list[str], steps: list[tuple[int, float]]) -> list[dict[str, 
                     "workers": sum(worker["state"] == "serving" for worker in latest["workers"]),
                     "busy": [round(worker["busy"], 2) for worker in latest["workers"]],
                     "requests": latest["totals"]["requests"], "errors": latest["totals"]["status_5xx"],
-                    "machine": round(psutil.cpu_percent() / 100 * (os.cpu_count() or 1), 2), "reason": scaling["reason"],
+                    "machine": round(psutil.cpu_percent() / 100 * (os.cpu_count() or 1), 2),
+                    "reason": scaling["reason"],
                     "grant": scaling["grant_reason"],
                 })  # fmt: skip
         records[-1]["fail_ratio"] = locust("/stats/requests")["fail_ratio"]
