@@ -26,7 +26,7 @@ from bench.balancer import Balancer, free_port
 from bench.machine import in_words, machine
 
 console = Console()
-_BROWSER = [
+BROWSER = (
     "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8",
     "Accept-Encoding: gzip, deflate, br, zstd",
     "Accept-Language: en-GB,en;q=0.9,de;q=0.8,fr;q=0.7",
@@ -39,7 +39,7 @@ _BROWSER = [
     "Upgrade-Insecure-Requests: 1",
     "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
     "X-Requested-With: XMLHttpRequest",
-]
+)
 
 _VARIED = Path(__file__).with_name("varied.lua")
 
@@ -60,8 +60,8 @@ class Case:
 CASES = (
     Case("small, 64 keep-alive", "/small", 64, 1.25),
     Case("small, 250 keep-alive", "/small", 250, 1.25),
-    Case("12 headers, 64 keep-alive", "/small", 64, 1.5, tuple(_BROWSER)),
-    Case("12 headers, all different", "/small", 64, 1.5, tuple(_BROWSER), varied=True),
+    Case("12 headers, 64 keep-alive", "/small", 64, 1.5, BROWSER),
+    Case("12 headers, all different", "/small", 64, 1.5, BROWSER, varied=True),
     Case("64 KiB, 64 keep-alive", "/64k", 64, 1.0),
     Case("1 MiB, 16 keep-alive", "/1m", 16, 1.0),
     Case("small, new connection each", "/small", 64, 1.7, ("Connection: close",)),
