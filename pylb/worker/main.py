@@ -227,8 +227,12 @@ class Worker:
                 await asyncio.sleep(0)
                 self.hand_over.receive()
                 if not self.clients and not self.hand_over.adopting:
-                    return
-        log.warning("drain timeout: %d connections are closed", len(self.clients))
+                    break
+        else:
+            log.warning("drain timeout: %d connections are closed", len(self.clients))
+        # From here on the inbox is the supervisor's to empty: the loop turns a last time before the process
+        # ends, and what it took then would be lost.
+        self.loop.remove_reader(self._context.inbox.fileno())
 
     async def _drain_queues(self) -> None:
         """Accept what the kernel has completed, of all slots, and close: nobody else will come for it.

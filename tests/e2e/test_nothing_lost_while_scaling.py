@@ -94,7 +94,7 @@ async def test_a_connection_per_request_while_workers_come_and_go(
         return changes
 
     tally, changes = await asyncio.gather(load(), scaling())
-    assert tally.failed == []
+    assert tally.failed == [], running.log.read_text()
     assert tally.answered == 6000
     assert changes >= 3
 

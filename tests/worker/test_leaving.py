@@ -1,0 +1,88 @@
+"""A worker that leaves takes nothing out of its inbox that it would not serve."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import uvloop
+
+from pylb.config.load import from_document
+from pylb.net import channel
+from pylb.scoreboard import Field, Scoreboard, State
+from pylb.worker.context import WorkerContext
+from pylb.worker.main import Worker
+
+ROW, OTHER = 0, 1
+
+
+def _context(folder: Path) -> tuple[WorkerContext, socket.socket, list[socket.socket]]:
+    """A worker's context, the supervisor's end of its channel, and the reading ends of two inboxes."""
+    config = from_document(
+        {
+            "frontend": [{"name": "f", "bind": [f"unix:{folder}/in.sock"], "backend": "b"}],
+            "backend": [{"name": "b", "server": [{"address": "127.0.0.1:1"}]}],
+        }
+    )
+    (backend,) = config.backends
+    (server,) = backend.servers
+    board = Scoreboard(2)
+    board.row(ROW)[Field.STATE] = board.row(OTHER)[Field.STATE] = State.SERVING
+    supervisor, worker = channel.pair()
+    pairs = [channel.pair(), channel.pair()]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{folder}/in.sock")
+    listener.listen()
+    listener.setblocking(False)
+    context = WorkerContext(
+        config, ROW, 0, 1, {f"unix:{folder}/in.sock": [listener] * 2}, board, worker, pairs[ROW][0],
+        [writer for _, writer in pairs], {(backend.name, server.name, str(server.address)): 0},
+    )  # fmt: skip
+    return context, supervisor, [reader for reader, _ in pairs]
+
+
+def test_what_arrives_after_the_last_look_stays_in_the_inbox(tmp_path: Path) -> None:
+    context, supervisor, readers = _context(tmp_path)
+    client, balancer_end = socket.socketpair()
+    bind = next(iter(context.listeners))
+
+    async def life() -> None:
+        serving = asyncio.create_task(Worker(context, asyncio.get_running_loop()).serve())
+        channel.send(supervisor, {"op": "listen", "slots": [0]})
+        channel.send(supervisor, {"op": "retire", "to": [OTHER]})
+        await serving
+        header = {"binds": [bind], "peers": [None], "pending": [""]}
+        assert channel.send_connections(context.inboxes[ROW], header, [balancer_end.fileno()])
+        # The process ends a few turns of the loop after its last look.
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(life())
+    balancer_end.close()
+    packet = channel.recv_connections(readers[ROW])
+    assert packet is not None, "the leaving worker took a connection along"
+    channel.close_all(packet[1])
+    client.close()
+
+
+def test_what_came_before_is_given_away(tmp_path: Path) -> None:
+    context, supervisor, readers = _context(tmp_path)
+    client, balancer_end = socket.socketpair()
+    bind = next(iter(context.listeners))
+    header = {"binds": [bind], "peers": [None], "pending": [""]}
+    assert channel.send_connections(context.inboxes[ROW], header, [balancer_end.fileno()])
+    balancer_end.close()
+    channel.send(supervisor, {"op": "listen", "slots": [0]})
+    channel.send(supervisor, {"op": "retire", "to": [OTHER]})
+
+    async def life() -> None:
+        await Worker(context, asyncio.get_running_loop()).serve()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(life())
+    packet = channel.recv_connections(readers[OTHER])
+    assert packet is not None and packet[0]["binds"] == [bind]
+    channel.close_all(packet[1])
+    client.close()
