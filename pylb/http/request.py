@@ -1,12 +1,9 @@
 """Request heads: what a client sent, and what is sent on to the server.
 
-llhttp (through httptools) has the first word on the syntax of fields: among others it refuses bare CR or LF,
-folded lines, control bytes, and white space before a colon. This module adds what it leaves open and works
-out the framing. A head is edited as bytes and not rebuilt from a list of fields: most fields
-pass unchanged, and a search that finds the few that matter is several times cheaper than a callback each.
-
-What a request line or a block of fields means depends on its bytes alone, and clients send the same ones
-again and again (HTTP/2's HPACK is built on that). So both readers remember their last results.
+llhttp (through httptools) judges the syntax of fields, beside `fields.py`: among others it refuses bare CR or
+LF, folded lines, control bytes, and white space before a colon. This module adds what it leaves open and
+works out the framing. A head is edited line by line and not rebuilt from a list of fields: most lines pass as
+they are.
 """
 
 from __future__ import annotations
@@ -19,12 +16,15 @@ from functools import lru_cache
 import httptools
 
 from pylb.http.errors import Refused
+from pylb.http.fields import FieldLines, Malformed
 
-# Applied to a lower-cased block. The leading \n is that of the line before.
-_FIELDS = re.compile(
-    rb"\n(connection|content-length|expect|forwarded|host|http2-settings|keep-alive|proxy-connection|te"
-    rb"|transfer-encoding|upgrade|x-client-cert-subject|x-forwarded-for|x-forwarded-host"
-    rb"|x-forwarded-proto|x-request-id):[ \t]*([^\r]*)\r"
+_LINES = FieldLines(
+    [
+        *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings"),
+        *(b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"),
+        *(b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
+        b"x-request-id",
+    ]
 )
 
 # Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
@@ -41,7 +41,6 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-
 _UPGRADE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]+)?")
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Methods that may be sent twice (RFC 9110 §9.2.2)."""
-_REMEMBERED = 4096  # bytes; larger blocks are read each time, which bounds the memory of the caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class HeadLimits:
     header_count: int = 100
 
 
-# The next two are made often (and shared, so nobody changes them); frozen ones cost three times as much.
+# The next two are made often; frozen ones cost three times as much.
 @dataclass(slots=True)
 class RequestLine:
     """A request line, understood. ``out`` is the line for the server, in origin form."""
@@ -125,13 +124,11 @@ def read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
     Raises:
         Refused: 400, or 417 for an unknown expectation.
     """
-    if len(block) <= _REMEMBERED:
-        return _read_fields_again(block, http11, trusted)
-    return _read_fields(block, http11, trusted)
-
-
-def _read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
-    lower = block.lower()
+    lines = block[2:-4].split(b"\r\n") if len(block) > 4 else []
+    try:
+        found, new = _LINES.read(lines)
+    except Malformed:
+        raise Refused(400, "syntax") from None
     host: bytes | None = None
     content_length = 0
     lengths = encodings = 0
@@ -139,82 +136,63 @@ def _read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
     closing = keeping = upgrading = False
     upgrade = forwarded_for = forwarded = b""
     given: tuple[bytes, ...] = ()
-    named: list[bytes] = []
-    cuts: list[tuple[int, int]] = []
-    for field in _FIELDS.finditer(lower):
-        name = field[1]
-        value = field[2].rstrip(b" \t")
+    named: set[bytes] = set()
+    cut: list[bytes] = []
+    for line, name, value in found:
         if name == b"host":
-            if host is not None:
+            if host is not None or not _HOST.fullmatch(value):
                 raise Refused(400, "host")
-            start, end = field.span(2)
-            host = block[start:end].rstrip(b" \t")
-            if not _HOST.fullmatch(host):
-                raise Refused(400, "host")
-            continue
-        if name == b"content-length":
+            host = value
+        elif name == b"content-length":
             lengths += 1
             if lengths > 1 or not value.isdigit() or len(value) > 18:
                 raise Refused(400, "content_length")
             content_length = int(value)
-            continue
-        if name == b"transfer-encoding":
+        elif name == b"transfer-encoding":
             encodings += 1
-            if encodings > 1 or value != b"chunked" or not http11:
+            if encodings > 1 or value.lower() != b"chunked" or not http11:
                 raise Refused(400, "transfer_encoding")
-            continue
-        if name == b"expect":
-            if value != b"100-continue":
+        elif name == b"x-request-id":
+            given += (name,)
+        elif name == b"expect":
+            if value.lower() != b"100-continue":
                 raise Refused(417, "expect")
             expect = http11
-            if http11:
-                continue
-        if name == b"x-request-id":
+            if not http11:
+                cut.append(line)
+        elif trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"):
             given += (name,)
-            continue
-        if trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"):
-            given += (name,)
-            continue
-        cuts.append((field.start() + 1, field.end() + 1))
-        if name == b"connection":
-            tokens = _TOKEN.findall(value)
-            closing = closing or b"close" in tokens
-            keeping = keeping or b"keep-alive" in tokens
-            upgrading = upgrading or b"upgrade" in tokens
-            named += [token for token in tokens if token not in _KEPT]
-        elif name == b"upgrade":
-            upgrade += block[field.start(2) : field.end(2)].rstrip()
-        elif trusted and name == b"x-forwarded-for":
-            forwarded_for += block[field.start(2) : field.end(2)].rstrip() + b", "
-        elif trusted and name == b"forwarded":
-            forwarded += block[field.start(2) : field.end(2)].rstrip() + b", "
+        else:
+            cut.append(line)
+            if name == b"connection":
+                tokens = _TOKEN.findall(value.lower())
+                closing = closing or b"close" in tokens
+                keeping = keeping or b"keep-alive" in tokens
+                upgrading = upgrading or b"upgrade" in tokens
+                named.update(token for token in tokens if token not in _KEPT)
+            elif name == b"upgrade":
+                upgrade += value
+            elif trusted and name == b"x-forwarded-for":
+                forwarded_for += value + b", "
+            elif trusted and name == b"forwarded":
+                forwarded += value + b", "
     if lengths and encodings:
         raise Refused(400, "content_length_and_transfer_encoding")
-    try:
-        httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError:
-        raise Refused(400, "syntax") from None
+    if new:
+        try:
+            httptools.HttpRequestParser(None).feed_data(
+                b"POST / HTTP/1.1\r\n" + b"\r\n".join(new) + b"\r\n\r\n"
+            )
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError:
+            raise Refused(400, "syntax") from None
+        _LINES.remember(new, found)
     if host is None and http11:
         raise Refused(400, "host")
     if named:
-        wanted = b"|".join(re.escape(token) for token in set(named))
-        for field in re.finditer(rb"\n(?:" + wanted + rb"):[^\r]*\r", lower):
-            span = (field.start() + 1, field.end() + 1)
-            if span not in cuts:
-                cuts.append(span)
-        cuts.sort()
-    if cuts:
-        pieces = []
-        start = 0
-        for cut_start, cut_end in cuts:
-            pieces.append(block[start:cut_start])
-            start = cut_end
-        pieces.append(block[start:-2])
-        out = b"".join(pieces)[:-2]
-    else:
-        out = block[:-4]
+        cut += [line for line in lines if line.partition(b":")[0].lower() in named]
+    out = b"\r\n".join((b"", *(line for line in lines if line not in cut))) if cut else block[:-4]
     # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes too),
     # and with a body it would be unclear where the other protocol begins.
     if upgrade and (
@@ -229,11 +207,8 @@ def _read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
     keep_alive = not closing and (http11 or keeping)
     return RequestFields(
         *(out, host, content_length, bool(encodings), expect, keep_alive, upgrade, forwarded_for, forwarded),
-        *(given, block.count(b"\n") - 2),
+        *(given, len(lines)),
     )
-
-
-_read_fields_again = lru_cache(1024)(_read_fields)
 
 
 class RequestHead:
@@ -266,6 +241,8 @@ class RequestHead:
         "_forwarded",
         "_request_id",
         "_usual",
+        "_block",
+        "_block_http11",
     )
 
     def __init__(
@@ -293,6 +270,9 @@ class RequestHead:
         self._trusted = trusted
         self._forwarded = forwarded
         self._request_id = request_id
+        # A client mostly sends the same fields in each of its requests.
+        self._block = b""
+        self._block_http11 = True
         self._usual = not (trusted or forwarded or request_id)
         self._suffix = (
             b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra
@@ -312,9 +292,15 @@ class RequestHead:
             raise Refused(431, "header_bytes")
         line = read_line(raw[:eol])
         http11 = self.http11 = line.http11
-        fields = self.fields = read_fields(raw[eol:], http11, self._trusted)
-        if fields.count > limits.header_count:
-            raise Refused(431, "header_count")
+        block = raw[eol:]
+        fields = self.fields
+        if fields is None or block != self._block or http11 is not self._block_http11:
+            fields = read_fields(block, http11, self._trusted)
+            if fields.count > limits.header_count:
+                raise Refused(431, "header_count")
+            self.fields = fields
+            self._block = block
+            self._block_http11 = http11
         self.method = line.method
         self.keep_alive = fields.keep_alive
         self.content_length = fields.content_length

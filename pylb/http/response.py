@@ -1,25 +1,26 @@
 """Response heads: what a server sent, and what is sent on to the client.
 
-Edited as bytes and remembered, as in `request.py`, and checked as strictly: nothing ambiguous reaches a
-client.
+Edited line by line, as in `request.py`, and checked as strictly: nothing ambiguous reaches a client.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 
 import httptools
 
-_FIELDS = re.compile(
-    rb"\n(connection|content-length|keep-alive|proxy-connection|te|transfer-encoding|upgrade)"
-    rb":[ \t]*([^\r]*)\r"
+from pylb.http.fields import FieldLines, Malformed
+
+_LINES = FieldLines(
+    [
+        *(b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding"),
+        b"upgrade",
+    ]
 )
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _KEPT = frozenset({b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"date", b"via"})
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [\t -~\x80-\xff]*)?\r\n")
-_REMEMBERED = 4096  # bytes
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
 
 
 class BadResponse(Exception):
@@ -49,44 +50,40 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
     Raises:
         BadResponse: the head must not be passed on.
     """
-    if len(raw) <= _REMEMBERED:
-        return _read_again(raw, head_request)
-    return _read(raw, head_request)
-
-
-def _read(raw: bytes, head_request: bool) -> ResponseHead:
-    match = _STATUS.match(raw)
+    line, *lines = raw[:-4].split(b"\r\n")
+    match = _STATUS.fullmatch(line)
     if match is None:
         raise BadResponse("status line")
+    try:
+        found, new = _LINES.read(lines)
+    except Malformed:
+        raise BadResponse("field line") from None
     status = int(match[1])
-    http11 = raw[7:8] == b"1"
+    http11 = line[7:8] == b"1"
     keep_alive = http11
     content_length = -1
     chunked = False
     upgrade = b""
-    named: list[bytes] = []
-    cuts: list[tuple[int, int]] = []
-    lower = raw.lower()
-    for field in _FIELDS.finditer(lower, match.end() - 1):
-        name = field[1]
-        value = field[2].rstrip(b" \t")
+    named: set[bytes] = set()
+    cut: list[bytes] = []
+    for one, name, value in found:
         if name == b"content-length":
             if content_length >= 0 or not value.isdigit() or len(value) > 18:
                 raise BadResponse("content-length")
             content_length = int(value)
         elif name == b"transfer-encoding":
-            if chunked or value != b"chunked":
+            if chunked or value.lower() != b"chunked":
                 raise BadResponse("transfer-encoding")
             chunked = True
         else:
-            cuts.append((field.start() + 1, field.end() + 1))
+            cut.append(one)
             if name == b"connection":
-                tokens = _TOKEN.findall(value)
+                tokens = _TOKEN.findall(value.lower())
                 if b"close" in tokens:
                     keep_alive = False
-                named += [token for token in tokens if token not in _KEPT]
+                named.update(token for token in tokens if token not in _KEPT)
             elif name == b"upgrade":
-                upgrade = raw[field.start(2) : field.end(2)].rstrip()
+                upgrade = value
     if chunked and (content_length >= 0 or not http11):
         raise BadResponse("ambiguous length")
     if status < 200 or status == 204:
@@ -94,36 +91,27 @@ def _read(raw: bytes, head_request: bool) -> ResponseHead:
             # RFC 9112 §6.3: no body here, whatever the fields say; some readers would wait for one.
             raise BadResponse("length where there is no body")
         content_length = 0
-    try:
-        httptools.HttpResponseParser(None).feed_data(raw)
-    except httptools.HttpParserUpgrade:
-        if status != 101:
-            raise BadResponse("upgrade") from None
-    except httptools.HttpParserError as error:
-        raise BadResponse(str(error)) from None
+    if new:
+        try:
+            httptools.HttpResponseParser(None).feed_data(
+                b"HTTP/1.1 200 OK\r\n" + b"\r\n".join(new) + b"\r\n\r\n"
+            )
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError as error:
+            raise BadResponse(str(error)) from None
+        _LINES.remember(new, found)
     if head_request or status == 304:
         content_length, chunked = 0, False
     if chunked:
         content_length = -1
     if named:
-        wanted = b"|".join(re.escape(token) for token in set(named))
-        for field in re.finditer(rb"\n(?:" + wanted + rb"):[^\r]*\r", lower):
-            span = (field.start() + 1, field.end() + 1)
-            if span not in cuts:
-                cuts.append(span)
-        cuts.sort()
+        cut += [one for one in lines if one.partition(b":")[0].lower() in named]
     out = raw
-    if cuts or not http11:
-        pieces = [b"HTTP/1.1"]
-        start = 8
-        for cut_start, cut_end in cuts:
-            pieces.append(raw[start:cut_start])
-            start = cut_end
-        pieces.append(raw[start:])
-        out = b"".join(pieces)
+    if cut or not http11:
+        kept = [one for one in lines if one not in cut]
+        out = b"\r\n".join((b"HTTP/1.1" + line[8:], *kept, b"", b""))
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
     return ResponseHead(out, out != raw, status, keep_alive, content_length, chunked, upgrade)
 
-
-_read_again = lru_cache(1024)(_read)

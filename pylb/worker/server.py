@@ -33,6 +33,8 @@ class ServerConnection(asyncio.Protocol):
         "upstream",
         "transport",
         "head",
+        "raw_head",
+        "raw_head_only",
         "deadline",
         "closed",
         "reused",
@@ -55,6 +57,9 @@ class ServerConnection(asyncio.Protocol):
         self.upstream = upstream
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.head: ResponseHead = None  # type: ignore[assignment]  # set before any use
+        # What `head` was read from: a server often answers with the same head again.
+        self.raw_head = b""
+        self.raw_head_only = False
         self.deadline = math.inf
         self.closed = False
         self.reused = False
@@ -121,11 +126,18 @@ class ServerConnection(asyncio.Protocol):
                 else:
                     self.buffer = data
                 return
-            try:
-                head = self.head = read_response(data[:end], client.method == b"HEAD")
-            except BadResponse as error:
-                self._bad(client, str(error))
-                return
+            raw = data[:end]
+            head_only = client.method == b"HEAD"
+            if raw == self.raw_head and head_only is self.raw_head_only:
+                head = self.head
+            else:
+                try:
+                    head = self.head = read_response(raw, head_only)
+                except BadResponse as error:
+                    self._bad(client, str(error))
+                    return
+                self.raw_head = raw
+                self.raw_head_only = head_only
             if head.status >= 200:
                 break
             if end > self.worker.limits.header_bytes:

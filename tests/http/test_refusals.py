@@ -42,7 +42,7 @@ add(
 )
 BAD_LENGTHS = [
     *(b"+1", b"-1", b"-0", b"0x1", b"1e1", b"1.0", b"1, 1", b"1,1", b"1 1", b"", b" ", b"one", b"1;", b"1_0"),
-    *(b"\xb2", b"9" * 19, b"9" * 30, b"0" * 19 + b"1", b"1\x0b", b"\x0b1", b"1\x00", b'"1"', b"1\t1", b","),
+    *(b"\xb2", b"9" * 19, b"9" * 30, b"0" * 19 + b"1", b'"1"', b"1\t1", b","),
     *(b"1,", b"\xd9\xa1", b"0b1", b"1L", b"inf", b"00x"),
 ]
 for number, value in enumerate(BAD_LENGTHS):
@@ -60,7 +60,7 @@ BAD_ENCODINGS = [
     *(b"gzip", b"identity", b"gzip, chunked", b"chunked, gzip", b"chunked, chunked", b"chunked,"),
     b",chunked",
     *(b"", b"xchunked", b"chunkedx", b"chunked;q=1", b"chunked; a=b", b"'chunked'", b'"chunked"', b"chunk"),
-    *(b"chunked\x0b", b"\x0bchunked", b"chunked\x00", b"ch unked", b"chunked chunked", b"x, chunked", b"cow"),
+    *(b"ch unked", b"chunked chunked", b"x, chunked", b"cow"),
     b"\xe3hunked",
 ]
 for number, value in enumerate(BAD_ENCODINGS):
@@ -104,6 +104,9 @@ BAD_FIELDS = [
     b"A: b\x7fc",
     *(b"A: b\rc", b"A: b\nC: d", b"A: b\r\n folded", b"A: b\r\n\tfolded", b"A: b\r\r\nC: d", b"A: b\n"),
     b"A: b\r",
+    # Some readers take these bytes for white space.
+    *(b"Content-Length: " + value for value in (b"1\x0b", b"\x0b1", b"1\x00")),
+    *(b"Transfer-Encoding: " + value for value in (b"chunked\x0b", b"\x0bchunked", b"chunked\x00")),
     *(b'"A": b', b"A/b: c", b"A;b: c", b"[A]: b", b"{A}: b", b"A@: b", b"A\\: b", b"A=: b", b"A?: b"),
 ]
 for number, field in enumerate(BAD_FIELDS):
