@@ -167,6 +167,8 @@ def running(scene: Scene, kind: str, count: int) -> Iterator[Running]:
     mover = threading.Thread(target=_move_in, args=(balancer.process.pid, scene.balancer, stop, one.counts))
     mover.start()
     try:
+        if count != ADAPTIVE:
+            balancer.wait_workers(count)
         yield one
     finally:
         stop.set()
@@ -209,6 +211,7 @@ def _haproxy(scene: Scene, count: int) -> Iterator[int]:
         for number in range(count)
     ]
     try:
+        _wait_listening(port, count)
         yield port
     finally:
         for process in processes:
@@ -218,3 +221,17 @@ def _haproxy(scene: Scene, count: int) -> Iterator[int]:
                 process.wait(2)
             process.kill()
             process.wait()
+
+
+def _wait_listening(port: int, count: int) -> None:
+    """Until so many sockets listen on 127.0.0.1:``port``: a starved process needs a second to start.
+
+    Raises:
+        TimeoutError: they don't after 20 s.
+    """
+    deadline = time.monotonic() + 20
+    wanted = f":{port:04X} 00000000:0000 0A"  # man 5 proc: local address, remote address, LISTEN
+    while Path("/proc/net/tcp").read_text().count(wanted) < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"fewer than {count} processes listen on port {port}")
+        time.sleep(0.02)
