@@ -107,16 +107,24 @@ def _mean(one: Running) -> float:
     return round(sum(counts) / len(counts), 2) if counts else 0.0
 
 
-def run(setups: list[Setup], repetitions: int, connections: int, file: Path) -> dict[str, Any]:
-    """All of it; written to ``file`` after each repetition."""
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    document = {
+def run(setups: list[Setup], repetitions: int, connections: int, file: Path, more: bool) -> None:
+    """All of it; written to ``file`` after each repetition, with ``more`` to what it has already.
+
+    Raises:
+        ValueError: what is there was measured with another number of connections.
+    """
+    document: dict[str, Any] = {
         "machine": machine() | {"load_before": f"{os.getloadavg()[0]:.2f}"},
         "core": CORE,
         "clients": CLIENTS,
         "connections": connections,
-        "runs": runs,
+        "runs": {},
     }
+    if more and file.exists():
+        document = json.loads(file.read_text())
+        if document["connections"] != connections:
+            raise ValueError(f"{file} has runs of {document['connections']} connections")
+    runs: dict[str, dict[str, list[dict[str, Any]]]] = document["runs"]
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
@@ -138,7 +146,6 @@ def run(setups: list[Setup], repetitions: int, connections: int, file: Path) -> 
                         )
                         progress.advance(bar)
             file.write_text(json.dumps(document) + "\n")
-    return document
 
 
 def main() -> None:
@@ -146,6 +153,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--only", default="", help="figures that begin so")
+    parser.add_argument("--more", action="store_true", help="add repetitions to the JSON of an earlier run")
     parser.add_argument("--draw", action="store_true", help="only draw, from the JSON of an earlier run")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     options = parser.parse_args()
@@ -158,7 +166,7 @@ def main() -> None:
     file = options.out / "figures.json"
     if not options.draw:
         setups = [setup for setup in SETUPS if setup.key.startswith(options.only)]
-        run(setups, options.repetitions, options.connections, file)
+        run(setups, options.repetitions, options.connections, file, options.more)
     from bench.figure_drawing import write
 
     failed = write(json.loads(file.read_text()), options.out, console)
