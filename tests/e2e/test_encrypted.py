@@ -99,6 +99,11 @@ def test_the_certificate_follows_the_name(balancer: StartBalancer, origin: Origi
             assert b"X-Forwarded-Proto: https" in answer
             assert b"\r\nStrict-Transport-Security: max-age=3600\r\n" in answer
             assert b"200" in exchange(sock)  # the connection stays
+            sock.sendall(b"GET /until-close HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b""
+            while piece := sock.recv(65536):
+                answer += piece
+            assert b"\r\nConnection: close\r\n" in answer
     context = site.context()
     context.check_hostname = False
     for asked_for in ("unknown.example", None):

@@ -61,3 +61,22 @@ def test_a_body_that_is_too_large_is_refused(
         with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
             sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\n" + framing + b"x" * 1001 + b"\r\n0\r\n\r\n")
             assert to_the_end(sock).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_response_that_nobody_takes_ends_with_the_connection(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    """Also one that pylb has whole and that only waits to leave (the kernel takes 2.3 MB of it)."""
+    text = 'timeouts = {client = "200ms", keep_alive = "200ms"}'
+    running, port = start(balancer, origin, tmp_path, text)
+    held = []
+    for fields in (b"", b"Connection: close\r\n"):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(b"GET /bytes/2560000 HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+        held.append(sock)
+    running.wait("answered", lambda status: status["totals"]["requests"] == 2)
+    running.wait("ended", lambda status: status["totals"]["connections"] == 0)
+    for sock in held:
+        sock.close()
