@@ -144,6 +144,25 @@ def test_sessions_are_resumed(balancer: StartBalancer, origin: Origin, tmp_path:
         exchange(sock)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_are_resumed_with_any_worker(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    site = Site(balancer, origin, tmp_path)
+    site.running.scale(2)
+    context = site.context()
+    context.maximum_version = version
+    with site.connect("a.example", context) as sock:
+        exchange(sock)
+        session = sock.session
+    for _ in range(24):
+        raw = socket.create_connection(("127.0.0.1", site.port), timeout=20)
+        with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
+            assert sock.session_reused
+            exchange(sock)
+    site.running.wait("both used", lambda status: all(worker["accepted"] for worker in status["workers"]))
+
+
 def test_client_certificates(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     tls = f'client_certificate = "required"\nclient_ca = "{ca_file}"'
