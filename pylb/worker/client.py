@@ -38,7 +38,7 @@ _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
-# Pipelined bytes kept while a request is under way; reading stops above it.
+# Bytes of a body kept while a server is connected to; reading stops above it.
 _READ_AHEAD = 65536
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
@@ -144,7 +144,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
                 self._body(data)
             else:
                 self.buffer += data
-                if len(self.buffer) > _READ_AHEAD:
+                if len(self.buffer) > self.worker.limits.pipelined_bytes:
                     self.update_reading()
         elif self.buffer:
             data = self.buffer + data
@@ -426,7 +426,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         if self.closed or self.moving:
             return
         if self.busy:
-            wanted = len(self.buffer) <= _READ_AHEAD and (
+            wanted = len(self.buffer) <= self.worker.limits.pipelined_bytes and (
                 not server.write_paused if server is not None else len(self.outgoing) <= _READ_AHEAD
             )
         else:
