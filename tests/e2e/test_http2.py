@@ -134,6 +134,16 @@ def client(running: Balancer) -> Iterator[Client]:
     one.sock.close()
 
 
+@pytest.fixture(scope="module")
+def running_for_all() -> Iterator[tuple[Balancer, Origin]]:
+    """For tests after which nothing may have happened."""
+    origin = Origin()
+    one = Balancer("--workers", "1", servers=(origin.address,))
+    yield one, origin
+    one.stop()
+    origin.stop()
+
+
 def nothing_left(running: Balancer, connections: int) -> None:
     """All that was counted as open is closed."""
     running.wait(
@@ -532,3 +542,54 @@ def test_streams_outlive_the_goaway_of_their_server(balancer: StartBalancer, tmp
     assert get("/").endswith(b"ok")
     nothing_left(running, 0)
     listener.close()
+
+
+GET: Fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+
+
+def but(name: str, value: str) -> Fields:
+    """GET, with one pseudo-header field changed."""
+    return [(other, value if other == name else old) for other, old in GET]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(but(":method", method) for method in ("GET /x HTTP/1.1\r\nA:", "GE T", "G\tT", "", "TRACE", "CONNECT")),
+        *(but(":path", path) for path in ("", "x", "*", "/ HTTP/1.1", "/\r\nA: b", "/\t", "/#x", "/\x7f", "/\xff")),
+        *(but(":path", path) for path in ("http://b/", "//\x00")),
+        *(but(":authority", host) for host in ("a b", "u@a", "a/b", "a\r\nX: y", "a:b", "a\\b", "\xe9")),
+        [*GET, ("host", "b")],
+        [*GET, ("host", "b"), ("host", "a")],
+        [*GET, (":path", "/b")],
+        [*GET, (":authority", "b")],
+        [*GET, ("x", "y"), (":path", "/b")],
+        [*GET, (":unknown", "x")],
+        [*GET, (":status", "200")],
+        *([*GET, (name, "x")] for name in ("X-Upper", "x ", " x", "x:", "x\r\ny", "x\ty", "", "x\x00", "\xe9")),
+        *([*GET, ("x", value)] for value in ("a\r\nb: c", "a\nb", "a\rb", "a\x00", "a\x01", "a\x7f", " a", "a ")),
+        *([*GET, (name, "x")] for name in ("connection", "keep-alive", "proxy-connection", "upgrade")),
+        [*GET, ("transfer-encoding", "chunked")],
+        [*GET, ("te", "gzip")],
+        [*GET, ("te", "trailers, chunked")],
+        *([*GET, ("content-length", value)] for value in ("1", "+0", "-0", "0x0", "0, 0", "", " 0", "0 ", "\xb2")),
+        [*GET, ("content-length", "0"), ("content-length", "0")],
+        [*GET, ("content-length", "0"), ("content-length", "5")],
+        [*GET, ("expect", "x")],
+        GET[:3],
+        GET[1:],
+        [GET[0], *GET[2:]],
+    ],
+)
+def test_what_http_1_could_read_otherwise_is_not_passed_on(
+    running_for_all: tuple[Balancer, Origin], fields: Fields
+) -> None:
+    running, origin = running_for_all
+    attacker = Client(running.port)
+    number = attacker.h2.get_next_available_stream_id()
+    attacker.h2.send_headers(number, fields, end_stream=True)
+    attacker.flush()
+    with contextlib.suppress(ConnectionError, EOFError):
+        assert attacker.answer(number)[0][0][1] in ("400", "405", "417")
+    attacker.sock.close()
+    assert origin.heads == []
