@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import h2.errors
 import h2.exceptions
 
+from pylb.http.body import body_deadline
 from pylb.http.errors import Refused, error_response, https_location
 from pylb.http.response import ResponseHead
 from pylb.http.translate import request_to_http1, response_to_http2, trailers_to_http2
@@ -50,6 +51,7 @@ class Http2Stream(Exchange):
         "tunnelled",
         "received_bytes",
         "length",
+        "began",
     )
 
     def __init__(self, connection: Http2Connection, number: int) -> None:
@@ -64,6 +66,7 @@ class Http2Stream(Exchange):
         self.chunked = False
         self.unacknowledged = 0  # bytes of the request that the client's window still lacks
         self.received_bytes = 0
+        self.began = 0.0  # when the request's body did
         self.length = 0  # of the request's body, unless it is chunked
         self.queue: list[bytes] = []  # of the response, waiting for the client's window
         self.queued = 0
@@ -108,7 +111,8 @@ class Http2Stream(Exchange):
             self._redirect(location)
             return
         if not self.body_done:
-            self.deadline = self.worker.now + self.worker.timeouts.client
+            self.began = self.worker.now
+            self._body_deadline()
         self.send()
 
     def _redirect(self, location: bytes) -> None:
@@ -138,10 +142,15 @@ class Http2Stream(Exchange):
             self.refuse(Refused(400, "content_length"))
             return
         self.unacknowledged += length
-        self.deadline = self.worker.now + self.worker.timeouts.client
+        self._body_deadline()
         if data:
             self._forward(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
         self.update_reading()
+
+    def _body_deadline(self) -> None:
+        worker = self.worker
+        idle, rate = worker.timeouts.client, worker.limits.body_rate
+        self.deadline = body_deadline(worker.now, idle, rate, self.began, self.received_bytes)
 
     def request_ended(self) -> None:
         """The client has said all."""
@@ -195,6 +204,11 @@ class Http2Stream(Exchange):
     # The response
 
     def write_head(self, head: ResponseHead, body: bytes | memoryview) -> None:
+        if self.upgrading and head.status < 300:
+            # To a CONNECT this would mean that there is a tunnel (RFC 8441 §5).
+            self.response_started = False
+            self.server_failed(502)
+            return
         headers = response_to_http2(head.out)
         extra = self.connection.listener.response_fields
         if extra:

@@ -79,7 +79,7 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
-            self._ended()
+            self._ended(broken=exc is not None)
         self.worker.server_connections.discard(self)
 
     def eof_received(self) -> bool:
@@ -225,13 +225,13 @@ class ServerConnection(asyncio.Protocol):
         self.abort()
         client.server_failed(502)
 
-    def _ended(self) -> None:
+    def _ended(self, broken: bool = False) -> None:
         """The server closed, or the connection broke."""
         self.closed = True
         client = self.client
         if client is None:
             self._leave_pool()
-        elif self.in_body and self.left < 0 and self.chunks is None:
+        elif self.in_body and self.left < 0 and self.chunks is None and not broken:
             self.in_body = False
             client.response_done(False)
         else:

@@ -410,6 +410,17 @@ def test_a_connect_that_is_no_tunnel_carries_no_bytes(
     assert not any(b"/smuggled" in head for head in origin.heads)
 
 
+def test_a_connect_whose_upgrade_is_declined_is_not_a_tunnel(client: Client, running: Balancer) -> None:
+    """A 2xx would say that there is one."""
+    for path in ("/", "/chunked", "/204"):
+        number = client.h2.get_next_available_stream_id()
+        head = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a")]
+        client.h2.send_headers(number, [*head, (":path", path)])
+        client.flush()
+        assert client.answer(number)[0][0] == (":status", "502")
+    nothing_left(running, 1)
+
+
 @pytest.mark.parametrize("how", ["no body", "short of it", "short, with trailers", "more"])
 def test_a_body_of_another_length_than_said_is_not_passed_on(
     client: Client, origin: Origin, running: Balancer, how: str
@@ -555,9 +566,10 @@ def but(name: str, value: str) -> Fields:
 @pytest.mark.parametrize(
     "fields",
     [
-        *(but(":method", method) for method in ("GET /x HTTP/1.1\r\nA:", "GE T", "G\tT", "", "TRACE", "CONNECT")),
-        *(but(":path", path) for path in ("", "x", "*", "/ HTTP/1.1", "/\r\nA: b", "/\t", "/#x", "/\x7f", "/\xff")),
-        *(but(":path", path) for path in ("http://b/", "//\x00")),
+        *(but(":method", method) for method in ("GET /x HTTP/1.1\r\nA:", "GE T", "G\tT", "", "TRACE")),
+        but(":method", "CONNECT"),
+        *(but(":path", path) for path in ("", "x", "*", "/ HTTP/1.1", "/\r\nA: b", "/\t", "/#x", "/\x7f")),
+        *(but(":path", path) for path in ("http://b/", "//\x00", "/\xff")),
         *(but(":authority", host) for host in ("a b", "u@a", "a/b", "a\r\nX: y", "a:b", "a\\b", "\xe9")),
         [*GET, ("host", "b")],
         [*GET, ("host", "b"), ("host", "a")],
@@ -566,13 +578,16 @@ def but(name: str, value: str) -> Fields:
         [*GET, ("x", "y"), (":path", "/b")],
         [*GET, (":unknown", "x")],
         [*GET, (":status", "200")],
-        *([*GET, (name, "x")] for name in ("X-Upper", "x ", " x", "x:", "x\r\ny", "x\ty", "", "x\x00", "\xe9")),
-        *([*GET, ("x", value)] for value in ("a\r\nb: c", "a\nb", "a\rb", "a\x00", "a\x01", "a\x7f", " a", "a ")),
+        *([*GET, (name, "x")] for name in ("X-Upper", "x ", " x", "x:", "x\r\ny", "x\ty", "", "x\x00")),
+        [*GET, ("\xe9", "x")],
+        *([*GET, ("x", value)] for value in ("a\r\nb: c", "a\nb", "a\rb", "a\x00", "a\x01", "a\x7f", " a")),
+        [*GET, ("x", "a ")],
         *([*GET, (name, "x")] for name in ("connection", "keep-alive", "proxy-connection", "upgrade")),
         [*GET, ("transfer-encoding", "chunked")],
         [*GET, ("te", "gzip")],
         [*GET, ("te", "trailers, chunked")],
-        *([*GET, ("content-length", value)] for value in ("1", "+0", "-0", "0x0", "0, 0", "", " 0", "0 ", "\xb2")),
+        *([*GET, ("content-length", value)] for value in ("1", "+0", "-0", "0x0", "0, 0", "", " 0", "\xb2")),
+        [*GET, ("content-length", "0 ")],
         [*GET, ("content-length", "0"), ("content-length", "0")],
         [*GET, ("content-length", "0"), ("content-length", "5")],
         [*GET, ("expect", "x")],

@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from pylb.scoreboard import Field
 from pylb.worker.server import ServerConnection
 from tests.http.wire import Wire
 
@@ -78,6 +79,18 @@ def test_requests_are_read_ahead_up_to_a_limit() -> None:
         pass
     assert wire.near.reading
     assert wire.statuses() == [200] * (1 + ahead // len(GET))
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+def test_a_body_that_ends_with_the_connection_is_whole_unless_that_broke(error: Exception | None) -> None:
+    wire = Wire()
+    wire.client_sends(GET)
+    server = cast(ServerConnection, wire.client.server)
+    wire.server_sends(b"HTTP/1.1 200 OK\r\n\r\nas much as")
+    server.connection_lost(error)
+    assert wire.client_closed
+    assert wire.worker.counters[Field.ABORTED] == (error is not None)
+    assert wire.worker.counters[Field.STATUS_2XX] == (error is None)
 
 
 @pytest.mark.parametrize("length", [2, 0])
