@@ -61,10 +61,11 @@ def https_location(host: bytes | None, outgoing: bytes) -> bytes:
     Raises:
         Refused: nobody knows which host that would be.
     """
-    if not host:
-        raise Refused(400, "host")
+    host = host or b""
     if host.rpartition(b":")[2].isdigit() and not host.endswith(b"]"):
         host = host.rpartition(b":")[0]
+    if not host:
+        raise Refused(400, "host")
     target = outgoing.split(b" ", 2)[1]
     return b"https://" + host + (b"" if target == b"*" else target)
 

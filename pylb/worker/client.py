@@ -113,11 +113,12 @@ class ClientConnection(Exchange, asyncio.Protocol):
             if self.buffer:
                 # Perhaps the next request, and its turn just hasn't come.
                 self.worker.loop.call_soon(self.go_on)
-            return bool(self.buffer)
+            return bool(self.buffer) and self.transport.can_write_eof()
         if not self.body_done:
             self.transport.abort()
             return False
-        return True  # a client may half-close and still wait for its answer
+        # A client may half-close and still wait for its answer. Not with TLS; there uvloop would log a warning.
+        return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self.write_paused = True

@@ -85,7 +85,7 @@ class ServerConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self.speaks_first:
             self.eof = True
-            return True
+            return self.transport.can_write_eof()
         self._ended()
         return False
 

@@ -184,12 +184,29 @@ def test_client_certificates(balancer: StartBalancer, origin: Origin, tmp_path: 
         exchange(sock)
 
 
+def test_a_client_that_leaves_in_order_during_a_request_is_no_warning(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    site = Site(balancer, origin, tmp_path)
+    context = site.context()
+    with site.connect("a.example", context) as sock:
+        sock.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        site.running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+        with contextlib.suppress(OSError):
+            sock.unwrap()
+    site.running.wait("gone", lambda status: status["totals"]["connections"] == 0)
+    assert "eof_received" not in site.running.log.read_text()
+
+
 def test_http_is_redirected(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     site = Site(balancer, origin, tmp_path)
     with socket.create_connection(("127.0.0.1", site.plain), timeout=20) as sock:
         answer = exchange(sock, b"GET /x?y HTTP/1.1\r\nHost: a.example:8080\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 308 ")
         assert b"\r\nLocation: https://a.example/x?y\r\n" in answer
+        # Browsers take what follows more slashes for a host.
+        answer = exchange(sock, b"GET /other.example HTTP/1.1\r\nHost: :80\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 ")
     assert origin.heads == []
 
 
