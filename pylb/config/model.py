@@ -75,6 +75,7 @@ class Limits(Section):
     line_bytes: Size = 8 * 1024  # request line: 414
     header_count: int = Field(default=100, gt=0)
     body_bytes: SizeOrZero = 0  # a request's body: 413; 0 for no limit
+    pipelined_bytes: Size = 64 * 1024  # requests read ahead while one is under way; then reading stops
     body_rate: SizeOrZero = 0  # bytes per second below which a request's body is cut off (408)
     connections: int = Field(default=0, ge=0)  # client connections over all workers; 0 for no limit
 

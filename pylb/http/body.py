@@ -10,6 +10,13 @@ from pylb.http.errors import Refused
 _RATE_GRACE = 5.0  # seconds before a body's rate counts
 
 
+def body_deadline(now: float, idle: float, rate: float, began: float, came: int) -> float:
+    """When the next piece of a body must have come: within ``idle`` seconds, and as the rate demands."""
+    if rate:
+        return min(now + idle, began + _RATE_GRACE + came / rate)
+    return now + idle
+
+
 class RequestBody:
     """The body of one HTTP/1 request, of known length or chunked.
 
@@ -55,9 +62,5 @@ class RequestBody:
         return used
 
     def deadline(self, now: float, idle: float) -> float:
-        """When the next piece must have come: within ``idle`` seconds, and as the rate demands."""
-        if self.done:
-            return math.inf
-        if self._rate:
-            return min(now + idle, self._began + _RATE_GRACE + self._came / self._rate)
-        return now + idle
+        """When the next piece must have come."""
+        return math.inf if self.done else body_deadline(now, idle, self._rate, self._began, self._came)

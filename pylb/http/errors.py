@@ -55,6 +55,21 @@ def error_response(status: int, close: bool, head_only: bool = False) -> bytes:
     return response[: response.index(b"\r\n\r\n") + 4] if head_only else response
 
 
+def https_location(host: bytes | None, outgoing: bytes) -> bytes:
+    """The place that a request is for, by https; without the port, which is that of http.
+
+    Raises:
+        Refused: nobody knows which host that would be.
+    """
+    host = host or b""
+    if host.rpartition(b":")[2].isdigit() and not host.endswith(b"]"):
+        host = host.rpartition(b":")[0]
+    if not host:
+        raise Refused(400, "host")
+    target = outgoing.split(b" ", 2)[1]
+    return b"https://" + host + (b"" if target == b"*" else target)
+
+
 def redirect_response(location: bytes, close: bool) -> bytes:
     """A permanent redirect that keeps the method."""
     closing = b"Connection: close\r\n" if close else b""

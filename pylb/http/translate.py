@@ -18,6 +18,7 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _CONNECTION_FIELDS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
 )
+_NOT_TRAILERS = _CONNECTION_FIELDS | {b"content-length", b"host"}  # RFC 9110 §6.5.1
 
 
 def request_to_http1(headers: Iterable[Header], ended: bool, websocket_key: bytes = b"") -> bytes:
@@ -123,17 +124,16 @@ def response_to_http2(head: bytes) -> list[Header]:
 
 
 def trailers_to_http2(lines: Iterable[bytes]) -> list[Header]:
-    """Trailer fields, without those that only a header section may have (RFC 9110 §6.5.1)."""
-    unfit = _CONNECTION_FIELDS | {b"content-length", b"host"}
-    return [(name, value) for name, value in _fields(lines) if name not in unfit]
+    """Trailer fields, without those that only a header section may have."""
+    return [(name, value) for name, value in _fields(lines) if name not in _NOT_TRAILERS]
 
 
 def trailers_to_http1(headers: Iterable[Header]) -> list[bytes]:
-    """Trailer fields as lines."""
+    """Trailer fields as lines, likewise."""
     return [
         name + b": " + value
         for name, value in headers
-        if _NAME.fullmatch(name) and not _FORBIDDEN.search(value) and name not in _CONNECTION_FIELDS
+        if _NAME.fullmatch(name) and not _FORBIDDEN.search(value) and name not in _NOT_TRAILERS
     ]
 
 

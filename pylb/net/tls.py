@@ -13,7 +13,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from pylb.config.model import ServerTls, Tls
+from pylb.config.model import Config, ServerTls, Tls
 
 # Mozilla's "intermediate" list: forward secrecy and authenticated encryption only.
 CIPHERS = (
@@ -55,6 +55,20 @@ def names_of(certificate: Path) -> set[str]:
     except x509.ExtensionNotFound:
         names = [str(one.value) for one in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     return {name.lower() for name in names}
+
+
+def listener_contexts(config: Config) -> dict[str, ssl.SSLContext]:
+    """The contexts of all binds with TLS, by bind; raises as `server_context`.
+
+    Made before workers are forked. A context holds the keys of its session tickets (OpenSSL makes them at
+    random with it), so this way a client resumes its session with whichever worker it meets.
+    """
+    contexts = {}
+    for frontend in config.frontends:
+        if frontend.tls is not None:
+            context = server_context(frontend.tls)
+            contexts.update({str(bind): context for bind in frontend.bind})
+    return contexts
 
 
 def server_context(config: Tls) -> ssl.SSLContext:

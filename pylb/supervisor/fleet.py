@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,6 +12,7 @@ from pylb.config.model import Config
 from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
+from pylb.net.tls import listener_contexts
 from pylb.scoreboard import Field, Scoreboard, SlotField, State
 from pylb.supervisor.processes import Backoff, Worker, describe, fork
 from pylb.worker.context import WorkerContext
@@ -67,6 +69,7 @@ class Fleet:
         pairs = [channel.pair() for _ in range(board.rows)]
         self.inboxes = [reader for reader, _ in pairs]
         self.inbox_writers = [writer for _, writer in pairs]
+        self._tls: dict[int, dict[str, ssl.SSLContext]] = {}  # by generation
         self.used_rows: set[int] = set()
         self.level_after = 0.0
         self.steer_after = 0.0
@@ -92,6 +95,17 @@ class Fleet:
 
     # -- life ------------------------------------------------------------------------------------
 
+    def _contexts(self) -> dict[str, ssl.SSLContext]:
+        """TLS for the newest generation, the same for all its workers."""
+        if self.generation not in self._tls:
+            kept = {self.serving_generation} & self._tls.keys()
+            self._tls = {generation: self._tls[generation] for generation in kept}
+            try:
+                self._tls[self.generation] = listener_contexts(self.config)
+            except (OSError, ValueError):  # ssl.SSLError is an OSError
+                return {}  # the worker will try, fail and say why
+        return self._tls[self.generation]
+
     def spawn(self, slot: int) -> bool:
         """Start a worker of the newest generation in a slot."""
         row = self.board.free_row()
@@ -103,7 +117,7 @@ class Fleet:
         cells[Field.STATE] = State.STARTING
         context = WorkerContext(
             self.config, row, slot, self.generation, self.listeners.sockets, self.board,
-            theirs, self.inboxes[row], self.inbox_writers, self.servers,
+            theirs, self.inboxes[row], self.inbox_writers, self.servers, self._contexts(),
         )  # fmt: skip
         others = [worker.channel for worker in self.workers.values()]
 

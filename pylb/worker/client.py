@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pylb.http.body import RequestBody
-from pylb.http.errors import Refused, error_response, redirect_response
+from pylb.http.errors import Refused, error_response, https_location, redirect_response
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
@@ -38,7 +38,7 @@ _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
-# Pipelined bytes kept while a request is under way; reading stops above it.
+# Bytes of a body kept while a server is connected to; reading stops above it.
 _READ_AHEAD = 65536
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
@@ -59,6 +59,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         "eof",
         "reading",
         "write_paused",
+        "unsent",
         "moving",
         "movable",
         "body",
@@ -75,6 +76,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         self.eof = False
         self.reading = True
         self.write_paused = False
+        self.unsent = 0  # bytes of responses that weren't taken when last looked at
         self.moving = False
         self.movable = not listener.tls  # the keys of a TLS connection can't leave the process
         self.body: RequestBody | None = None
@@ -108,11 +110,15 @@ class ClientConnection(Exchange, asyncio.Protocol):
     def eof_received(self) -> bool:
         self.eof = True
         if not self.busy:
-            return False
+            if self.buffer:
+                # Perhaps the next request, and its turn just hasn't come.
+                self.worker.loop.call_soon(self.go_on)
+            return bool(self.buffer) and self.transport.can_write_eof()
         if not self.body_done:
             self.transport.abort()
             return False
-        return True  # a client may half-close and still wait for its answer
+        # A client may half-close and still wait for its answer. Not with TLS; there uvloop would log a warning.
+        return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -139,7 +145,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
                 self._body(data)
             else:
                 self.buffer += data
-                if len(self.buffer) > _READ_AHEAD:
+                if len(self.buffer) > self.worker.limits.pipelined_bytes:
                     self.update_reading()
         elif self.buffer:
             data = self.buffer + data
@@ -224,12 +230,13 @@ class ClientConnection(Exchange, asyncio.Protocol):
         """The same place, by https."""
         self.close_after = self.close_after or not self.body_done
         fields = self.head.fields
-        host = fields.host if fields is not None and fields.host else b""
-        if host.rpartition(b":")[2].isdigit() and not host.endswith(b"]"):
-            host = host.rpartition(b":")[0]
-        target = outgoing.split(b" ", 2)[1]
+        try:
+            location = https_location(fields.host if fields is not None else None, outgoing)
+        except Refused as refused:
+            self._refuse(refused)
+            return
         self.counters[Field.STATUS_3XX] += 1
-        self.write(redirect_response(b"https://" + host + target, self.close_after))
+        self.write(redirect_response(location, self.close_after))
         self.done()
 
     def _body_begins(self, data: bytes) -> bytes:
@@ -309,7 +316,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         self.close_after = self.close_after or not self.body_done or not self.head.http11
         self.write(error_response(status, self.close_after, self.method == b"HEAD"))
 
-    def before_dechunking(self) -> None:
+    def before_open_end(self) -> None:
         self.close_after = True
 
     def wants_upgrade(self, head: ResponseHead) -> bool:
@@ -377,6 +384,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         response (RFC 9112 §9.6). Where more input is to be expected (``linger``), our side is shut first, and
         what comes is read and dropped for a moment.
         """
+        self.deadline = self.worker.now + self.worker.timeouts.client
         if linger and not self.eof and not self.closed and self.transport.can_write_eof():
             Lingering(self)
         else:
@@ -391,7 +399,12 @@ class ClientConnection(Exchange, asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.write_paused or self.eof:
+        left = self.transport.get_write_buffer_size()
+        if left and left != self.unsent:
+            # A response that is taken slowly is taken; but by the next look there must be a difference.
+            self.unsent = left
+            self.deadline = self.worker.now + self.worker.timeouts.client
+        elif left or self.write_paused or self.eof or self.transport.is_closing():
             self.counters[Field.TIMEOUTS] += 1
             self.transport.abort()
         elif self.busy and not self.reading:
@@ -414,7 +427,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         if self.closed or self.moving:
             return
         if self.busy:
-            wanted = len(self.buffer) <= _READ_AHEAD and (
+            wanted = len(self.buffer) <= self.worker.limits.pipelined_bytes and (
                 not server.write_paused if server is not None else len(self.outgoing) <= _READ_AHEAD
             )
         else:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 
 from pylb.config.model import Config
 from pylb.scoreboard import Scoreboard
@@ -29,3 +30,5 @@ class WorkerContext:
     """Sending ends of all inboxes, by row."""
     servers: dict[tuple[str, str, str], int]
     """(backend, server, address) to the server's index in the scoreboard."""
+    tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """Bind key to the listener's context, which all workers of a generation share."""

@@ -122,8 +122,8 @@ class Exchange:
         """What follows when the exchange has ended; with ``abort`` in the middle of a response."""
         raise NotImplementedError
 
-    def before_dechunking(self) -> None:
-        """A chunked body comes, and the client does not understand chunks."""
+    def before_open_end(self) -> None:
+        """A body comes whose end only a close can show to a client of HTTP/1."""
 
     def wants_upgrade(self, head: ResponseHead) -> bool:
         """Whether the client has asked for the protocol that the server changes to."""

@@ -8,11 +8,11 @@ client's window is open.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from typing import TYPE_CHECKING
 
 import h2.config
-import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
@@ -21,6 +21,7 @@ from hyperframe.frame import GoAwayFrame
 
 from pylb.http.errors import Refused
 from pylb.http.flood import Budget
+from pylb.http.frames import H2Connection
 from pylb.scoreboard import Field
 from pylb.worker.http2stream import Http2Stream
 from pylb.worker.server import WRITE_BUFFER
@@ -51,13 +52,14 @@ class Http2Connection(asyncio.Protocol):
         self.leaving = False
         self.streams: dict[int, Http2Stream] = {}
         self._idle_deadline = math.inf
+        self._unsent = 0  # bytes that weren't taken when last looked at
         self._last_stream = 0
         self._flushing = False
         # Resets of unfinished streams, and frames that ask for nothing.
         self._resets = Budget(100, 20)
         self._chatter = Budget(1000, 200)
         config = h2.config.H2Configuration(client_side=False, header_encoding=False)
-        self.h2 = h2.connection.H2Connection(config)
+        self.h2 = H2Connection(config)
         codes = h2.settings.SettingCodes
         limit = worker.limits.header_bytes
         self.h2.local_settings = h2.settings.Settings(
@@ -80,20 +82,33 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def deadline(self) -> float:
-        if not self.streams:
+        if not self.streams or self.transport.is_closing():
             return self._idle_deadline
         return min(stream.deadline for stream in self.streams.values())
 
     def expire(self) -> None:
         """A deadline has passed: that of a stream, or of an idle connection."""
         now = self.worker.now
+        if self.transport.is_closing():
+            left = self.transport.get_write_buffer_size()
+            if left and left != self._unsent:
+                self._unsent = left  # taken slowly, but taken
+                self._idle_deadline = now + self.worker.timeouts.client
+            else:
+                self.transport.abort()
+            return
         late = [stream for stream in self.streams.values() if stream.deadline < now]
         for stream in late:
             self.worker.counters[Field.TIMEOUTS] += 1
             stream.abandon(h2.errors.ErrorCodes.CANCEL)
         if not late and not self.streams:
             self._goaway(0)
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Close after what was written has gone out, if the client takes it."""
+        self._idle_deadline = self.worker.now + self.worker.timeouts.client
+        self.transport.close()
 
     def drain(self) -> None:
         """Take no more streams; end when those under way are over (RFC 9113 §6.8)."""
@@ -102,7 +117,7 @@ class Http2Connection(asyncio.Protocol):
         self.leaving = True
         self._goaway(0, self._last_stream)
         if not self.streams:
-            self.transport.close()
+            self._close()
 
     # asyncio's side
 
@@ -159,7 +174,7 @@ class Http2Connection(asyncio.Protocol):
     def _refuse(self) -> None:
         self.worker.count_refusal(Refused(400, "http2"))
         self.flush()
-        self.transport.close()
+        self._close()
 
     def _goaway(self, code: int, last: int | None = None) -> None:
         # By hand: for h2 a connection is over with its GOAWAY, but streams may still be under way.
@@ -172,7 +187,7 @@ class Http2Connection(asyncio.Protocol):
             return False
         self.worker.count_refusal(Refused(400, "http2"))
         self._goaway(_ENHANCE_YOUR_CALM)
-        self.transport.abort() if self.write_paused else self.transport.close()
+        self.transport.abort() if self.write_paused else self._close()
         return True
 
     # Events
@@ -181,7 +196,8 @@ class Http2Connection(asyncio.Protocol):
         number = event.stream_id
         assert number is not None
         if self.leaving and number > self._last_stream:
-            self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
+            with contextlib.suppress(h2.exceptions.H2Error):  # it may have been reset in the same packet
+                self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream = max(self._last_stream, number)
         stream = Http2Stream(self, number)
@@ -232,7 +248,7 @@ class Http2Connection(asyncio.Protocol):
     def _closed(self, event: h2.events.Event) -> None:
         self.leaving = True
         if not self.streams:
-            self.transport.close()
+            self._close()
 
     # For streams
 
@@ -266,7 +282,7 @@ class Http2Connection(asyncio.Protocol):
             self._idle_deadline = self.worker.now + self.worker.timeouts.keep_alive
             if self.leaving:
                 self.flush()
-                self.transport.close()
+                self._close()
 
 
 _HANDLERS: dict[type[h2.events.Event], Callable[[Http2Connection, object], None]] = {

@@ -11,13 +11,13 @@ import math
 from typing import TYPE_CHECKING
 
 import h2.config
-import h2.connection
 import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
 
 from pylb.http.chunked import ChunkError, ChunkScanner
+from pylb.http.frames import H2Connection
 from pylb.http.response import BadResponse, ResponseHead, read_response
 from pylb.http.translate import request_to_http2, response_to_http1, trailers_to_http1
 from pylb.log import log
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _WINDOW = 256 * 1024  # bytes that a server may send ahead, per stream
 _CONNECTION_WINDOW = 16 << 20
+_LAST_STREAM = 2**31 - 1000  # identifiers are used once (RFC 9113 §5.1.1)
 _QUEUE = 128 * 1024  # bytes of a request that wait for the server's window before the client is paused
 
 
@@ -50,7 +51,7 @@ class Http2Upstream(asyncio.Protocol):
         self.deadline = math.inf
         self._flushing = False
         config = h2.config.H2Configuration(client_side=True, header_encoding=False)
-        self.h2 = h2.connection.H2Connection(config)
+        self.h2 = H2Connection(config)
         self.h2.local_settings = h2.settings.Settings(
             client=True,
             initial_values={
@@ -65,7 +66,8 @@ class Http2Upstream(asyncio.Protocol):
     def free(self) -> bool:
         """Whether one more stream may be opened."""
         most = self.h2.remote_settings.max_concurrent_streams
-        return not self.closed and not self.leaving and len(self.streams) < most
+        used_up = self.h2.highest_outbound_stream_id > _LAST_STREAM
+        return not (self.closed or self.leaving or used_up) and len(self.streams) < most
 
     # asyncio's side
 
@@ -193,6 +195,7 @@ class Http2ServerStream:
         self._request_ended = False
         self._paused = False
         self._unacknowledged = 0
+        self._came = 0  # bytes of the response's body
         self._ended = False
 
     # The request
@@ -288,22 +291,25 @@ class Http2ServerStream:
             raw = response_to_http1(event.headers or [], ended, chunk)
             head = self.head = read_response(raw, client.method == b"HEAD")
         except (BadResponse, ValueError) as error:
-            log.debug("%s: HTTP/2: bad response: %s", self.upstream.name, error)
-            self.abort()
-            client.server_failed(502)
+            self._bad(client, str(error))
             return
         client.response_started = True
         if head.chunked and client.dechunk:
-            client.before_dechunking()
+            client.before_open_end()
         client.write_head(head, b"")
 
     def _interim(self, event: h2.events.InformationalResponseReceived) -> None:
-        if self.client is not None:
-            try:
-                raw = response_to_http1(event.headers or [], True, False)
-                self.client.write_interim(read_response(raw, False))
-            except (BadResponse, ValueError):
-                return
+        client = self.client
+        if client is None:
+            return
+        try:
+            head = read_response(response_to_http1(event.headers or [], True, False), False)
+            if head.status == 101:
+                raise BadResponse("101 in HTTP/2")
+        except (BadResponse, ValueError) as error:
+            self._bad(client, str(error))
+            return
+        client.write_interim(head)
 
     def _data(self, event: h2.events.DataReceived) -> None:
         client = self.client
@@ -313,6 +319,11 @@ class Http2ServerStream:
             return
         self.deadline = self.worker.now + self.worker.timeouts.server
         data = event.data or b""
+        self._came += len(data)
+        if self._came > self.head.content_length >= 0:
+            self.connection.acknowledge(self.number, length)
+            self._bad(client, "more than its length")
+            return
         if data:
             chunked = self.head.chunked and not client.dechunk
             client.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
@@ -332,6 +343,9 @@ class Http2ServerStream:
         if not client.response_started:
             self.lost()
             return
+        if self._came < self.head.content_length:
+            self._bad(client, "less than its length")
+            return
         if self.head.chunked and not client.dechunk:
             client.write(b"0\r\n" + b"".join(line + b"\r\n" for line in client.trailer_lines) + b"\r\n")
         client.response_done(True)
@@ -341,6 +355,12 @@ class Http2ServerStream:
         if event.error_code == h2.errors.ErrorCodes.NO_ERROR and self.client is not None:
             return  # an answer before the end of the request; the stream has ended on its own
         self.lost()
+
+    def _bad(self, client: Exchange, reason: str) -> None:
+        """The server said something that must not be passed on."""
+        log.debug("%s: HTTP/2: bad response: %s", self.upstream.name, reason)
+        self.abort()
+        client.server_failed(502)
 
     def lost(self) -> None:
         """The stream or its connection is gone."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import h2.errors
 import h2.exceptions
 
-from pylb.http.errors import Refused, error_response
+from pylb.http.body import body_deadline
+from pylb.http.errors import Refused, error_response, https_location
 from pylb.http.response import ResponseHead
 from pylb.http.translate import request_to_http1, response_to_http2, trailers_to_http2
 from pylb.scoreboard import Field
@@ -49,6 +50,8 @@ class Http2Stream(Exchange):
         "early",
         "tunnelled",
         "received_bytes",
+        "length",
+        "began",
     )
 
     def __init__(self, connection: Http2Connection, number: int) -> None:
@@ -63,6 +66,8 @@ class Http2Stream(Exchange):
         self.chunked = False
         self.unacknowledged = 0  # bytes of the request that the client's window still lacks
         self.received_bytes = 0
+        self.began = 0.0  # when the request's body did
+        self.length = 0  # of the request's body, unless it is chunked
         self.queue: list[bytes] = []  # of the response, waiting for the client's window
         self.queued = 0
         self.ending = False  # nothing more will be put in the queue
@@ -84,20 +89,38 @@ class Http2Stream(Exchange):
         try:
             key = base64.b64encode(os.urandom(16))
             outgoing = head.parse(request_to_http1(headers, ended, key))
+            self.upgrading = head.fields is not None and bool(head.fields.upgrade)
             if head.content_length > listener.body_bytes > 0:
                 raise Refused(413, "body_bytes")
+            if ended and head.content_length:
+                raise Refused(400, "content_length")
+            if (b":method", b"CONNECT") in headers and not self.upgrading:
+                raise Refused(400, "method")  # to a protocol that is none; its data would follow as they are
+            host = head.fields.host if head.fields is not None else None
+            location = https_location(host, outgoing) if listener.redirect else b""
         except Refused as refused:
             self.refuse(refused)
             return
         self.method = head.method
         self.chunked = head.chunked
-        self.upgrading = head.fields is not None and bool(head.fields.upgrade)
+        self.length = head.content_length
         self.body_done = ended or self.upgrading
         self.outgoing = outgoing
         self.replayable = self.body_done
+        if location:
+            self._redirect(location)
+            return
         if not self.body_done:
-            self.deadline = self.worker.now + self.worker.timeouts.client
+            self.began = self.worker.now
+            self._body_deadline()
         self.send()
+
+    def _redirect(self, location: bytes) -> None:
+        """The same place, by https."""
+        self.counters[Field.STATUS_3XX] += 1
+        self.ended = True
+        self._headers([(b":status", b"308"), (b"location", location), (b"content-length", b"0")], True)
+        self.done()
 
     def received(self, data: bytes, length: int) -> None:
         """A piece of the body, and how much of the window it has cost."""
@@ -115,11 +138,19 @@ class Http2Stream(Exchange):
         if self.received_bytes > self.connection.listener.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
+        if not self.chunked and self.received_bytes > self.length:
+            self.refuse(Refused(400, "content_length"))
+            return
         self.unacknowledged += length
-        self.deadline = self.worker.now + self.worker.timeouts.client
+        self._body_deadline()
         if data:
             self._forward(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
         self.update_reading()
+
+    def _body_deadline(self) -> None:
+        worker = self.worker
+        idle, rate = worker.timeouts.client, worker.limits.body_rate
+        self.deadline = body_deadline(worker.now, idle, rate, self.began, self.received_bytes)
 
     def request_ended(self) -> None:
         """The client has said all."""
@@ -130,6 +161,10 @@ class Http2Stream(Exchange):
         elif self.busy and not self.body_done:
             self.body_done = True
             self.deadline = math.inf
+            if not self.chunked and self.received_bytes < self.length:
+                # h2 looks at this, but not where trailers follow. The server would wait for the rest.
+                self.refuse(Refused(400, "content_length"))
+                return
             if self.chunked:
                 self._forward(b"0\r\n\r\n")
             if self.server is None:
@@ -169,6 +204,11 @@ class Http2Stream(Exchange):
     # The response
 
     def write_head(self, head: ResponseHead, body: bytes | memoryview) -> None:
+        if self.upgrading and head.status < 300:
+            # To a CONNECT this would mean that there is a tunnel (RFC 8441 §5).
+            self.response_started = False
+            self.server_failed(502)
+            return
         headers = response_to_http2(head.out)
         extra = self.connection.listener.response_fields
         if extra:

@@ -21,7 +21,16 @@ class Lingering(asyncio.Protocol):
         transport.write_eof()
         if not client.reading:
             transport.resume_reading()
-        client.worker.loop.call_later(self.SECONDS, transport.abort)
+        self._later()
+
+    def _later(self) -> None:
+        self._client.worker.loop.call_later(self.SECONDS, self._end)
+
+    def _end(self) -> None:
+        if self._client.transport.get_write_buffer_size():
+            self._later()  # the response is still on its way; the client's deadline bounds that
+        else:
+            self._client.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.connection_lost(exc)

@@ -47,7 +47,7 @@ class Listener:
         self.response_fields = b""
         """Added to each response; the last field's CRLF and the empty line included."""
         if frontend.tls is not None:
-            self.context = server_context(frontend.tls)
+            self.context = worker.tls.get(bind) or server_context(frontend.tls)
             if frontend.tls.hsts:
                 age = int(frontend.tls.hsts)
                 self.response_fields = b"Strict-Transport-Security: max-age=%d\r\n\r\n" % age

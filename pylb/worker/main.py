@@ -66,6 +66,7 @@ class Worker:
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
         self.alone = False
+        self.tls = context.tls
         self._run_queue = RunQueue()
         self._held_by_others = 0  # client connections of other workers, as of the last tick
         backends = {}

@@ -42,6 +42,7 @@ class ServerConnection(asyncio.Protocol):
         "speaks_first",
         "eof",
         "write_paused",
+        "paused",
         # response
         "client",
         "buffer",
@@ -67,6 +68,7 @@ class ServerConnection(asyncio.Protocol):
         self.speaks_first = speaks_first  # TCP mode: what comes before the tunnel is there waits for it
         self.eof = False
         self.write_paused = False
+        self.paused = False  # not read, since the client doesn't take what comes
         self.client: Exchange | None = None
         self.buffer = b""
         self.in_body = False
@@ -82,13 +84,13 @@ class ServerConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closed:
-            self._ended()
+            self._ended(broken=exc is not None)
         self.worker.server_connections.discard(self)
 
     def eof_received(self) -> bool:
         if self.speaks_first:
             self.eof = True
-            return True
+            return self.transport.can_write_eof()
         self._ended()
         return False
 
@@ -156,10 +158,12 @@ class ServerConnection(asyncio.Protocol):
                 return
         client.response_started = True
         if len(data) - end == head.content_length and client.plain and not client.close_after:
-            # The usual: all of it is here, and nothing is to be added.
-            client.write(head.out + data[end:] if head.changed else data)
-            client.response_done(head.keep_alive)
-            return
+            if client.body_done:
+                # The usual: all of it is here, and nothing is to be added.
+                client.write(head.out + data[end:] if head.changed else data)
+                client.response_done(head.keep_alive)
+                return
+            client.close_after = True  # the rest of the request will be dropped
         self._response(client, head, data, end)
 
     # The response
@@ -175,14 +179,15 @@ class ServerConnection(asyncio.Protocol):
         if head.chunked:
             self.chunks = ChunkScanner()
             if client.dechunk:
-                client.before_dechunking()
+                client.before_open_end()
         else:
             self.left = length
-            if length < 0 and client.plain:
-                client.close_after = True  # only a close tells an HTTP/1 client where the body ends
+            if length < 0:
+                client.before_open_end()
         if length == 0 and not head.chunked:
             client.write_head(head, b"")
-            self._finish(client, end == len(data))
+            if self.client is client:
+                self._finish(client, end == len(data))
         elif end < len(data):
             self._body(client, data[end:], head)
         else:
@@ -232,13 +237,13 @@ class ServerConnection(asyncio.Protocol):
         self.abort()
         client.server_failed(502)
 
-    def _ended(self) -> None:
+    def _ended(self, broken: bool = False) -> None:
         """The server closed, or the connection broke."""
         self.closed = True
         client = self.client
         if client is None:
             self._leave_pool()
-        elif self.in_body and self.left < 0 and self.chunks is None:
+        elif self.in_body and self.left < 0 and self.chunks is None and not broken:
             self.in_body = False
             client.response_done(False)
         else:
@@ -263,6 +268,8 @@ class ServerConnection(asyncio.Protocol):
         if self.private:
             self.abort()
             return
+        if self.paused:  # by the last piece of the response
+            self.resume_reading()
         self.client = None
         self.reused = True
         self.deadline = self.worker.now + self.worker.timeouts.server_idle
@@ -274,10 +281,12 @@ class ServerConnection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The client doesn't take what comes."""
+        self.paused = True
         self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The client takes more."""
+        self.paused = False
         self.transport.resume_reading()
 
     def detach(self) -> asyncio.Transport:

@@ -81,7 +81,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.eof = True
-        return self.busy
+        return self.busy and self.transport.can_write_eof()  # there is no half-close with TLS
 
     def _begin(self) -> None:
         self.busy = True

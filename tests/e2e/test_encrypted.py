@@ -99,6 +99,11 @@ def test_the_certificate_follows_the_name(balancer: StartBalancer, origin: Origi
             assert b"X-Forwarded-Proto: https" in answer
             assert b"\r\nStrict-Transport-Security: max-age=3600\r\n" in answer
             assert b"200" in exchange(sock)  # the connection stays
+            sock.sendall(b"GET /until-close HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = b""
+            while piece := sock.recv(65536):
+                answer += piece
+            assert b"\r\nConnection: close\r\n" in answer
     context = site.context()
     context.check_hostname = False
     for asked_for in ("unknown.example", None):
@@ -139,6 +144,25 @@ def test_sessions_are_resumed(balancer: StartBalancer, origin: Origin, tmp_path:
         exchange(sock)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions_are_resumed_with_any_worker(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    site = Site(balancer, origin, tmp_path)
+    site.running.scale(2)
+    context = site.context()
+    context.maximum_version = version
+    with site.connect("a.example", context) as sock:
+        exchange(sock)
+        session = sock.session
+    for _ in range(24):
+        raw = socket.create_connection(("127.0.0.1", site.port), timeout=20)
+        with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
+            assert sock.session_reused
+            exchange(sock)
+    site.running.wait("both used", lambda status: all(worker["accepted"] for worker in status["workers"]))
+
+
 def test_client_certificates(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     tls = f'client_certificate = "required"\nclient_ca = "{ca_file}"'
@@ -160,12 +184,29 @@ def test_client_certificates(balancer: StartBalancer, origin: Origin, tmp_path: 
         exchange(sock)
 
 
+def test_a_client_that_leaves_in_order_during_a_request_is_no_warning(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    site = Site(balancer, origin, tmp_path)
+    context = site.context()
+    with site.connect("a.example", context) as sock:
+        sock.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        site.running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+        with contextlib.suppress(OSError):
+            sock.unwrap()
+    site.running.wait("gone", lambda status: status["totals"]["connections"] == 0)
+    assert "eof_received" not in site.running.log.read_text()
+
+
 def test_http_is_redirected(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     site = Site(balancer, origin, tmp_path)
     with socket.create_connection(("127.0.0.1", site.plain), timeout=20) as sock:
         answer = exchange(sock, b"GET /x?y HTTP/1.1\r\nHost: a.example:8080\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 308 ")
         assert b"\r\nLocation: https://a.example/x?y\r\n" in answer
+        # Browsers take what follows more slashes for a host.
+        answer = exchange(sock, b"GET /other.example HTTP/1.1\r\nHost: :80\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 ")
     assert origin.heads == []
 
 

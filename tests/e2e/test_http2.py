@@ -20,6 +20,7 @@ from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
     Frame,
+    GoAwayFrame,
     HeadersFrame,
     PingFrame,
     SettingsFrame,
@@ -131,6 +132,16 @@ def client(running: Balancer) -> Iterator[Client]:
     one = Client(running.port)
     yield one
     one.sock.close()
+
+
+@pytest.fixture(scope="module")
+def running_for_all() -> Iterator[tuple[Balancer, Origin]]:
+    """For tests after which nothing may have happened."""
+    origin = Origin()
+    one = Balancer("--workers", "1", servers=(origin.address,))
+    yield one, origin
+    one.stop()
+    origin.stop()
 
 
 def nothing_left(running: Balancer, connections: int) -> None:
@@ -377,3 +388,223 @@ def test_websocket_by_extended_connect(running: Balancer, balancer: StartBalance
     assert b"Sec-WebSocket-Key: " in heads[0]
     client.sock.close()
     nothing_left(tunnelling, 0)
+
+
+# Ways to have a server of HTTP/1.1 read another request than the one that was checked
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "not a token", "websocket"])
+def test_a_connect_that_is_no_tunnel_carries_no_bytes(
+    client: Client, origin: Origin, running: Balancer, protocol: str
+) -> None:
+    """The data of an extended CONNECT are not a body; before a tunnel stands they may reach nobody."""
+    number = client.h2.get_next_available_stream_id()
+    head = [(":method", "CONNECT"), (":protocol", protocol), (":scheme", "http"), (":authority", "a")]
+    client.h2.send_headers(number, [*head, (":path", "/first")])
+    client.h2.send_data(number, b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n", end_stream=True)
+    client.flush()
+    with contextlib.suppress(ConnectionError):
+        client.answer(number)
+    nothing_left(running, 1)
+    assert client.answer(client.request("/after"))[0][0] == (":status", "200")
+    assert not any(b"/smuggled" in head for head in origin.heads)
+
+
+def test_a_connect_whose_upgrade_is_declined_is_not_a_tunnel(client: Client, running: Balancer) -> None:
+    """A 2xx would say that there is one."""
+    for path in ("/", "/chunked", "/204"):
+        number = client.h2.get_next_available_stream_id()
+        head = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":authority", "a")]
+        client.h2.send_headers(number, [*head, (":path", path)])
+        client.flush()
+        assert client.answer(number)[0][0] == (":status", "502")
+    nothing_left(running, 1)
+
+
+@pytest.mark.parametrize("how", ["no body", "short of it", "short, with trailers", "more"])
+def test_a_body_of_another_length_than_said_is_not_passed_on(
+    client: Client, origin: Origin, running: Balancer, how: str
+) -> None:
+    """RFC 9113 §8.1.1; the server would take the next request for the rest of this one."""
+    attacker = Client(running.port)
+    length = ("content-length", "30")
+    number = attacker.request("/", length, method="POST", end=how == "no body")
+    if how != "no body":
+        attacker.h2.send_data(number, b"x" * (40 if how == "more" else 10), end_stream=how == "short of it")
+        if how == "short, with trailers":
+            attacker.h2.send_headers(number, [("x-sum", "1")], end_stream=True)
+        attacker.flush()
+    with contextlib.suppress(ConnectionError, EOFError):
+        assert attacker.answer(number)[0][0] == (":status", "400")
+    attacker.sock.close()
+    nothing_left(running, 1)
+    assert running.status()["totals"]["refused"] == 1
+    assert client.answer(client.request("/after"))[1] == b"/after"
+
+
+def test_a_redirecting_frontend_redirects_in_http_2_too(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    port = free_port()
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\nredirect_to_https = true\n'
+        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "{origin.address}"\n'
+    )
+    running = balancer("-c", str(file))
+    client = Client(port)
+    fields, _, _ = client.answer(client.request("/x?y"))
+    assert (fields[0], dict(fields)["location"]) == ((":status", "308"), "https://test/x?y")
+    number = client.request("/x", method="POST", end=False)
+    assert client.answer(number)[0][0] == (":status", "308")
+    assert origin.heads == []
+    client.sock.close()
+    nothing_left(running, 0)
+
+
+def test_streams_outlive_the_goaway_of_their_client(
+    client: Client, origin: Origin, running: Balancer
+) -> None:
+    """RFC 9113 §6.8: who sends it opens no more streams, and waits for those that it has."""
+    number = client.request("/held")
+    running.wait("at the server", lambda status: status["servers"][0]["active"] == 1)
+    client.send_raw(GoAwayFrame(0, last_stream_id=0), PingFrame(0, b"12345678"))
+    while not any(isinstance(event, h2.events.PingAckReceived) for event in client.events):
+        assert client.receive()
+    origin.release()
+    assert client.answer(number)[1] == b"late"
+    assert client.until_closed() in ([], [0])
+    nothing_left(running, 0)
+
+
+def test_streams_outlive_the_goaway_of_their_server(balancer: StartBalancer, tmp_path: Path) -> None:
+    """As nginx and gRPC servers send it after so many requests; also what a server may not answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    seen: list[int] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(sock,), daemon=True).start()
+
+    def one(sock: socket.socket) -> None:
+        server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        server.initiate_connection()
+        seen.append(0)
+        while True:
+            with contextlib.suppress(OSError):
+                sock.sendall(server.data_to_send())
+            data = sock.recv(65536)
+            if not data:
+                return
+            for event in server.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    number = event.stream_id or 0
+                    path = dict(event.headers or [])[b":path"]
+                    if path == b"/goaway":
+                        sock.sendall(server.data_to_send())
+                        sock.sendall(GoAwayFrame(0, last_stream_id=number).serialize())
+                    if path == b"/204":
+                        server.send_headers(number, [(":status", "204")])
+                    elif path == b"/304":
+                        server.send_headers(number, [(":status", "304")])
+                    elif path == b"/101":
+                        # h2 would not send it
+                        block = server.encoder.encode([(":status", "101")])
+                        sock.sendall(HeadersFrame(number, block, flags={"END_HEADERS"}).serialize())
+                        continue
+                    else:
+                        server.send_headers(number, [(":status", "200"), ("content-length", "2")])
+                    split = path in (b"/204", b"/304")
+                    server.send_data(number, b"HTTP/1.1 200 OK\r\n\r\n" if split else b"ok")
+                    server.end_stream(number)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    port = free_port()
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        f"workers = {{min = 1, max = 1}}\n"
+        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n[[backend]]\nname = "b"\n'
+        f'http2 = true\n[[backend.server]]\naddress = "127.0.0.1:{listener.getsockname()[1]}"\n'
+    )
+    running = balancer("-c", str(file))
+
+    def get(path: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            data = b""
+            with contextlib.suppress(ConnectionResetError):
+                while piece := sock.recv(65536):
+                    data += piece
+            return data
+
+    for _ in range(3):
+        assert get("/goaway").endswith(b"\r\n\r\nok")
+    assert len(seen) == 3
+    # A body where there is none, and a protocol change that HTTP/2 doesn't have, would split the response.
+    for path in ("/204", "/304"):
+        answer = get(path)
+        assert answer.count(b"HTTP/1.1 ") <= 1
+    assert get("/101").startswith(b"HTTP/1.1 502 ")
+    assert get("/").endswith(b"ok")
+    nothing_left(running, 0)
+    listener.close()
+
+
+GET: Fields = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/")]
+
+
+def but(name: str, value: str) -> Fields:
+    """GET, with one pseudo-header field changed."""
+    return [(other, value if other == name else old) for other, old in GET]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(but(":method", method) for method in ("GET /x HTTP/1.1\r\nA:", "GE T", "G\tT", "", "TRACE")),
+        but(":method", "CONNECT"),
+        *(but(":path", path) for path in ("", "x", "*", "/ HTTP/1.1", "/\r\nA: b", "/\t", "/#x", "/\x7f")),
+        *(but(":path", path) for path in ("http://b/", "//\x00", "/\xff")),
+        *(but(":authority", host) for host in ("a b", "u@a", "a/b", "a\r\nX: y", "a:b", "a\\b", "\xe9")),
+        [*GET, ("host", "b")],
+        [*GET, ("host", "b"), ("host", "a")],
+        [*GET, (":path", "/b")],
+        [*GET, (":authority", "b")],
+        [*GET, ("x", "y"), (":path", "/b")],
+        [*GET, (":unknown", "x")],
+        [*GET, (":status", "200")],
+        *([*GET, (name, "x")] for name in ("X-Upper", "x ", " x", "x:", "x\r\ny", "x\ty", "", "x\x00")),
+        [*GET, ("\xe9", "x")],
+        *([*GET, ("x", value)] for value in ("a\r\nb: c", "a\nb", "a\rb", "a\x00", "a\x01", "a\x7f", " a")),
+        [*GET, ("x", "a ")],
+        *([*GET, (name, "x")] for name in ("connection", "keep-alive", "proxy-connection", "upgrade")),
+        [*GET, ("transfer-encoding", "chunked")],
+        [*GET, ("te", "gzip")],
+        [*GET, ("te", "trailers, chunked")],
+        *([*GET, ("content-length", value)] for value in ("1", "+0", "-0", "0x0", "0, 0", "", " 0", "\xb2")),
+        [*GET, ("content-length", "0 ")],
+        [*GET, ("content-length", "0"), ("content-length", "0")],
+        [*GET, ("content-length", "0"), ("content-length", "5")],
+        [*GET, ("expect", "x")],
+        GET[:3],
+        GET[1:],
+        [GET[0], *GET[2:]],
+    ],
+)
+def test_what_http_1_could_read_otherwise_is_not_passed_on(
+    running_for_all: tuple[Balancer, Origin], fields: Fields
+) -> None:
+    running, origin = running_for_all
+    attacker = Client(running.port)
+    number = attacker.h2.get_next_available_stream_id()
+    attacker.h2.send_headers(number, fields, end_stream=True)
+    attacker.flush()
+    with contextlib.suppress(ConnectionError, EOFError):
+        assert attacker.answer(number)[0][0][1] in ("400", "405", "417")
+    attacker.sock.close()
+    assert origin.heads == []

@@ -145,6 +145,13 @@ def test_a_body_that_ends_with_the_connection(proxy: Balancer) -> None:
     assert answer.endswith(b"\r\n\r\nuntil the end")
 
 
+@pytest.mark.parametrize("fields", ["Connection: keep-alive", "X: y"])
+def test_a_body_that_ends_with_the_connection_for_http_1_0(proxy: Balancer, fields: str) -> None:
+    answer = exchange(proxy.port, f"GET /until-close HTTP/1.0\r\n{fields}\r\n\r\n".encode())
+    assert b"Connection: close" in answer
+    assert answer.endswith(b"\r\n\r\nuntil the end")
+
+
 def test_expect_100_continue(proxy: Balancer) -> None:
     with socket.create_connection(("127.0.0.1", proxy.port), 10) as sock:
         sock.sendall(

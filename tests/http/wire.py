@@ -79,6 +79,8 @@ class _Transport:
     def __init__(self) -> None:
         self.written = b""
         self.closed = False
+        self.unsent = 0
+        self.reading = True
         self.protocol: Any = None
 
     def write(self, data: bytes) -> None:
@@ -107,10 +109,14 @@ class _Transport:
     def set_write_buffer_limits(self, high: int) -> None:
         """None here."""
 
-    def pause_reading(self) -> None:
-        """The caller decides when bytes come."""
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
-    resume_reading = pause_reading
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 class Wire:

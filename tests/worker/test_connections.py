@@ -1,0 +1,106 @@
+"""The two sides of HTTP/1 at their edges: ends, pauses, what isn't taken."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from pylb.scoreboard import Field
+from pylb.worker.server import ServerConnection
+from tests.http.wire import Wire
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_a_server_that_was_held_back_by_the_last_piece_is_read_again() -> None:
+    """Else the next request on that connection would never see its answer."""
+    wire = Wire()
+    wire.client_sends(GET)
+    server = cast(ServerConnection, wire.client.server)
+    written = wire.near.write
+
+    def full(data: bytes) -> None:
+        written(data)
+        wire.client.pause_writing()  # uvloop calls it from within write
+
+    wire.near.write = full  # type: ignore[method-assign]
+    wire.server_sends(OK)
+    assert server in wire.backend.upstreams[0].pool
+    assert wire.servers[0].reading
+
+
+def test_pipelined_requests_are_answered_though_the_client_has_closed_its_side() -> None:
+    """The end came between the answer to the first and the turn of the second."""
+    wire = Wire()
+    wire.client.data_received(GET + GET)
+    server = cast(ServerConnection, wire.client.server)
+    server.data_received(OK)
+    assert wire.client.eof_received()
+    wire.worker.loop.run()
+    wire.server_sends(OK)
+    assert wire.statuses() == [200, 200]
+    assert wire.client_closed
+
+
+def test_half_a_request_is_over_when_the_client_is() -> None:
+    wire = Wire()
+    wire.client_sends(GET[:-2])
+    wire.client.eof_received()
+    wire.worker.loop.run()
+    assert wire.client_closed
+
+
+def test_a_response_that_is_taken_slowly_is_taken_and_else_the_connection_ends() -> None:
+    wire = Wire()
+    wire.client_sends(GET)
+    wire.server_sends(OK)
+    for left in (500, 400, 300):
+        wire.near.unsent = left
+        wire.client.expire()
+        assert not wire.client_closed
+    wire.client.expire()
+    assert wire.client_closed
+
+
+def test_requests_are_read_ahead_up_to_a_limit() -> None:
+    """The depth of a pipeline is bounded in bytes; above it the client isn't read."""
+    wire = Wire()
+    wire.client_sends(GET)
+    ahead = 0
+    while wire.near.reading:
+        wire.client_sends(GET * 100)
+        ahead += 100 * len(GET)
+    limit = wire.worker.limits.pipelined_bytes
+    assert limit < ahead < limit + 101 * len(GET)
+    while wire.answer():
+        pass
+    assert wire.near.reading
+    assert wire.statuses() == [200] * (1 + ahead // len(GET))
+
+
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+def test_a_body_that_ends_with_the_connection_is_whole_unless_that_broke(error: Exception | None) -> None:
+    wire = Wire()
+    wire.client_sends(GET)
+    server = cast(ServerConnection, wire.client.server)
+    wire.server_sends(b"HTTP/1.1 200 OK\r\n\r\nas much as")
+    server.connection_lost(error)
+    assert wire.client_closed
+    assert wire.worker.counters[Field.ABORTED] == (error is not None)
+    assert wire.worker.counters[Field.STATUS_2XX] == (error is None)
+
+
+@pytest.mark.parametrize("length", [2, 0])
+def test_an_answer_before_the_end_of_the_request_says_that_the_connection_ends(length: int) -> None:
+    """RFC 9112 §9.6: as when a server declines an upload; the rest of it is read and dropped."""
+    wire = Wire()
+    wire.client_sends(POST + b"half ")
+    wire.server_sends(b"HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\n\r\n" % length + b"ok"[:length])
+    assert b"\r\nConnection: close\r\n" in wire.near.written
+    assert wire.client_closed
+    # A server that has part of a request can't be given another one.
+    assert wire.servers[0].closed
+    assert wire.backend.upstreams[0].active[0] == 0
