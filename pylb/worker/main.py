@@ -190,11 +190,12 @@ class Worker:
             # A copy, as closing the server closes what it was given.
             copy = sock.dup()
             backlog = self._context.config.backlog
-            unix = bind.startswith("unix:")
-            create: Any = self.loop.create_unix_server if unix else self.loop.create_server
-            self._accepting[bind, slot] = await create(
-                protocol, sock=copy, backlog=backlog, **listener.tls_options()
-            )
+            create: Any = self.loop.create_server
+            options = listener.tls_options()
+            if bind.startswith("unix:"):
+                create = self.loop.create_unix_server
+                options["cleanup_socket"] = False  # the file is the supervisor's; default on Python 3.13: True
+            self._accepting[bind, slot] = await create(protocol, sock=copy, backlog=backlog, **options)
         if not self._ready:
             self._ready = True
             self.cells[Field.STATE] = State.SERVING

@@ -68,6 +68,22 @@ def test_v4_v6_and_unix_at_once_and_binds_change_with_a_reload(
             ask(family, address)
 
 
+def test_a_worker_that_leaves_takes_no_unix_socket_away(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    file, path = tmp_path / "pylb.toml", tmp_path / "front.sock"
+    configure(file, origin, f"unix:{path}", more="workers = { min = 1, max = 2 }")
+    running = balancer("-c", str(file))
+    for count in (2, 1):
+        running.scale(count)
+        assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
+    running.signal(signal.SIGHUP)
+    running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
+    assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
+    assert running.stop() == 0
+    assert not path.exists()
+
+
 def test_ttin_and_ttou_pin_the_count_which_survives_a_reload(balancer: StartBalancer, origin: Origin) -> None:
     running = balancer("--workers", "1..4", servers=(origin.address,))
     running.signal(signal.SIGTTIN)
