@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from controller.address import parse
-from controller.client import ControllerClient, client_tls
+from controller.client import ControllerClient
 from controller.embedded import EmbeddedController
 from controller.protocol import Hello, Report
 from controller.sources.measured import HALF_LIFE, MeasuredSource
 from controller.sources.quota import usable_cores
+from pylb.config.files import controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.control import snapshot
 from pylb.log import log
@@ -135,12 +136,8 @@ class Scaler:
 def make_controller(config: Config) -> ControllerClient | EmbeddedController:
     """The controller that the configuration names, or the embedded one."""
     section = config.controller
-    token = ""
-    if section.token_file:
-        with open(section.token_file) as file:
-            token = file.read().strip()
+    token = controller_token(section)
     hello = Hello(section.name, config.workers.min, config.workers.max, section.weight, token)
     if section.address is None:
         return EmbeddedController(hello, MeasuredSource())
-    tls = client_tls(section.tls_ca, section.tls_cert, section.tls_key) if section.tls_ca else None
-    return ControllerClient(parse(section.address), hello, tls)
+    return ControllerClient(parse(section.address), hello, controller_tls(section))
