@@ -97,8 +97,11 @@ class ControllerServer:
                 os.chmod(address.host, 0o666)  # the peer's credentials decide
             self._made = address.host
         elif address.kind == "tcp":
+            tls = self._access.tls
             self._server = await loop.create_server(
-                self._peer, address.host, address.port, ssl=self._access.tls
+                *(self._peer, address.host, address.port),
+                ssl=tls,
+                ssl_handshake_timeout=HELLO_SECONDS if tls is not None else None,
             )
             port = self._server.sockets[0].getsockname()[1]
             address = Address("tcp", address.host, port)
@@ -175,7 +178,7 @@ class _Peer(asyncio.Protocol):
         self._decoder = LineDecoder()
         self._trusted = False
         self._greeted = False
-        self._heard = time.monotonic()
+        self._connected = self._heard = time.monotonic()
         self._granted: Grant | None = None
         self._granted_at = 0.0
 
@@ -261,8 +264,10 @@ class _Peer(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Drop a peer that says nothing or takes nothing."""
-        limit = IDLE_SECONDS if self._greeted else HELLO_SECONDS
-        if now - self._heard > limit or self.transport.get_write_buffer_size() > _MAX_UNSENT:
+        silent = now - self._heard > IDLE_SECONDS
+        # A stranger that sends a byte now and then would keep its place for ever.
+        late = not self._greeted and now - self._connected > HELLO_SECONDS
+        if silent or late or self.transport.get_write_buffer_size() > _MAX_UNSENT:
             self.transport.abort()
 
     def _send(self, message: Message) -> None:

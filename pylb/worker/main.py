@@ -194,7 +194,7 @@ class Worker:
             options = listener.tls_options()
             if bind.startswith("unix:"):
                 create = self.loop.create_unix_server
-                options["cleanup_socket"] = False  # the file is the supervisor's; default on Python 3.13: True
+                options["cleanup_socket"] = False  # it is the supervisor's; Python 3.13 says True
             self._accepting[bind, slot] = await create(protocol, sock=copy, backlog=backlog, **options)
         if not self._ready:
             self._ready = True

@@ -104,7 +104,7 @@ def test_an_address_bound_twice() -> None:
         quick(["127.0.0.1:80", "127.0.0.1:80"], ["127.0.0.1:81"])
 
 
-@pytest.mark.parametrize("address", ["nonsense", "tcp:127.0.0.1", "tcp:a..b:1", "vsock:4294967296:1", "foo:bar"])
+@pytest.mark.parametrize("address", ["nonsense", "tcp:127.0.0.1", "tcp:a..b:1", "vsock:4294967296:1"])
 def test_a_controller_address_that_is_none(address: str) -> None:
     # Found here, the control plane would have died of it, again and again.
     with pytest.raises(ConfigError, match="^controller.address: "):

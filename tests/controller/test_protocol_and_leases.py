@@ -22,12 +22,13 @@ from controller.sources.measured import MeasuredSource
 from controller.sources.quota import usable_cores
 from controller.sources.table import TableSource
 
-names = st.text(min_size=1, max_size=20)
+texts = st.text(max_size=20).filter(str.isprintable)
+names = texts.filter(bool)
 cores = st.integers(1, 64)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(lambda name, low, more: Hello(name, low, low + more), names, cores, st.integers(0, 8)),
     st.builds(Report, cores, st.floats(0, 64), st.floats(0, 64), st.integers(0, 10**6)),
-    st.builds(Grant, st.integers(0, 64), cores, st.floats(0.1, 60), st.text(max_size=50)),
+    st.builds(Grant, st.integers(0, 64), cores, st.floats(0.1, 60), texts),
 )
 
 
@@ -65,6 +66,10 @@ def test_junk_is_an_error_and_the_next_line_is_read(junk: bytes) -> None:
         b'{"v":1,"type":"hello","name":"","min":1,"max":1}',
         b'{"v":1,"type":"hello","name":"a","min":2,"max":1}',
         b'{"v":1,"type":"hello","name":"a","min":1,"max":1,"weight":0}',
+        b'{"v":1,"type":"grant","cores":1,"idle_cores":0,"lease":1' + b"0" * 400 + b"}",
+        b'{"v":1,"type":"hello","name":"\\u001b[2J","min":1,"max":1}',
+        b'{"v":1,"type":"hello","name":"\\ud800","min":1,"max":1}',
+        b'{"v":1,"type":"hello","name":"a","min":1,"max":1,"token":"\\ud800"}',
         b"[" * 5000,
         b"1" * 5000,
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 import subprocess
@@ -127,6 +128,24 @@ async def test_junk_is_answered_and_costs_nobody_else_anything(start: Callable[.
     assert reader is not reader_2
 
 
+async def test_a_stranger_that_dribbles_is_dropped(
+    start: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.server.HELLO_SECONDS", 0.1)
+    address = await start("tcp:127.0.0.1:0", Access(token="secret"))  # type: ignore[misc]
+    reader, writer = await open_stream(address)
+
+    async def dribble() -> None:
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.02)
+
+    dribbling = asyncio.create_task(dribble())
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    dribbling.cancel()
+
+
 async def test_report_needs_a_hello(start: Callable[..., object]) -> None:
     address = await start()  # type: ignore[misc]
     got = await talk(address, encode(Report(1)), until=Error)
@@ -170,6 +189,18 @@ async def test_status_command(start: Callable[..., object]) -> None:
     )
     out, _ = await process.communicate()
     assert json.loads(out)["idle_cores"] == 4
+
+
+async def test_status_shows_names_as_they_are(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    _, writer = await open_stream(address)
+    writer.write(encode(Hello("[/red]", 1, 4)))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller", "status", "--address", str(address)), stdout=subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    writer.transport.abort()
+    assert b"[/red]" in out
 
 
 @pytest.mark.parametrize(
