@@ -264,3 +264,16 @@ class Config(Section):
     log: Log = Field(default_factory=Log)
     admin: AddressField | None = None  # default: a unix socket under the run-time directory
     backlog: int = Field(default=4096, ge=1)
+
+
+ServerKey = tuple[str, str, str]
+"""Backend, server, address: what a server's figures in the scoreboard belong to."""
+
+
+def server_keys(config: Config) -> list[ServerKey]:
+    """The keys of all servers."""
+    return [
+        (backend.name, server.name, str(server.address))
+        for backend in config.backends
+        for server in backend.servers
+    ]

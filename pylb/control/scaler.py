@@ -35,8 +35,10 @@ class Scaler:
         self._board = board
         self._order = order
         workers = config.workers
-        self._policy = Policy(workers.min, workers.max)
-        self.controller = make_controller(config)
+        high = min(workers.max, board.slots)  # a reload can't add slots
+        self.limits = min(workers.min, high), high
+        self._policy = Policy(*self.limits)
+        self.controller = make_controller(config, self.limits)
         self.busy = snapshot.Busy(board)
         self._percentiles = snapshot.Percentiles(board)
         self.target = workers.min
@@ -120,8 +122,8 @@ class Scaler:
         return {
             "target": self.target,
             "pinned": self.pinned,
-            "min": self._policy.min,
-            "max": self._policy.max,
+            "min": self.limits[0],
+            "max": self.limits[1],
             "reason": self.decision.reason,
             "usable_cores": usable_cores(),
             "idle_cores": None if grant is None else grant.idle_cores,
@@ -129,15 +131,16 @@ class Scaler:
             "grant_reason": "no valid grant" if grant is None else grant.reason,
             "controller": self.controller.description,
             "controller_connected": self.controller.connected,
+            "controller_problem": self.controller.problem,
             "decisions": list(self.history),
         }
 
 
-def make_controller(config: Config) -> ControllerClient | EmbeddedController:
-    """The controller that the configuration names, or the embedded one."""
+def make_controller(config: Config, limits: tuple[int, int]) -> ControllerClient | EmbeddedController:
+    """The controller that the configuration names, or the embedded one; it is told the ``limits``."""
     section = config.controller
     token = controller_token(section)
-    hello = Hello(section.name, config.workers.min, config.workers.max, section.weight, token)
+    hello = Hello(section.name, *limits, section.weight, token)
     if section.address is None:
         return EmbeddedController(hello, MeasuredSource())
     return ControllerClient(parse(section.address), hello, controller_tls(section))

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from pylb.config.model import Config
+from pylb.config.model import Config, ServerKey
 from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
@@ -45,7 +45,7 @@ class Fleet:
         slots: int,
         board: Scoreboard,
         listeners: Listeners,
-        servers: dict[tuple[str, str, str], int],
+        servers: dict[ServerKey, int],
         entry: Callable[[WorkerContext], None],
         in_child: Callable[[], None],
     ) -> None:
@@ -97,7 +97,10 @@ class Fleet:
         row = self.board.free_row()
         if row is None:
             return False
-        ours, theirs = channel.pair()
+        try:
+            ours, theirs = channel.pair()
+        except OSError as error:
+            return self._not_started(slot, error)
         cells = self.board.row(row)
         cells[Field.SLOT], cells[Field.GENERATION] = slot, self.generation
         cells[Field.STATE] = State.STARTING
@@ -121,22 +124,27 @@ class Fleet:
         try:
             pid = fork(title, f"worker {slot}", prepare, lambda: self.entry(context))
         except OSError as error:
-            log.error("cannot fork a worker: %s", error)
             ours.close()
             theirs.close()
             cells[Field.STATE] = State.FREE
-            self.not_before[slot] = started + 1.0
-            return False
+            return self._not_started(slot, error)
         theirs.close()
         cells[Field.PID] = pid
         self.used_rows.add(row)
-        worker = Worker(pid, ours, started, row=row, slot=slot, generation=self.generation)
+        worker = Worker(
+            pid, ours, started, row=row, slot=slot, generation=self.generation, config=self.config
+        )
         worker.kill_at = started + START_TIMEOUT
         self.workers[row] = worker
         worker.listening = [slot]
         worker.send({"op": "listen", "slots": [slot]})
         self.on_start(worker)
         return True
+
+    def _not_started(self, slot: int, error: OSError) -> bool:
+        log.error("cannot start a worker: %s", error)
+        self.not_before[slot] = time.monotonic() + 1.0
+        return False
 
     def ready(self, worker: Worker) -> None:
         """A worker serves."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from pylb.config.model import Config
+from pylb.config.model import Config, ServerKey
 from pylb.scoreboard import Scoreboard
 
 
@@ -27,5 +27,5 @@ class WorkerContext:
     """Where other workers' connections arrive."""
     inboxes: list[socket.socket]
     """Sending ends of all inboxes, by row."""
-    servers: dict[tuple[str, str, str], int]
+    servers: dict[ServerKey, int]
     """(backend, server, address) to the server's index in the scoreboard."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from bench.balancer import free_port
 from pylb.config.address import parse_address
@@ -66,6 +69,51 @@ def test_v4_v6_and_unix_at_once_and_binds_change_with_a_reload(
     for family, address in places[1:]:
         with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
             ask(family, address)
+
+
+def test_a_server_that_moved_is_counted_once(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
+    file, bind = tmp_path / "pylb.toml", f"127.0.0.1:{free_port()}"
+    configure(file, origin, bind)
+    running = balancer("-c", str(file))
+    moved = Origin()
+    try:
+        configure(file, moved, bind)
+        running.signal(signal.SIGHUP)
+        running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
+        assert ask(socket.AF_INET, ("127.0.0.1", int(bind.rpartition(":")[2]))).startswith(b"HTTP/1.1 200 ")
+    finally:
+        moved.stop()
+    answer = ask(socket.AF_UNIX, running.admin.path, GET.replace(b"GET /", b"GET /metrics"))
+    text = answer.partition(b"\r\n\r\n")[2].decode()
+    samples = [sample[:2] for family in text_string_to_metric_families(text) for sample in family.samples]
+    names = [(name, *sorted(labels.items())) for name, labels in samples]
+    assert len(names) == len(set(names)) > 50
+    assert 'pylb_server_requests_total{backend="b",server="s1"} ' in text
+
+
+def test_what_the_controller_or_a_name_says_is_no_markup() -> None:
+    worker = {"slot": 0, "pid": 1, "state": "serving", "connections": 0, "in_flight": 0, "requests": 0, "busy": 0}
+    server = {"backend": "[/b]", "name": "[a]", "address": "[fd00::1]:80", "state": "up"}
+    scaling = {"target": 1, "min": 1, "max": 1, "pinned": None, "reason": "[/x]", "idle_cores": None}
+    scaling |= {"controller": "tcp:[::1]:1", "controller_connected": False, "controller_problem": "[/y]"}
+    totals = dict.fromkeys(("requests", "status_2xx", "status_3xx", "status_4xx", "status_5xx"), 0)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(
+        view.render(
+            {
+                "version": "1",
+                "uptime": 0,
+                "generation": 1,
+                "workers": [worker],
+                "servers": [{**server, "active": 0, "requests": 0, "errors": 0}],
+                "scaling": {**scaling, "grant_reason": "[/z]"},
+                "totals": {**totals, "retries": 0, "handed_over": 0},
+            }
+        )
+    )
+    assert isinstance(console.file, io.StringIO)
+    for text in ("[/b]", "[a]", "[fd00::1]:80", "[/x]", "[/y]", "[/z]"):
+        assert text in console.file.getvalue()
 
 
 def test_a_worker_that_leaves_takes_no_unix_socket_away(

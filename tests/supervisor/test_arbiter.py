@@ -28,8 +28,12 @@ from pylb.worker.context import WorkerContext
 
 def fake_worker(context: WorkerContext) -> None:
     """One short connection at a time: accept, answer with pid, slot and generation, close."""
-    if os.path.exists(os.environ["CRASH"]) and context.generation > 1:
-        raise RuntimeError("told to crash")
+    told = Path(os.environ["CRASH"])
+    slow = False
+    if told.exists() and context.generation > 1:
+        slow = told.read_text() == "be slow"
+        if not slow:
+            raise RuntimeError("told to crash")
     selector = selectors.DefaultSelector()
     selector.register(context.channel, selectors.EVENT_READ)
     listening: dict[socket.socket, None] = {}
@@ -65,7 +69,7 @@ def fake_worker(context: WorkerContext) -> None:
                 for sock in wanted.keys() - listening.keys():
                     selector.register(sock, selectors.EVENT_READ)
                 listening = wanted
-                if not ready:
+                if not ready and not slow:
                     ready = True
                     channel.send(context.channel, {"op": "ready"})
 
@@ -232,6 +236,33 @@ def test_a_generation_that_cannot_start_is_given_up(pylb: Pylb) -> None:
     pylb.crash.unlink()
     pylb.signal(signal.SIGHUP)
     pylb.until(lambda: pylb.ask()[2] == 3)
+
+
+def test_a_stop_during_a_reload_leaves_nothing(pylb: Pylb, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        bind = [f"127.0.0.1:{pylb.port}", f"unix:{tmp_path}/{name}.front"]
+        admin = f"unix:{tmp_path}/{name}.admin"
+        pylb.write(1, 3, frontends=[{"name": "f", "bind": bind, "backend": "b"}], admin=admin)
+        pylb.signal(signal.SIGHUP)
+        if name == "old":
+            pylb.until(lambda: pylb.state().get("generation") == 2)
+            pylb.crash.write_text("be slow")
+        else:
+            pylb.until(lambda: pylb.pids("starting"))
+    assert len(list(tmp_path.glob("*.front"))) == len(list(tmp_path.glob("*.admin"))) == 2
+    pylb.signal(signal.SIGTERM)
+    assert pylb.process.wait(10) == 0
+    assert not [*tmp_path.glob("*.front"), *tmp_path.glob("*.admin")]
+
+
+def test_servers_may_change_for_ever(pylb: Pylb) -> None:
+    for generation in range(2, 5):  # 600 in all, more than the scoreboard has room for
+        servers = [{"address": f"127.0.0.{generation}:{port}"} for port in range(1, 201)]
+        pylb.write(1, 3, backends=[{"name": "b", "servers": servers}])
+        pylb.signal(signal.SIGHUP)
+        pylb.until(lambda generation=generation: pylb.state().get("generation") == generation)  # type: ignore[misc]
+        pylb.until(lambda: not pylb.pids("retiring"))
+    assert "refused" not in pylb.log.read_text()
 
 
 def test_stop_leaves_nothing(pylb: Pylb) -> None:
