@@ -30,6 +30,8 @@ from pylb.worker.context import WorkerContext
 FAST_TICK = 0.1
 SLOW_TICK = 0.5
 MAX_SERVERS = 512
+AGAIN = 0.5
+"""Seconds from which a second stop signal counts as one: timeout(1) sends each twice, to us and to our group."""
 
 
 def _real_worker(context: WorkerContext) -> None:
@@ -96,6 +98,7 @@ class Arbiter:
         self._control_due = 0.0
         self._state_sent: dict[str, Any] = {}
         self._state_due = 0.0
+        self._stopping_since = 0.0
 
     # -- set-up ----------------------------------------------------------------------------------
 
@@ -256,9 +259,12 @@ class Arbiter:
 
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            now = time.monotonic()
             if self.fleet.stopping:
-                self._kill_now()
+                if now - self._stopping_since >= AGAIN:
+                    self._kill_now()
             else:
+                self._stopping_since = now
                 log.info("%s: draining, then quitting", signal.Signals(number).name)
                 self.fleet.stop()
                 # The workers have copies; once they have emptied and closed theirs, the kernel refuses

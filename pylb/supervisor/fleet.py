@@ -129,7 +129,6 @@ class Fleet:
             cells[Field.STATE] = State.FREE
             return self._not_started(slot, error)
         theirs.close()
-        cells[Field.PID] = pid
         self.used_rows.add(row)
         worker = Worker(
             pid, ours, started, row=row, slot=slot, generation=self.generation, config=self.config
@@ -190,7 +189,7 @@ class Fleet:
         """Tell a worker to hand everything over and leave."""
         worker.retiring = True
         worker.kill_at = time.monotonic() + self.config.drain.timeout + 5.0
-        worker.send({"op": "retire", "to": list(to)})
+        worker.send({"op": "retire", "to": list(to), "binds": list(self.listeners.sockets)})
 
     def reconcile(self) -> None:
         """Bring what runs, who reads what, and the steering in line with the target."""
@@ -260,7 +259,7 @@ class Fleet:
 
     def drain_inboxes(self) -> None:
         """Send connections that were meant for a worker that is gone to one that serves."""
-        serving = self.serving()
+        serving = list(self.workers.values()) if self.stopping else self.serving()
         if not serving:
             return
         for row in self.used_rows - self.workers.keys():
@@ -300,10 +299,10 @@ class Fleet:
                 worker.signal(signal.SIGKILL)
         for slot in range(self.slots):
             self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
+        self.drain_inboxes()
         if self.stopping:
             return
         self.reconcile_due(now)
-        self.drain_inboxes()
         self.level(now)
         if now >= self.steer_after:
             self.steer_after = now + 0.25
@@ -331,7 +330,7 @@ class Fleet:
         for worker in self.workers.values():
             worker.retiring = True
             worker.kill_at = time.monotonic() + self.config.drain.timeout + 1.0
-            worker.send({"op": "retire", "to": []})
+            worker.send({"op": "retire", "to": [], "binds": []})
 
     def close(self) -> None:
         """Close the inboxes."""

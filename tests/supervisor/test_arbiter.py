@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -15,12 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylb.config.load import quick
 from pylb.net import channel
 from pylb.scoreboard import Field
+from pylb.supervisor.arbiter import AGAIN, Arbiter
 from pylb.supervisor.fleet import assign
 from pylb.supervisor.processes import Backoff
 from pylb.worker.context import WorkerContext
@@ -263,6 +267,33 @@ def test_servers_may_change_for_ever(pylb: Pylb) -> None:
         pylb.until(lambda generation=generation: pylb.state().get("generation") == generation)  # type: ignore[misc]
         pylb.until(lambda: not pylb.pids("retiring"))
     assert "refused" not in pylb.log.read_text()
+
+
+def test_no_descriptor_for_a_child_is_no_end(pylb: Pylb) -> None:
+    limits = resource.prlimit(pylb.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pylb.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    for child in psutil.Process(pylb.process.pid).children():
+        child.kill()
+    pylb.until(lambda: "cannot start a worker: " in pylb.log.read_text())
+    pylb.until(lambda: "cannot start the control plane: " in pylb.log.read_text())
+    resource.prlimit(pylb.process.pid, resource.RLIMIT_NOFILE, limits)
+    pylb.ask()
+
+
+def test_a_stop_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
+    config = quick(["127.0.0.1:0"], ["127.0.0.1:9"], admin=f"unix:{tmp_path}/admin.sock")
+    arbiter = Arbiter(config, lambda: config)
+    now = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arbiter, "_kill_now", lambda: now.append(True))
+        for _ in range(2):
+            arbiter._signal(signal.SIGTERM)
+        assert not now
+        arbiter._stopping_since -= AGAIN
+        arbiter._signal(signal.SIGTERM)
+        assert now
+    arbiter.admin_socket.close()
+    arbiter.fleet.close()
 
 
 def test_stop_leaves_nothing(pylb: Pylb) -> None:
