@@ -31,7 +31,7 @@ FAST_TICK = 0.1
 SLOW_TICK = 0.5
 MAX_SERVERS = 512
 AGAIN = 0.5
-"""Seconds from which a second stop signal counts as one: timeout(1) sends each twice, to us and to our group."""
+"""Seconds from which a second stop signal counts: timeout(1) sends one twice, to us and to our group."""
 
 
 def _real_worker(context: WorkerContext) -> None:

@@ -247,9 +247,9 @@ class Worker:
     async def _close_listeners(self, read_by_others: set[str]) -> None:
         """Close our copies of all slots' sockets.
 
-        Of a bind that nobody else will read, accept before what the kernel has completed. Every worker does
-        so. The last copy to be closed was emptied just before, so a late handshake is accepted or refused, but
-        not accepted and then forgotten.
+        Of a bind that nobody else will read, what the kernel has completed is accepted first. Every worker
+        does so. The last copy to be closed was emptied just before, so a late handshake is accepted or
+        refused, but not accepted and then forgotten.
         """
         for bind, sockets in self._context.listeners.items():
             listener = self.listeners[bind]
