@@ -65,6 +65,13 @@ def server_tls(cert: str, key: str, ca: str | None) -> ssl.SSLContext:
     return context
 
 
+def peer_uid(sock: socket.socket) -> int:
+    """The user at the other end of a unix socket (man 7 unix, SO_PEERCRED)."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
 class ControllerServer:
     """Serves one source to many balancers."""
 
@@ -190,9 +197,7 @@ class _Peer(asyncio.Protocol):
         if len(server._peers) > MAX_PEERS:
             self._refuse("full", f"more than {MAX_PEERS} peers")
         elif server.address is not None and server.address.kind == "unix":
-            sock = transport.get_extra_info("socket")
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            uid = struct.unpack("3i", credentials)[1]
+            uid = peer_uid(transport.get_extra_info("socket"))
             self._trusted = uid in (0, os.geteuid()) or uid in access.uids
             if not self._trusted:
                 self._refuse("uid", f"user {uid} may not use this controller (--allow-uid {uid})")
@@ -287,6 +292,7 @@ def _remove_stale(path: str) -> None:
     except OSError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
         try:
             probe.connect(path)
         except ConnectionRefusedError:

@@ -97,7 +97,7 @@ class Drain(Section):
     """How workers leave."""
 
     timeout: Seconds = 30.0  # after that, what still runs is closed
-    spread: Seconds = 2.0  # idle connections are closed spread over this time at stop
+    spread: Seconds = 2.0  # idle connections that nobody takes over are closed spread over this time
 
 
 class Controller(Section):

@@ -41,11 +41,7 @@ class ControlPlane:
         channel.send(self._context.channel, {"op": "pin", "n": count})
 
     def _read(self) -> None:
-        while True:
-            try:
-                message = channel.recv(self._context.channel)
-            except BlockingIOError:
-                return
+        for message in channel.waiting(self._context.channel):
             if message is None:
                 self.gone.set()
                 return

@@ -157,17 +157,11 @@ class Worker:
         self._order_waits.set()
 
     def _read_channel(self) -> None:
-        while True:
-            try:
-                message = channel.recv(self._context.channel)
-            except BlockingIOError:
-                return
+        for message in channel.waiting(self._context.channel):
             if message is None:
                 log.error("the supervisor is gone; closing when the requests under way are answered")
                 self.loop.remove_reader(self._context.channel.fileno())
-                self._order(_STOP)
-                return
-            self._order(message)
+            self._order(message or _STOP)
 
     async def _listen(self, slots: list[int]) -> None:
         """Accept from exactly these slots' sockets; a unix socket is one for all slots."""

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.address import parse, vsock_pair
 from controller.leases import LeaseTable, share
 from controller.protocol import (
     MAX_LINE,
@@ -86,6 +88,21 @@ def test_a_huge_line_ends_the_stream_without_being_kept() -> None:
     assert len(answers) == 1
     assert isinstance(answers[0], ProtocolError)
     assert answers[0].fatal
+
+
+@pytest.mark.parametrize(
+    "text", ["unix:/run/c.sock", "tcp:127.0.0.1:9500", "tcp:[::1]:9500", "vsock:2:9500", "vsock:*:9500"]
+)
+def test_addresses_read_back_as_written(text: str) -> None:
+    assert str(parse(text)) == text
+
+
+def test_vsock_addresses_as_the_kernel_takes_them() -> None:
+    assert vsock_pair(parse("vsock:2:9500")) == (2, 9500)
+    assert vsock_pair(parse("vsock:*:9500")) == (socket.VMADDR_CID_ANY, 9500)
+    for wrong in ("vsock:host:1", "vsock:4294967296:1", "vsock:\u00b2:1", "vsock:1", "tcp:x:65536", "unix:"):
+        with pytest.raises(ValueError):
+            parse(wrong)
 
 
 demands = st.dictionaries(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 import ssl
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -28,7 +31,7 @@ from controller.protocol import (
     StatusRequest,
     encode,
 )
-from controller.server import Access, ControllerServer, server_tls
+from controller.server import Access, ControllerServer, peer_uid, server_tls
 
 Start = Callable[..., "asyncio.Future[ControllerServer]"]
 
@@ -151,6 +154,26 @@ async def test_report_needs_a_hello(start: Callable[..., object]) -> None:
     got = await talk(address, encode(Report(1)), until=Error)
     assert isinstance(got[-1], Error)
     assert got[-1].code == "hello"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_over_a_unix_socket_the_user_counts(
+    start: Callable[..., object], monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    address = await start(access=Access(uids=frozenset({4711} if allowed else ())))  # type: ignore[misc]
+    assert stat.S_IMODE(os.stat(address.host).st_mode) == (0o666 if allowed else 0o600)
+    monkeypatch.setattr("controller.server.peer_uid", lambda sock: 4711)
+    got = await talk(address, HELLO, until=Grant if allowed else Error)
+    assert isinstance(got[-1], Grant if allowed else Error)
+    if isinstance(got[-1], Error):
+        assert got[-1].code == "uid"
+
+
+async def test_the_user_at_the_other_end() -> None:
+    ours, theirs = socket.socketpair()
+    assert peer_uid(ours) == os.getuid()
+    ours.close()
+    theirs.close()
 
 
 async def test_token_over_tcp(start: Callable[..., object]) -> None:
