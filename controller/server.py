@@ -221,8 +221,8 @@ class _Peer(asyncio.Protocol):
                 self._take(message)
             except ProtocolError as error:
                 self._send(Error(error.code, error.message[:1000]))
-                if error.fatal:
-                    self.transport.close()
+                if error.fatal or not self._trusted:
+                    self.transport.close()  # a stranger has one try
 
     def _take(self, message: Message) -> None:
         server = self._server

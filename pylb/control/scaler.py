@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -46,6 +47,7 @@ class Scaler:
         self.decision = Decision(workers.min, "starting")
         self.history: deque[dict[str, Any]] = deque(maxlen=20)
         self._next_report = 0.0
+        self._said = "connected" if self.controller.connected else ""
         self._used = 0.0  # cores, smoothed
         self._used_at = -math.inf
 
@@ -58,6 +60,7 @@ class Scaler:
     def step(self, now: float) -> None:
         """One look and decision."""
         self.busy.sample()
+        self._say_how_the_controller_is()
         inputs = self.inputs(now)
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
         self._used = keep * self._used + (1 - keep) * math.fsum(inputs.busy)
@@ -84,6 +87,17 @@ class Scaler:
             self._order(decision.target, decision.reason)
             # At once: until it knows of a new worker the controller may give the core to somebody else.
             self._report(now, replace(inputs, current=decision.target))
+
+    def _say_how_the_controller_is(self) -> None:
+        """Log it when it changes."""
+        connected = self.controller.connected
+        how = "connected" if connected else self.controller.problem
+        if how and how != self._said:
+            self._said = how
+            log.log(
+                logging.INFO if connected else logging.WARNING,
+                "controller %s: %s", self.controller.description, how,
+            )  # fmt: skip
 
     def _report(self, now: float, inputs: Inputs) -> None:
         self._next_report = now + _REPORT

@@ -181,7 +181,17 @@ async def test_token_over_tcp(start: Callable[..., object]) -> None:
     got = await talk(address, HELLO, until=Error)
     assert isinstance(got[-1], Error)
     assert got[-1].code == "token"
+    assert len(await talk(address, b"junk\n" * 1000, until=Grant)) == 1
     assert isinstance((await talk(address, encode(Hello("a", 1, 4, 1.0, "secret")), until=Grant))[-1], Grant)
+
+
+async def test_why_the_controller_closed_is_kept() -> None:
+    client = ControllerClient(parse("unix:/none"), Hello("a", 1, 4))
+    reader = asyncio.StreamReader()
+    reader.feed_data(encode(Error("token", "wrong token")))
+    reader.feed_eof()
+    assert not await client._listen(reader)
+    assert client.problem == "token: wrong token"
 
 
 async def test_mutual_tls(start: Callable[..., object], tmp_path: Path) -> None:
