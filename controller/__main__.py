@@ -142,10 +142,9 @@ async def _ask(address: Address, token: str, tls: object) -> Status | Error:
 
 
 def _show(answer: Status) -> None:
-    console = Console()
+    console = Console(markup=False)  # names are the balancers' own
     console.print(
-        f"[bold]{answer.idle_cores:.2f}[/] of [bold]{answer.usable_cores:g}[/] cores idle "
-        f"(source: {answer.source})"
+        f"{answer.idle_cores:.2f} of {answer.usable_cores:g} cores idle (source: {answer.source})"
     )
     if answer.per_cpu_idle:
         shares = (f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle))

@@ -15,7 +15,9 @@ class Address:
     port: int = 0
 
     def __str__(self) -> str:
-        return f"unix:{self.host}" if self.kind == "unix" else f"{self.kind}:{self.host}:{self.port}"
+        if self.kind == "unix":
+            return f"unix:{self.host}"
+        return f"{self.kind}:{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def parse(text: str) -> Address:
@@ -31,10 +33,19 @@ def parse(text: str) -> Address:
     if kind in ("tcp", "vsock") and host and port.isascii() and port.isdigit() and int(port) < 2**32:
         if kind == "tcp" and int(port) > 65535:
             raise ValueError(f"{text}: port {port} is greater than 65535")
-        if kind == "vsock" and not (host.isdigit() or host == "*"):
-            raise ValueError(f"{text}: the CID of a vsock address is a number")
-        return Address(kind, host.strip("[]"), int(port))
+        if kind == "vsock" and host != "*" and not _is_cid(host):
+            raise ValueError(f"{text}: the CID of a vsock address is a number below 2**32, or *")
+        host = host.strip("[]")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{text}: {host!r} is not a host name") from None
+        return Address(kind, host, int(port))
     raise ValueError(f"{text!r} is no controller address; write unix:PATH, tcp:HOST:PORT or vsock:CID:PORT")
+
+
+def _is_cid(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) < 2**32
 
 
 def vsock_pair(address: Address) -> tuple[int, int]:

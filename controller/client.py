@@ -90,6 +90,7 @@ class ControllerClient:
             try:
                 reader, writer = await asyncio.wait_for(open_stream(self._address, self._tls), 5)
                 self._writer = writer
+                self.problem = ""
                 writer.write(encode(self.hello))
                 if await self._listen(reader):
                     wait = _RETRY_FIRST
@@ -111,7 +112,7 @@ class ControllerClient:
         while True:
             data = await asyncio.wait_for(reader.read(65536), _SILENCE)
             if not data:
-                self.problem = "the controller closed the connection"
+                self.problem = self.problem or "the controller closed the connection"
                 return granted
             for message in decoder.feed(data):
                 if isinstance(message, ProtocolError) and message.fatal:

@@ -7,7 +7,6 @@ ends use `encode` and `LineDecoder`. `docs/controller-protocol.md` lists every m
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
@@ -119,20 +118,21 @@ def _integer(low: int, high: int) -> Callable[[Any], bool]:
 
 
 def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and low <= value <= high
+    return lambda value: type(value) in (int, float) and low <= value <= high  # NaN is neither
 
 
 def _text(length: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is str and len(value) <= length
+    # Shown on terminals: no escape sequences, nor half of a surrogate pair.
+    return lambda value: type(value) is str and len(value) <= length and value.isprintable()
 
 
 # What each field may hold; the same name means the same thing in every message.
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "name": ("1 to 128 characters", lambda value: _text(128)(value) and bool(value)),
+    "name": ("1 to 128 printable characters", lambda value: _text(128)(value) and bool(value)),
     "min": ("an integer from 1 to 100000", _integer(1, 100_000)),
     "max": ("an integer from 1 to 100000", _integer(1, 100_000)),
     "weight": ("a number above 0, at most 1000", lambda value: _number(0, 1000)(value) and value > 0),
-    "token": ("at most 4096 characters", _text(4096)),
+    "token": ("at most 4096 printable characters", _text(4096)),
     "workers": ("an integer from 0 to 100000", _integer(0, 100_000)),
     "busy": ("a number of cores from 0", _number(0, MAX_CORES)),
     "pressure": ("a number of cores from 0", _number(0, MAX_CORES)),
@@ -142,10 +142,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "idle_cores": ("a number of cores from 0", _number(0, MAX_CORES)),
     "cores": ("an integer from 0", _integer(0, MAX_CORES)),
     "lease": ("seconds above 0, at most a day", lambda value: _number(0, 86400)(value) and value > 0),
-    "reason": ("at most 1000 characters", _text(1000)),
-    "code": ("at most 100 characters", _text(100)),
-    "message": ("at most 1000 characters", _text(1000)),
-    "source": ("at most 1000 characters", _text(1000)),
+    "reason": ("at most 1000 printable characters", _text(1000)),
+    "code": ("at most 100 printable characters", _text(100)),
+    "message": ("at most 1000 printable characters", _text(1000)),
+    "source": ("at most 1000 printable characters", _text(1000)),
     "usable_cores": ("a number of cores from 0", _number(0, MAX_CORES)),
     "leases": ("a list", lambda value: isinstance(value, list)),
     "per_cpu_idle": ("a list", lambda value: isinstance(value, list)),

@@ -65,6 +65,13 @@ def server_tls(cert: str, key: str, ca: str | None) -> ssl.SSLContext:
     return context
 
 
+def peer_uid(sock: socket.socket) -> int:
+    """The user at the other end of a unix socket (man 7 unix, SO_PEERCRED)."""
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
 class ControllerServer:
     """Serves one source to many balancers."""
 
@@ -97,8 +104,11 @@ class ControllerServer:
                 os.chmod(address.host, 0o666)  # the peer's credentials decide
             self._made = address.host
         elif address.kind == "tcp":
+            tls = self._access.tls
             self._server = await loop.create_server(
-                self._peer, address.host, address.port, ssl=self._access.tls
+                *(self._peer, address.host, address.port),
+                ssl=tls,
+                ssl_handshake_timeout=HELLO_SECONDS if tls is not None else None,
             )
             port = self._server.sockets[0].getsockname()[1]
             address = Address("tcp", address.host, port)
@@ -175,7 +185,7 @@ class _Peer(asyncio.Protocol):
         self._decoder = LineDecoder()
         self._trusted = False
         self._greeted = False
-        self._heard = time.monotonic()
+        self._connected = self._heard = time.monotonic()
         self._granted: Grant | None = None
         self._granted_at = 0.0
 
@@ -187,9 +197,7 @@ class _Peer(asyncio.Protocol):
         if len(server._peers) > MAX_PEERS:
             self._refuse("full", f"more than {MAX_PEERS} peers")
         elif server.address is not None and server.address.kind == "unix":
-            sock = transport.get_extra_info("socket")
-            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            uid = struct.unpack("3i", credentials)[1]
+            uid = peer_uid(transport.get_extra_info("socket"))
             self._trusted = uid in (0, os.geteuid()) or uid in access.uids
             if not self._trusted:
                 self._refuse("uid", f"user {uid} may not use this controller (--allow-uid {uid})")
@@ -213,8 +221,8 @@ class _Peer(asyncio.Protocol):
                 self._take(message)
             except ProtocolError as error:
                 self._send(Error(error.code, error.message[:1000]))
-                if error.fatal:
-                    self.transport.close()
+                if error.fatal or not self._trusted:
+                    self.transport.close()  # a stranger has one try
 
     def _take(self, message: Message) -> None:
         server = self._server
@@ -261,8 +269,10 @@ class _Peer(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Drop a peer that says nothing or takes nothing."""
-        limit = IDLE_SECONDS if self._greeted else HELLO_SECONDS
-        if now - self._heard > limit or self.transport.get_write_buffer_size() > _MAX_UNSENT:
+        silent = now - self._heard > IDLE_SECONDS
+        # A stranger that sends a byte now and then would keep its place for ever.
+        late = not self._greeted and now - self._connected > HELLO_SECONDS
+        if silent or late or self.transport.get_write_buffer_size() > _MAX_UNSENT:
             self.transport.abort()
 
     def _send(self, message: Message) -> None:
@@ -282,6 +292,7 @@ def _remove_stale(path: str) -> None:
     except OSError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
         try:
             probe.connect(path)
         except ConnectionRefusedError:

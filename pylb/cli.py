@@ -92,8 +92,13 @@ def serve(
     run(read, str(config) if config is not None else None)
 
 
-def run(read: Callable[[], Config], source: str | None) -> NoReturn:
-    """Run the supervisor with what ``read`` gives; ``source`` names the file in messages."""
+def run(
+    read: Callable[[], Config], source: str | None, listening: Callable[[], None] = lambda: None
+) -> NoReturn:
+    """Run the supervisor with what ``read`` gives; ``source`` names the file in messages.
+
+    ``listening`` is called once all addresses could be had.
+    """
     from pylb import log
     from pylb.config.load import ConfigError
     from pylb.net.listeners import BindError
@@ -117,6 +122,7 @@ def run(read: Callable[[], Config], source: str | None) -> NoReturn:
     log.log.info(
         "serving %s with %d..%d workers; admin at %s", binds, limits.min, limits.max, arbiter.admin_address
     )
+    listening()
     raise typer.Exit(arbiter.run())
 
 
@@ -154,17 +160,14 @@ def demo(
         servers = demo_module.start()
     except OSError as error:
         fail(f"the demo servers can't start: {error}")
+
+    def read() -> Config:
+        from pylb.config import load
+
+        return load.quick([bind], servers.addresses, workers=workers, admin=admin, log_format=log_format)
+
     try:
-        demo_module.welcome(bind, servers.addresses, admin)
-
-        def read() -> Config:
-            from pylb.config import load
-
-            return load.quick(
-                [bind], servers.addresses, workers=workers, admin=admin, log_format=log_format
-            )
-
-        run(read, None)
+        run(read, None, lambda: demo_module.welcome(bind, servers.addresses, admin))
     finally:
         servers.stop()
 

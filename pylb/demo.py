@@ -30,7 +30,7 @@ TEMPERS = (
 class DemoServers:
     """The running servers' process and addresses."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     addresses: list[str]
 
     def stop(self) -> None:
@@ -39,6 +39,7 @@ class DemoServers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         self.process.kill()
+        self.process.wait()
 
 
 def start() -> DemoServers:
@@ -49,14 +50,19 @@ def start() -> DemoServers:
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pylb.demo"],
+        stdin=subprocess.PIPE,  # its end tells them that we are gone, however that came
         stdout=subprocess.PIPE,
-        text=True,
         start_new_session=True,  # a Ctrl-C is the balancer's first, which drains to these servers
     )
     assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise OSError("no answer from the demo servers' process")
+    try:
+        line = process.stdout.readline()
+        if not line:
+            raise OSError("no answer from the demo servers' process")
+    except BaseException:  # a Ctrl-C, too
+        process.kill()
+        process.wait()
+        raise
     return DemoServers(process, json.loads(line))
 
 
@@ -128,6 +134,7 @@ async def _serve(options: argparse.Namespace) -> None:
         addresses = [await _listen(options.name, options.delay, 0.0, host, int(port))]
     else:
         addresses = [await _listen(*temper, "127.0.0.1", 0) for temper in TEMPERS]
+        loop.add_reader(sys.stdin.fileno(), stop.set)
     print(json.dumps(addresses), flush=True)
     await stop.wait()
 

@@ -59,9 +59,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup(format: Literal["console", "json"] = "console", level: str = "info") -> None:
-    """Send the ``pylb`` logger to standard error; calling it again replaces the earlier set-up."""
+    """Log to standard error; calling it again replaces the earlier set-up.
+
+    Other libraries' warnings (asyncio's above all) are written in the same way.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter())
-    log.handlers[:] = [handler]
+    logging.getLogger().handlers[:] = [handler]
+    logging.captureWarnings(True)
     log.setLevel(level.upper())
-    log.propagate = False

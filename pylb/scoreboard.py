@@ -120,7 +120,7 @@ class Scoreboard:
 
     Args:
         slots: number of worker slots (the most workers that may serve at once).
-        servers: how many servers can be told apart over the life of the supervisor.
+        servers: how many servers can be told apart at once, those of leaving workers included.
 
     ``rows`` is ``4 * slots + 4``, so that several generations can drain while a new one serves.
     """
@@ -180,6 +180,11 @@ class Scoreboard:
                     if field is not ServerField.ACTIVE:
                         column[self.rows] += column[row]
                     column[row] = 0
+
+    def forget_server(self, server: int) -> None:
+        """Clear the figures of a server that no worker knows, for another one to come (supervisor only)."""
+        for field in ServerField:
+            self.server_column(field, server)[self.rows] = 0
 
     def total(self, field: Field) -> int:
         """Sum of a field over all rows, gone workers included."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
+
+from bench.balancer import free_port
 
 GOOD = """
 [[frontend]]
@@ -71,3 +76,39 @@ def test_status_without_a_balancer(tmp_path: Path) -> None:
     done = pylb("status", "--admin", f"unix:{tmp_path}/none.sock")
     assert done.returncode == 2
     assert "no balancer answers" in done.stderr
+
+
+def test_the_demo_starts_says_what_to_try_and_leaves_nothing(tmp_path: Path) -> None:
+    bind = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "pylb", "demo", "--bind", bind, "--admin", f"unix:{tmp_path}/admin.sock"]
+    said = []
+    # In a session of its own, so that the signal reaches all of it as a terminal's Ctrl-C does.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if "ready in" in line:
+                break
+        children = psutil.Process(process.pid).children(recursive=True)
+        refused = pylb("demo", "--bind", bind, "--admin", f"unix:{tmp_path}/other.sock")
+        os.killpg(process.pid, signal.SIGINT)
+        said += process.stderr
+    assert f"http://{bind}/" in "".join(said)
+    assert process.returncode == 0
+    assert len(children) >= 2
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert bind in refused.stderr
+
+
+def test_the_demo_servers_do_not_outlive_it(tmp_path: Path) -> None:
+    bind, admin = f"127.0.0.1:{free_port()}", f"unix:{tmp_path}/admin.sock"
+    command = [sys.executable, "-m", "pylb", "demo", "--bind", bind, "--admin", admin]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "ready in" not in process.stderr.readline():
+            assert process.poll() is None
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        assert psutil.wait_procs(children, timeout=20)[1] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 
@@ -58,4 +59,15 @@ def parse_address(text: str) -> Address:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise ValueError(f"{host} is not an IPv4 address") from None
+    elif not _is_host_name(host):
+        raise ValueError(f"{host!r} is not a host name")
     return Address(host, int(port))
+
+
+def _is_host_name(host: str) -> bool:
+    """Whether the resolver takes it; it raises for labels that are empty or too long (RFC 1035 §2.3.4)."""
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError:
+        return False
+    return re.fullmatch(r"[A-Za-z0-9._-]+", name) is not None

@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
-from pylb.config.model import Config
+from controller.client import client_tls
+from pylb.config.model import Config, Controller
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -32,7 +33,27 @@ def problems(config: Config) -> list[str]:
                 client_context(backend.tls)
             except (OSError, ssl.SSLError, ValueError) as error:
                 found.append(f"backend[{number}].tls: {error}")
+    for key, use in (("token_file", controller_token), ("tls_ca", controller_tls)):
+        try:
+            use(config.controller)
+        except (OSError, ValueError) as error:
+            found.append(f"controller.{key}: {error}")
     return found
+
+
+def controller_token(section: Controller) -> str:
+    """The token that the controller asks for; raises OSError or ValueError where the file is no good."""
+    if section.token_file is None:
+        return ""
+    token = Path(section.token_file).read_text().strip()
+    if not 0 < len(token) <= 4096:
+        raise ValueError(f"{section.token_file} holds no token of 1 to 4096 characters")
+    return token
+
+
+def controller_tls(section: Controller) -> ssl.SSLContext | None:
+    """TLS to the controller; raises OSError (ssl.SSLError is one) where a file is no good."""
+    return client_tls(section.tls_ca, section.tls_cert, section.tls_key) if section.tls_ca else None
 
 
 def _paths(config: Config) -> Iterator[Path]:

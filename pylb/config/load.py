@@ -5,6 +5,7 @@ Every mistake is reported, each as one line that names the key as it stands in t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pylb.config.address import parse_address
 from pylb.config.files import problems
 from pylb.config.model import Config
 
@@ -53,7 +55,7 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not valid TOML: {error}"]) from None
+        raise ConfigError([f"not valid TOML: {error}"]) from None
 
 
 def from_document(document: dict[str, Any]) -> Config:
@@ -64,24 +66,25 @@ def from_document(document: dict[str, Any]) -> Config:
     """
     problems: list[str] = []
     translated = _translate(document, problems)
-    if problems:
-        raise ConfigError(problems)
+    problems += _links(translated)
+    config: Config | None = None
     try:
-        return Config.model_validate(translated)
+        config = Config.model_validate(translated)
     except ValidationError as error:
-        problems_found = error.errors()
+        found = error.errors()
         # A list that holds a mistake is also reported as too short; the mistake itself says enough.
-        raise ConfigError(
-            [
-                _line(problem)
-                for problem in problems_found
-                if problem["type"] != "too_short"
-                or not any(
-                    other["loc"][: len(problem["loc"])] == problem["loc"] and other is not problem
-                    for other in problems_found
-                )
-            ]
-        ) from None
+        problems[:0] = [
+            _line(problem)
+            for problem in found
+            if problem["type"] != "too_short"
+            or not any(
+                other["loc"][: len(problem["loc"])] == problem["loc"] and other is not problem
+                for other in found
+            )
+        ]
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
 
 
 def _translate(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -96,6 +99,44 @@ def _translate(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         else:
             translated[key] = value
     return translated
+
+
+def _links(document: dict[str, Any]) -> list[str]:
+    """What is wrong between sections, looked for in the document so that other mistakes don't hide it."""
+    problems: list[str] = []
+    sections = [document.get(name) or [] for name in ("frontends", "backends")]
+    frontends, backends = (
+        [item if isinstance(item, dict) else {} for item in section] if isinstance(section, list) else []
+        for section in sections
+    )
+    names = [backend.get("name") for backend in backends]
+    for number, name in enumerate(names):
+        if name is not None and name in names[:number]:
+            problems.append(f"backend[{number}].name: another backend is named {name!r}")
+    bound: dict[str, str] = {}
+    for number, frontend in enumerate(frontends):
+        sni = frontend.get("sni")
+        used = {"backend": frontend.get("backend")}
+        if isinstance(sni, dict):
+            used |= {f"sni.{name}": backend for name, backend in sni.items()}
+        for key, name in used.items():
+            path = f"frontend[{number}].{key}"
+            if not isinstance(name, str):
+                continue  # the model says what is wrong with it
+            if name not in names:
+                defined = ", ".join(str(one) for one in names)
+                problems.append(f"{path}: no backend {name!r}; defined: {defined}")
+            elif frontend.get("mode") == "tcp" and backends[names.index(name)].get("http2") is True:
+                problems.append(f"{path}: {name!r} has http2, which mode \"tcp\" can't speak")
+        binds = frontend.get("bind")
+        for position, bind in enumerate(binds if isinstance(binds, list) else []):
+            path = f"frontend[{number}].bind[{position}]"
+            with contextlib.suppress(ValueError, AttributeError):
+                address = str(parse_address(bind))
+                if address in bound:
+                    problems.append(f"{path}: {address} is bound by {bound[address]}, too")
+                bound.setdefault(address, path)
+    return problems
 
 
 def _section(item: Any) -> Any:
@@ -134,6 +175,8 @@ def _line(problem: Any) -> str:
     if kind == "missing":
         return f"{path}: missing"
     message = problem["msg"].removeprefix("Value error, ")
+    if kind in ("model_type", "dict_type"):
+        message = "expected a table"
     message = message[0].lower() + message[1:] if message[1:2].islower() else message
     if isinstance(given, str | int | float | bool) and repr(given) not in message:
         message += f" (got {given!r})"
@@ -223,7 +266,7 @@ def _server(text: str) -> dict[str, Any]:
 
 
 def default_admin_path() -> str:
-    """Where the admin socket lies unless the configuration says otherwise."""
+    """Where the admin socket lies unless the configuration says otherwise; nothing is made here."""
     directory = os.environ.get("PYLB_RUNTIME_DIR")
     if not directory:
         runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -233,6 +276,4 @@ def default_admin_path() -> str:
             directory = "/run/pylb"
         else:
             directory = f"/tmp/pylb-{os.geteuid()}"
-    os.makedirs(directory, mode=0o700, exist_ok=True)
     return f"{directory}/admin.sock"
-

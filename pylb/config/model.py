@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from controller.address import parse as parse_controller
 from pylb.config.address import Address, parse_address
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
@@ -97,19 +98,32 @@ class Drain(Section):
     """How workers leave."""
 
     timeout: Seconds = 30.0  # after that, what still runs is closed
-    spread: Seconds = 2.0  # idle connections are closed spread over this time at stop
+    spread: Seconds = 2.0  # idle connections that nobody takes over are closed spread over this time
 
 
 class Controller(Section):
     """Where the controller listens; without an address pylb runs it embedded."""
 
     address: str | None = None  # unix:PATH, tcp:HOST:PORT or vsock:CID:PORT
-    name: str = "pylb"
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    name: str = Field(default="pylb", min_length=1, max_length=128)
+    weight: float = Field(default=1.0, gt=0, le=1000)
     token_file: str | None = None
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+
+    @field_validator("address")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_controller(value)
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Controller:
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_cert and not self.tls_ca):
+            raise ValueError("tls_cert and tls_key belong together, and need tls_ca")
+        return self
 
 
 class Log(Section):
@@ -153,6 +167,13 @@ class Server(Section):
     name: str = ""
     address: AddressField
     weight: int = Field(default=1, ge=0, le=256)
+
+    @field_validator("address")
+    @classmethod
+    def _has_port(cls, value: Address) -> Address:
+        if not value.is_unix and value.port == 0:
+            raise ValueError("a server's port is a number from 1 to 65535")
+        return value
 
 
 class Backend(Section):
@@ -232,7 +253,7 @@ class Frontend(Section):
 
 
 class Config(Section):
-    """The whole configuration."""
+    """The whole configuration; that its sections fit together is checked in `load.py`."""
 
     frontends: tuple[Frontend, ...] = Field(min_length=1)
     backends: tuple[Backend, ...] = Field(min_length=1)
@@ -245,31 +266,15 @@ class Config(Section):
     admin: AddressField | None = None  # default: a unix socket under the run-time directory
     backlog: int = Field(default=4096, ge=1)
 
-    @model_validator(mode="after")
-    def _linked(self) -> Config:
-        backends = [backend.name for backend in self.backends]
-        for name in backends:
-            if backends.count(name) > 1:
-                raise ValueError(f"two backends are named {name!r}")
-        seen: dict[str, str] = {}
-        for frontend in self.frontends:
-            if frontend.backend not in backends:
-                raise ValueError(
-                    f"frontends.{frontend.name}.backend: no backend {frontend.backend!r}; "
-                    f"defined: {', '.join(backends)}"
-                )
-            if frontend.mode == "tcp":
-                for one in self.backends:
-                    if one.http2 and one.name in (frontend.backend, *frontend.sni.values()):
-                        raise ValueError(f"backends.{one.name}.http2: {frontend.name!r} has mode tcp")
-            for name, backend in frontend.sni.items():
-                if backend not in backends:
-                    raise ValueError(
-                        f"frontends.{frontend.name}.sni.{name}: no backend {backend!r}; "
-                        f"defined: {', '.join(backends)}"
-                    )
-            for bind in frontend.bind:
-                if str(bind) in seen:
-                    raise ValueError(f"{bind} is bound by both {seen[str(bind)]!r} and {frontend.name!r}")
-                seen[str(bind)] = frontend.name
-        return self
+
+ServerKey = tuple[str, str, str]
+"""Backend, server, address: what a server's figures in the scoreboard belong to."""
+
+
+def server_keys(config: Config) -> list[ServerKey]:
+    """The keys of all servers."""
+    return [
+        (backend.name, server.name, str(server.address))
+        for backend in config.backends
+        for server in backend.servers
+    ]

@@ -13,9 +13,10 @@ def application(
     status: Callable[[], dict[str, Any]],
     pin: Callable[[int | None], None],
     metrics: Callable[[], bytes],
-    most: int,
+    limits: tuple[int, int],
 ) -> web.Application:
-    """The HTTP application; ``most`` is the largest number of workers that ``/scale`` takes."""
+    """The HTTP application; ``limits`` are the fewest and most workers that ``/scale`` takes."""
+    least, most = limits
 
     async def get_status(request: web.Request) -> web.Response:
         return web.json_response(status())
@@ -34,10 +35,10 @@ def application(
         if count == "auto":
             pin(None)
             return web.json_response({"message": "the number of workers follows the idle cores again"})
-        if type(count) is int and 1 <= count <= most:
+        if type(count) is int and least <= count <= most:
             pin(count)
             return web.json_response({"message": f"pinned to {count} workers until 'scale auto'"})
-        error = f"n must be 'auto' or a number from 1 to {most}, the configured workers.max"
+        error = f"n must be 'auto' or a number from {least} to {most}, as workers.min and max say"
         return web.json_response({"error": error}, status=400)
 
     app = web.Application(client_max_size=65536)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from pylb.config.model import Config
+from pylb.config.model import Config, ServerKey
 from pylb.scoreboard import Scoreboard
 
 
@@ -17,7 +17,7 @@ class ControlContext:
     board: Scoreboard
     channel: socket.socket
     """SEQPACKET to the supervisor; end of file means: exit."""
-    servers: dict[tuple[str, str, str], int]
+    servers: dict[ServerKey, int]
     """(backend, server, address) to the server's index in the scoreboard."""
     admin_socket: socket.socket | None
     """Listening already, and kept by the supervisor when the control plane restarts."""

@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from pylb import __version__
+from pylb.config.model import server_keys
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
 from pylb.control.metrics import BoardCollector, exposition
@@ -26,6 +27,8 @@ class ControlPlane:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
+        # Only those of this configuration: two that bear one name would be one label set in the metrics.
+        self._servers = {key: context.servers[key] for key in server_keys(context.config)}
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
@@ -38,11 +41,7 @@ class ControlPlane:
         channel.send(self._context.channel, {"op": "pin", "n": count})
 
     def _read(self) -> None:
-        while True:
-            try:
-                message = channel.recv(self._context.channel)
-            except BlockingIOError:
-                return
+        for message in channel.waiting(self._context.channel):
             if message is None:
                 self.gone.set()
                 return
@@ -55,19 +54,13 @@ class ControlPlane:
     def status(self) -> dict[str, Any]:
         """What ``/status`` answers."""
         board = self._context.board
-        configured = {
-            (backend.name, server.name, str(server.address))
-            for backend in self._context.config.backends
-            for server in backend.servers
-        }
-        index = {key: number for key, number in self._context.servers.items() if key in configured}
         return {
             "version": __version__,
             "uptime": round(time.time() - self._context.started_at, 1),
             "generation": self._state.get("generation", self._context.generation),
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
-            "servers": snapshot.servers(board, index),
+            "servers": snapshot.servers(board, self._servers),
             "totals": snapshot.totals(board),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
@@ -79,10 +72,8 @@ class ControlPlane:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
-        collector = BoardCollector(context.board, context.servers, self.scaler)
-        app = admin.application(
-            self.status, self._pin, lambda: exposition(collector), context.config.workers.max
-        )
+        collector = BoardCollector(context.board, self._servers, self.scaler)
+        app = admin.application(self.status, self._pin, lambda: exposition(collector), self.scaler.limits)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         if context.admin_socket is not None:

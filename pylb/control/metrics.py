@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
+from pylb.config.model import ServerKey
 from pylb.control import snapshot
 from pylb.control.scaler import Scaler
 from pylb.scoreboard import LATENCY_BUCKETS, REASONS, Field, Scoreboard
@@ -28,7 +29,7 @@ _COUNTERS = {
 class BoardCollector:
     """Reads the scoreboard at each scrape."""
 
-    def __init__(self, board: Scoreboard, servers: dict[tuple[str, str, str], int], scaler: Scaler) -> None:
+    def __init__(self, board: Scoreboard, servers: dict[ServerKey, int], scaler: Scaler) -> None:
         self._board = board
         self._servers = servers
         self._scaler = scaler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -11,11 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from controller.address import parse
-from controller.client import ControllerClient, client_tls
+from controller.client import ControllerClient
 from controller.embedded import EmbeddedController
 from controller.protocol import Hello, Report
 from controller.sources.measured import HALF_LIFE, MeasuredSource
 from controller.sources.quota import usable_cores
+from pylb.config.files import controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.control import snapshot
 from pylb.log import log
@@ -34,8 +36,10 @@ class Scaler:
         self._board = board
         self._order = order
         workers = config.workers
-        self._policy = Policy(workers.min, workers.max)
-        self.controller = make_controller(config)
+        high = min(workers.max, board.slots)  # a reload can't add slots
+        self.limits = min(workers.min, high), high
+        self._policy = Policy(*self.limits)
+        self.controller = make_controller(config, self.limits)
         self.busy = snapshot.Busy(board)
         self._percentiles = snapshot.Percentiles(board)
         self.target = workers.min
@@ -43,6 +47,7 @@ class Scaler:
         self.decision = Decision(workers.min, "starting")
         self.history: deque[dict[str, Any]] = deque(maxlen=20)
         self._next_report = 0.0
+        self._said = "connected" if self.controller.connected else ""
         self._used = 0.0  # cores, smoothed
         self._used_at = -math.inf
 
@@ -55,6 +60,7 @@ class Scaler:
     def step(self, now: float) -> None:
         """One look and decision."""
         self.busy.sample()
+        self._say_how_the_controller_is()
         inputs = self.inputs(now)
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
         self._used = keep * self._used + (1 - keep) * math.fsum(inputs.busy)
@@ -81,6 +87,17 @@ class Scaler:
             self._order(decision.target, decision.reason)
             # At once: until it knows of a new worker the controller may give the core to somebody else.
             self._report(now, replace(inputs, current=decision.target))
+
+    def _say_how_the_controller_is(self) -> None:
+        """Log it when it changes."""
+        connected = self.controller.connected
+        how = "connected" if connected else self.controller.problem
+        if how and how != self._said:
+            self._said = how
+            log.log(
+                logging.INFO if connected else logging.WARNING,
+                "controller %s: %s", self.controller.description, how,
+            )  # fmt: skip
 
     def _report(self, now: float, inputs: Inputs) -> None:
         self._next_report = now + _REPORT
@@ -119,8 +136,8 @@ class Scaler:
         return {
             "target": self.target,
             "pinned": self.pinned,
-            "min": self._policy.min,
-            "max": self._policy.max,
+            "min": self.limits[0],
+            "max": self.limits[1],
             "reason": self.decision.reason,
             "usable_cores": usable_cores(),
             "idle_cores": None if grant is None else grant.idle_cores,
@@ -128,19 +145,16 @@ class Scaler:
             "grant_reason": "no valid grant" if grant is None else grant.reason,
             "controller": self.controller.description,
             "controller_connected": self.controller.connected,
+            "controller_problem": self.controller.problem,
             "decisions": list(self.history),
         }
 
 
-def make_controller(config: Config) -> ControllerClient | EmbeddedController:
-    """The controller that the configuration names, or the embedded one."""
+def make_controller(config: Config, limits: tuple[int, int]) -> ControllerClient | EmbeddedController:
+    """The controller that the configuration names, or the embedded one; it is told the ``limits``."""
     section = config.controller
-    token = ""
-    if section.token_file:
-        with open(section.token_file) as file:
-            token = file.read().strip()
-    hello = Hello(section.name, config.workers.min, config.workers.max, section.weight, token)
+    token = controller_token(section)
+    hello = Hello(section.name, *limits, section.weight, token)
     if section.address is None:
         return EmbeddedController(hello, MeasuredSource())
-    tls = client_tls(section.tls_ca, section.tls_cert, section.tls_key) if section.tls_ca else None
-    return ControllerClient(parse(section.address), hello, tls)
+    return ControllerClient(parse(section.address), hello, controller_tls(section))

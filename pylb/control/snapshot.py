@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pylb.config.model import ServerKey
 from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard, ServerField, SlotField, State
 
 
@@ -92,7 +93,7 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
     return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))
 
 
-def servers(board: Scoreboard, index: Mapping[tuple[str, str, str], int]) -> list[dict[str, Any]]:
+def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str, Any]]:
     """One entry per configured server."""
     return [
         {

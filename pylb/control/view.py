@@ -54,10 +54,11 @@ def fetch(
     try:
         answer = json.loads(text)
     except ValueError:
-        raise AdminError(f"{response.status} {response.reason}") from None
+        raise AdminError(f"{address}: {response.status} {response.reason}") from None
+    if not isinstance(answer, dict) or response.status < 400 and not answer.keys() & {"scaling", "message"}:
+        raise AdminError(f"what answers at {address} is not pylb's admin address")
     if response.status >= 400:
         raise AdminError(str(answer.get("error", response.reason)))
-    assert isinstance(answer, dict)
     return answer
 
 
@@ -75,14 +76,21 @@ def _bar(share: float, width: int = 10) -> Text:
 def render(status: dict[str, Any]) -> RenderableType:
     """``/status`` as tables."""
     scaling = status["scaling"]
-    pinned = " [yellow](pinned)[/]" if scaling["pinned"] is not None else ""
-    connected = "[green]connected[/]" if scaling["controller_connected"] else "[red]not connected[/]"
+    pinned = (" (pinned)", "yellow") if scaling["pinned"] is not None else ""
+    connected = ("connected", "green")
+    if not scaling["controller_connected"]:
+        connected = (f"not connected ({scaling['controller_problem'] or 'no answer yet'})", "red")
     idle = "unknown" if scaling["idle_cores"] is None else scaling["idle_cores"]
-    head = Text.from_markup(
-        f"[bold]pylb {status['version']}[/]  up {status['uptime']:.0f} s  generation {status['generation']}\n"
-        f"[bold]{scaling['target']}[/] of {scaling['min']}..{scaling['max']} workers{pinned}: "
-        f"{scaling['reason']}\n"
-        f"controller {scaling['controller']} {connected}; idle cores {idle}; {scaling['grant_reason']}"
+    # No markup: names and reasons are others' words.
+    head = Text.assemble(
+        (f"pylb {status['version']}", "bold"),
+        f"  up {status['uptime']:.0f} s  generation {status['generation']}\n",
+        (str(scaling["target"]), "bold"),
+        f" of {scaling['min']}..{scaling['max']} workers",
+        pinned,
+        f": {scaling['reason']}\ncontroller {scaling['controller']} ",
+        connected,
+        f"; idle cores {idle}; {scaling['grant_reason']}",
     )
     workers = Table("slot", "pid", "state", "connections", "in flight", "requests", "busy", title="Workers")
     for worker in status["workers"]:
@@ -98,10 +106,7 @@ def render(status: dict[str, Any]) -> RenderableType:
     servers = Table("backend", "server", "address", "state", "active", "requests", "errors", title="Servers")
     for server in status["servers"]:
         servers.add_row(
-            server["backend"],
-            server["name"],
-            server["address"],
-            server["state"],
+            *(Text(server[key]) for key in ("backend", "name", "address", "state")),
             f"{server['active']:,}",
             f"{server['requests']:,}",
             f"{server['errors']:,}",

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 MAX_FDS = 200
@@ -58,6 +58,18 @@ def recv(sock: socket.socket) -> dict[str, Any] | None:
     if not isinstance(message, dict):
         raise ValueError("a message must be a JSON object")
     return message
+
+
+def waiting(sock: socket.socket) -> Iterator[dict[str, Any] | None]:
+    """The messages that are there now; None, when the other process is gone, is the last."""
+    while True:
+        try:
+            message = recv(sock)
+        except BlockingIOError:
+            return
+        yield message
+        if message is None:
+            return
 
 
 def send_connections(sock: socket.socket, header: dict[str, Any], fds: Sequence[int]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
-from pylb.config.model import Config
+from pylb.config.model import Config, ServerKey, server_keys
 from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
@@ -30,6 +30,8 @@ from pylb.worker.context import WorkerContext
 FAST_TICK = 0.1
 SLOW_TICK = 0.5
 MAX_SERVERS = 512
+AGAIN = 0.5
+"""Seconds from which a second stop signal counts: timeout(1) sends one twice, to us and to our group."""
 
 
 def _real_worker(context: WorkerContext) -> None:
@@ -75,10 +77,9 @@ class Arbiter:
                 f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
                 f"is {hard}: raise it or lower workers.max"
             )
-        self.servers: dict[tuple[str, str, str], int] = {}
-        count = sum(len(backend.servers) for backend in config.backends)
-        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * count))
-        self.add_servers(config)
+        self.servers: dict[ServerKey, int] = {}
+        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))))
+        self.add_servers(config)  # there is room
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
         self.admin_address = admin_address_of(config)
         try:
@@ -97,22 +98,28 @@ class Arbiter:
         self._control_due = 0.0
         self._state_sent: dict[str, Any] = {}
         self._state_due = 0.0
+        self._stopping_since = 0.0
 
     # -- set-up ----------------------------------------------------------------------------------
 
     def add_servers(self, config: Config) -> bool:
         """Give new servers an index; False when the scoreboard has no room for them."""
-        keys = [
-            (backend.name, server.name, str(server.address))
-            for backend in config.backends
-            for server in backend.servers
-        ]
-        fresh = [key for key in dict.fromkeys(keys) if key not in self.servers]
+        wanted = server_keys(config)
+        fresh = [key for key in dict.fromkeys(wanted) if key not in self.servers]
         if len(self.servers) + len(fresh) > self.board.servers:
+            self._forget_servers({*wanted, *server_keys(self.served_config)})
+        free = iter(sorted(set(range(self.board.servers)) - set(self.servers.values())))
+        found = dict(zip(fresh, free, strict=False))
+        if len(found) < len(fresh):
             return False
-        for key in fresh:
-            self.servers[key] = len(self.servers)
+        self.servers.update(found)
         return True
+
+    def _forget_servers(self, kept: set[ServerKey]) -> None:
+        """Free the indices of servers that no worker's configuration has any more."""
+        kept |= {key for worker in self.fleet.workers.values() for key in server_keys(worker.config)}
+        for key in self.servers.keys() - kept:
+            self.board.forget_server(self.servers.pop(key))
 
     def _in_child(self) -> None:
         self.signals.reset_in_child()
@@ -130,6 +137,13 @@ class Arbiter:
         self.selector.register(child.channel, selectors.EVENT_READ, child)
 
     def _start_control(self) -> None:
+        try:
+            self._fork_control()
+        except OSError as error:  # no process or descriptor to be had: traffic goes on without it
+            log.error("cannot start the control plane: %s", error)
+            self._control_due = time.monotonic() + 1.0
+
+    def _fork_control(self) -> None:
         ours, theirs = channel.pair()
         context = ControlContext(
             self.served_config, self.board, theirs, self.servers, self.admin_socket,
@@ -144,8 +158,13 @@ class Arbiter:
             self.fleet.close()
             self.listeners.close(unlink=False)
 
-        pid = fork("pylb: control", "control", prepare, lambda: self._control_entry(context))
-        theirs.close()
+        try:
+            pid = fork("pylb: control", "control", prepare, lambda: self._control_entry(context))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self.control = Child(pid, ours, time.monotonic())
         self._watch(self.control)
         self._state_sent = {}
@@ -172,6 +191,7 @@ class Arbiter:
             self._loop()
         finally:
             self._kill_all()
+            self.reload.close()
             self.listeners.close()
             self.admin_socket.close()
             unlink_admin(self.admin_address)
@@ -239,13 +259,17 @@ class Arbiter:
 
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
+            now = time.monotonic()
             if self.fleet.stopping:
-                self._kill_now()
+                if now - self._stopping_since >= AGAIN:
+                    self._kill_now()
             else:
+                self._stopping_since = now
                 log.info("%s: draining, then quitting", signal.Signals(number).name)
                 self.fleet.stop()
                 # The workers have copies; once they have emptied and closed theirs, the kernel refuses
                 # new connections instead of queueing what nobody would accept.
+                self.reload.close()
                 self.listeners.close()
         elif number == signal.SIGQUIT:
             self._kill_now()

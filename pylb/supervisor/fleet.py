@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from pylb.config.model import Config
+from pylb.config.model import Config, ServerKey
 from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
@@ -47,7 +47,7 @@ class Fleet:
         slots: int,
         board: Scoreboard,
         listeners: Listeners,
-        servers: dict[tuple[str, str, str], int],
+        servers: dict[ServerKey, int],
         entry: Callable[[WorkerContext], None],
         in_child: Callable[[], None],
     ) -> None:
@@ -111,7 +111,10 @@ class Fleet:
         row = self.board.free_row()
         if row is None:
             return False
-        ours, theirs = channel.pair()
+        try:
+            ours, theirs = channel.pair()
+        except OSError as error:
+            return self._not_started(slot, error)
         cells = self.board.row(row)
         cells[Field.SLOT], cells[Field.GENERATION] = slot, self.generation
         cells[Field.STATE] = State.STARTING
@@ -135,22 +138,26 @@ class Fleet:
         try:
             pid = fork(title, f"worker {slot}", prepare, lambda: self.entry(context))
         except OSError as error:
-            log.error("cannot fork a worker: %s", error)
             ours.close()
             theirs.close()
             cells[Field.STATE] = State.FREE
-            self.not_before[slot] = started + 1.0
-            return False
+            return self._not_started(slot, error)
         theirs.close()
-        cells[Field.PID] = pid
         self.used_rows.add(row)
-        worker = Worker(pid, ours, started, row=row, slot=slot, generation=self.generation)
+        worker = Worker(
+            pid, ours, started, row=row, slot=slot, generation=self.generation, config=self.config
+        )
         worker.kill_at = started + START_TIMEOUT
         self.workers[row] = worker
         worker.listening = [slot]
         worker.send({"op": "listen", "slots": [slot]})
         self.on_start(worker)
         return True
+
+    def _not_started(self, slot: int, error: OSError) -> bool:
+        log.error("cannot start a worker: %s", error)
+        self.not_before[slot] = time.monotonic() + 1.0
+        return False
 
     def ready(self, worker: Worker) -> None:
         """A worker serves."""
@@ -196,7 +203,7 @@ class Fleet:
         """Tell a worker to hand everything over and leave."""
         worker.retiring = True
         worker.kill_at = time.monotonic() + self.config.drain.timeout + 5.0
-        worker.send({"op": "retire", "to": list(to)})
+        worker.send({"op": "retire", "to": list(to), "binds": list(self.listeners.sockets)})
 
     def reconcile(self) -> None:
         """Bring what runs, who reads what, and the steering in line with the target."""
@@ -266,7 +273,7 @@ class Fleet:
 
     def drain_inboxes(self) -> None:
         """Send connections that were meant for a worker that is gone to one that serves."""
-        serving = self.serving()
+        serving = list(self.workers.values()) if self.stopping else self.serving()
         if not serving:
             return
         for row in self.used_rows - self.workers.keys():
@@ -306,10 +313,10 @@ class Fleet:
                 worker.signal(signal.SIGKILL)
         for slot in range(self.slots):
             self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
+        self.drain_inboxes()
         if self.stopping:
             return
         self.reconcile_due(now)
-        self.drain_inboxes()
         self.level(now)
         if now >= self.steer_after:
             self.steer_after = now + 0.25
@@ -337,7 +344,7 @@ class Fleet:
         for worker in self.workers.values():
             worker.retiring = True
             worker.kill_at = time.monotonic() + self.config.drain.timeout + 1.0
-            worker.send({"op": "retire", "to": []})
+            worker.send({"op": "retire", "to": [], "binds": []})
 
     def close(self) -> None:
         """Close the inboxes."""

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from setproctitle import setproctitle
 
 from pylb import log as logging_
+from pylb.config.model import Config
 from pylb.log import log
 from pylb.net import channel
 
@@ -48,13 +49,15 @@ class Child:
             os.kill(self.pid, number)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Worker(Child):
     """A worker process."""
 
-    row: int = -1
-    slot: int = -1
-    generation: int = 0
+    row: int
+    slot: int
+    generation: int
+    config: Config
+    """With which it was started."""
     listening: list[int] = field(default_factory=list)
     """The slots whose listeners it was told to read."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pylb import log as logging_
 from pylb.config.address import Address
 from pylb.config.files import fingerprint
+from pylb.config.load import default_admin_path
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.net.listeners import BindError, Listeners, listen_admin
@@ -34,8 +34,7 @@ def admin_address_of(config: Config) -> Address:
     """Where the admin socket is to be."""
     if config.admin is not None:
         return config.admin
-    default: Any = importlib.import_module("pylb.config.load").default_admin_path()
-    return Address("", 0, str(default).removeprefix("unix:"))
+    return Address("", 0, default_admin_path())
 
 
 def unlink_admin(address: Address) -> None:
@@ -96,7 +95,7 @@ class Reload:
         admin = self._arbiter.admin_socket
         try:
             listeners, removed = self._arbiter.listeners.updated(binds_of(config))
-        except BindError as error:
+        except (BindError, OSError) as error:
             self._refuse([str(error)])
             return
         try:
@@ -104,8 +103,10 @@ class Reload:
                 admin = listen_admin(admin_address)
             if not self._arbiter.add_servers(config):
                 room = self._arbiter.board.servers
-                raise BindError(f"more than {room} servers over pylb's life; restart it")
-        except BindError as error:
+                raise BindError(
+                    f"more than {room} servers, with those of workers that still drain; try later or restart"
+                )
+        except (BindError, OSError) as error:
             self._refuse([str(error)])
             close_others(listeners, self._arbiter.listeners)
             if admin is not self._arbiter.admin_socket:
@@ -160,6 +161,18 @@ class Reload:
             self._arbiter.control.retiring = True
             self._arbiter.control.kill_at = time.monotonic() + 5.0
             self._arbiter.control.signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """At the stop: close what only one of the two configurations of a reload under way has."""
+        if self._pending is None or self._old is None:
+            return
+        _, _, address, admin = self._pending
+        old_listeners, _, old_admin = self._old
+        self._pending = self._old = None
+        close_others(old_listeners, self._arbiter.listeners)
+        if admin is not old_admin:
+            admin.close()
+            unlink_admin(address)
 
     def _files_changed(self) -> bool:
         """Whether certificates were renewed, and are not being written just now."""

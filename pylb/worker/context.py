@@ -6,7 +6,7 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 
-from pylb.config.model import Config
+from pylb.config.model import Config, ServerKey
 from pylb.scoreboard import Scoreboard
 
 
@@ -28,7 +28,7 @@ class WorkerContext:
     """Where other workers' connections arrive."""
     inboxes: list[socket.socket]
     """Sending ends of all inboxes, by row."""
-    servers: dict[tuple[str, str, str], int]
+    servers: dict[ServerKey, int]
     """(backend, server, address) to the server's index in the scoreboard."""
     tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Bind key to the listener's context, which all workers of a generation share."""

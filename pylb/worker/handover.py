@@ -74,6 +74,18 @@ class HandOver:
         if self._targets is None:
             self._worker.moves = False
 
+    def keep(self) -> None:
+        """Give nothing more away: the others leave as well."""
+        self._targets = None
+        self._quota.clear()
+        self._worker.moves = False
+        while self._offered:
+            client, _ = self._offered.popleft()
+            if not client.closed and not client.transport.is_closing():
+                client.moving = False
+                client.transport.resume_reading()
+                client.go_on()
+
     def offer(self, client: ClientConnection | TcpConnection | Http2Connection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
         if not isinstance(client, ClientConnection) or client.busy or client.closed or client.moving:
@@ -176,6 +188,8 @@ class HandOver:
                 client.data_received(pending)
             elif worker.moves:
                 self.offer(client)
+            if worker.stopping:
+                worker.loop.call_later(worker.spread, client.drain)
         except OSError as error:
             log.debug("a connection ended while it was handed over: %s", error)
             sock.close()

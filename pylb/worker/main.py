@@ -40,6 +40,7 @@ from pylb.worker.tcp import TcpConnection
 from pylb.worker.tunnel import Tunnel
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
+_STOP = {"op": "retire", "to": [], "binds": []}
 _TICK = 0.1  # seconds between writes of the gauges; also the resolution of `now`
 
 
@@ -57,6 +58,7 @@ class Worker:
         self.timeouts = config.timeouts
         limits = config.limits
         self.limits = limits
+        self.spread = config.drain.spread
         self.head_limits = HeadLimits(limits.line_bytes, limits.header_bytes, limits.header_count)
         self.now = time.monotonic()
         self.clients: set[ClientConnection | TcpConnection | Http2Connection] = set()
@@ -126,7 +128,7 @@ class Worker:
         """Work until retired or until the supervisor is gone."""
         loop = self.loop
         context = self._context
-        loop.add_signal_handler(signal.SIGTERM, self._order, {"op": "retire", "to": []})
+        loop.add_signal_handler(signal.SIGTERM, self._order, _STOP)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the supervisor's to act on
         loop.add_reader(context.channel.fileno(), self._read_channel)
         loop.add_reader(context.inbox.fileno(), self.hand_over.receive)
@@ -141,26 +143,26 @@ class Worker:
             elif order["op"] == "move":
                 self.hand_over.level(order["to"], order["count"])
             elif order["op"] == "retire":
-                await self._leave(order["to"])
+                await self._leave(order["to"], set(order["binds"]))
                 return
 
     def _order(self, order: dict[str, Any]) -> None:
+        if self.leaving:
+            if order["op"] == "retire" and not order["to"] and not self.stopping:
+                # The others leave, too: what they were given now might be nobody's.
+                self.stopping = True
+                self.hand_over.keep()
+                self._close_idle()
+            return
         self._orders.append(order)
         self._order_waits.set()
 
     def _read_channel(self) -> None:
-        while True:
-            try:
-                message = channel.recv(self._context.channel)
-            except BlockingIOError:
-                return
+        for message in channel.waiting(self._context.channel):
             if message is None:
                 log.error("the supervisor is gone; closing when the requests under way are answered")
                 self.loop.remove_reader(self._context.channel.fileno())
-                message = {"op": "retire", "to": []}
-                self._order(message)
-                return
-            self._order(message)
+            self._order(message or _STOP)
 
     async def _listen(self, slots: list[int]) -> None:
         """Accept from exactly these slots' sockets; a unix socket is one for all slots."""
@@ -191,34 +193,36 @@ class Worker:
             # A copy, as closing the server closes what it was given.
             copy = sock.dup()
             backlog = self._context.config.backlog
-            unix = bind.startswith("unix:")
-            create: Any = self.loop.create_unix_server if unix else self.loop.create_server
-            self._accepting[bind, slot] = await create(
-                protocol, sock=copy, backlog=backlog, **listener.tls_options()
-            )
+            create: Any = self.loop.create_server
+            options = listener.tls_options()
+            if bind.startswith("unix:"):
+                create = self.loop.create_unix_server
+                options["cleanup_socket"] = False  # it is the supervisor's; Python 3.13 says True
+            self._accepting[bind, slot] = await create(protocol, sock=copy, backlog=backlog, **options)
         if not self._ready:
             self._ready = True
             self.cells[Field.STATE] = State.SERVING
             channel.send(self._context.channel, {"op": "ready"})
 
-    async def _leave(self, targets: list[int]) -> None:
-        """Give all connections to other workers, or close them in an orderly way where there are none."""
+    async def _leave(self, targets: list[int], binds: set[str]) -> None:
+        """Give all connections to other workers, or close them in an orderly way where there are none.
+
+        ``binds`` are those that the others have; what came in by another one is served here to its end.
+        """
         self.leaving = True
+        self.stopping = not targets
         self.cells[Field.STATE] = State.RETIRING
-        drain = self._context.config.drain
         accepting, self._accepting = self._accepting, {}
         for server in accepting.values():
             server.close()
+        await self._close_listeners(binds)
         if targets:
+            for client in self.clients:
+                client.movable = client.movable and client.listener.bind in binds
             self.hand_over.empty([row for row in targets if row != self.row_index])
-            for client in [client for client in self.clients if not client.movable]:
-                client.drain()
-        else:
-            self.stopping = True
-            await self._drain_queues()
-            self._close_idle(drain.spread)
+        self._close_idle()
         self.client_gone()
-        deadline = self.loop.time() + drain.timeout
+        deadline = self.loop.time() + self._context.config.drain.timeout
         while self.loop.time() < deadline:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
@@ -235,15 +239,19 @@ class Worker:
         # ends, and what it took then would be lost.
         self.loop.remove_reader(self._context.inbox.fileno())
 
-    async def _drain_queues(self) -> None:
-        """Accept what the kernel has completed, of all slots, and close: nobody else will come for it.
+    async def _close_listeners(self, read_by_others: set[str]) -> None:
+        """Close our copies of all slots' sockets.
 
-        Every worker does so with its copies of all listening sockets. The last copy to be closed was emptied
-        just before, so a late handshake is accepted or refused, but not accepted and then forgotten.
+        Of a bind that nobody else will read, what the kernel has completed is accepted first. Every worker
+        does so. The last copy to be closed was emptied just before, so a late handshake is accepted or
+        refused, but not accepted and then forgotten.
         """
         for bind, sockets in self._context.listeners.items():
             listener = self.listeners[bind]
             for sock in sockets:
+                if bind in read_by_others:
+                    sock.close()
+                    continue
                 while True:
                     try:
                         connection, address = sock.accept()
@@ -260,13 +268,15 @@ class Worker:
                             listener.protocol, connection, **listener.tls_options()
                         )
 
-    def _close_idle(self, spread: float) -> None:
-        """Close idle connections one after the other, so that clients don't come back as a herd."""
-        idle = [client for client in self.clients if not client.busy]
-        for client in [client for client in self.clients if client.busy]:
+    def _close_idle(self) -> None:
+        """Close connections that stay here when they are idle; those that are so now one after the other, so
+        that clients don't come back as a herd."""
+        staying = [client for client in self.clients if self.stopping or not client.movable]
+        idle = [client for client in staying if not client.busy]
+        for client in [client for client in staying if client.busy]:
             client.drain()
         for position, client in enumerate(idle):
-            self.loop.call_later(spread * (position + 1) / len(idle), client.drain)
+            self.loop.call_later(self.spread * (position + 1) / len(idle), client.drain)
 
     # Time
 

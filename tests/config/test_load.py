@@ -45,12 +45,92 @@ def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path)
         "backend[0].server[0].address: missing",
     ):
         assert expected in text
-    assert len(caught.value.problems) == 8
+    assert "frontend[0].backend: no backend 'x'; defined: b" in text
+    assert len(caught.value.problems) == 9
 
 
-def test_links_between_sections_are_checked() -> None:
-    with pytest.raises(ConfigError, match="bound by both|is bound"):
+UNLINKED = """
+frontends = []
+[[frontend]]
+name = "f"
+bind = ["127.0.0.1:1", "127.0.0.1:2"]
+backend = "nowhere"
+[[frontend]]
+name = "g"
+bind = "127.0.0.1:1"
+mode = "tcp"
+backend = "b"
+sni = { "a.org" = "neither" }
+[[backend]]
+name = "b"
+http2 = true
+server = ["127.0.0.1:3"]
+[[backend]]
+name = "b"
+server = ["127.0.0.1:0"]
+"""
+
+
+def test_what_is_wrong_between_sections_is_said_with_all_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "unlinked.toml"
+    file.write_text(UNLINKED)
+    with pytest.raises(ConfigError) as caught:
+        load_file(file)
+    assert sorted(caught.value.problems) == [
+        "backend[1].name: another backend is named 'b'",
+        "backend[1].server[0].address: a server's port is a number from 1 to 65535 (got '127.0.0.1:0')",
+        "frontend[0].backend: no backend 'nowhere'; defined: b, b",
+        "frontend[1].backend: 'b' has http2, which mode \"tcp\" can't speak",
+        "frontend[1].bind[0]: 127.0.0.1:1 is bound by frontend[0].bind[0], too",
+        "frontend[1].sni.a.org: no backend 'neither'; defined: b, b",
+        "frontends: unknown key; did you mean [[frontend]]?",
+    ]
+
+
+def test_sections_that_are_no_tables(tmp_path: Path) -> None:
+    file = tmp_path / "types.toml"
+    file.write_text('workers = 3\nfrontend = 5\nbackend = ["a"]\n')
+    with pytest.raises(ConfigError) as caught:
+        load_file(file)
+    assert sorted(caught.value.problems) == [
+        "backend[0]: expected a table (got 'a')",
+        "frontend[0]: expected a table (got 5)",
+        "workers: expected a table (got 3)",
+    ]
+
+
+def test_an_address_bound_twice() -> None:
+    with pytest.raises(ConfigError, match="is bound by"):
         quick(["127.0.0.1:80", "127.0.0.1:80"], ["127.0.0.1:81"])
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp:127.0.0.1", "tcp:a..b:1", "vsock:4294967296:1"])
+def test_a_controller_address_that_is_none(address: str) -> None:
+    # Found here, the control plane would have died of it, again and again.
+    with pytest.raises(ConfigError, match="^controller.address: "):
+        quick(["127.0.0.1:80"], ["127.0.0.1:81"], controller=address)
+
+
+def test_files_of_the_controller_are_looked_at(tmp_path: Path) -> None:
+    file, empty = tmp_path / "pylb.toml", tmp_path / "token"
+    empty.touch()
+    file.write_text(
+        f'[controller]\ntoken_file = "{empty}"\ntls_ca = "/does/not/exist"\n'
+        '[[frontend]]\nname = "f"\nbind = "127.0.0.1:1"\nbackend = "b"\n'
+        '[[backend]]\nname = "b"\nserver = ["127.0.0.1:2"]\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_file(file)
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
+        "controller.token_file",
+        "controller.tls_ca",
+    ]
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "a b", "a/b"])
+def test_hosts_that_no_resolver_takes(host: str) -> None:
+    with pytest.raises(ValueError, match="is not a host name"):
+        parse_address(f"{host}:80")
 
 
 def test_the_quick_form() -> None:

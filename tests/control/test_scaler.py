@@ -17,6 +17,7 @@ class Listening:
 
     connected = True
     description = "listening"
+    problem = ""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -37,6 +38,18 @@ def scaler_and_controller(monkeypatch: pytest.MonkeyPatch, orders: list[int]) ->
     told = Listening()
     monkeypatch.setattr(scaler, "controller", told)
     return scaler, told
+
+
+def test_what_the_controller_says_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pylb")
+    scaler, told = scaler_and_controller(monkeypatch, [])
+    wrong = "token: wrong token"
+    for told.connected, told.problem in ((False, wrong), (False, ""), (False, wrong), (True, "")):
+        scaler.step(1000.0)
+    told_of = [record.getMessage() for record in caplog.records if record.name == "pylb"]
+    assert told_of == ["controller listening: token: wrong token", "controller listening: connected"]
 
 
 def test_a_change_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.address import parse, vsock_pair
 from controller.leases import LeaseTable, share
 from controller.protocol import (
     MAX_LINE,
@@ -22,12 +24,13 @@ from controller.sources.measured import MeasuredSource
 from controller.sources.quota import usable_cores
 from controller.sources.table import TableSource
 
-names = st.text(min_size=1, max_size=20)
+texts = st.text(max_size=20).filter(str.isprintable)
+names = texts.filter(bool)
 cores = st.integers(1, 64)
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(lambda name, low, more: Hello(name, low, low + more), names, cores, st.integers(0, 8)),
     st.builds(Report, cores, st.floats(0, 64), st.floats(0, 64), st.integers(0, 10**6)),
-    st.builds(Grant, st.integers(0, 64), cores, st.floats(0.1, 60), st.text(max_size=50)),
+    st.builds(Grant, st.integers(0, 64), cores, st.floats(0.1, 60), texts),
 )
 
 
@@ -65,6 +68,10 @@ def test_junk_is_an_error_and_the_next_line_is_read(junk: bytes) -> None:
         b'{"v":1,"type":"hello","name":"","min":1,"max":1}',
         b'{"v":1,"type":"hello","name":"a","min":2,"max":1}',
         b'{"v":1,"type":"hello","name":"a","min":1,"max":1,"weight":0}',
+        b'{"v":1,"type":"grant","cores":1,"idle_cores":0,"lease":1' + b"0" * 400 + b"}",
+        b'{"v":1,"type":"hello","name":"\\u001b[2J","min":1,"max":1}',
+        b'{"v":1,"type":"hello","name":"\\ud800","min":1,"max":1}',
+        b'{"v":1,"type":"hello","name":"a","min":1,"max":1,"token":"\\ud800"}',
         b"[" * 5000,
         b"1" * 5000,
     ],
@@ -81,6 +88,21 @@ def test_a_huge_line_ends_the_stream_without_being_kept() -> None:
     assert len(answers) == 1
     assert isinstance(answers[0], ProtocolError)
     assert answers[0].fatal
+
+
+@pytest.mark.parametrize(
+    "text", ["unix:/run/c.sock", "tcp:127.0.0.1:9500", "tcp:[::1]:9500", "vsock:2:9500", "vsock:*:9500"]
+)
+def test_addresses_read_back_as_written(text: str) -> None:
+    assert str(parse(text)) == text
+
+
+def test_vsock_addresses_as_the_kernel_takes_them() -> None:
+    assert vsock_pair(parse("vsock:2:9500")) == (2, 9500)
+    assert vsock_pair(parse("vsock:*:9500")) == (socket.VMADDR_CID_ANY, 9500)
+    for wrong in ("vsock:host:1", "vsock:4294967296:1", "vsock:\u00b2:1", "vsock:1", "tcp:x:65536", "unix:"):
+        with pytest.raises(ValueError):
+            parse(wrong)
 
 
 demands = st.dictionaries(

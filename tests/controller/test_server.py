@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import socket
 import ssl
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -27,7 +31,7 @@ from controller.protocol import (
     StatusRequest,
     encode,
 )
-from controller.server import Access, ControllerServer, server_tls
+from controller.server import Access, ControllerServer, peer_uid, server_tls
 
 Start = Callable[..., "asyncio.Future[ControllerServer]"]
 
@@ -127,6 +131,24 @@ async def test_junk_is_answered_and_costs_nobody_else_anything(start: Callable[.
     assert reader is not reader_2
 
 
+async def test_a_stranger_that_dribbles_is_dropped(
+    start: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.server.HELLO_SECONDS", 0.1)
+    address = await start("tcp:127.0.0.1:0", Access(token="secret"))  # type: ignore[misc]
+    reader, writer = await open_stream(address)
+
+    async def dribble() -> None:
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.02)
+
+    dribbling = asyncio.create_task(dribble())
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    dribbling.cancel()
+
+
 async def test_report_needs_a_hello(start: Callable[..., object]) -> None:
     address = await start()  # type: ignore[misc]
     got = await talk(address, encode(Report(1)), until=Error)
@@ -134,12 +156,42 @@ async def test_report_needs_a_hello(start: Callable[..., object]) -> None:
     assert got[-1].code == "hello"
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_over_a_unix_socket_the_user_counts(
+    start: Callable[..., object], monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    address = await start(access=Access(uids=frozenset({4711} if allowed else ())))  # type: ignore[misc]
+    assert stat.S_IMODE(os.stat(address.host).st_mode) == (0o666 if allowed else 0o600)
+    monkeypatch.setattr("controller.server.peer_uid", lambda sock: 4711)
+    got = await talk(address, HELLO, until=Grant if allowed else Error)
+    assert isinstance(got[-1], Grant if allowed else Error)
+    if isinstance(got[-1], Error):
+        assert got[-1].code == "uid"
+
+
+async def test_the_user_at_the_other_end() -> None:
+    ours, theirs = socket.socketpair()
+    assert peer_uid(ours) == os.getuid()
+    ours.close()
+    theirs.close()
+
+
 async def test_token_over_tcp(start: Callable[..., object]) -> None:
     address = await start("tcp:127.0.0.1:0", Access(token="secret"))  # type: ignore[misc]
     got = await talk(address, HELLO, until=Error)
     assert isinstance(got[-1], Error)
     assert got[-1].code == "token"
+    assert len(await talk(address, b"junk\n" * 1000, until=Grant)) == 1
     assert isinstance((await talk(address, encode(Hello("a", 1, 4, 1.0, "secret")), until=Grant))[-1], Grant)
+
+
+async def test_why_the_controller_closed_is_kept() -> None:
+    client = ControllerClient(parse("unix:/none"), Hello("a", 1, 4))
+    reader = asyncio.StreamReader()
+    reader.feed_data(encode(Error("token", "wrong token")))
+    reader.feed_eof()
+    assert not await client._listen(reader)
+    assert client.problem == "token: wrong token"
 
 
 async def test_mutual_tls(start: Callable[..., object], tmp_path: Path) -> None:
@@ -170,6 +222,18 @@ async def test_status_command(start: Callable[..., object]) -> None:
     )
     out, _ = await process.communicate()
     assert json.loads(out)["idle_cores"] == 4
+
+
+async def test_status_shows_names_as_they_are(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    _, writer = await open_stream(address)
+    writer.write(encode(Hello("[/red]", 1, 4)))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller", "status", "--address", str(address)), stdout=subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    writer.transport.abort()
+    assert b"[/red]" in out
 
 
 @pytest.mark.parametrize(

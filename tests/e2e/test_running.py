@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
 
 from bench.balancer import free_port
 from pylb.config.address import parse_address
@@ -66,6 +69,115 @@ def test_v4_v6_and_unix_at_once_and_binds_change_with_a_reload(
     for family, address in places[1:]:
         with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
             ask(family, address)
+
+
+def test_a_server_that_moved_is_counted_once(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
+    file, bind = tmp_path / "pylb.toml", f"127.0.0.1:{free_port()}"
+    configure(file, origin, bind)
+    running = balancer("-c", str(file))
+    moved = Origin()
+    try:
+        configure(file, moved, bind)
+        running.signal(signal.SIGHUP)
+        running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
+        assert ask(socket.AF_INET, ("127.0.0.1", int(bind.rpartition(":")[2]))).startswith(b"HTTP/1.1 200 ")
+    finally:
+        moved.stop()
+    answer = ask(socket.AF_UNIX, running.admin.path, GET.replace(b"GET /", b"GET /metrics"))
+    text = answer.partition(b"\r\n\r\n")[2].decode()
+    samples = [sample[:2] for family in text_string_to_metric_families(text) for sample in family.samples]
+    names = [(name, *sorted(labels.items())) for name, labels in samples]
+    assert len(names) == len(set(names)) > 50
+    assert 'pylb_server_requests_total{backend="b",server="s1"} ' in text
+
+
+def test_what_the_controller_or_a_name_says_is_no_markup() -> None:
+    worker = {"slot": 0, "pid": 1, "state": "serving"}
+    worker |= dict.fromkeys(("connections", "in_flight", "requests", "busy"), 0)
+    server = {"backend": "[/b]", "name": "[a]", "address": "[fd00::1]:80", "state": "up"}
+    scaling = {"target": 1, "min": 1, "max": 1, "pinned": None, "reason": "[/x]", "idle_cores": None}
+    scaling |= {"controller": "tcp:[::1]:1", "controller_connected": False, "controller_problem": "[/y]"}
+    totals = dict.fromkeys(("requests", "status_2xx", "status_3xx", "status_4xx", "status_5xx"), 0)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(
+        view.render(
+            {
+                "version": "1",
+                "uptime": 0,
+                "generation": 1,
+                "workers": [worker],
+                "servers": [{**server, "active": 0, "requests": 0, "errors": 0}],
+                "scaling": {**scaling, "grant_reason": "[/z]"},
+                "totals": {**totals, "retries": 0, "handed_over": 0},
+            }
+        )
+    )
+    assert isinstance(console.file, io.StringIO)
+    for text in ("[/b]", "[a]", "[fd00::1]:80", "[/x]", "[/y]", "[/z]"):
+        assert text in console.file.getvalue()
+
+
+def test_a_worker_that_leaves_takes_no_unix_socket_away(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    file, path = tmp_path / "pylb.toml", tmp_path / "front.sock"
+    configure(file, origin, f"unix:{path}", more="workers = { min = 1, max = 2 }")
+    running = balancer("-c", str(file))
+    for count in (2, 1):
+        running.scale(count)
+        assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
+    running.signal(signal.SIGHUP)
+    running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
+    assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
+    assert running.stop() == 0
+    assert not path.exists()
+
+
+def held_request(origin: Origin, port: int) -> socket.socket:
+    """A connection with a request that is answered when ``origin.release`` is called."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+    sock.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+    return sock
+
+
+def rest(sock: socket.socket) -> bytes:
+    """All that comes until the end."""
+    data = b""
+    while piece := sock.recv(65536):
+        data += piece
+    return data
+
+
+def test_a_bind_that_a_reload_removes_drains(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
+    file, removed = tmp_path / "pylb.toml", free_port()
+    configure(file, origin, f"127.0.0.1:{removed}")
+    running = balancer("-c", str(file))
+    with held_request(origin, removed) as sock:
+        running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+        configure(file, origin, f"127.0.0.1:{free_port()}")
+        running.signal(signal.SIGHUP)
+        running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [1, 2])
+        running.wait("leaving", lambda status: status["workers"][0]["state"] == "retiring")
+        origin.release()
+        assert b"Connection: close\r\n" in rest(sock)
+
+
+def test_a_stop_after_a_reload_refuses_what_nobody_would_serve(
+    balancer: StartBalancer, origin: Origin
+) -> None:
+    running = balancer("--workers", "1", servers=(origin.address,))
+    with held_request(origin, running.port) as sock:
+        running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+        running.signal(signal.SIGHUP)
+        running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [1, 2])
+        running.wait("leaving", lambda status: status["workers"][0]["state"] == "retiring")
+        running.signal(signal.SIGTERM)
+        running.wait("the new one left", lambda status: [w["generation"] for w in status["workers"]] == [1])
+        with pytest.raises(ConnectionRefusedError):
+            ask(socket.AF_INET, ("127.0.0.1", running.port))
+        origin.release()
+        assert b"Connection: close\r\n" in rest(sock)
+    assert running.process.wait(20) == 0
 
 
 def test_ttin_and_ttou_pin_the_count_which_survives_a_reload(balancer: StartBalancer, origin: Origin) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -15,12 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pylb.config.load import quick
 from pylb.net import channel
 from pylb.scoreboard import Field
+from pylb.supervisor.arbiter import AGAIN, Arbiter
 from pylb.supervisor.fleet import assign
 from pylb.supervisor.processes import Backoff
 from pylb.worker.context import WorkerContext
@@ -28,8 +32,12 @@ from pylb.worker.context import WorkerContext
 
 def fake_worker(context: WorkerContext) -> None:
     """One short connection at a time: accept, answer with pid, slot and generation, close."""
-    if os.path.exists(os.environ["CRASH"]) and context.generation > 1:
-        raise RuntimeError("told to crash")
+    told = Path(os.environ["CRASH"])
+    slow = False
+    if told.exists() and context.generation > 1:
+        slow = told.read_text() == "be slow"
+        if not slow:
+            raise RuntimeError("told to crash")
     selector = selectors.DefaultSelector()
     selector.register(context.channel, selectors.EVENT_READ)
     listening: dict[socket.socket, None] = {}
@@ -65,7 +73,7 @@ def fake_worker(context: WorkerContext) -> None:
                 for sock in wanted.keys() - listening.keys():
                     selector.register(sock, selectors.EVENT_READ)
                 listening = wanted
-                if not ready:
+                if not ready and not slow:
                     ready = True
                     channel.send(context.channel, {"op": "ready"})
 
@@ -232,6 +240,60 @@ def test_a_generation_that_cannot_start_is_given_up(pylb: Pylb) -> None:
     pylb.crash.unlink()
     pylb.signal(signal.SIGHUP)
     pylb.until(lambda: pylb.ask()[2] == 3)
+
+
+def test_a_stop_during_a_reload_leaves_nothing(pylb: Pylb, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        bind = [f"127.0.0.1:{pylb.port}", f"unix:{tmp_path}/{name}.front"]
+        admin = f"unix:{tmp_path}/{name}.admin"
+        pylb.write(1, 3, frontends=[{"name": "f", "bind": bind, "backend": "b"}], admin=admin)
+        pylb.signal(signal.SIGHUP)
+        if name == "old":
+            pylb.until(lambda: pylb.state().get("generation") == 2)
+            pylb.crash.write_text("be slow")
+        else:
+            pylb.until(lambda: pylb.pids("starting"))
+    assert len(list(tmp_path.glob("*.front"))) == len(list(tmp_path.glob("*.admin"))) == 2
+    pylb.signal(signal.SIGTERM)
+    assert pylb.process.wait(10) == 0
+    assert not [*tmp_path.glob("*.front"), *tmp_path.glob("*.admin")]
+
+
+def test_servers_may_change_for_ever(pylb: Pylb) -> None:
+    for generation in range(2, 5):  # 600 in all, more than the scoreboard has room for
+        servers = [{"address": f"127.0.0.{generation}:{port}"} for port in range(1, 201)]
+        pylb.write(1, 3, backends=[{"name": "b", "servers": servers}])
+        pylb.signal(signal.SIGHUP)
+        pylb.until(lambda generation=generation: pylb.state().get("generation") == generation)  # type: ignore[misc]
+        pylb.until(lambda: not pylb.pids("retiring"))
+    assert "refused" not in pylb.log.read_text()
+
+
+def test_no_descriptor_for_a_child_is_no_end(pylb: Pylb) -> None:
+    limits = resource.prlimit(pylb.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pylb.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    for child in psutil.Process(pylb.process.pid).children():
+        child.kill()
+    pylb.until(lambda: "cannot start a worker: " in pylb.log.read_text())
+    pylb.until(lambda: "cannot start the control plane: " in pylb.log.read_text())
+    resource.prlimit(pylb.process.pid, resource.RLIMIT_NOFILE, limits)
+    pylb.ask()
+
+
+def test_a_stop_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
+    config = quick(["127.0.0.1:0"], ["127.0.0.1:9"], admin=f"unix:{tmp_path}/admin.sock")
+    arbiter = Arbiter(config, lambda: config)
+    now = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arbiter, "_kill_now", lambda: now.append(True))
+        for _ in range(2):
+            arbiter._signal(signal.SIGTERM)
+        assert not now
+        arbiter._stopping_since -= AGAIN
+        arbiter._signal(signal.SIGTERM)
+        assert now
+    arbiter.admin_socket.close()
+    arbiter.fleet.close()
 
 
 def test_stop_leaves_nothing(pylb: Pylb) -> None:

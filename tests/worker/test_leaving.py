@@ -50,7 +50,7 @@ def test_what_arrives_after_the_last_look_stays_in_the_inbox(tmp_path: Path) -> 
     async def life() -> None:
         serving = asyncio.create_task(Worker(context, asyncio.get_running_loop()).serve())
         channel.send(supervisor, {"op": "listen", "slots": [0]})
-        channel.send(supervisor, {"op": "retire", "to": [OTHER]})
+        channel.send(supervisor, {"op": "retire", "to": [OTHER], "binds": [bind]})
         await serving
         header = {"binds": [bind], "peers": [None], "pending": [""]}
         assert channel.send_connections(context.inboxes[ROW], header, [balancer_end.fileno()])
@@ -75,7 +75,7 @@ def test_what_came_before_is_given_away(tmp_path: Path) -> None:
     assert channel.send_connections(context.inboxes[ROW], header, [balancer_end.fileno()])
     balancer_end.close()
     channel.send(supervisor, {"op": "listen", "slots": [0]})
-    channel.send(supervisor, {"op": "retire", "to": [OTHER]})
+    channel.send(supervisor, {"op": "retire", "to": [OTHER], "binds": [bind]})
 
     async def life() -> None:
         await Worker(context, asyncio.get_running_loop()).serve()
