@@ -2,10 +2,10 @@
 
 Times are in seconds, simulated. A process runs on one core at a time. Where a machine has more runnable
 processes than vCPUs, each begins its slices with cold caches and loses a part of them: that is what makes
-more processes than cores slower (paper, figure 2a). The part grows to `Costs.cold` at two processes for each vCPU
-and no further, because the kernel's slices get no shorter. Machines that take turns on the host's cores cost
-each other nothing: so it was measured in the set-ups with more vCPUs than cores. The next core goes to the
-machine that has used least lately, as the schedulers of Linux and Xen do it.
+more processes than cores slower (paper, figure 2a). The part grows to `Costs.cold` at two processes for each
+vCPU and no further, because the kernel's slices get no shorter. Machines that take turns on the host's cores
+cost each other nothing: so it was measured in the set-ups with more vCPUs than cores. The next core goes to
+the machine, and the next vCPU to the process, that has used least lately, as Linux and Xen do it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from simpy import Environment, Event
 SLICE = 0.004
 """Seconds for which a process keeps its core when others wait for it."""
 MEMORY = 0.1
-"""Seconds over which the hypervisor is fair."""
+"""Seconds over which schedulers are fair: older use is forgotten exponentially."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,23 @@ class Costs:
         return replace(self, worker=self.worker * requests, web=self.web * requests)
 
 
+class Recent:
+    """CPU time used lately, by which schedulers decide who is next."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._at = 0.0
+
+    def add(self, now: float, seconds: float) -> None:
+        self._seconds = self._seconds * math.exp((self._at - now) / MEMORY) + seconds
+        self._at = now
+
+    @property
+    def turn(self) -> float:
+        """Lower is sooner; the order of two doesn't change while neither runs (it is a logarithm)."""
+        return math.log(self._seconds) + self._at / MEMORY if self._seconds else -math.inf
+
+
 class Cores:
     """So many cores, and who waits for one."""
 
@@ -56,14 +73,18 @@ class Cores:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def take(self, used: float) -> Event | None:
-        """None: a core is free, and taken. Else wait for the event; the least ``used`` is next."""
+    def due(self, turn: float) -> bool:
+        """Whether somebody waits who comes before ``turn``."""
+        return bool(self._waiting) and self._waiting[0][0] < turn
+
+    def take(self, turn: float) -> Event | None:
+        """None: a core is free, and taken. Else wait for the event; the lowest ``turn`` is next."""
         if self.free:
             self.free -= 1
             return None
         event = self._env.event()
         self._tickets += 1
-        heapq.heappush(self._waiting, (used, self._tickets, event))
+        heapq.heappush(self._waiting, (turn, self._tickets, event))
         return event
 
     def give(self) -> None:
@@ -84,19 +105,7 @@ class Vm:
         self.vcpus = Cores(env, vcpus)
         self.used = 0.0
         """CPU seconds."""
-        self._recent = 0.0
-        self._at = 0.0
-
-    def turn(self, now: float) -> float:
-        """Its place in the queue for cores: what it has used lately, old use forgotten within `MEMORY`."""
-        self._recent *= math.exp((self._at - now) / MEMORY)
-        self._at = now
-        return self._recent
-
-    def spend(self, now: float, seconds: float) -> None:
-        """A process of it has used so much."""
-        self.used += seconds
-        self._recent = self.turn(now) + seconds
+        self.recent = Recent()
 
 
 class Process:
@@ -109,6 +118,7 @@ class Process:
         """Seconds in which it could have run, but had no core."""
         self.queue: deque[tuple[float, Callable[[], None] | None]] = deque()
         self.running = False
+        self._recent = Recent()
         self._env = env
         self._vm = vm
         self._cold = cold
@@ -135,9 +145,9 @@ class Process:
                 self._wake = env.event()
                 yield self._wake
             self._since = began = env.now
-            if (vcpu := vm.vcpus.take(self.cpu)) is not None:
+            if (vcpu := vm.vcpus.take(self._recent.turn)) is not None:
                 yield vcpu
-            if (core := vm.cores.take(vm.turn(env.now))) is not None:
+            if (core := vm.cores.take(vm.recent.turn)) is not None:
                 yield core
             self.waited += env.now - began
             self.running = True
@@ -154,7 +164,7 @@ class Process:
                         queue.appendleft((cost - left, then))
                     elif then is not None:
                         then()
-                if vm.vcpus.waiting or vm.cores.waiting:
+                if vm.vcpus.due(self._recent.turn) or vm.cores.due(vm.recent.turn):
                     break
             self.running = False
             self._since = None
@@ -166,7 +176,9 @@ class Process:
         yield self._env.timeout(seconds)
         self._since = self._env.now
         self.cpu += seconds
-        self._vm.spend(self._env.now, seconds)
+        self._recent.add(self._env.now, seconds)
+        self._vm.used += seconds
+        self._vm.recent.add(self._env.now, seconds)
 
 
 def spin(env: Environment, vm: Vm, loops: int, cold: float) -> list[Process]:

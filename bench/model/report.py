@@ -48,8 +48,8 @@ def _validation(checks: list[Check]) -> list[str]:
         "## How much it is off",
         "",
         f"Over the {len(free)} measured cells that gave no cost: answered/s off by "
-        f"**{median_off(checks):.1%}** (median of absolute errors; worst {worst.off:+.0%}, {worst.setup} with "
-        f"{worst.count}), median response time by {median_off(checks, 'p50_ms'):.0%}, p99 by "
+        f"**{median_off(checks):.1%}** (median of absolute errors; worst {worst.off:+.0%}, {worst.setup} "
+        f"with {worst.count}), median response time by {median_off(checks, 'p50_ms'):.0%}, p99 by "
         f"{median_off(checks, 'p99_ms'):.0%}, cores used by {median_off(checks, 'cores'):.0%}.",
         "",
         "| set-up | cells | answered/s off, median | from | to |",
@@ -111,8 +111,8 @@ def _fleets(fleets: list[Fleet]) -> list[str]:
     lines = [
         "## Fleets that share a controller",
         "",
-        "Balancers on one host, each with a load that is a sine wave of 40 s (0.2 to 1.8 of its mean), phases "
-        "spread evenly; all together need 60 % of the host. *even*: fixed, the cores by the number of "
+        "Balancers on one host, each with a load that is a sine wave of 40 s (0.2 to 1.8 of its mean), "
+        "phases spread evenly; all together need 60 % of the host. *even*: fixed, the cores by the number of "
         "balancers. *most*: fixed at adaptive's maximum. *adaptive*: leases of one controller. A simulated "
         "request stands for several real ones: response times compare within a host, not between hosts.",
         "",
@@ -123,7 +123,8 @@ def _fleets(fleets: list[Fleet]) -> list[str]:
     for one in fleets:
         lines.append(
             f"| {one.host} | {one.balancers} | {one.variant} {one.each} | {one.p50_ms:.0f} | "
-            f"{one.p99_ms:.0f} | {one.late:.1%} | {one.cores:.1f} | {one.workers:.1f} | {one.changes_per_minute:.1f} |"
+            f"{one.p99_ms:.0f} | {one.late:.1%} | {one.cores:.1f} | {one.workers:.1f} | "
+            f"{one.changes_per_minute:.1f} |"
         )
     by = {(one.host, one.balancers, one.variant): one for one in fleets}
     lines.append("")
@@ -182,7 +183,7 @@ def draw(checks: list[Check], hosts: Hosts, trials: list[Trials], folder: Path) 
     figure, axes = pyplot.subplots(figsize=(6, 5.4), layout="constrained")
     for calibrated, colour, label in ((False, "#3b7dd8", "checked"), (True, "#c2552d", "calibrated from")):
         cells = [(one.rps, one.model_rps) for one in checks if one.calibrated == calibrated]
-        axes.scatter(*zip(*cells, strict=True), s=22, c=colour, label=label)
+        axes.plot(*zip(*cells, strict=True), "o", markersize=4, color=colour, label=label)
     top = 1.1 * max(max(one.rps, one.model_rps) for one in checks)
     axes.plot([0, top], [0, top], color="#8c8c8c", linewidth=1)
     axes.fill_between([0, top], [0, 0.8 * top], [0, 1.2 * top], color="#8c8c8c", alpha=0.15, label="20 %")
@@ -242,8 +243,8 @@ def write(
         "A discrete-event simulation of clients, accept queues, workers, web servers, virtual machines and "
         "cores (bench/model/machine.py, service.py). The policy, the lease table, the cgroups source and the "
         "steering's weights in it are pylb's own code. Costs, in CPU time of the test bed's cores: "
-        f"{1000 * costs.worker:.3f} ms per request of a worker (2b, 1 worker), {1000 * costs.web:.3f} ms of a "
-        f"web server (2c, 4 workers), {costs.cold:.1%} of a process's time lost with two or more for each "
+        f"{1000 * costs.worker:.3f} ms per request of a worker (2b, 1 worker), {1000 * costs.web:.3f} ms of "
+        f"a web server (2c, 4 workers), {costs.cold:.1%} of a process's time lost with two or more for each "
         f"vCPU (2a, 4 workers), {costs.control:.3f} cores for supervisor and control plane (2b, 1 worker).",
         "",
     ]
