@@ -29,6 +29,20 @@ LAG_US = 50_000  # event-loop lag that counts as pressure
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """The constants above, for those who try others (`bench/model`)."""
+
+    high: float = HIGH
+    low: float = LOW
+    grow_after: float = GROW_AFTER
+    shrink_after: float = SHRINK_AFTER
+    settle: float = SETTLE
+
+
+_TUNING = Tuning()
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What a decision rests on.
 
@@ -68,32 +82,33 @@ class Decision:
     reason: str
 
 
-def pressed(inputs: Inputs) -> str:
+def pressed(inputs: Inputs, tuning: Tuning = _TUNING) -> str:
     """Why the workers are under pressure, in words; empty when they are not."""
     workers = max(1, inputs.current)
     mean = inputs.mean_load
-    if mean >= HIGH:
+    if mean >= tuning.high:
         busy = sum(inputs.busy) / len(inputs.busy)
         held_back = f", and for {mean - busy:.0%} of the time wait for a CPU" if mean - busy >= 0.05 else ""
         return f"workers are {busy:.0%} busy{held_back}"
     if inputs.accept_queue > QUEUE * workers:
         return f"{inputs.accept_queue} connections wait to be accepted"
-    if inputs.lag_us > LAG_US and mean >= LOW:
+    if inputs.lag_us > LAG_US and mean >= tuning.low:
         return f"event loops lag {inputs.lag_us / 1000:.0f} ms"
     return ""
 
 
-def demand(inputs: Inputs) -> float:
+def demand(inputs: Inputs, tuning: Tuning = _TUNING) -> float:
     """Cores that the workers could use now, for the report to the controller."""
-    return max(inputs.load, inputs.current + 1.0) if pressed(inputs) else inputs.load
+    return max(inputs.load, inputs.current + 1.0) if pressed(inputs, tuning) else inputs.load
 
 
 class Policy:
     """Keeps how long pressure or idleness has lasted; everything else is in the inputs."""
 
-    def __init__(self, min: int, max: int) -> None:
+    def __init__(self, min: int, max: int, tuning: Tuning = _TUNING) -> None:
         self.min = min
         self.max = max
+        self._tuning = tuning
         self._pressed_since: float | None = None
         self._calm_since: float | None = None
         self._changed = -math.inf
@@ -106,9 +121,10 @@ class Policy:
         """The number of workers from now on; ``now`` in monotonic seconds."""
         current = inputs.current
         limit = self.limit(inputs.usable)
-        why = pressed(inputs)
+        tuning = self._tuning
+        why = pressed(inputs, tuning)
         self._pressed_since = (self._pressed_since or now) if why else None
-        fewer_is_enough = not why and current > 1 and inputs.load <= LOW * (current - 1)
+        fewer_is_enough = not why and current > 1 and inputs.load <= tuning.low * (current - 1)
         self._calm_since = (self._calm_since or now) if fewer_is_enough else None
 
         if current < self.min:
@@ -121,9 +137,10 @@ class Policy:
             return self._change(
                 now, current - 1, f"only {inputs.granted} cores are granted: others need theirs"
             )
-        if self._pressed_since is not None and now - self._pressed_since >= GROW_AFTER:
+        if self._pressed_since is not None and now - self._pressed_since >= tuning.grow_after:
             return self._grow(now, inputs, limit, why)
-        if self._calm_since is not None and now - self._calm_since >= SHRINK_AFTER and current > self.min:
+        calm = self._calm_since is not None and now - self._calm_since >= tuning.shrink_after
+        if calm and current > self.min:
             return self._change(
                 now, current - 1, f"{current - 1} workers are enough: they are {inputs.mean_load:.0%} busy"
             )
@@ -135,13 +152,13 @@ class Policy:
             return Decision(current, f"{why}, but no more than {limit} workers may run")
         if inputs.granted is None:
             return Decision(current, f"{why}, but there is no grant from the controller")
-        if now - self._changed < SETTLE:
+        if now - self._changed < self._tuning.settle:
             return Decision(current, f"{why}; the last change is still settling")
         idle = max(inputs.idle or 0, inputs.granted - current)
         room = min(limit, current + idle)
         if room <= current:
             return Decision(current, f"{why}, but no core is idle")
-        wanted = max(current + 1, math.ceil(inputs.load / HIGH))
+        wanted = max(current + 1, math.ceil(inputs.load / self._tuning.high))
         target = min(room, wanted)
         return self._change(now, target, f"{why} and {idle} cores are idle")
 

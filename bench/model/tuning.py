@@ -1,0 +1,162 @@
+"""The policy's constants, tried on traces of load: one at a time, then a few together."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+
+from simpy import Environment, Event
+
+from bench.model.machine import SLICE, Cores, Costs, Process, Vm
+from bench.model.predict import LATE, Step
+from bench.model.scene import held, quantile_ms
+from bench.model.service import Balancer, Controller, open_loop
+from pylb.scaling.policy import Tuning
+
+SECONDS = 60.0
+DRAIN = 10.0
+"""Seconds after the trace in which the last requests may be answered."""
+CORES, VCPUS, MOST = 8, 6, 6
+"""The host; the balancer's machine, which owns one core of it; the most workers."""
+WAKES, SLEEPS = 20.0, 40.0
+"""When a neighbour needs 4 of the 8 cores, in the trace ``neighbour``."""
+WARM_UP = 10.0
+"""Seconds at the trace's first level before it begins."""
+COARSE = 8.0
+"""Real requests that a simulated one stands for."""
+
+
+def _noise(at: float) -> float:
+    """Another level each half second, about the threshold of two workers."""
+    return 1.0 + 1.2 * random.Random(int(at * 2)).random()
+
+
+TRACES: dict[str, Callable[[float], float]] = {
+    "steps": lambda at: 4.5 if int(at / 15) % 2 else 0.8,
+    "sawtooth": lambda at: 0.5 + 4.0 * (at % 20) / 20,
+    "noise": _noise,
+    "day": lambda at: 2.5 - 2.0 * math.cos(2 * math.pi * at / SECONDS),
+    "bursts": lambda at: 4.0 if at % 10 > 8 else 1.0,
+    "neighbour": lambda at: 3.0,
+}
+"""Offered load over time in workers' worth: 1 keeps one worker busy all the time."""
+
+GRID: dict[str, tuple[float, ...]] = {
+    "high": (0.7, 0.75, 0.85, 0.9),
+    "low": (0.4, 0.5, 0.7),
+    "grow_after": (0.25, 1.0, 2.0),
+    "shrink_after": (3.0, 5.0, 20.0),
+    "settle": (0.5, 2.0),
+}
+TOGETHER = (
+    {"grow_after": 0.25, "settle": 0.5},
+    {"grow_after": 0.25, "settle": 0.5, "shrink_after": 5.0},
+    {"high": 0.7, "low": 0.5},
+    {"high": 0.7, "low": 0.5, "shrink_after": 5.0},
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One set of constants on one trace. ``workers`` is the mean number; each holds a core's lease."""
+
+    p99_ms: float
+    late: float
+    core_seconds: float
+    workers: float
+    changes_per_minute: float
+
+
+@dataclass(frozen=True)
+class Trials:
+    """One set of constants, or a fixed count, on all traces."""
+
+    name: str
+    traces: dict[str, Trial]
+
+    @property
+    def p99_ms(self) -> float:
+        """Geometric mean: every trace weighs the same."""
+        return statistics.geometric_mean(trial.p99_ms for trial in self.traces.values())
+
+    def mean(self, what: str) -> float:
+        return statistics.fmean(getattr(trial, what) for trial in self.traces.values())
+
+
+def run_trace(trace: str, costs: Costs, tuning: Tuning | None, fixed: int | None, seed: int = 1) -> Trial:
+    """A minute of one balancer, two web servers and a neighbour that may sleep all the time."""
+    env, chance, small = Environment(), random.Random(seed), costs.coarse(COARSE)
+    cores = Cores(env, CORES)
+    webs = [Vm(env, f"web-{part}", 2, cores, 1) for part in (1, 2)]
+    servers = [Process(env, web, costs.cold) for web in webs for _ in range(2)]
+    machine = Vm(env, "pylb", VCPUS, cores, 1)
+    neighbour = Vm(env, "batch", 4, cores, 4)
+    controller = Controller(env, CORES, [*webs, machine, neighbour])
+    balancer = Balancer(env, machine, servers, small, chance, fixed, controller, (1, MOST), tuning)
+    seen: list[tuple[float, float]] = []
+    load = TRACES[trace]
+
+    def rate(at: float) -> float:
+        return load(max(0.0, at - WARM_UP)) / small.worker if at < WARM_UP + SECONDS else 0.0
+
+    env.process(open_loop(balancer, rate, env, chance, seen))
+    if trace == "neighbour":
+        env.process(_awake(env, neighbour, costs.cold))
+    try:
+        env.run(WARM_UP)
+        del seen[:]
+        used = machine.used
+        end = WARM_UP + SECONDS
+        env.run(end)
+        core_seconds = machine.used - used
+        env.run(end + DRAIN)
+    finally:
+        controller.close()
+    latencies = [latency for _, latency in seen]
+    latencies += [DRAIN] * (balancer.begun - balancer.answered)  # else who never answers looks fast
+    return Trial(
+        p99_ms=quantile_ms(latencies, 0.99),
+        late=sum(latency > LATE for latency in latencies) / len(latencies),
+        core_seconds=core_seconds,
+        workers=held(balancer.counts, WARM_UP, end),
+        changes_per_minute=sum(WARM_UP < at <= end for at, _ in balancer.counts) * 60 / SECONDS,
+    )
+
+
+def _awake(env: Environment, vm: Vm, cold: float) -> Generator[Event, None, None]:
+    """The neighbour needs all its vCPUs for a while."""
+    yield env.timeout(WARM_UP + WAKES)
+    for _ in range(vm.vcpus.number):
+        process = Process(env, vm, cold)
+
+        def again(process: Process = process) -> None:
+            if env.now < WARM_UP + SLEEPS:
+                process.put(SLICE, again)
+
+        again()
+
+
+def settings() -> list[tuple[str, Tuning | None, int | None]]:
+    """Name, constants, fixed number of workers; the present constants first."""
+    present = Tuning()
+    found: list[tuple[str, Tuning | None, int | None]] = [("present", present, None)]
+    changes = [{name: value} for name, values in GRID.items() for value in values]
+    for change in (*changes, *TOGETHER):
+        name = ", ".join(f"{key} {value:g}" for key, value in change.items())
+        found.append((name, replace(present, **change), None))
+    return [*found, *((f"fixed {count}", None, count) for count in (2, 4, MOST))]
+
+
+def tune(costs: Costs, step: Step) -> list[Trials]:
+    """All settings on all traces, with the same visitors."""
+    found = []
+    for name, tuning, fixed in settings():
+        traces = {}
+        for trace in TRACES:
+            step(f"policy, {name}, {trace}")
+            traces[trace] = run_trace(trace, costs, tuning, fixed)
+        found.append(Trials(name, traces))
+    return found
