@@ -13,10 +13,11 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def problems(config: Config) -> list[str]:
-    """One line for each certificate, key or CA that can't be used, with the key's path.
+    """One line for each certificate, key, CA or token that can't be used, with the key's path.
 
     Found here, before a process is forked that would need them.
     """
+    from controller.client import client_tls
     from pylb.net.tls import client_context, server_context
 
     found = []
@@ -32,6 +33,17 @@ def problems(config: Config) -> list[str]:
                 client_context(backend.tls)
             except (OSError, ssl.SSLError, ValueError) as error:
                 found.append(f"backend[{number}].tls: {error}")
+    section = config.controller
+    if section.token_file is not None:
+        try:
+            Path(section.token_file).read_text()
+        except (OSError, ValueError) as error:
+            found.append(f"controller.token_file: {section.token_file}: {getattr(error, 'strerror', error)}")
+    if section.tls_ca is not None:
+        try:
+            client_tls(section.tls_ca, section.tls_cert, section.tls_key)
+        except (OSError, ssl.SSLError, ValueError) as error:
+            found.append(f"controller.tls_ca, tls_cert or tls_key: {error}")
     return found
 
 

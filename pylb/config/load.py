@@ -6,6 +6,7 @@ Every mistake is reported, each as one line that names the key as it stands in t
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not valid TOML: {error}"]) from None
+        raise ConfigError([f"not valid TOML: {error}"]) from None
 
 
 def from_document(document: dict[str, Any]) -> Config:
@@ -66,8 +67,9 @@ def from_document(document: dict[str, Any]) -> Config:
     translated = _translate(document, problems)
     if problems:
         raise ConfigError(problems)
+    dangling = _dangling(translated)
     try:
-        return Config.model_validate(translated)
+        config = Config.model_validate(translated)
     except ValidationError as error:
         problems_found = error.errors()
         # A list that holds a mistake is also reported as too short; the mistake itself says enough.
@@ -81,7 +83,30 @@ def from_document(document: dict[str, Any]) -> Config:
                     for other in problems_found
                 )
             ]
+            + dangling
         ) from None
+    if dangling:
+        raise ConfigError(dangling)
+    return config
+
+
+def _dangling(translated: dict[str, Any]) -> list[str]:
+    """Frontends' backends that don't exist: looked for here, so that they are found beside other mistakes."""
+    backends, frontends = (translated.get(key, []) for key in ("backends", "frontends"))
+    names = [str(one.get("name")) for one in backends if isinstance(one, dict)]
+    found = []
+    for number, frontend in enumerate(frontends):
+        if not isinstance(frontend, dict):
+            continue
+        named = {"backend": frontend.get("backend")}
+        if isinstance(frontend.get("sni"), dict):
+            named |= {f'sni."{asked}"': backend for asked, backend in frontend["sni"].items()}
+        found += [
+            f"frontend[{number}].{key}: no backend {name!r}; defined: {', '.join(names) or 'none'}"
+            for key, name in named.items()
+            if isinstance(name, str) and name not in names
+        ]
+    return found
 
 
 def _translate(document: dict[str, Any], problems: list[str]) -> dict[str, Any]:
@@ -176,7 +201,29 @@ def quick(
         "frontend": [{"name": "main", "bind": list(binds), "backend": "main"}],
         "backend": [{"name": "main", "balance": balance, "server": [_server(text) for text in servers]}],
     }
-    return from_document(override(document, workers, controller, admin, log_format))
+    try:
+        return from_document(override(document, workers, controller, admin, log_format))
+    except ConfigError as error:
+        raise ConfigError([_as_option(problem) for problem in error.problems]) from None
+
+
+# A key of the document that the quick form makes, and the option that it came from.
+_OPTIONS = (
+    (re.compile(r"^frontend\[0\]\.bind\[\d+\]:"), "--bind:"),
+    (re.compile(r"^backend\[0\]\.server\[\d+\](\.address)?(?=[.:])"), "--server"),
+    (re.compile(r"^backend\[0\]\.balance:"), "--balance:"),
+    (re.compile(r"^workers(?=[.:])"), "--workers"),
+    (re.compile(r"^controller\.address:"), "--controller:"),
+    (re.compile(r"^admin:"), "--admin:"),
+    (re.compile(r"^log\.format:"), "--log-format:"),
+)
+
+
+def _as_option(problem: str) -> str:
+    """The same line, naming what the user wrote on the command line."""
+    for key, option in _OPTIONS:
+        problem = key.sub(option, problem)
+    return problem
 
 
 def override(

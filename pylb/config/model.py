@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from controller.address import parse as parse_controller_address
 from pylb.config.address import Address, parse_address
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
@@ -109,6 +110,13 @@ class Controller(Section):
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+
+    @field_validator("address")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_controller_address(value)
+        return value
 
 
 class Log(Section):
@@ -252,21 +260,10 @@ class Config(Section):
                 raise ValueError(f"two backends are named {name!r}")
         seen: dict[str, str] = {}
         for frontend in self.frontends:
-            if frontend.backend not in backends:
-                raise ValueError(
-                    f"frontends.{frontend.name}.backend: no backend {frontend.backend!r}; "
-                    f"defined: {', '.join(backends)}"
-                )
             if frontend.mode == "tcp":
                 for one in self.backends:
                     if one.http2 and one.name in (frontend.backend, *frontend.sni.values()):
-                        raise ValueError(f"backends.{one.name}.http2: {frontend.name!r} has mode tcp")
-            for name, backend in frontend.sni.items():
-                if backend not in backends:
-                    raise ValueError(
-                        f"frontends.{frontend.name}.sni.{name}: no backend {backend!r}; "
-                        f"defined: {', '.join(backends)}"
-                    )
+                        raise ValueError(f"backend {one.name!r}: http2, but {frontend.name!r} has mode tcp")
             for bind in frontend.bind:
                 if str(bind) in seen:
                     raise ValueError(f"{bind} is bound by both {seen[str(bind)]!r} and {frontend.name!r}")

@@ -43,14 +43,77 @@ def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path)
         "backend[0].balance: unknown algorithm 'foo'; allowed: leastconn, roundrobin",
         "backend[0].server[0].adress: unknown key; allowed: address, name, weight",
         "backend[0].server[0].address: missing",
+        "frontend[0].backend: no backend 'x'; defined: b",
     ):
         assert expected in text
-    assert len(caught.value.problems) == 8
+    assert len(caught.value.problems) == 9
 
 
 def test_links_between_sections_are_checked() -> None:
     with pytest.raises(ConfigError, match="bound by both|is bound"):
         quick(["127.0.0.1:80", "127.0.0.1:80"], ["127.0.0.1:81"])
+
+
+def test_backends_that_do_not_exist_are_named_as_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text(
+        """
+        [[frontend]]
+        name = "f"
+        bind = "127.0.0.1:80"
+        mode = "tcp"
+        backend = "nope"
+        sni = {"a.example" = "neither"}
+        [[backend]]
+        name = "b"
+        server = ["127.0.0.1:81"]
+        """
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_file(file)
+    assert caught.value.problems == [
+        "frontend[0].backend: no backend 'nope'; defined: b",
+        "frontend[0].sni.\"a.example\": no backend 'neither'; defined: b",
+    ]
+
+
+def test_the_controllers_files_are_looked_at_before_anything_runs(tmp_path: Path) -> None:
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        f"""
+        controller = {{token_file = "{tmp_path}/none", tls_ca = "{tmp_path}/neither"}}
+        frontend = {{name = "f", bind = "127.0.0.1:80", backend = "b"}}
+        backend = {{name = "b", server = ["127.0.0.1:81"]}}
+        """
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_file(file)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "controller.token_file",
+        "controller.tls_ca, tls_cert or tls_key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("binds", "servers", "more", "says"),
+    [
+        (["127.0.0.1:80", "x"], ["127.0.0.1:81"], {}, "--bind: 'x' is not an address"),
+        (["127.0.0.1:80"], ["y"], {}, "--server: 'y' is not an address"),
+        (["127.0.0.1:80"], ["127.0.0.1:81,wieght=2"], {}, "--server.wieght: unknown key"),
+        (["127.0.0.1:80"], ["127.0.0.1:81"], {"balance": "z"}, "--balance: unknown algorithm 'z'"),
+        (["127.0.0.1:80"], ["127.0.0.1:81"], {"workers": "4..2"}, "--workers: min (4) is greater than"),
+        (["127.0.0.1:80"], ["127.0.0.1:81"], {"controller": "foo"}, "--controller: 'foo' is no controller"),
+        (["127.0.0.1:80"], ["127.0.0.1:81"], {"admin": "foo"}, "--admin: 'foo' is not an address"),
+        (["127.0.0.1:80"], ["127.0.0.1:81"], {"log_format": "xml"}, "--log-format: input should be"),
+    ],
+)
+def test_mistakes_in_the_quick_form_name_the_option(
+    binds: list[str], servers: list[str], more: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        quick(binds, servers, **more)  # type: ignore[arg-type]
+    assert caught.value.problems[0].startswith(says)
+    assert len(caught.value.problems) == 1
 
 
 def test_the_quick_form() -> None:
