@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 # name, seconds an answer takes, share of requests that fail
 TEMPERS = (
@@ -62,24 +64,46 @@ def start() -> DemoServers:
 
 def welcome(bind: str, servers: list[str], admin: str | None) -> None:
     """Print what runs and what to try."""
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.panel import Panel
+    from rich.table import Table
 
+    where = bind.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    url, curl = f"http://{where}/", "curl -i"
+    if where.startswith("unix:"):
+        url, curl = "http://demo/", f"curl -i --unix-socket {where.removeprefix('unix:')}"
     option = f" --admin {admin}" if admin else ""
-    host = bind.replace("0.0.0.0", "127.0.0.1")
-    lines = [
-        f"The balancer listens on [bold]http://{host}/[/] in front of {len(servers)} servers:",
-        "  " + ", ".join(f"{temper[0]} ({at})" for temper, at in zip(TEMPERS, servers, strict=True)),
-        "",
-        "Try, in another terminal:",
-        f"  curl -i http://{host}/",
-        f"  python -m pylb status --watch{option}",
-        f"  python -m pylb scale 2{option}      (and: scale auto)",
-        f"  wrk -c 64 -d 20 http://{host}/       (watch the workers come and go)",
-        "",
-        "Ctrl-C stops everything.",
+    listed = Table.grid(padding=(0, 3, 0, 0))
+    for (name, delay, failing), address in zip(TEMPERS, servers, strict=True):
+        manner = f"answers after {1000 * delay:g} ms" if delay else "answers at once"
+        listed.add_row("  " + name, address, manner + (f", {failing:.0%} with 500" if failing else ""))
+    suggestions = [
+        (f"{curl} {url}", "which server answers?"),
+        (f"{_python()} -m pylb status --watch{option}", "workers, and why so many"),
+        (f"{_python()} -m pylb scale 2{option}", "back again: scale auto"),
     ]
-    Console(stderr=True).print(Panel("\n".join(lines), title="pylb demo", expand=False))
+    if not where.startswith("unix:"):
+        wrk = "workers follow idle cores" if shutil.which("wrk") else "apt-get install wrk"
+        suggestions.append((f"wrk -c 64 -d 20 {url}", wrk))
+    tried = Table.grid(padding=(0, 3, 0, 0))
+    tried.add_column(no_wrap=True)  # to be copied whole
+    for command, purpose in suggestions:
+        tried.add_row("  " + command, f"[dim]{purpose}[/]")
+    lines = Group(
+        f"The balancer listens on [bold]{where if where.startswith('unix:') else url}[/] "
+        f"in front of {len(servers)} servers:",
+        listed,
+        "\nTry, in another terminal, in this folder:",
+        tried,
+        "\nCtrl-C stops everything.",
+    )
+    Console(stderr=True, highlight=False).print(Panel(lines, title="pylb demo", expand=False))
+
+
+def _python() -> str:
+    """This interpreter as a user in the same folder would type it."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 async def _answer(

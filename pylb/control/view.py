@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -72,19 +73,46 @@ def _bar(share: float, width: int = 10) -> Text:
     return Text("█" * full + "░" * (width - full) + f" {share:4.0%}", style=colour)
 
 
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _table(title: str, *columns: str, numbers: frozenset[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+    return table
+
+
 def render(status: dict[str, Any]) -> RenderableType:
     """``/status`` as tables."""
     scaling = status["scaling"]
-    pinned = " [yellow](pinned)[/]" if scaling["pinned"] is not None else ""
+    colour = "yellow" if scaling["pinned"] is not None else "default"
     connected = "[green]connected[/]" if scaling["controller_connected"] else "[red]not connected[/]"
-    idle = "unknown" if scaling["idle_cores"] is None else scaling["idle_cores"]
-    head = Text.from_markup(
-        f"[bold]pylb {status['version']}[/]  up {status['uptime']:.0f} s  generation {status['generation']}\n"
-        f"[bold]{scaling['target']}[/] of {scaling['min']}..{scaling['max']} workers{pinned}: "
-        f"{scaling['reason']}\n"
-        f"controller {scaling['controller']} {connected}; idle cores {idle}; {scaling['grant_reason']}"
+    head = Table.grid(padding=(0, 2, 0, 0))
+    head.add_row(
+        f"[bold]pylb {status['version']}[/]",
+        f"up {_duration(status['uptime'])}, generation {status['generation']}",
     )
-    workers = Table("slot", "pid", "state", "connections", "in flight", "requests", "busy", title="Workers")
+    head.add_row(
+        "workers",
+        f"[bold]{scaling['target']}[/] of {scaling['min']}..{scaling['max']}: "
+        f"[{colour}]{escape(scaling['reason'])}[/]",
+    )
+    head.add_row("controller", f"{escape(scaling['controller'])}, {connected}")
+    head.add_row("grant", escape(scaling["grant_reason"]))
+    workers = _table(
+        "Workers",
+        *("slot", "pid", "state", "connections", "in flight", "requests", "busy"),
+        numbers=frozenset({"slot", "pid", "connections", "in flight", "requests"}),
+    )
     for worker in status["workers"]:
         workers.add_row(
             str(worker["slot"]),
@@ -95,7 +123,11 @@ def render(status: dict[str, Any]) -> RenderableType:
             f"{worker['requests']:,}",
             _bar(worker["busy"]),
         )
-    servers = Table("backend", "server", "address", "state", "active", "requests", "errors", title="Servers")
+    servers = _table(
+        "Servers",
+        *("backend", "server", "address", "state", "active", "requests", "errors"),
+        numbers=frozenset({"active", "requests", "errors"}),
+    )
     for server in status["servers"]:
         servers.add_row(
             server["backend"],
