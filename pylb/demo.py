@@ -64,40 +64,43 @@ def start() -> DemoServers:
 
 def welcome(bind: str, servers: list[str], admin: str | None) -> None:
     """Print what runs and what to try."""
-    from rich.console import Console, Group
-    from rich.panel import Panel
-    from rich.table import Table
-
     where = bind.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
     url, curl = f"http://{where}/", "curl -i"
     if where.startswith("unix:"):
         url, curl = "http://demo/", f"curl -i --unix-socket {where.removeprefix('unix:')}"
-    option = f" --admin {admin}" if admin else ""
-    listed = Table.grid(padding=(0, 3, 0, 0))
+    listed = []
     for (name, delay, failing), address in zip(TEMPERS, servers, strict=True):
         manner = f"answers after {1000 * delay:g} ms" if delay else "answers at once"
-        listed.add_row("  " + name, address, manner + (f", {failing:.0%} with 500" if failing else ""))
-    suggestions = [
+        listed.append((name, address, manner + (f", {failing:.0%} with 500" if failing else "")))
+    python, option = _python(), f" --admin {admin}" if admin else ""
+    tried = [
         (f"{curl} {url}", "which server answers?"),
-        (f"{_python()} -m pylb status --watch{option}", "workers, and why so many"),
-        (f"{_python()} -m pylb scale 2{option}", "back again: scale auto"),
+        (f"{python} -m pylb status --watch{option}", "workers, and why so many"),
+        (f"{python} -m pylb scale 2{option}", "back again: scale auto"),
     ]
     if not where.startswith("unix:"):
-        wrk = "workers follow idle cores" if shutil.which("wrk") else "apt-get install wrk"
-        suggestions.append((f"wrk -c 64 -d 20 {url}", wrk))
-    tried = Table.grid(padding=(0, 3, 0, 0))
-    tried.add_column(no_wrap=True)  # to be copied whole
-    for command, purpose in suggestions:
-        tried.add_row("  " + command, f"[dim]{purpose}[/]")
-    lines = Group(
-        f"The balancer listens on [bold]{where if where.startswith('unix:') else url}[/] "
-        f"in front of {len(servers)} servers:",
-        listed,
-        "\nTry, in another terminal, in this folder:",
-        tried,
-        "\nCtrl-C stops everything.",
-    )
-    Console(stderr=True, highlight=False).print(Panel(lines, title="pylb demo", expand=False))
+        wrk = "workers follow idle cores" if shutil.which("wrk") else "first: apt-get install wrk"
+        tried.append((f"wrk -c 64 -d 20 {url}", wrk))
+    here = "" if Path(python).is_absolute() else ", in this folder"
+    lines = [
+        f"pylb demo: {where if where.startswith('unix:') else url} in front of {len(servers)} servers",
+        "",
+        *_columns(listed),
+        "",
+        f"Try, in another terminal{here}:",
+        "",
+        *_columns(tried),
+        "",
+        "Ctrl-C stops everything.",
+        "",
+    ]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as lines whose columns align."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "   ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _python() -> str:
