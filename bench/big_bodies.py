@@ -223,8 +223,9 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024, help="size of each body")
     parser.add_argument("--pause", type=float, default=5.0, help="seconds, at the start and halfway")
     parser.add_argument("--rate", type=float, default=128.0, help="MiB/s at which the slow side reads")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     pace = Pace(options.mib * MIB, options.pause, options.rate * MIB)
     results = []
     with child(_serve, pace) as server:

@@ -188,8 +188,8 @@ def run(connections: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--connections", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     result = run(options.connections)
     console.print(result)

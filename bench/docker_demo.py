@@ -48,6 +48,11 @@ class Answers:
     lost: list[str] = field(default_factory=list)
 
 
+def say(text: str) -> None:
+    """What is going on, for who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def locust(path: str, **form: object) -> dict[str, Any]:
     """Ask Locust; with a form, tell it."""
     body = urllib.parse.urlencode(form).encode() if form else None
@@ -125,6 +130,8 @@ def drive(compose: list[str], steps: list[tuple[int, float]]) -> list[dict[str, 
                     "reason": scaling["reason"],
                     "grant": scaling["grant_reason"],
                 })  # fmt: skip
+                now = records[-1]
+                say(f"{now['second']:4.0f} s  {visitors} visitors  {now['workers']} workers: {now['reason']}")
         records[-1]["fail_ratio"] = locust("/stats/requests")["fail_ratio"]
         records[-1]["decisions"] = latest["scaling"]["decisions"]
     finally:
@@ -166,12 +173,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compose", default="docker compose", help="the command, with its -f options")
     parser.add_argument("--steps", default="20:5,80:16,20:24", help="visitors:seconds, in turn")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     compose = options.compose.split()
     steps = [(int(one.split(":")[0]), float(one.split(":")[1])) for one in options.steps.split(",")]
     health = inspect(compose, "{{.State.Health.Status}}")
+    if health != "healthy":
+        parser.error(f"pylb's container is {health or 'not up'}; start it: {options.compose} up -d --build")
     records = drive(compose, steps)
+    say(f"stopping the balancer while {CLIENTS} clients send without pause")
     seen, took = asyncio.run(stop_under_load(compose))
     code = inspect(compose, "{{.State.ExitCode}}")
     decisions = records[-1]["decisions"]

@@ -187,8 +187,8 @@ def write(runs: dict[str, list[dict[str, Any]]], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--repetitions", type=int, default=2, help="of everything [2]")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     if os.geteuid():
         parser.error("needs root, to make cgroups")

@@ -150,12 +150,12 @@ def run(setups: list[Setup], repetitions: int, connections: int, file: Path, mor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--connections", type=int, default=CONNECTIONS)
+    parser.add_argument("--repetitions", type=int, default=5, help="of everything [5]")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="per run [60,000]")
     parser.add_argument("--only", default="", help="figures that begin so")
     parser.add_argument("--more", action="store_true", help="add repetitions to the JSON of an earlier run")
     parser.add_argument("--draw", action="store_true", help="only draw, from the JSON of an earlier run")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     for tool in ("nginx", "haproxy", "unshare"):
         if shutil.which(tool) is None:

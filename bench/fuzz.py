@@ -144,11 +144,11 @@ def _work(seed: int, until: float, most: int, counted: Any, found: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--minutes", type=float, default=20, help="stop after so many [20]")
     parser.add_argument("--inputs", type=int, default=10_000_000, help="stop after so many")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
     parser.add_argument("--seed", default="", help="repeat one input, as printed with a finding")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     if options.seed:
         source = random.Random(options.seed)

@@ -201,10 +201,10 @@ def write(results: list[dict[str, Any]], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=5, help="per balancer and case [5]")
+    parser.add_argument("--seconds", type=int, default=3, help="per measurement [3]")
     parser.add_argument("--only", default="", help="part of a case's name")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     for tool in ("haproxy", "nginx", "wrk", "taskset"):
         if shutil.which(tool) is None:

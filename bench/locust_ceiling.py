@@ -133,9 +133,9 @@ def write(results: list[dict[str, Any]], wrk: float, load: float, seconds: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="per measurement [5]")
     parser.add_argument("--only", default="", help="part of a class's name")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     for tool in ("nginx", "wrk", "taskset"):
         if shutil.which(tool) is None:

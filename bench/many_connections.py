@@ -156,8 +156,8 @@ def measure(balancer: Balancer, port: int, kind: Kind, count: int, context: ssl.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--connections", type=int, default=100_000)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="pylb-bench-"))
     ca = trustme.CA()

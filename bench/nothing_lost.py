@@ -233,8 +233,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3, help="of the keep-alive part")
     parser.add_argument("--requests", type=int, default=60_000, help="each on a new connection")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     with origin() as server:
         balancer = Balancer("--workers", "1..4", servers=(server,))
         try:

@@ -147,13 +147,13 @@ def _alive(sock: socket.socket) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5, help="per balancer and case [5]")
+    parser.add_argument("--seconds", type=int, default=2, help="per measurement [2]")
     parser.add_argument("--only", nargs="*", default=list(PEERS), help="balancers")
-    parser.add_argument("--workers", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--workers", nargs="*", type=int, default=[1, 2], help="how many each runs [1 2]")
     parser.add_argument("--idle", type=int, default=IDLE, help="idle connections")
     parser.add_argument("--draw", action="store_true", help="only draw, from the JSON of an earlier run")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "peers.json"

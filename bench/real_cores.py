@@ -233,9 +233,11 @@ def write(plan: list[Phase], wrk: str, log: list[str], folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
-    assert shutil.which("wrk"), "wrk is not installed"
+    options.out.mkdir(parents=True, exist_ok=True)
+    if shutil.which("wrk") is None:
+        parser.error("wrk is not installed (apt-get install wrk)")
     plan = phases(cores := len(os.sched_getaffinity(0)))
     with child(_serve) as pipe:
         balancer = Balancer("--workers", f"1..{cores}", servers=(f"127.0.0.1:{pipe.recv()}",))

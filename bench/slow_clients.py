@@ -129,8 +129,8 @@ def measure(balancer: Balancer, port: int, mode: str, seconds: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--seconds", type=int, default=8, help="per measurement [8]")
+    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     if shutil.which("slowhttptest") is None:
         parser.error("slowhttptest is not installed (apt-get install slowhttptest)")

@@ -22,12 +22,18 @@ from controller.server import Access, ControllerServer, server_tls
 from controller.sources import SOURCES
 
 DEFAULT = "unix:/run/pylb-controller.sock"
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-TokenOption = Annotated[Path | None, typer.Option("--token-file", help="File with the shared token.")]
-CertOption = Annotated[str | None, typer.Option("--tls-cert", help="Our certificate (PEM).")]
-KeyOption = Annotated[str | None, typer.Option("--tls-key", help="Its key (PEM).")]
-CaOption = Annotated[str | None, typer.Option("--tls-ca", help="CA of the peers' certificates (PEM).")]
+TokenOption = Annotated[
+    Path | None, typer.Option("--token-file", metavar="FILE", help="The shared token.")
+]
+CertOption = Annotated[
+    str | None, typer.Option("--tls-cert", metavar="FILE", help="Our certificate (PEM).")
+]
+KeyOption = Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")]
+CaOption = Annotated[
+    str | None, typer.Option("--tls-ca", metavar="FILE", help="CA of the peers' certificates (PEM).")
+]
 
 
 def fail(message: str) -> NoReturn:
@@ -48,7 +54,9 @@ def _token(file: Path | None) -> str:
         return ""
     try:
         token = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        fail(f"{file}: {error.strerror}")
+    except UnicodeDecodeError as error:
         fail(f"{file}: {error}")
     return token or fail(f"{file} holds no token")
 
@@ -56,15 +64,32 @@ def _token(file: Path | None) -> str:
 @app.callback(invoke_without_command=True)
 def serve(
     context: typer.Context,
-    listen: Annotated[str, typer.Option("--listen", metavar="ADDRESS", help="Where.")] = DEFAULT,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen",
+            metavar="ADDRESS",
+            help="Where balancers connect: unix:PATH, tcp:HOST:PORT, vsock:CID:PORT.",
+        ),
+    ] = DEFAULT,
     source: Annotated[
-        str, typer.Option("--source", help="measured, table:FILE, or cgroups:FILE.")
+        str,
+        typer.Option(
+            "--source",
+            metavar="NAME[:FILE]",
+            help="What knows the idle cores: measured, table:FILE, cgroups:FILE.",
+        ),
     ] = "measured",
     token_file: TokenOption = None,
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
     tls_ca: CaOption = None,
-    allow_uid: Annotated[list[int] | None, typer.Option("--allow-uid", help="May connect too.")] = None,
+    allow_uid: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--allow-uid", metavar="UID", help="A user who may connect, beside our own; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Measure idle cores and lease them to load balancers."""
     if context.invoked_subcommand is not None:
@@ -102,7 +127,9 @@ async def _serve(server: ControllerServer, address: Address) -> None:
 
 @app.command()
 def status(
-    address: Annotated[str, typer.Option("--address", metavar="ADDRESS")] = DEFAULT,
+    address: Annotated[
+        str, typer.Option("--address", metavar="ADDRESS", help="Where the controller listens.")
+    ] = DEFAULT,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
     token_file: TokenOption = None,
     tls_cert: CertOption = None,
@@ -115,7 +142,8 @@ def status(
         tls = client_tls(tls_ca, tls_cert, tls_key) if tls_ca else None
         answer = asyncio.run(asyncio.wait_for(_ask(where, _token(token_file), tls), 5))
     except (OSError, TimeoutError) as error:
-        fail(f"no controller answers at {where}: {error or 'time is up'}")
+        why = getattr(error, "strerror", None) or str(error) or "time is up"
+        fail(f"no controller answers at {where}: {why}; is it running? (--address ADDRESS)")
     if isinstance(answer, Error):
         fail(f"{where}: {answer.message}")
     if json_:
@@ -149,7 +177,9 @@ def _show(answer: Status) -> None:
     if answer.per_cpu_idle:
         shares = (f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle))
         console.print("  ".join(shares))
-    table = Table("balancer", "workers", "min..max", "weight", "busy", "pressure", "leased", title="Leases")
+    table = Table("balancer", title="Leases", title_justify="left")
+    for column in ("workers", "min..max", "weight", "busy", "pressure", "leased"):
+        table.add_column(column, justify="right")
     for lease in answer.leases:
         table.add_row(
             str(lease["name"]),

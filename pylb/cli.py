@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A multiprocess load balancer whose worker count follows the idle cores.",
     no_args_is_help=True,
+    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -32,10 +33,15 @@ AdminOption = Annotated[
 ]
 FileOption = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]
 WorkersOption = Annotated[
-    str | None, typer.Option("--workers", metavar="MIN..MAX", help="How many workers [1..cores].")
+    str | None, typer.Option("--workers", metavar="MIN..MAX", help="How many workers, or just N [1..cores].")
 ]
 ControllerOption = Annotated[
-    str | None, typer.Option("--controller", metavar="ADDRESS", help="Controller [embedded].")
+    str | None,
+    typer.Option(
+        "--controller",
+        metavar="ADDRESS",
+        help="Who says which cores are idle (unix:PATH, tcp:HOST:PORT, vsock:CID:PORT) [embedded].",
+    ),
 ]
 LogOption = Annotated[
     str | None, typer.Option("--log-format", metavar="json|console", help="How the log is written.")
@@ -60,14 +66,14 @@ def serve(
         typer.Option("--server", metavar="ADDRESS[,weight=N]", help="A server; may be repeated."),
     ] = None,
     balance: Annotated[
-        str | None, typer.Option("--balance", metavar="NAME", help="leastconn or roundrobin.")
+        str | None, typer.Option("--balance", metavar="NAME", help="leastconn or roundrobin [leastconn].")
     ] = None,
     workers: WorkersOption = None,
     controller: ControllerOption = None,
     admin: AdminOption = None,
     log_format: LogOption = None,
 ) -> None:
-    """Run the balancer, from a file (-c) or in the quick form (--bind, --server)."""
+    """Run the balancer: -c FILE, or --bind and --server."""
     from pylb.config import load
 
     if config is not None and (bind or server or balance):
@@ -148,12 +154,14 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
 
 @app.command()
 def demo(
-    bind: Annotated[str, typer.Option("--bind", metavar="ADDRESS")] = "127.0.0.1:8080",
+    bind: Annotated[
+        str, typer.Option("--bind", metavar="ADDRESS", help="Where clients connect.")
+    ] = "127.0.0.1:8080",
     workers: WorkersOption = None,
     admin: AdminOption = None,
     log_format: LogOption = None,
 ) -> None:
-    """Run demo servers, the embedded controller and the balancer, and say what to try."""
+    """Run five servers with a balancer before them to try."""
     from pylb import demo as demo_module
 
     try:
@@ -164,7 +172,9 @@ def demo(
     def read() -> Config:
         from pylb.config import load
 
-        return load.quick([bind], servers.addresses, workers=workers, admin=admin, log_format=log_format)
+        named = zip(servers.addresses, demo_module.TEMPERS, strict=True)
+        quick = [f"{address},name={temper[0]}" for address, temper in named]
+        return load.quick([bind], quick, workers=workers, admin=admin, log_format=log_format)
 
     try:
         run(read, None, lambda: demo_module.welcome(bind, servers.addresses, admin))
@@ -178,7 +188,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show workers, connections, requests, servers, and why there are as many workers as there are.
+    """Show workers, servers, and why so many workers run.
 
     The exit code is 1 when no worker serves and 2 when no balancer answers, so this is a health check, too.
     """
@@ -209,7 +219,7 @@ def scale(
     count: Annotated[str, typer.Argument(metavar="N|auto", help="A number of workers, or auto.")],
     admin: AdminOption = None,
 ) -> None:
-    """Set the number of workers, or give it back to the controller (auto)."""
+    """Set the number of workers; auto gives it back."""
     if count != "auto" and not count.isdigit():
         fail(f"scale takes a number or 'auto' (got {count!r})")
     answer = _ask(admin, "POST", "/scale", {"n": count if count == "auto" else int(count)})

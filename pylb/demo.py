@@ -11,10 +11,13 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 # name, seconds an answer takes, share of requests that fail
 TEMPERS = (
@@ -68,24 +71,49 @@ def start() -> DemoServers:
 
 def welcome(bind: str, servers: list[str], admin: str | None) -> None:
     """Print what runs and what to try."""
-    from rich.console import Console
-    from rich.panel import Panel
-
-    option = f" --admin {admin}" if admin else ""
-    host = bind.replace("0.0.0.0", "127.0.0.1")
+    where = bind.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    url, curl = f"http://{where}/", "curl -i"
+    if where.startswith("unix:"):
+        url, curl = "http://demo/", f"curl -i --unix-socket {where.removeprefix('unix:')}"
+    listed = []
+    for (name, delay, failing), address in zip(TEMPERS, servers, strict=True):
+        manner = f"answers after {1000 * delay:g} ms" if delay else "answers at once"
+        listed.append((name, address, manner + (f", {failing:.0%} with 500" if failing else "")))
+    python, option = _python(), f" --admin {admin}" if admin else ""
+    tried = [
+        (f"{curl} {url}", "which server answers?"),
+        (f"{python} -m pylb status --watch{option}", "workers, and why so many"),
+        (f"{python} -m pylb scale 2{option}", "back again: scale auto"),
+    ]
+    if not where.startswith("unix:"):
+        wrk = "workers follow idle cores" if shutil.which("wrk") else "first: apt-get install wrk"
+        tried.append((f"wrk -c 64 -d 20 {url}", wrk))
+    here = "" if Path(python).is_absolute() else ", in this folder"
     lines = [
-        f"The balancer listens on [bold]http://{host}/[/] in front of {len(servers)} servers:",
-        "  " + ", ".join(f"{temper[0]} ({at})" for temper, at in zip(TEMPERS, servers, strict=True)),
+        f"pylb demo: {where if where.startswith('unix:') else url} in front of {len(servers)} servers",
         "",
-        "Try, in another terminal:",
-        f"  curl -i http://{host}/",
-        f"  python -m pylb status --watch{option}",
-        f"  python -m pylb scale 2{option}      (and: scale auto)",
-        f"  wrk -c 64 -d 20 http://{host}/       (watch the workers come and go)",
+        *_columns(listed),
+        "",
+        f"Try, in another terminal{here}:",
+        "",
+        *_columns(tried),
         "",
         "Ctrl-C stops everything.",
+        "",
     ]
-    Console(stderr=True).print(Panel("\n".join(lines), title="pylb demo", expand=False))
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows as lines whose columns align."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "   ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _python() -> str:
+    """This interpreter as a user in the same folder would type it."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 async def _answer(

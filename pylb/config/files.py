@@ -14,7 +14,7 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def problems(config: Config) -> list[str]:
-    """One line for each certificate, key or CA that can't be used, with the key's path.
+    """One line for each certificate, key, CA or token that can't be used, with the key's path.
 
     Found here, before a process is forked that would need them.
     """

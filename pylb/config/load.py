@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,7 +220,29 @@ def quick(
         "frontend": [{"name": "main", "bind": list(binds), "backend": "main"}],
         "backend": [{"name": "main", "balance": balance, "server": [_server(text) for text in servers]}],
     }
-    return from_document(override(document, workers, controller, admin, log_format))
+    try:
+        return from_document(override(document, workers, controller, admin, log_format))
+    except ConfigError as error:
+        raise ConfigError([_as_option(problem) for problem in error.problems]) from None
+
+
+# A key of the document that the quick form makes, and the option that it came from.
+_OPTIONS = (
+    (re.compile(r"^frontend\[0\]\.bind\[\d+\]:"), "--bind:"),
+    (re.compile(r"^backend\[0\]\.server\[\d+\](\.address)?(?=[.:])"), "--server"),
+    (re.compile(r"^backend\[0\]\.balance:"), "--balance:"),
+    (re.compile(r"^workers(?=[.:])"), "--workers"),
+    (re.compile(r"^controller\.address:"), "--controller:"),
+    (re.compile(r"^admin:"), "--admin:"),
+    (re.compile(r"^log\.format:"), "--log-format:"),
+)
+
+
+def _as_option(problem: str) -> str:
+    """The same line, naming what the user wrote on the command line."""
+    for key, option in _OPTIONS:
+        problem = key.sub(option, problem)
+    return problem
 
 
 def override(

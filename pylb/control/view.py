@@ -73,26 +73,53 @@ def _bar(share: float, width: int = 10) -> Text:
     return Text("█" * full + "░" * (width - full) + f" {share:4.0%}", style=colour)
 
 
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def _table(title: str, *columns: str, numbers: frozenset[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+    return table
+
+
 def render(status: dict[str, Any]) -> RenderableType:
     """``/status`` as tables."""
     scaling = status["scaling"]
-    pinned = (" (pinned)", "yellow") if scaling["pinned"] is not None else ""
-    connected = ("connected", "green")
+    colour = "yellow" if scaling["pinned"] is not None else "default"
+    connected = Text.assemble(f"{scaling['controller']}, ", ("connected", "green"))
     if not scaling["controller_connected"]:
-        connected = (f"not connected ({scaling['controller_problem'] or 'no answer yet'})", "red")
-    idle = "unknown" if scaling["idle_cores"] is None else scaling["idle_cores"]
+        problem = scaling["controller_problem"] or "no answer yet"
+        connected = Text.assemble(f"{scaling['controller']}, ", (f"not connected ({problem})", "red"))
     # No markup: names and reasons are others' words.
-    head = Text.assemble(
-        (f"pylb {status['version']}", "bold"),
-        f"  up {status['uptime']:.0f} s  generation {status['generation']}\n",
-        (str(scaling["target"]), "bold"),
-        f" of {scaling['min']}..{scaling['max']} workers",
-        pinned,
-        f": {scaling['reason']}\ncontroller {scaling['controller']} ",
-        connected,
-        f"; idle cores {idle}; {scaling['grant_reason']}",
+    head = Table.grid(padding=(0, 2, 0, 0))
+    head.add_row(
+        Text(f"pylb {status['version']}", "bold"),
+        f"up {_duration(status['uptime'])}, generation {status['generation']}",
     )
-    workers = Table("slot", "pid", "state", "connections", "in flight", "requests", "busy", title="Workers")
+    head.add_row(
+        "workers",
+        Text.assemble(
+            (str(scaling["target"]), "bold"),
+            f" of {scaling['min']}..{scaling['max']}: ",
+            (scaling["reason"], colour),
+        ),
+    )
+    head.add_row("controller", connected)
+    head.add_row("grant", Text(scaling["grant_reason"]))
+    workers = _table(
+        "Workers",
+        *("slot", "pid", "state", "connections", "in flight", "requests", "busy"),
+        numbers=frozenset({"slot", "pid", "connections", "in flight", "requests"}),
+    )
     for worker in status["workers"]:
         workers.add_row(
             str(worker["slot"]),
@@ -103,7 +130,11 @@ def render(status: dict[str, Any]) -> RenderableType:
             f"{worker['requests']:,}",
             _bar(worker["busy"]),
         )
-    servers = Table("backend", "server", "address", "state", "active", "requests", "errors", title="Servers")
+    servers = _table(
+        "Servers",
+        *("backend", "server", "address", "state", "active", "requests", "errors"),
+        numbers=frozenset({"active", "requests", "errors"}),
+    )
     for server in status["servers"]:
         servers.add_row(
             *(Text(server[key]) for key in ("backend", "name", "address", "state")),

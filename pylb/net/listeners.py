@@ -23,7 +23,8 @@ class BindError(Exception):
 def _explain(what: str, error: OSError) -> str:
     """One line: what can't be listened on, why, and what to do about it."""
     if error.errno == errno.EADDRINUSE:
-        fix = "another process listens there; stop it or choose another address (ss -ltnp shows it)"
+        shows = "ss -lxp" if what.startswith("unix:") else "ss -ltnp"
+        fix = f"another process listens there; stop it or choose another address ({shows} shows it)"
     elif error.errno in (errno.EACCES, errno.EPERM):
         fix = "permission denied; use a port above 1023, a writable path, or grant CAP_NET_BIND_SERVICE"
     elif error.errno == errno.EADDRNOTAVAIL:

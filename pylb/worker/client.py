@@ -117,7 +117,7 @@ class ClientConnection(Exchange, asyncio.Protocol):
         if not self.body_done:
             self.transport.abort()
             return False
-        # A client may half-close and still wait for its answer. Not with TLS; there uvloop would log a warning.
+        # A client may half-close and still wait for its answer. Not with TLS; uvloop would log a warning.
         return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
