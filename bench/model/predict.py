@@ -153,13 +153,10 @@ def fleet(costs: Costs, host: int, number: int, variant: str, seed: int = 1) -> 
             return 0.6 * theirs / number / small.worker * wave
 
         env.process(open_loop(balancer, rate, env, chance, seen))
-    try:
-        env.run(WARM_UP)
-        del seen[:]
-        used, begun = sum(vm.used for vm in machines), sum(one.begun for one in balancers)
-        env.run(WARM_UP + PERIOD)
-    finally:
-        controller.close()
+    env.run(WARM_UP)
+    del seen[:]
+    used, begun = sum(vm.used for vm in machines), sum(one.begun for one in balancers)
+    env.run(WARM_UP + PERIOD)
     latencies = [latency for _, latency in seen]
     end = WARM_UP + PERIOD
     asked = sum(one.begun for one in balancers) - begun

@@ -105,16 +105,13 @@ def run_trace(trace: str, costs: Costs, tuning: Tuning | None, fixed: int | None
     env.process(open_loop(balancer, rate, env, chance, seen))
     if trace == "neighbour":
         env.process(_awake(env, neighbour, costs.cold))
-    try:
-        env.run(WARM_UP)
-        del seen[:]
-        used = machine.used
-        end = WARM_UP + SECONDS
-        env.run(end)
-        core_seconds = machine.used - used
-        env.run(end + DRAIN)
-    finally:
-        controller.close()
+    env.run(WARM_UP)
+    del seen[:]
+    used = machine.used
+    end = WARM_UP + SECONDS
+    env.run(end)
+    core_seconds = machine.used - used
+    env.run(end + DRAIN)
     latencies = [latency for _, latency in seen]
     latencies += [DRAIN] * (balancer.begun - balancer.answered)  # else who never answers looks fast
     return Trial(

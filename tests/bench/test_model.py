@@ -21,19 +21,19 @@ COSTS = Costs(worker=0.001, web=0.0004, cold=0.2, control=0.0)
 SETUP = {setup.key: setup for setup in SETUPS}
 
 
-def scene(env: Environment, workers: int | None) -> tuple[Balancer, Controller]:
+def scene(env: Environment, workers: int | None) -> Balancer:
     """A balancer with two web servers on a host."""
     host = Cores(env, 8)
     web, machine = Vm(env, "web", 2, host, 2), Vm(env, "pylb", 4, host, 1)
     servers = [Process(env, web, COSTS.cold) for _ in range(2)]
     controller = Controller(env, 8, [web, machine])
     chance = random.Random(1)
-    return Balancer(env, machine, servers, COSTS, chance, workers, controller, (1, 4)), controller
+    return Balancer(env, machine, servers, COSTS, chance, workers, controller, (1, 4))
 
 
 def test_every_request_is_answered_once_while_the_count_changes() -> None:
     env = Environment()
-    balancer, controller = scene(env, None)
+    balancer = scene(env, None)
     seen: list[tuple[float, float]] = []
 
     def rate(at: float) -> float:
@@ -41,7 +41,6 @@ def test_every_request_is_answered_once_while_the_count_changes() -> None:
 
     env.process(open_loop(balancer, rate, env, random.Random(2), seen))
     env.run(35)
-    controller.close()
     counts = [count for _, count in balancer.counts]
     assert counts[0] == counts[-1] == 1 < max(counts)
     assert len(seen) == balancer.answered == balancer.begun > 5_000
@@ -50,14 +49,13 @@ def test_every_request_is_answered_once_while_the_count_changes() -> None:
 
 def test_a_leaving_worker_loses_no_request() -> None:
     env = Environment()
-    balancer, controller = scene(env, 4)
+    balancer = scene(env, 4)
     seen: list[tuple[float, float]] = []
     for _ in range(100):
         balancer.connect(env.now, lambda due: seen.append((env.now, due)))
     env.run(0.005)
     balancer._set(1)
     env.run(5)
-    controller.close()
     assert len(seen) == 100
     assert [worker.held for worker in balancer.workers] == [0]
 
@@ -70,13 +68,12 @@ def test_one_worker_answers_one_over_its_cost() -> None:
 
 def test_littles_law() -> None:
     env = Environment()
-    balancer, controller = scene(env, 3)
+    balancer = scene(env, 3)
     seen: list[tuple[float, float]] = []
     closed_loop(balancer, CLIENTS, env, seen)
     env.run(1)
     del seen[:]
     env.run(6)
-    controller.close()
     mean = sum(latency for _, latency in seen) / len(seen)
     assert len(seen) / 5 * mean == pytest.approx(CLIENTS, rel=0.03)
 
