@@ -45,17 +45,16 @@ TRACES: dict[str, Callable[[float], float]] = {
 """Offered load over time in workers' worth: 1 keeps one worker busy all the time."""
 
 GRID: dict[str, tuple[float, ...]] = {
-    "high": (0.7, 0.75, 0.85, 0.9),
-    "low": (0.4, 0.5, 0.7),
-    "grow_after": (0.25, 1.0, 2.0),
-    "shrink_after": (3.0, 5.0, 20.0),
+    "high": (0.7, 0.9),
+    "low": (0.5, 0.7),
+    "grow_after": (0.25, 1.0),
+    "shrink_after": (5.0, 20.0),
     "settle": (0.5, 2.0),
 }
 TOGETHER = (
     {"grow_after": 0.25, "settle": 0.5},
     {"grow_after": 0.25, "settle": 0.5, "shrink_after": 5.0},
     {"high": 0.7, "low": 0.5},
-    {"high": 0.7, "low": 0.5, "shrink_after": 5.0},
 )
 
 
