@@ -229,13 +229,12 @@ def draw(checks: list[Check], hosts: Hosts, trials: list[Trials], folder: Path) 
     pyplot.close(figure)
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for one in trials:
-        fixed_count = one.name.startswith("fixed")
-        colour = "#8c8c8c" if fixed_count else "#c2552d" if one is trials[0] else "#3b7dd8"
-        axes.scatter(one.mean("workers"), one.p99_ms, s=30, c=colour)
+    for one in reversed([one for one in trials if not one.name.startswith("fixed")]):
+        colour = "#c2552d" if one is trials[0] else "#3b7dd8"
+        axes.plot(one.mean("workers"), one.p99_ms, "o", markersize=5, color=colour)
         at = (one.mean("workers"), one.p99_ms)
-        axes.annotate(one.name, at, fontsize=6, xytext=(3, 2), textcoords="offset points")
-    axes.set(xlabel="workers held, mean", ylabel="p99 (ms)", yscale="log")
+        axes.annotate(one.name, at, fontsize=6, xytext=(4, 3), textcoords="offset points")
+    axes.set(xlabel="workers held, mean", ylabel="p99 (ms)")
     axes.set_title("The policy's constants on six traces")
     axes.grid(alpha=0.25)
     figure.savefig(folder / "model-policy.png", dpi=90)
