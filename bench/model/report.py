@@ -16,7 +16,7 @@ from bench.model.tuning import MOST, Trials
 Hosts = dict[int, dict[str, dict[str, Result]]]
 
 SIMILAR = 0.05
-"""Relative differences below this are chance: the load is random."""
+"""Relative differences below this count as none: the load is random, and each trace is run once."""
 
 
 def _best(results: dict[str, Result]) -> tuple[str, Result]:
@@ -61,12 +61,12 @@ def _validation(checks: list[Check]) -> list[str]:
         f"with {worst.count}), median response time by {median_off(checks, 'p50_ms'):.0%}, p99 by "
         f"{median_off(checks, 'p99_ms'):.0%}, cores used by {median_off(checks, 'cores'):.0%}.",
         "",
-        f"The model's p99 is {_ratio(free, 'p99_ms'):.2f} of the measured one (median): it has neither event "
-        "loops that take requests in batches nor cores that come in slices of 2.5 of every 10 ms, and its "
+        f"The model's p99 is {_ratio(free, 'p99_ms'):.2f} of the measured one (median), probably "
+        "since it has neither event loops that take requests in batches nor cores that come in slices of 2.5 of every 10 ms, and its "
         "machine does nothing else. That more processes than vCPUs cost something only within a machine, and "
         "no more from two for each vCPU on, was chosen with an earlier, smaller run of the figures in view. "
-        "Where the measured CPU per request differs from the model's, the same code cost more or less there: "
-        "caches and hyperthreads are shared with whatever else ran, which the model does not have.",
+        "Where the measured CPU per request differs from the model's, the same code cost more or less there, "
+        "which the model can't know: what shares the machine's caches and hyperthreads is not in it.",
         "",
         "| set-up | cells | answered/s off, median | from | to | measured CPU per request, ms | model |",
         "|---|---|---|---|---|---|---|",
@@ -134,7 +134,8 @@ def _fleets(fleets: list[Fleet]) -> list[str]:
         "Balancers on one host, each with a load that is a sine wave of 40 s (0.2 to 1.8 of its mean), "
         "phases spread evenly; all together need 60 % of the host. *even*: fixed, the cores by the number of "
         "balancers. *most*: fixed at adaptive's maximum. *adaptive*: leases of one controller. A simulated "
-        "request stands for several real ones: response times compare within a host, not between hosts.",
+        "request stands for several real ones: response times compare within a host, not between hosts. "
+        "*most* is flattered: in the model more vCPUs than cores cost nothing by themselves.",
         "",
         f"| cores | balancers | workers each | p50 ms | p99 ms | later than {1000 * LATE:.0f} ms "
         "| cores used | workers held, all | changes/min each |",
@@ -177,7 +178,8 @@ def _policy(trials: list[Trials]) -> list[str]:
         "",
         f"Traces of a minute on 8 cores, 1 to {MOST} workers, 4 to 5 workers' worth of load at their peaks. "
         "*p99* is the geometric mean over the traces; *workers* the mean number held. "
-        f"{verdict}. Differences below {SIMILAR:.0%} are chance.",
+        f"{verdict}. One seed each: differences below {SIMILAR:.0%} count as none, and a little above it "
+        "says little.",
         "",
         "| constants | p99 ms | later than 100 ms | core-seconds | workers | changes/min | "
         + " | ".join(f"{name} p99" for name in names)
