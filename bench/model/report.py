@@ -62,8 +62,9 @@ def _validation(checks: list[Check]) -> list[str]:
         f"{median_off(checks, 'p99_ms'):.0%}, cores used by {median_off(checks, 'cores'):.0%}.",
         "",
         f"The model's p99 is {_ratio(free, 'p99_ms'):.2f} of the measured one (median), probably "
-        "since it has neither event loops that take requests in batches nor cores that come in slices of 2.5 of every 10 ms, and its "
-        "machine does nothing else. That more processes than vCPUs cost something only within a machine, and "
+        "since it has neither event loops that take requests in batches nor cores that come in slices of 2.5 "
+        "of every 10 ms, and its machine does nothing else. That more processes than vCPUs cost "
+        "something only within a machine, and "
         "no more from two for each vCPU on, was chosen with an earlier, smaller run of the figures in view. "
         "Where the measured CPU per request differs from the model's, the same code cost more or less there, "
         "which the model can't know: what shares the machine's caches and hyperthreads is not in it.",
