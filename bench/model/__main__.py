@@ -10,11 +10,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.model.predict import FLEETS, HOSTS, figures, fleets, validate
+from bench.model.predict import FLEETS, HOSTS, figures, fleets, turns, validate
 from bench.model.report import write
 from bench.model.scene import CALIBRATED_FROM, calibrate
 from bench.model.tuning import TRACES, settings, tune
-from bench.setups import SETUPS
 
 console = Console()
 
@@ -35,7 +34,7 @@ def main() -> None:
         sys.exit(f"{options.figures} lacks {missing}: run `make figures` first")
     options.out.mkdir(parents=True, exist_ok=True)
     costs = calibrate(runs)
-    steps = sum(len(setup.counts) + 1 + (host > 4) for host in HOSTS for setup in SETUPS)
+    steps = sum(len(turns(host)) for host in HOSTS)
     steps += 3 * len(FLEETS) + len(settings()) * len(TRACES)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console) as progress:
@@ -44,7 +43,7 @@ def main() -> None:
         def step(what: str) -> None:
             progress.update(bar, description=what, advance=1)
 
-        hosts = {host: figures(costs, host, list(SETUPS), step) for host in HOSTS}
+        hosts = {host: figures(costs, host, step) for host in HOSTS}
         together = fleets(costs, step)
         trials = tune(costs, step)
         progress.update(bar, completed=steps)

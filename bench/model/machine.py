@@ -152,18 +152,21 @@ class Process:
             self.waited += env.now - began
             self.running = True
             while queue:
-                end = env.now + SLICE
+                self._since = begin = env.now
+                end = begin + SLICE
                 if vm.vcpus.waiting:
                     crowd = min(1.0, vm.vcpus.waiting / vm.vcpus.number)
-                    yield from self._spend(self._cold * SLICE * crowd)
-                while queue and env.now < end - 1e-9:
+                    yield env.timeout(self._cold * SLICE * crowd)
+                while queue and (left := end - env.now) > 1e-9:
                     cost, then = queue.popleft()
-                    left = end - env.now
-                    yield from self._spend(min(cost, left))
                     if cost > left:
+                        yield env.timeout(left)
                         queue.appendleft((cost - left, then))
-                    elif then is not None:
+                        break
+                    yield env.timeout(cost)
+                    if then is not None:
                         then()
+                self._account(env.now - begin)
                 if vm.vcpus.due(self._recent.turn) or vm.cores.due(vm.recent.turn):
                     break
             self.running = False
@@ -171,14 +174,14 @@ class Process:
             vm.cores.give()
             vm.vcpus.give()
 
-    def _spend(self, seconds: float) -> Generator[Event, None, None]:
-        self._since = self._env.now
-        yield self._env.timeout(seconds)
-        self._since = self._env.now
+    def _account(self, seconds: float) -> None:
+        """So much was used in a slice that ends now."""
+        now = self._env.now
         self.cpu += seconds
-        self._recent.add(self._env.now, seconds)
+        self._since = now
+        self._recent.add(now, seconds)
         self._vm.used += seconds
-        self._vm.recent.add(self._env.now, seconds)
+        self._vm.recent.add(now, seconds)
 
 
 def spin(env: Environment, vm: Vm, loops: int, cold: float) -> list[Process]:

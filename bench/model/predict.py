@@ -12,15 +12,19 @@ from typing import Any
 from simpy import Environment
 
 from bench.model.machine import Cores, Costs, Process, Vm
-from bench.model.scene import CALIBRATED_FROM, Result, Runs, held, measured, quantile_ms, run_setup
+from bench.model.scene import CALIBRATED_FROM, CLIENTS, Result, Runs, held, measured, quantile_ms, run_setup
 from bench.model.service import Balancer, Controller, open_loop
-from bench.setups import ADAPTIVE, Setup
+from bench.setups import ADAPTIVE, SETUPS, Setup
 
 LATE = 0.1
 """Seconds above which a response is counted as late."""
 HOSTS = (4, 16, 64)
 SETTLE = {4: 6.0, 16: 15.0, 64: 30.0}
 """Seconds of load before adaptive is measured: more workers take more steps."""
+LARGER = ("2a", "2b", "2c", "3-4", "4-Base", "4-L")
+"""The set-ups that are tried on larger hosts."""
+COARSE = {4: 1, 16: 2, 64: 4}
+"""Real requests that a simulated one stands for: more workers need more of them at a time."""
 FLEETS = ((16, 2), (16, 4), (16, 8), (64, 4), (64, 8))
 PERIOD, WARM_UP = 40.0, 20.0
 
@@ -32,19 +36,28 @@ def word(count: int) -> str:
     return "adaptive" if count == ADAPTIVE else str(count)
 
 
-def figures(costs: Costs, host: int, setups: list[Setup], step: Step) -> dict[str, dict[str, Result]]:
+def turns(host: int) -> list[tuple[Setup, int]]:
+    """Set-ups and counts (`ADAPTIVE` too) that are simulated on a host so many cores large."""
+    times = host // 4
+    found = []
+    for setup in SETUPS:
+        if times == 1 or setup.key in LARGER:
+            counts = setup.counts if times == 1 else (1, *(count * times for count in setup.counts))
+            found += [(setup, count) for count in (*counts, ADAPTIVE)]
+    return found
+
+
+def figures(costs: Costs, host: int, step: Step) -> dict[str, dict[str, Result]]:
     """The paper's set-ups on a host so many cores large (the paper's have 4, one has 5)."""
     times = host // 4
     found: dict[str, dict[str, Result]] = {}
-    for setup in setups:
-        counts = setup.counts if times == 1 else (1, *(count * times for count in setup.counts))
-        for count in (*counts, ADAPTIVE):
-            step(f"{host} cores, figure {setup.key}, {word(count)}")
-            seconds, settle = (4.0, 1.0) if times == 1 else (2.0, 0.5)
-            if count == ADAPTIVE:
-                settle = SETTLE[host]
-            result = run_setup(setup, count, costs, seconds, settle, times, coarse=times)
-            found.setdefault(setup.key, {})[word(count)] = result
+    for setup, count in turns(host):
+        step(f"{host} cores, figure {setup.key}, {word(count)}")
+        # Fixed counts: until each client has had about one answer.
+        settle = SETTLE[host] if count == ADAPTIVE else max(1.0, 1.2 * CLIENTS * times * costs.worker / count)
+        seconds = 4.0 if times == 1 else 2.0
+        result = run_setup(setup, count, costs, seconds, settle, times, COARSE[host])
+        found.setdefault(setup.key, {})[word(count)] = result
     return found
 
 
@@ -153,13 +166,10 @@ def fleet(costs: Costs, host: int, number: int, variant: str, seed: int = 1) -> 
             return 0.6 * theirs / number / small.worker * wave
 
         env.process(open_loop(balancer, rate, env, chance, seen))
-    try:
-        env.run(WARM_UP)
-        del seen[:]
-        used, begun = sum(vm.used for vm in machines), sum(one.begun for one in balancers)
-        env.run(WARM_UP + PERIOD)
-    finally:
-        controller.close()
+    env.run(WARM_UP)
+    del seen[:]
+    used, begun = sum(vm.used for vm in machines), sum(one.begun for one in balancers)
+    env.run(WARM_UP + PERIOD)
     latencies = [latency for _, latency in seen]
     end = WARM_UP + PERIOD
     asked = sum(one.begun for one in balancers) - begun

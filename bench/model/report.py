@@ -15,8 +15,8 @@ from bench.model.tuning import MOST, Trials
 
 Hosts = dict[int, dict[str, dict[str, Result]]]
 
-SIMILAR = 0.03
-"""Relative differences below this are chance: the load is random."""
+SIMILAR = 0.05
+"""Relative differences below this count as none: the load is random, and each trace is run once."""
 
 
 def _best(results: dict[str, Result]) -> tuple[str, Result]:
@@ -35,7 +35,16 @@ def better(trials: list[Trials]) -> list[Trials]:
         more = one.mean("workers") / present.mean("workers") - 1
         if (slower < -SIMILAR and more < SIMILAR) or (slower < SIMILAR and more < -SIMILAR):
             found.append(one)
-    return found
+    return sorted(found, key=lambda one: one.p99_ms)
+
+
+def _ratio(checks: list[Check], what: str) -> float:
+    return statistics.median(float(getattr(one, f"model_{what}") / getattr(one, what)) for one in checks)
+
+
+def _cpu(checks: list[Check]) -> tuple[list[float], list[float]]:
+    """CPU seconds of the balancer's per request, measured and in the model."""
+    return [one.cores / one.rps for one in checks], [one.model_cores / one.model_rps for one in checks]
 
 
 def _validation(checks: list[Check]) -> list[str]:
@@ -52,13 +61,25 @@ def _validation(checks: list[Check]) -> list[str]:
         f"with {worst.count}), median response time by {median_off(checks, 'p50_ms'):.0%}, p99 by "
         f"{median_off(checks, 'p99_ms'):.0%}, cores used by {median_off(checks, 'cores'):.0%}.",
         "",
-        "| set-up | cells | answered/s off, median | from | to |",
-        "|---|---|---|---|---|",
+        f"The model's p99 is {_ratio(free, 'p99_ms'):.2f} of the measured one (median), probably "
+        "since it has neither event loops that take requests in batches nor cores that come in slices of 2.5 "
+        "of every 10 ms, and its machine does nothing else. That more processes than vCPUs cost "
+        "something only within a machine, and "
+        "no more from two for each vCPU on, was chosen with an earlier, smaller run of the figures in view. "
+        "Where the measured CPU per request differs from the model's, the same code cost more or less there, "
+        "which the model can't know: what shares the machine's caches and hyperthreads is not in it.",
+        "",
+        "| set-up | cells | answered/s off, median | from | to | measured CPU per request, ms | model |",
+        "|---|---|---|---|---|---|---|",
     ]
     for key, cells in by_setup.items():
         off = [one.off for one in cells]
         middle = statistics.median(abs(one) for one in off)
-        lines.append(f"| {key} | {len(cells)} | {middle:.0%} | {min(off):+.0%} | {max(off):+.0%} |")
+        costs = [1000 * statistics.median(pairs) for pairs in _cpu(cells)]
+        lines.append(
+            f"| {key} | {len(cells)} | {middle:.0%} | {min(off):+.0%} | {max(off):+.0%} | {costs[0]:.2f} | "
+            f"{costs[1]:.2f} |"
+        )
     lines += [
         "",
         "| set-up | workers | answered/s | model | off | p50 ms | model | p99 ms | model | cores | model |",
@@ -114,7 +135,8 @@ def _fleets(fleets: list[Fleet]) -> list[str]:
         "Balancers on one host, each with a load that is a sine wave of 40 s (0.2 to 1.8 of its mean), "
         "phases spread evenly; all together need 60 % of the host. *even*: fixed, the cores by the number of "
         "balancers. *most*: fixed at adaptive's maximum. *adaptive*: leases of one controller. A simulated "
-        "request stands for several real ones: response times compare within a host, not between hosts.",
+        "request stands for several real ones: response times compare within a host, not between hosts. "
+        "*most* is flattered: in the model more vCPUs than cores cost nothing by themselves.",
         "",
         f"| cores | balancers | workers each | p50 ms | p99 ms | later than {1000 * LATE:.0f} ms "
         "| cores used | workers held, all | changes/min each |",
@@ -157,7 +179,8 @@ def _policy(trials: list[Trials]) -> list[str]:
         "",
         f"Traces of a minute on 8 cores, 1 to {MOST} workers, 4 to 5 workers' worth of load at their peaks. "
         "*p99* is the geometric mean over the traces; *workers* the mean number held. "
-        f"{verdict}. Differences below {SIMILAR:.0%} are chance.",
+        f"{verdict}. One seed each: differences below {SIMILAR:.0%} count as none, and a little above it "
+        "says little.",
         "",
         "| constants | p99 ms | later than 100 ms | core-seconds | workers | changes/min | "
         + " | ".join(f"{name} p99" for name in names)
@@ -209,13 +232,12 @@ def draw(checks: list[Check], hosts: Hosts, trials: list[Trials], folder: Path) 
     pyplot.close(figure)
 
     figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for one in trials:
-        fixed_count = one.name.startswith("fixed")
-        colour = "#8c8c8c" if fixed_count else "#c2552d" if one is trials[0] else "#3b7dd8"
-        axes.scatter(one.mean("workers"), one.p99_ms, s=30, c=colour)
+    for one in reversed([one for one in trials if not one.name.startswith("fixed")]):
+        colour = "#c2552d" if one is trials[0] else "#3b7dd8"
+        axes.plot(one.mean("workers"), one.p99_ms, "o", markersize=5, color=colour)
         at = (one.mean("workers"), one.p99_ms)
-        axes.annotate(one.name, at, fontsize=6, xytext=(3, 2), textcoords="offset points")
-    axes.set(xlabel="workers held, mean", ylabel="p99 (ms)", yscale="log")
+        axes.annotate(one.name, at, fontsize=6, xytext=(4, 3), textcoords="offset points")
+    axes.set(xlabel="workers held, mean", ylabel="p99 (ms)")
     axes.set_title("The policy's constants on six traces")
     axes.grid(alpha=0.25)
     figure.savefig(folder / "model-policy.png", dpi=90)

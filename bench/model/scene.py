@@ -114,14 +114,10 @@ def run_setup(
     balancer = Balancer(env, machine, servers, small, chance, workers, controller, limits, tuning)
     seen: list[tuple[float, float]] = []
     closed_loop(balancer, max(1, round(CLIENTS * times / coarse)), env, seen)
-    try:
-        env.run(settle)
-        del seen[:]
-        used = machine.used
-        env.run(settle + seconds)
-    finally:
-        if controller is not None:
-            controller.close()
+    env.run(settle)
+    del seen[:]
+    used = machine.used
+    env.run(settle + seconds)
     latencies = [latency for _, latency in seen]
     return Result(
         rps=len(seen) * coarse / seconds,

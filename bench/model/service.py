@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 import tempfile
 from bisect import bisect
 from collections.abc import Callable, Generator, Sequence
@@ -34,32 +33,26 @@ BEFORE = 0.6
 
 
 class Controller:
-    """The lease table over the cgroups source, whose counters it writes into a folder of its own."""
+    """The lease table over the cgroups source, which reads the simulated machines."""
 
     def __init__(self, env: Environment, cores: float, vms: Sequence[Vm]) -> None:
         self.table = LeaseTable()
         self.grants: dict[str, Grant] = {}
         self._env = env
-        self._vms = vms
-        self._folder = Path(tempfile.mkdtemp(prefix="pylb-model-"))
-        self._write()
-        file = self._folder / "vms.toml"
-        lines = [f'{vm.name} = {{ cgroup = "/{vm.name}", vcpus = {vm.own} }}\n' for vm in vms]
-        file.write_text(f"cores = {cores}\n[vms]\n{''.join(lines)}")
-        self._source = CgroupSource(str(file), self._folder)
+        by_name = {vm.name: vm for vm in vms}
+        with tempfile.TemporaryDirectory(prefix="pylb-model-") as name:
+            folder = Path(name)
+            for vm in vms:
+                (folder / vm.name).mkdir()
+                (folder / vm.name / "cpu.stat").touch()
+            lines = [f'{vm.name} = {{ cgroup = "/{vm.name}", vcpus = {vm.own} }}\n' for vm in vms]
+            file = folder / "vms.toml"
+            file.write_text(f"cores = {cores}\n[vms]\n{''.join(lines)}")
+            self._source = CgroupSource(str(file), folder, lambda counter: by_name[counter.parent.name].used)
         env.process(self._run())
-
-    def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _write(self) -> None:
-        for vm in self._vms:
-            (self._folder / vm.name).mkdir(exist_ok=True)
-            (self._folder / vm.name / "cpu.stat").write_text(f"usage_usec {round(vm.used * 1e6)}\n")
 
     def _run(self) -> Generator[Event, None, None]:
         while True:
-            self._write()
             self._source.sample(self._env.now)
             capacity = self._source.capacity(self.table.used())
             self.grants = self.table.tick(self._env.now, capacity, self._source.idle())

@@ -14,7 +14,7 @@ Sources: Documentation/admin-guide/cgroup-v2.rst (cpu.stat) and cgroup-v1/cpuacc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from controller.sources.table import number_of_cores, read_table
@@ -28,8 +28,13 @@ class CgroupSource:
 
     name = "cgroups"
 
-    def __init__(self, path: str | None, root: Path = Path("/sys/fs/cgroup")) -> None:
-        """``path`` of the file, ``root`` where cgroups are mounted.
+    def __init__(
+        self,
+        path: str | None,
+        root: Path = Path("/sys/fs/cgroup"),
+        read: Callable[[Path], float] | None = None,
+    ) -> None:
+        """``path`` of the file, ``root`` where cgroups are mounted, ``read`` gives a counter's seconds.
 
         Raises:
             ValueError: the file is missing or wrong, or a cgroup does not exist.
@@ -47,12 +52,13 @@ class CgroupSource:
                 raise ValueError(f"{file}: vms.{name}.cgroup: expected a cgroup's path")
             self._counters[name] = _counter(file, root, name, vm["cgroup"])
             self._own[name] = number_of_cores(file, f"vms.{name}.vcpus", vm.get("vcpus", 0))
+        self._read = read or _seconds
         self._last: dict[str, float] = {}
         self._last_time: float | None = None
         self._use: dict[str, float] = {}
 
     def sample(self, now: float) -> None:
-        read = {name: _seconds(counter) for name, counter in self._counters.items()}
+        read = {name: self._read(counter) for name, counter in self._counters.items()}
         if self._last_time is not None and now > self._last_time:
             elapsed = now - self._last_time
             keep = 0.5 ** (elapsed / HALF_LIFE) if self._use else 0.0

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from simpy import Environment
 
+from bench.model import report
 from bench.model.machine import Cores, Costs, Process, Vm, spin
-from bench.model.scene import CLIENTS, calibrate, held, run_setup
+from bench.model.predict import Check, Fleet, median_off
+from bench.model.scene import CLIENTS, Result, calibrate, held, run_setup
 from bench.model.service import Balancer, Controller, closed_loop, open_loop
+from bench.model.tuning import Trial, Trials
 from bench.setups import ADAPTIVE, SETUPS
 from pylb.scaling.policy import Tuning
 
@@ -21,19 +24,19 @@ COSTS = Costs(worker=0.001, web=0.0004, cold=0.2, control=0.0)
 SETUP = {setup.key: setup for setup in SETUPS}
 
 
-def scene(env: Environment, workers: int | None) -> tuple[Balancer, Controller]:
+def scene(env: Environment, workers: int | None) -> Balancer:
     """A balancer with two web servers on a host."""
     host = Cores(env, 8)
     web, machine = Vm(env, "web", 2, host, 2), Vm(env, "pylb", 4, host, 1)
     servers = [Process(env, web, COSTS.cold) for _ in range(2)]
     controller = Controller(env, 8, [web, machine])
     chance = random.Random(1)
-    return Balancer(env, machine, servers, COSTS, chance, workers, controller, (1, 4)), controller
+    return Balancer(env, machine, servers, COSTS, chance, workers, controller, (1, 4))
 
 
 def test_every_request_is_answered_once_while_the_count_changes() -> None:
     env = Environment()
-    balancer, controller = scene(env, None)
+    balancer = scene(env, None)
     seen: list[tuple[float, float]] = []
 
     def rate(at: float) -> float:
@@ -41,7 +44,6 @@ def test_every_request_is_answered_once_while_the_count_changes() -> None:
 
     env.process(open_loop(balancer, rate, env, random.Random(2), seen))
     env.run(35)
-    controller.close()
     counts = [count for _, count in balancer.counts]
     assert counts[0] == counts[-1] == 1 < max(counts)
     assert len(seen) == balancer.answered == balancer.begun > 5_000
@@ -50,14 +52,13 @@ def test_every_request_is_answered_once_while_the_count_changes() -> None:
 
 def test_a_leaving_worker_loses_no_request() -> None:
     env = Environment()
-    balancer, controller = scene(env, 4)
+    balancer = scene(env, 4)
     seen: list[tuple[float, float]] = []
     for _ in range(100):
         balancer.connect(env.now, lambda due: seen.append((env.now, due)))
     env.run(0.005)
     balancer._set(1)
     env.run(5)
-    controller.close()
     assert len(seen) == 100
     assert [worker.held for worker in balancer.workers] == [0]
 
@@ -70,13 +71,12 @@ def test_one_worker_answers_one_over_its_cost() -> None:
 
 def test_littles_law() -> None:
     env = Environment()
-    balancer, controller = scene(env, 3)
+    balancer = scene(env, 3)
     seen: list[tuple[float, float]] = []
     closed_loop(balancer, CLIENTS, env, seen)
     env.run(1)
     del seen[:]
     env.run(6)
-    controller.close()
     mean = sum(latency for _, latency in seen) / len(seen)
     assert len(seen) / 5 * mean == pytest.approx(CLIENTS, rel=0.03)
 
@@ -140,6 +140,37 @@ def test_costs_come_from_four_measured_numbers() -> None:
     assert costs.web == 0.0004
     assert costs.control == pytest.approx(0.05)
     assert costs.cold == pytest.approx(0.2)
+
+
+def trials(name: str, p99_ms: float, workers: float) -> Trials:
+    return Trials(name, {trace: Trial(p99_ms, 0.1, 100.0, workers, 2.0) for trace in ("steps", "day")})
+
+
+def test_settings_are_better_only_if_nothing_is_worse() -> None:
+    present = trials("present", 100, 3)
+    sooner, fewer = trials("settle 0.5", 80, 3), trials("low 0.7", 101, 2.5)
+    others = [trials("high 0.7", 80, 3.5), trials("low 0.4", 99, 3), trials("fixed 6", 10, 3)]
+    assert report.better([present, sooner, fewer, *others]) == [sooner, fewer]
+
+
+def test_everything_is_written(tmp_path: Path) -> None:
+    def check(count: str, calibrated: bool, model: float) -> Check:
+        return Check("2a", count, calibrated, 1000, model, 90, 100, 200, 100, 1, 1, 1, 1)
+
+    checks = [check("1", False, 1100), check("2", False, 800), check("adaptive", False, 1010)]
+    checks.append(check("4", True, 5000))
+    assert median_off(checks) == pytest.approx(0.1)
+    results = {count: Result(1000, 90, 200, 1, 1) for count in ("1", "2", "adaptive")}
+    hosts = {host: {key: results for key in ("2a", "4-Base")} for host in (4, 16)}
+    fleets = [Fleet(16, 2, variant, "3", 5, 50, 0.1, 0, 7, 12, 3) for variant in ("even", "most", "adaptive")]
+    document = {"connections": 1000, "runs": {"2a": {"pylb 1": [{}]}}}
+    tried = [trials("present", 100, 3), trials("settle 0.5", 80, 3)]
+    report.write(document, COSTS, checks, hosts, fleets, tried, tmp_path)
+    assert {file.suffix for file in tmp_path.iterdir()} == {".md", ".json", ".png"}
+    page = (tmp_path / "model.md").read_text()
+    assert "**10.0%**" in page
+    assert "**settle 0.5** (p99 -20%, workers +0%" in page
+    assert json.loads((tmp_path / "model.json").read_text())["hosts"]["16"]["2a"]["1"]["rps"] == 1000
 
 
 @pytest.mark.parametrize("text", [None, "{", json.dumps({"runs": {"2b": {}}})])
