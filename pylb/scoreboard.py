@@ -47,7 +47,7 @@ REASONS = (
 class Field(IntEnum):
     """What a worker's row holds. Counters only grow while the worker lives; gauges are marked."""
 
-    PID = 0  # gauge: 0 when the row is free
+    PID = 0  # gauge: 0 when the row is free or its worker has not begun
     SLOT = 1  # gauge
     GENERATION = 2  # gauge: number of the reload that made this worker
     STATE = 3  # gauge: see State

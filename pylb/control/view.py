@@ -55,7 +55,7 @@ def fetch(
         answer = json.loads(text)
     except ValueError:
         raise AdminError(f"{address}: {response.status} {response.reason}") from None
-    if not isinstance(answer, dict) or response.status < 400 and not answer.keys() & {"scaling", "message"}:
+    if not isinstance(answer, dict) or response.status < 400 and not answer.keys() & {"workers", "message"}:
         raise AdminError(f"what answers at {address} is not pylb's admin address")
     if response.status >= 400:
         raise AdminError(str(answer.get("error", response.reason)))
