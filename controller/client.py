@@ -93,8 +93,10 @@ class ControllerClient:
                 writer.write(encode(self.hello))
                 if await self._listen(reader):
                     wait = _RETRY_FIRST
-            except (OSError, TimeoutError) as error:
-                self.problem = str(error) or type(error).__name__
+            except TimeoutError:
+                self.problem = "it is silent"
+            except OSError as error:
+                self.problem = error.strerror or str(error)
             finally:
                 self.connected = False
                 if self._writer is not None:
@@ -111,7 +113,7 @@ class ControllerClient:
         while True:
             data = await asyncio.wait_for(reader.read(65536), _SILENCE)
             if not data:
-                self.problem = "the controller closed the connection"
+                self.problem = "it closed the connection"
                 return granted
             for message in decoder.feed(data):
                 if isinstance(message, ProtocolError) and message.fatal:

@@ -18,6 +18,7 @@ class EmbeddedController:
 
     connected = True
     description = "embedded"
+    problem = ""
 
     def __init__(self, hello: Hello, source: Source) -> None:
         self.hello = hello

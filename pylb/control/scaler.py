@@ -45,6 +45,7 @@ class Scaler:
         self._next_report = 0.0
         self._used = 0.0  # cores, smoothed
         self._used_at = -math.inf
+        self._told = (True, "")  # what the log knows of the controller: connected, problem
 
     async def run(self) -> None:
         """Decide four times a second, for ever."""
@@ -54,6 +55,7 @@ class Scaler:
 
     def step(self, now: float) -> None:
         """One look and decision."""
+        self._tell()
         self.busy.sample()
         inputs = self.inputs(now)
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
@@ -81,6 +83,20 @@ class Scaler:
             self._order(decision.target, decision.reason)
             # At once: until it knows of a new worker the controller may give the core to somebody else.
             self._report(now, replace(inputs, current=decision.target))
+
+    def _tell(self) -> None:
+        """Log when the controller comes or goes, and why."""
+        connected, problem = self.controller.connected, self.controller.problem
+        if (connected, problem) == self._told or not (connected or problem):
+            return
+        self._told = (connected, problem)
+        if connected:
+            log.info("controller %s: connected", self.controller.description)
+        else:
+            log.warning(
+                "controller %s: not connected: %s; the worker count won't grow",
+                *(self.controller.description, problem),
+            )
 
     def _report(self, now: float, inputs: Inputs) -> None:
         self._next_report = now + _REPORT
@@ -128,6 +144,7 @@ class Scaler:
             "grant_reason": "no valid grant" if grant is None else grant.reason,
             "controller": self.controller.description,
             "controller_connected": self.controller.connected,
+            "controller_problem": self.controller.problem,
             "decisions": list(self.history),
         }
 

@@ -7,6 +7,7 @@ import json
 import socket
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -85,7 +86,7 @@ def _duration(seconds: float) -> str:
 
 
 def _table(title: str, *columns: str, numbers: frozenset[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     return table
@@ -106,7 +107,8 @@ def render(status: dict[str, Any]) -> RenderableType:
         f"[bold]{scaling['target']}[/] of {scaling['min']}..{scaling['max']}: "
         f"[{colour}]{escape(scaling['reason'])}[/]",
     )
-    head.add_row("controller", f"{escape(scaling['controller'])}, {connected}")
+    problem = f": {scaling['controller_problem']}" if scaling["controller_problem"] else ""
+    head.add_row("controller", f"{escape(scaling['controller'])}, {connected}{escape(problem)}")
     head.add_row("grant", escape(scaling["grant_reason"]))
     workers = _table(
         "Workers",
