@@ -7,7 +7,6 @@ import json
 import socket
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -86,7 +85,7 @@ def _duration(seconds: float) -> str:
 
 
 def _table(title: str, *columns: str, numbers: frozenset[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     return table
@@ -146,4 +145,4 @@ def render(status: dict[str, Any]) -> RenderableType:
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
         f"{totals['handed_over']:,} connections handed over"
     )
-    return Group(head, workers, servers, foot)
+    return Group(head, "", workers, "", servers, "", foot)
