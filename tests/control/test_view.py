@@ -14,8 +14,9 @@ def shown(width: int, **scaling: Any) -> str:
     status = {
         "version": "1.2.3", "uptime": 4000.5, "generation": 2,
         "scaling": {
-            "target": 2, "pinned": None, "min": 1, "max": 8, "reason": "steady", "controller": "tcp:10.0.0.1:9500",
-            "controller_connected": True, "controller_problem": "", "grant_reason": "2 leased to you", **scaling,
+            "target": 2, "pinned": None, "min": 1, "max": 8, "reason": "steady",
+            "controller": "tcp:10.0.0.1:9500", "controller_connected": True, "controller_problem": "",
+            "grant_reason": "2 leased to you", **scaling,
         },
         "workers": [{
             "slot": 1, "pid": 4131580, "state": "serving", "connections": 12345, "in_flight": 1200,
