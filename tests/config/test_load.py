@@ -111,7 +111,7 @@ def test_mistakes_in_the_quick_form_name_the_option(
     binds: list[str], servers: list[str], more: dict[str, str], says: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        quick(binds, servers, **more)  # type: ignore[arg-type]
+        quick(binds, servers, **more)
     assert caught.value.problems[0].startswith(says)
     assert len(caught.value.problems) == 1
 
