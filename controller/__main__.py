@@ -177,7 +177,8 @@ def _show(answer: Status) -> None:
     if answer.per_cpu_idle:
         shares = (f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle))
         console.print("  ".join(shares))
-    table = Table("balancer", title="Leases", title_justify="left")
+    console.print()
+    table = Table("balancer", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("workers", "min..max", "weight", "busy", "pressure", "leased"):
         table.add_column(column, justify="right")
     for lease in answer.leases:

@@ -94,8 +94,10 @@ class ControllerClient:
                 writer.write(encode(self.hello))
                 if await self._listen(reader):
                     wait = _RETRY_FIRST
-            except (OSError, TimeoutError) as error:
-                self.problem = str(error) or type(error).__name__
+            except TimeoutError:
+                self.problem = "it is silent"
+            except OSError as error:
+                self.problem = error.strerror or str(error)
             finally:
                 self.connected = False
                 if self._writer is not None:

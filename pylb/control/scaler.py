@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections import deque
@@ -47,9 +46,9 @@ class Scaler:
         self.decision = Decision(workers.min, "starting")
         self.history: deque[dict[str, Any]] = deque(maxlen=20)
         self._next_report = 0.0
-        self._said = "connected" if self.controller.connected else ""
         self._used = 0.0  # cores, smoothed
         self._used_at = -math.inf
+        self._told = (True, "")  # what the log knows of the controller: connected, problem
 
     async def run(self) -> None:
         """Decide four times a second, for ever."""
@@ -59,8 +58,8 @@ class Scaler:
 
     def step(self, now: float) -> None:
         """One look and decision."""
+        self._tell()
         self.busy.sample()
-        self._say_how_the_controller_is()
         inputs = self.inputs(now)
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
         self._used = keep * self._used + (1 - keep) * math.fsum(inputs.busy)
@@ -88,16 +87,19 @@ class Scaler:
             # At once: until it knows of a new worker the controller may give the core to somebody else.
             self._report(now, replace(inputs, current=decision.target))
 
-    def _say_how_the_controller_is(self) -> None:
-        """Log it when it changes."""
-        connected = self.controller.connected
-        how = "connected" if connected else self.controller.problem
-        if how and how != self._said:
-            self._said = how
-            log.log(
-                logging.INFO if connected else logging.WARNING,
-                "controller %s: %s", self.controller.description, how,
-            )  # fmt: skip
+    def _tell(self) -> None:
+        """Log when the controller comes or goes, and why."""
+        connected, problem = self.controller.connected, self.controller.problem
+        if (connected, problem) == self._told or not (connected or problem):
+            return
+        self._told = (connected, problem)
+        if connected:
+            log.info("controller %s: connected", self.controller.description)
+        else:
+            log.warning(
+                "controller %s: not connected: %s; the worker count won't grow",
+                *(self.controller.description, problem),
+            )
 
     def _report(self, now: float, inputs: Inputs) -> None:
         self._next_report = now + _REPORT

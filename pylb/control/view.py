@@ -85,7 +85,7 @@ def _duration(seconds: float) -> str:
 
 
 def _table(title: str, *columns: str, numbers: frozenset[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
     return table
@@ -98,7 +98,7 @@ def render(status: dict[str, Any]) -> RenderableType:
     connected = Text.assemble(f"{scaling['controller']}, ", ("connected", "green"))
     if not scaling["controller_connected"]:
         problem = scaling["controller_problem"] or "no answer yet"
-        connected = Text.assemble(f"{scaling['controller']}, ", (f"not connected ({problem})", "red"))
+        connected = Text.assemble(f"{scaling['controller']}, ", (f"not connected: {problem}", "red"))
     # No markup: names and reasons are others' words.
     head = Table.grid(padding=(0, 2, 0, 0))
     head.add_row(
@@ -148,4 +148,4 @@ def render(status: dict[str, Any]) -> RenderableType:
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
         f"{totals['handed_over']:,} connections handed over"
     )
-    return Group(head, workers, servers, foot)
+    return Group(head, "", workers, "", servers, "", foot)

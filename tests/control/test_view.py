@@ -1,0 +1,48 @@
+"""What an operator sees."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from pylb.control import view
+
+
+def shown(width: int, **scaling: Any) -> str:
+    status = {
+        "version": "1.2.3", "uptime": 4000.5, "generation": 2,
+        "scaling": {
+            "target": 2, "pinned": None, "min": 1, "max": 8, "reason": "steady",
+            "controller": "tcp:10.0.0.1:9500", "controller_connected": True, "controller_problem": "",
+            "grant_reason": "2 leased to you", **scaling,
+        },
+        "workers": [{
+            "slot": 1, "pid": 4131580, "state": "serving", "connections": 12345, "in_flight": 1200,
+            "requests": 123456789, "busy": 0.67,
+        }],
+        "servers": [{
+            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "up", "active": 3,
+            "requests": 1234567, "errors": 0,
+        }],
+        "totals": {
+            "requests": 1, "status_2xx": 1, "status_3xx": 0, "status_4xx": 0, "status_5xx": 0, "retries": 0,
+            "handed_over": 0,
+        },
+    }  # fmt: skip
+    out = io.StringIO()
+    Console(file=out, width=width).print(view.render(status))
+    return out.getvalue()
+
+
+def test_nothing_is_cut_on_80_columns() -> None:
+    text = shown(80)
+    for expected in ("4131580", "serving", "123,456,789", "67%", "10.0.0.11:40012", "up 1 h 6 min"):
+        assert expected in text
+    assert "…" not in text
+
+
+def test_it_says_why_the_controller_is_not_connected_and_takes_no_markup_from_it() -> None:
+    text = shown(80, controller_connected=False, controller_problem="token: [bold] is wrong")
+    assert "not connected: token: [bold] is wrong" in text
