@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 MAX_STREAMS = 100
 WINDOW = 256 * 1024  # bytes that a client may send ahead, per stream
 _CONNECTION_WINDOW = 1 << 20
+# Who downloads sends window updates, most often Go's client: two for each 4 KiB that it has read.
+_BYTES_PER_UPDATE = 1024
+_MOST_UPDATES = 10_000  # however much was downloaded
 _ENHANCE_YOUR_CALM = int(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 
 
@@ -58,6 +61,7 @@ class Http2Connection(asyncio.Protocol):
         # Resets of unfinished streams, and frames that ask for nothing.
         self._resets = Budget(100, 20)
         self._chatter = Budget(1000, 200)
+        self._updates = 0  # window updates that answer what we have sent
         config = h2.config.H2Configuration(client_side=False, header_encoding=False)
         self.h2 = H2Connection(config)
         codes = h2.settings.SettingCodes
@@ -163,6 +167,10 @@ class Http2Connection(asyncio.Protocol):
             # Also a header list that is too large, and a flood of CONTINUATION; h2 has written the GOAWAY.
             self._refuse()
             return
+        if self.h2.silent:
+            count, self.h2.silent = self.h2.silent, 0
+            if self._too_many_updates(count):
+                return
         for event in events:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
@@ -182,8 +190,13 @@ class Http2Connection(asyncio.Protocol):
         last = self._last_stream if last is None else last
         self.transport.write(GoAwayFrame(0, last_stream_id=last, error_code=code).serialize())
 
-    def _too_much(self, budget: Budget) -> bool:
-        if budget.spend(self.worker.loop.time()):
+    def _too_many_updates(self, count: int) -> bool:
+        free = min(count, self._updates)
+        self._updates -= free
+        return count > free and self._too_much(self._chatter, count - free)
+
+    def _too_much(self, budget: Budget, cost: int = 1) -> bool:
+        if budget.spend(self.worker.loop.time(), cost):
             return False
         self.worker.count_refusal(Refused(400, "http2"))
         self._goaway(_ENHANCE_YOUR_CALM)
@@ -227,7 +240,7 @@ class Http2Connection(asyncio.Protocol):
             stream.gone()
 
     def _window(self, event: h2.events.WindowUpdated) -> None:
-        if self._too_much(self._chatter):
+        if self._too_many_updates(1):
             return
         if event.stream_id:
             stream = self.streams.get(event.stream_id)
@@ -249,8 +262,14 @@ class Http2Connection(asyncio.Protocol):
         self.leaving = True
         if not self.streams:
             self._close()
+        else:
+            self._too_much(self._chatter)
 
     # For streams
+
+    def sent(self, size: int) -> None:
+        """A frame of DATA went to the client, who may answer it with window updates."""
+        self._updates = min(self._updates + 2 + size // _BYTES_PER_UPDATE, _MOST_UPDATES)
 
     def acknowledge(self, number: int, length: int) -> None:
         """Let the client send so much more."""
@@ -293,6 +312,8 @@ _HANDLERS: dict[type[h2.events.Event], Callable[[Http2Connection, object], None]
     h2.events.WindowUpdated: Http2Connection._window,  # type: ignore[dict-item]
     h2.events.RemoteSettingsChanged: Http2Connection._settings,  # type: ignore[dict-item]
     h2.events.PingReceived: Http2Connection._noise,  # type: ignore[dict-item]
+    h2.events.PingAckReceived: Http2Connection._noise,  # type: ignore[dict-item]
+    h2.events.SettingsAcknowledged: Http2Connection._noise,  # type: ignore[dict-item]
     h2.events.PriorityUpdated: Http2Connection._noise,  # type: ignore[dict-item]
     h2.events.UnknownFrameReceived: Http2Connection._noise,  # type: ignore[dict-item]
     h2.events.ConnectionTerminated: Http2Connection._closed,  # type: ignore[dict-item]

@@ -269,6 +269,7 @@ class Http2Stream(Exchange):
                     break
                 piece = self.queue[0]
                 connection.h2.send_data(self.number, piece[:size])
+                connection.sent(size)
                 if size == len(piece):
                     del self.queue[0]
                 else:

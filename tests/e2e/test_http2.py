@@ -23,6 +23,8 @@ from hyperframe.frame import (
     GoAwayFrame,
     HeadersFrame,
     PingFrame,
+    PriorityFrame,
+    RstStreamFrame,
     SettingsFrame,
     WindowUpdateFrame,
 )
@@ -316,20 +318,51 @@ def test_an_hpack_bomb(running: Balancer, client: Client) -> None:
     attacked(running, client, attacker)
 
 
-@pytest.mark.parametrize("kind", ["ping", "settings", "empty data", "window"])
+FLOODS: dict[str, Frame] = {
+    "ping": PingFrame(0, b"12345678"),
+    "ping answers": PingFrame(0, b"12345678", flags={"ACK"}),
+    "settings": SettingsFrame(0, {3: 100}),
+    "settings answers": SettingsFrame(0, flags={"ACK"}),
+    "empty data": DataFrame(1),
+    "window": WindowUpdateFrame(0, 1),
+    "window of a stream that is over": WindowUpdateFrame(3, 1),
+    "resets of a stream that is over": RstStreamFrame(3, 8),
+    "resets of a stream that never was": RstStreamFrame(9, 8),
+    "data of a stream that is over": DataFrame(3, b"x"),
+    "priorities": PriorityFrame(5, 0, 1, False),
+    "goaway": GoAwayFrame(0),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_of_cheap_frames(running: Balancer, client: Client, kind: str) -> None:
     """CVE-2019-9512, -9515, -9518."""
     attacker = Client(running.port)
-    if kind == "empty data":
-        attacker.request("/echo", method="POST", end=False)
-    frames: dict[str, Frame] = {
-        "ping": PingFrame(0, b"12345678"),
-        "settings": SettingsFrame(0, {3: 100}),
-        "empty data": DataFrame(1),
-        "window": WindowUpdateFrame(0, 1),
-    }
-    attacker.send_raw(*[frames[kind]] * 20_000)
+    attacker.request("/echo", method="POST", end=False)
+    attacker.answer(attacker.request("/"))
+    attacker.send_raw(*[FLOODS[kind]] * 20_000)
     attacked(running, client, attacker)
+
+
+def test_a_fast_download_with_many_window_updates_is_no_flood(client: Client) -> None:
+    """Go's client sends one for each 4 KiB that were read, for the stream and for the connection."""
+    number = client.request("/bytes/20000000")
+    got = 0
+    while got < 20_000_000:
+        assert client.receive()
+        for event in client.events:
+            assert not isinstance(event, h2.events.ConnectionTerminated)
+            if isinstance(event, h2.events.DataReceived):
+                got += len(event.data or b"")
+                left = event.flow_controlled_length or 0
+                while left:
+                    piece = min(4096, left)
+                    left -= piece
+                    if event.stream_ended is None:
+                        client.h2.increment_flow_control_window(piece, number)
+                    client.h2.increment_flow_control_window(piece)
+        client.events.clear()
+        client.flush()
 
 
 def test_websocket_by_extended_connect(running: Balancer, balancer: StartBalancer) -> None:
