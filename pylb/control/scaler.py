@@ -48,7 +48,7 @@ class Scaler:
         self._next_report = 0.0
         self._used = 0.0  # cores, smoothed
         self._used_at = -math.inf
-        self._told = (True, "")  # what the log knows of the controller: connected, problem
+        self._said = (True, "")  # what the log knows of the controller: connected, problem
 
     async def run(self) -> None:
         """Decide four times a second, for ever."""
@@ -58,7 +58,7 @@ class Scaler:
 
     def step(self, now: float) -> None:
         """One look and decision."""
-        self._tell()
+        self._say_how_the_controller_is()
         self.busy.sample()
         inputs = self.inputs(now)
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
@@ -87,12 +87,12 @@ class Scaler:
             # At once: until it knows of a new worker the controller may give the core to somebody else.
             self._report(now, replace(inputs, current=decision.target))
 
-    def _tell(self) -> None:
+    def _say_how_the_controller_is(self) -> None:
         """Log when the controller comes or goes, and why."""
         connected, problem = self.controller.connected, self.controller.problem
-        if (connected, problem) == self._told or not (connected or problem):
+        if (connected, problem) == self._said or not (connected or problem):
             return
-        self._told = (connected, problem)
+        self._said = (connected, problem)
         if connected:
             log.info("controller %s: connected", self.controller.description)
         else:

@@ -8,7 +8,6 @@ from controller.protocol import Grant, Report
 from controller.sources.measured import MeasuredSource
 from pylb.config import load
 from pylb.control.scaler import Scaler
-from pylb.log import log
 from pylb.scaling.policy import Decision, Inputs
 from pylb.scoreboard import Scoreboard
 
@@ -50,7 +49,10 @@ def test_what_the_controller_says_is_logged_once(
     for told.connected, told.problem in ((False, wrong), (False, ""), (False, wrong), (True, "")):
         scaler.step(1000.0)
     told_of = [record.getMessage() for record in caplog.records if record.name == "pylb"]
-    assert told_of == ["controller listening: token: wrong token", "controller listening: connected"]
+    assert told_of == [
+        "controller listening: not connected: token: wrong token; the worker count won't grow",
+        "controller listening: connected",
+    ]
 
 
 def test_a_change_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,19 +86,3 @@ def test_its_own_use_is_reported_as_smooth_as_idleness_is_measured(monkeypatch: 
         scaler.step(now)
         sums.append(told.reports[-1].busy + source.idle())
     assert sums[20::2] == pytest.approx([1.0] * 10, abs=0.001)  # a report goes out with every second step
-
-
-def test_the_log_says_once_when_the_controller_goes_and_why_and_when_it_is_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scaler, told = scaler_and_controller(monkeypatch, [])
-    lines: list[str] = []
-    monkeypatch.setattr(log, "info", lambda text, *values: lines.append(text % values))
-    monkeypatch.setattr(log, "warning", lambda text, *values: lines.append(text % values))
-    for connected, problem in ((True, ""), (False, "it is silent"), (False, "it is silent"), (True, "")):
-        told.connected, told.problem = connected, problem
-        scaler._tell()
-    assert lines == [
-        "controller listening: not connected: it is silent; the worker count won't grow",
-        "controller listening: connected",
-    ]
