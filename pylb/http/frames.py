@@ -16,8 +16,8 @@ class H2Connection(h2.connection.H2Connection):
 
     And the streams that are under way outlive the peer's GOAWAY. For h2 a connection is over with a GOAWAY,
     in either direction. But whoever sends one (nginx after so many requests, gRPC after so much time, clients
-    that leave) opens no more streams and waits for the others (RFC 9113 §6.8). Here it is an event and no more. Ours
-    is written by hand for the same reason.
+    that leave) opens no more streams and waits for the others (RFC 9113 §6.8). Here it is an event and no
+    more. Ours is written by hand for the same reason.
     """
 
     silent = 0

@@ -14,6 +14,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.exceptions
 import h2.settings
 import pytest
 from hyperframe.frame import (
@@ -358,7 +359,7 @@ def test_a_fast_download_with_many_window_updates_is_no_flood(client: Client) ->
                 while left:
                     piece = min(4096, left)
                     left -= piece
-                    if event.stream_ended is None:
+                    with contextlib.suppress(h2.exceptions.StreamClosedError):  # the end came too
                         client.h2.increment_flow_control_window(piece, number)
                     client.h2.increment_flow_control_window(piece)
         client.events.clear()
