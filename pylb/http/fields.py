@@ -55,7 +55,11 @@ class FieldLines:
                     raise Malformed
                 new.append(line)
                 name = name.lower()
-                if name not in self._meaningful:
+                # CGI and WSGI take "_" and "-" for the same, so such a line could pass for another
+                # (a forged X_Forwarded_For); under its own name it means nothing to the reader, who cuts it.
+                if name not in self._meaningful and (
+                    b"_" not in name or name.replace(b"_", b"-") not in self._meaningful
+                ):
                     continue
                 field = (line, name, value.strip(b" \t"))
             found.append(field)

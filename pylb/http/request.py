@@ -32,12 +32,14 @@ _LINES = FieldLines(
 _KEPT = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"close", b"keep-alive"}
     | {b"authorization", b"cookie", b"content-type"}
+    | {b"x-request-id", b"x-forwarded-proto", b"x-forwarded-host"}
 )
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 # RFC 9112 §3. A target is visible ASCII; a fragment has no place in it.
 _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-\"$-~]+) (HTTP/[0-9]\.[0-9])")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_PORT = rb"[0-9]{0,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_HOST = re.compile(rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::(?:" + _PORT + rb"))?)?")
 _UPGRADE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]+)?")
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Methods that may be sent twice (RFC 9110 §9.2.2)."""
@@ -171,7 +173,7 @@ def read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
                 upgrading = upgrading or b"upgrade" in tokens
                 named.update(token for token in tokens if token not in _KEPT)
             elif name == b"upgrade":
-                upgrade += value
+                upgrade += b", " + value if upgrade else value  # of several none is taken
             elif trusted and name == b"x-forwarded-for":
                 forwarded_for += value + b", "
             elif trusted and name == b"forwarded":
@@ -327,7 +329,9 @@ class RequestHead:
         if b"x-forwarded-host" not in fields.given:
             out.append(b"\r\nX-Forwarded-Host: " + host)
         if self._forwarded:
-            node = b'"[%s]"' % self._client if b":" in self._client else self._client
+            # RFC 7239 §6: an address, or that there is none to tell.
+            node = b"unknown" if self._client == b"unix" else self._client
+            node = b'"[%s]"' % node if b":" in node else node
             out.append(b"\r\nForwarded: %sfor=%s;proto=%s" % (fields.forwarded, node, self._scheme))
             if host:
                 out.append(b';host="%s"' % host)

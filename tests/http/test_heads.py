@@ -110,6 +110,35 @@ def test_naming_a_framing_field_in_connection_does_not_remove_it() -> None:
     assert b"Host: a\r\n" in out
 
 
+@pytest.mark.parametrize(
+    "line", [b"X_Client_Cert_Subject: CN=Root", b"X_Forwarded_For: 192.0.2.1", b"x-forwarded_proto: https"]
+)
+def test_a_field_that_cgi_takes_for_another_does_not_pass(line: bytes) -> None:
+    out = head().parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\nX_Other: 1\r\n\r\n")
+    assert line not in out
+    assert b"X_Other: 1\r\n" in out
+
+
+def test_a_request_id_named_in_connection_stays_the_only_one() -> None:
+    one = RequestHead(b"192.0.2.7", b"h", b"http", HeadLimits(), request_id=True)
+    out = one.parse(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x-request-id\r\nX-Request-ID: 7\r\n\r\n")
+    assert out.lower().count(b"x-request-id:") == 1
+
+
+def test_two_upgrade_fields_do_not_become_one_protocol() -> None:
+    two = b"Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n"
+    one = head()
+    out = one.parse(b"GET / HTTP/1.1\r\nHost: a\r\n" + two + b"\r\n")
+    assert b"pgrade" not in out
+    assert one.fields is not None
+    assert not one.fields.upgrade
+
+
+def test_a_client_without_an_address_is_unknown() -> None:
+    one = RequestHead(b"unix", b"h", b"http", HeadLimits(), forwarded=True)
+    assert b'Forwarded: for=unknown;proto=http' in one.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
 def respond(raw: bytes, head_request: bool = False) -> tuple[ResponseHead, bytes]:
     one = read_response(raw, head_request)
     return one, one.out

@@ -129,6 +129,8 @@ add(
     two_different=get(b"Host: b\r\n"),
     two_case=get(b"hOST: a\r\n"),
     space=b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    port_too_large=b"GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+    port_only=b"GET / HTTP/1.1\r\nHost: :80\r\n\r\n",
     path=b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
     user=b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
     scheme=b"GET / HTTP/1.1\r\nHost: http://a\r\n\r\n",
