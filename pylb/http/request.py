@@ -118,6 +118,7 @@ def read_line(line: bytes) -> RequestLine:
     return RequestLine(method, version == b"HTTP/1.1", b"%s %s HTTP/1.1" % (method, target), authority)
 
 
+@lru_cache(256)  # for clients that open a connection for each request
 def read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
     """Understand a block of fields, from the CRLF before the first to the empty line at the end.
 
