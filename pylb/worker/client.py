@@ -21,7 +21,7 @@ from pylb.http.errors import Refused, error_response, https_location, redirect_r
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
-from pylb.worker.exchange import Endpoint, Exchange, endpoint, tls_facts
+from pylb.worker.exchange import Endpoint, HttpExchange, endpoint, tls_facts
 from pylb.worker.http2 import Http2Connection
 from pylb.worker.lingering import Lingering
 from pylb.worker.server import WRITE_BUFFER
@@ -46,7 +46,7 @@ _JOIN = 16384
 _now_ns = time.monotonic_ns
 
 
-class ClientConnection(Exchange, asyncio.Protocol):
+class ClientConnection(HttpExchange, asyncio.Protocol):
     """Reads requests and has them answered, one at a time and in order."""
 
     __slots__ = (

@@ -1,14 +1,16 @@
 """One request and its response: choosing a server, sending, trying again, counting.
 
-`Exchange` is the part of the client side that does not depend on how the client speaks: an HTTP/1
-connection (`client.py`) is one exchange after the other, an HTTP/2 stream is one of its own.
-A server connection knows its client as an `Exchange`.
+`Exchange` is the part of the client side that does not depend on how the client speaks, `HttpExchange` what all
+of HTTP shares: an HTTP/1 connection (`client.py`) is one exchange after the other, an HTTP/2 stream is one of
+its own. A server connection knows its client as an `HttpExchange`. In TCP mode (`tcp.py`) an exchange goes over
+into a tunnel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from pylb.http.request import IDEMPOTENT
@@ -33,7 +35,7 @@ _now_ns = time.monotonic_ns
 Endpoint = tuple[str, int]
 
 
-class Exchange:
+class Exchange(ABC):
     """A request on its way; the same object serves for the next one when that is over."""
 
     __slots__ = (
@@ -86,52 +88,29 @@ class Exchange:
 
     # What the client side does with it
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Send bytes of a response's body to the client."""
-        raise NotImplementedError
+    @abstractmethod
+    def take(self, server: ServerConnection | Http2ServerStream) -> None:
+        """There is a connection to the server."""
 
-    def write_head(self, head: ResponseHead, body: bytes | memoryview) -> None:
-        """Send a response's head, adapted to the client, and what has come of the body with it."""
-        raise NotImplementedError
-
-    def write_interim(self, head: ResponseHead) -> None:
-        """Send a 1xx response."""
-        raise NotImplementedError
-
-    def write_trailers(self, lines: list[bytes]) -> None:
-        """The trailer fields of a body that was not passed on in chunks, before the response is done."""
-        self.trailer_lines = lines
-
+    @abstractmethod
     def write_error(self, status: int) -> None:
         """Send a response of pylb's own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def endpoints(self) -> tuple[Endpoint | None, Endpoint | None]:
         """The client's address and port, and those that it connected to, for a PROXY header."""
-        raise NotImplementedError
 
+    @abstractmethod
     def client_tls(self) -> dict[str, bytes]:
         """What the client said in its TLS handshake (``alpn``, ``authority``), for a PROXY header."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update_reading(self) -> None:
         """Read from the client only while there is room for what it sends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def over(self, abort: bool) -> None:
         """What follows when the exchange has ended; with ``abort`` in the middle of a response."""
-        raise NotImplementedError
-
-    def before_open_end(self) -> None:
-        """A body comes whose end only a close can show to a client of HTTP/1."""
-
-    def wants_upgrade(self, head: ResponseHead) -> bool:
-        """Whether the client has asked for the protocol that the server changes to."""
-        return False
-
-    def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
-        """The server has agreed to change the protocol."""
-        raise NotImplementedError
 
     # To the server
 
@@ -147,7 +126,7 @@ class Exchange:
         pool = upstream.pool
         if pool and not fresh:
             server = self.server = pool.pop()
-            server.begin(self, self.outgoing)
+            self.take(server)
             return
         self.connecting = self.worker.loop.create_task(self._connect(upstream, index))
 
@@ -168,11 +147,7 @@ class Exchange:
             return
         self.connecting = None
         self.server = server
-        self.connected(server)
-
-    def connected(self, server: ServerConnection | Http2ServerStream) -> None:
-        """There is a new connection to the server."""
-        server.begin(self, self.outgoing)
+        self.take(server)
         self.update_reading()
 
     def leave_server(self) -> None:
@@ -186,6 +161,74 @@ class Exchange:
         upstream, self.upstream = self.upstream, None
         if upstream is not None:
             upstream.active[upstream.row] -= 1
+
+    def tunnel_over(self) -> None:
+        """Both sides of a tunnel have closed."""
+        self.server = None
+        self.leave_server()
+        self.closed = True
+        self.done()
+
+    # Ends
+
+    def fail(self, status: int) -> None:
+        """Answer the request with an error of pylb's own."""
+        if not self.closed:
+            self.counters[_STATUS + status // 100] += 1
+            self.write_error(status)
+        self.done()
+
+    def done(self, abort: bool = False) -> None:
+        """Count the request and let the client side go on."""
+        counters = self.counters
+        counters[_REQUESTS] += 1
+        bucket = ((_now_ns() - self.started_ns) // 1000).bit_length()
+        counters[_LATENCY + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+        self.busy = False
+        self.outgoing = b""
+        if self.trailer_lines:
+            self.trailer_lines = []
+        self.over(abort)
+
+
+class HttpExchange(Exchange):
+    """An exchange that is a request and its response."""
+
+    __slots__ = ()
+
+    # What the client side does with it
+
+    @abstractmethod
+    def write(self, data: bytes | memoryview) -> None:
+        """Send bytes of a response's body to the client."""
+
+    @abstractmethod
+    def write_head(self, head: ResponseHead, body: bytes | memoryview) -> None:
+        """Send a response's head, adapted to the client, and what has come of the body with it."""
+
+    @abstractmethod
+    def write_interim(self, head: ResponseHead) -> None:
+        """Send a 1xx response."""
+
+    def write_trailers(self, lines: list[bytes]) -> None:
+        """The trailer fields of a body that was not passed on in chunks, before the response is done."""
+        self.trailer_lines = lines
+
+    def before_open_end(self) -> None:
+        """A body comes whose end only a close can show to a client of HTTP/1."""
+
+    def wants_upgrade(self, head: ResponseHead) -> bool:
+        """Whether the client has asked for the protocol that the server changes to."""
+        return False
+
+    @abstractmethod
+    def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
+        """The server has agreed to change the protocol."""
+
+    # To the server
+
+    def take(self, server: ServerConnection | Http2ServerStream) -> None:
+        server.begin(self, self.outgoing)
 
     # From the server
 
@@ -231,34 +274,6 @@ class Exchange:
             self.done(abort=True)
         else:
             self.fail(status)
-
-    def tunnel_over(self) -> None:
-        """Both sides of a tunnel have closed."""
-        self.server = None
-        self.leave_server()
-        self.closed = True
-        self.done()
-
-    # Ends
-
-    def fail(self, status: int) -> None:
-        """Answer the request with an error of pylb's own."""
-        if not self.closed:
-            self.counters[_STATUS + status // 100] += 1
-            self.write_error(status)
-        self.done()
-
-    def done(self, abort: bool = False) -> None:
-        """Count the request and let the client side go on."""
-        counters = self.counters
-        counters[_REQUESTS] += 1
-        bucket = ((_now_ns() - self.started_ns) // 1000).bit_length()
-        counters[_LATENCY + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
-        self.busy = False
-        self.outgoing = b""
-        if self.trailer_lines:
-            self.trailer_lines = []
-        self.over(abort)
 
 
 def tls_facts(transport: asyncio.BaseTransport) -> dict[str, bytes]:

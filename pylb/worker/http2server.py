@@ -26,7 +26,7 @@ from pylb.worker.server import WRITE_BUFFER
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pylb.worker.exchange import Exchange
+    from pylb.worker.exchange import HttpExchange
     from pylb.worker.main import Worker
     from pylb.worker.pool import Upstream
 
@@ -181,7 +181,7 @@ class Http2ServerStream:
         self.worker = connection.worker
         self.upstream = connection.upstream
         self.number = 0
-        self.client: Exchange | None = None
+        self.client: HttpExchange | None = None
         self.head: ResponseHead = None  # type: ignore[assignment]  # set before any use
         self.deadline = math.inf
         self.closed = False
@@ -200,7 +200,7 @@ class Http2ServerStream:
 
     # The request
 
-    def begin(self, client: Exchange, request: bytes) -> None:
+    def begin(self, client: HttpExchange, request: bytes) -> None:
         """Send a request: an HTTP/1.1 head and what there is of its body."""
         self.client = client
         self.deadline = self.worker.now + self.worker.timeouts.server
@@ -356,7 +356,7 @@ class Http2ServerStream:
             return  # an answer before the end of the request; the stream has ended on its own
         self.lost()
 
-    def _bad(self, client: Exchange, reason: str) -> None:
+    def _bad(self, client: HttpExchange, reason: str) -> None:
         """The server said something that must not be passed on."""
         log.debug("%s: HTTP/2: bad response: %s", self.upstream.name, reason)
         self.abort()
@@ -408,10 +408,6 @@ class Http2ServerStream:
         self.abort()
         if client is not None:
             client.server_failed(504)
-
-    def detach(self) -> asyncio.Transport:
-        """HTTP/2 has no Upgrade (RFC 9113 §8.6)."""
-        raise NotImplementedError
 
 
 _HANDLERS: dict[type[h2.events.Event], Callable[[Http2ServerStream, object], None]] = {

@@ -17,7 +17,7 @@ from pylb.http.errors import Refused, error_response, https_location
 from pylb.http.response import ResponseHead
 from pylb.http.translate import request_to_http1, response_to_http2, trailers_to_http2
 from pylb.scoreboard import Field
-from pylb.worker.exchange import Endpoint, Exchange, endpoint, tls_facts
+from pylb.worker.exchange import Endpoint, HttpExchange, endpoint, tls_facts
 from pylb.worker.http2tunnel import StreamTransport
 from pylb.worker.tunnel import Tunnel
 
@@ -29,7 +29,7 @@ QUEUE = 128 * 1024
 """Bytes of a response that wait for the client's window; the server isn't read above it."""
 
 
-class Http2Stream(Exchange):
+class Http2Stream(HttpExchange):
     """One request of an HTTP/2 connection."""
 
     __slots__ = (

@@ -16,7 +16,7 @@ from pylb.http.response import BadResponse, ResponseHead, read_response
 from pylb.log import log
 
 if TYPE_CHECKING:
-    from pylb.worker.exchange import Exchange
+    from pylb.worker.exchange import HttpExchange
     from pylb.worker.main import Worker
     from pylb.worker.pool import Upstream
 
@@ -69,7 +69,7 @@ class ServerConnection(asyncio.Protocol):
         self.eof = False
         self.write_paused = False
         self.paused = False  # not read, since the client doesn't take what comes
-        self.client: Exchange | None = None
+        self.client: HttpExchange | None = None
         self.buffer = b""
         self.in_body = False
         self.left = 0  # bytes of a Content-Length body still to come; -1: until the connection ends
@@ -168,7 +168,7 @@ class ServerConnection(asyncio.Protocol):
 
     # The response
 
-    def _response(self, client: Exchange, head: ResponseHead, data: bytes, end: int) -> None:
+    def _response(self, client: HttpExchange, head: ResponseHead, data: bytes, end: int) -> None:
         """Pass on a head, and what came of the body with it."""
         if end > self.worker.limits.header_bytes:
             client.response_started = False
@@ -193,7 +193,7 @@ class ServerConnection(asyncio.Protocol):
         else:
             client.write_head(head, b"")
 
-    def _body(self, client: Exchange, data: bytes, head: ResponseHead | None = None) -> None:
+    def _body(self, client: HttpExchange, data: bytes, head: ResponseHead | None = None) -> None:
         """Pass on a piece of the body (the first one with its head), and notice its end."""
         chunks = self.chunks
         piece: bytes | memoryview
@@ -225,13 +225,13 @@ class ServerConnection(asyncio.Protocol):
         if done and self.client is client:
             self._finish(client, clean)
 
-    def _finish(self, client: Exchange, clean: bool) -> None:
+    def _finish(self, client: HttpExchange, clean: bool) -> None:
         """The response is complete; ``clean`` when nothing unasked came behind it."""
         self.in_body = False
         self.chunks = None
         client.response_done(clean and self.head.keep_alive)
 
-    def _bad(self, client: Exchange, reason: str = "header_bytes") -> None:
+    def _bad(self, client: HttpExchange, reason: str = "header_bytes") -> None:
         """The server said something that must not be passed on."""
         log.debug("%s: bad response: %s", self.upstream.name, reason)
         self.abort()
@@ -257,7 +257,7 @@ class ServerConnection(asyncio.Protocol):
 
     # For the client side and the worker
 
-    def begin(self, client: Exchange, request: bytes) -> None:
+    def begin(self, client: HttpExchange, request: bytes) -> None:
         """Work for a client: send its request and wait for the answer."""
         self.client = client
         self.deadline = self.worker.now + self.worker.timeouts.server

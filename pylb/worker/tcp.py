@@ -88,7 +88,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
         self.deadline = math.inf
         self.send(fresh=True)
 
-    def connected(self, server: ServerConnection | Http2ServerStream) -> None:
+    def take(self, server: ServerConnection | Http2ServerStream) -> None:
         assert isinstance(server, ServerConnection)  # the model refuses http2 here
         early, self.outgoing = self.outgoing, b""
         Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, server.buffer)
