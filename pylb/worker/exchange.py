@@ -1,9 +1,9 @@
 """One request and its response: choosing a server, sending, trying again, counting.
 
-`Exchange` is the part of the client side that does not depend on how the client speaks, `HttpExchange` what all
-of HTTP shares: an HTTP/1 connection (`client.py`) is one exchange after the other, an HTTP/2 stream is one of
-its own. A server connection knows its client as an `HttpExchange`. In TCP mode (`tcp.py`) an exchange goes over
-into a tunnel.
+`Exchange` is the part of the client side that does not depend on how the client speaks, `HttpExchange`
+what all of HTTP shares: an HTTP/1 connection (`client.py`) is one exchange after the other, an HTTP/2 stream
+is one of its own. A server connection knows its client as an `HttpExchange`. In TCP mode (`tcp.py`) an
+exchange goes over into a tunnel.
 """
 
 from __future__ import annotations
