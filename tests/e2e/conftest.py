@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench.balancer import Balancer
+from tests.e2e.http2client import Client
 from tests.e2e.origin import Origin
 
 StartBalancer = Callable[..., Balancer]
@@ -32,3 +33,17 @@ def balancer() -> Iterator[StartBalancer]:
     yield start
     for one in started:
         one.stop()
+
+
+@pytest.fixture
+def running(balancer: StartBalancer, origin: Origin) -> Balancer:
+    """A balancer in front of ``origin``."""
+    return balancer("--workers", "1..2", servers=(origin.address,))
+
+
+@pytest.fixture
+def client(running: Balancer) -> Iterator[Client]:
+    """A client of it that speaks HTTP/2."""
+    one = Client(running.port)
+    yield one
+    one.sock.close()
