@@ -9,8 +9,8 @@ import pytest
 
 from bench.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
+from tests.e2e.http2client import Client
 from tests.e2e.origin import Origin
-from tests.e2e.test_http2 import Client
 
 
 def start(balancer: StartBalancer, origin: Origin, folder: Path, text: str) -> tuple[Balancer, int]:
