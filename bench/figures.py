@@ -30,7 +30,7 @@ from bench.testbed import CORE
 
 CLIENTS = 250
 CONNECTIONS = 60_000
-WARM_UP = 0.5  # seconds
+WARM_UP = 1.0  # seconds
 SETTLE = 4.0  # seconds of load in which adaptive finds its count
 QUANTILES = 200
 
