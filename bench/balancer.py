@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -10,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from pylb.config.address import Address
 from pylb.control import view
@@ -102,3 +106,44 @@ class Balancer:
         with contextlib.suppress(OSError):
             os.unlink(self.admin.path)
         return self.process.returncode
+
+
+Serve = Callable[[int], Coroutine[Any, Any, None]]
+"""Serves on a port of 127.0.0.1 for ever."""
+
+
+def _run(serve: Serve, port: int) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(port))
+
+
+@contextlib.contextmanager
+def in_front_of(serve: Serve, folder: Path, text: str) -> Iterator[Balancer]:
+    """A balancer with one worker before a server in a process of its own.
+
+    Args:
+        folder: where the configuration is written.
+        text: the configuration but for the workers and the backend ``b``, which has that server.
+    """
+    port = free_port()
+    server = multiprocessing.Process(target=_run, args=(serve, port), daemon=True)
+    server.start()
+    file = folder / "pylb.toml"
+    file.write_text(
+        "workers = {min = 1, max = 1}\n"
+        f'{text}[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{port}"\n'
+    )
+    try:
+        balancer = Balancer("-c", str(file))
+        try:
+            yield balancer
+        finally:
+            balancer.stop()
+    finally:
+        server.terminate()
+        server.join()
+
+
+def frontend(name: str, port: int, more: str = "") -> str:
+    """A frontend of the backend ``b``, as text; ``more`` are lines with further keys."""
+    return f'[[frontend]]\nname = "{name}"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n{more}'

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import shutil
 import ssl
 import sys
@@ -27,7 +26,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import track
 
-from bench.balancer import Balancer, free_port
+from bench.balancer import Balancer, free_port, frontend, in_front_of
 from bench.machine import in_words, machine
 
 console = Console()
@@ -84,11 +83,6 @@ async def _serve(port: int) -> None:
 
     server = await asyncio.start_server(connection, "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
-
-
-def _run_server(port: int) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(port))
 
 
 async def _batch(port: int, kind: Kind, count: int, context: ssl.SSLContext) -> int:
@@ -164,33 +158,20 @@ def main() -> None:
     ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "cert.pem")
     context = ssl.create_default_context()
     ca.configure_trust(context)
-    server_port = free_port()
-    server = multiprocessing.Process(target=_run_server, args=(server_port,), daemon=True)
-    server.start()
     ports = {name: free_port() for name in ("http", "tls", "tcp", "proxy")}
     more = {
         "tls": f'tls = {{certificates = "{folder}/cert.pem"}}\n',
         "tcp": 'mode = "tcp"\n',
         "proxy": 'accept_proxy = true\ntrusted_proxies = ["127.0.0.0/8"]\n',
     }
-    text = "workers = {min = 1, max = 1}\n"
-    for name, port in ports.items():
-        text += f'[[frontend]]\nname = "{name}"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        text += more.get(name, "")
-    text += f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server_port}"\n'
-    (folder / "pylb.toml").write_text(text)
+    text = "".join(frontend(name, port, more.get(name, "")) for name, port in ports.items())
     results = []
-    balancer: Balancer | None = None
     try:
-        balancer = Balancer("-c", str(folder / "pylb.toml"))
-        for kind in KINDS:
-            results.append(measure(balancer, ports[kind.frontend], kind, options.connections, context))
-            console.log(results[-1])
+        with in_front_of(_serve, folder, text) as balancer:
+            for kind in KINDS:
+                results.append(measure(balancer, ports[kind.frontend], kind, options.connections, context))
+                console.log(results[-1])
     finally:
-        if balancer is not None:
-            balancer.stop()
-        server.terminate()
-        server.join()
         shutil.rmtree(folder, ignore_errors=True)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "many_connections.json").write_text(

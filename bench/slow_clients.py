@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import re
 import shutil
 import subprocess
@@ -23,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.balancer import Balancer, free_port
+from bench.balancer import Balancer, free_port, frontend, in_front_of
 from bench.machine import in_words, machine
 
 console = Console()
@@ -50,10 +49,6 @@ async def _serve(port: int) -> None:
 
     server = await asyncio.start_server(connection, "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
-
-
-def _run_server(port: int) -> None:
-    asyncio.run(_serve(port))
 
 
 async def _ordinary(port: int, seconds: float) -> tuple[list[float], list[str]]:
@@ -135,23 +130,12 @@ def main() -> None:
     if shutil.which("slowhttptest") is None:
         parser.error("slowhttptest is not installed (apt-get install slowhttptest)")
     folder = Path(tempfile.mkdtemp(prefix="pylb-bench-"))
-    server_port, port = free_port(), free_port()
-    server = multiprocessing.Process(target=_run_server, args=(server_port,), daemon=True)
-    server.start()
-    (folder / "pylb.toml").write_text(
-        "workers = {min = 1, max = 1}\nlimits = {connections = 2000}\n"
-        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server_port}"\n'
-    )
-    balancer: Balancer | None = None
+    port = free_port()
     try:
-        balancer = Balancer("-c", str(folder / "pylb.toml"))
-        results = [measure(balancer, port, mode, options.seconds) for mode in MODES]
+        limits = "limits = {connections = 2000}\n"
+        with in_front_of(_serve, folder, limits + frontend("f", port)) as balancer:
+            results = [measure(balancer, port, mode, options.seconds) for mode in MODES]
     finally:
-        if balancer is not None:
-            balancer.stop()
-        server.terminate()
-        server.join()
         shutil.rmtree(folder, ignore_errors=True)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "slow_clients.json").write_text(

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import datetime
 import json
-import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import trustme
 from rich.console import Console
 
-from bench.balancer import Balancer, free_port
+from bench.balancer import free_port, frontend, in_front_of
 from bench.machine import in_words, machine
 
 console = Console()
@@ -50,10 +49,6 @@ async def _serve(port: int) -> None:
     await server.serve_forever()
 
 
-def _run_server(port: int) -> None:
-    asyncio.run(_serve(port))
-
-
 def examine(port: int, ca: Path, folder: Path) -> list[dict[str, str]]:
     """All of testssl's findings about a port of 127.0.0.1."""
     found = folder / "findings.json"
@@ -77,25 +72,13 @@ def main() -> None:
     now = datetime.datetime.now(datetime.UTC)
     certificate = ca.issue_cert("localhost", "127.0.0.1", not_before=now, not_after=now + _LIFE)
     certificate.private_key_and_cert_chain_pem.write_to_path(folder / "cert.pem")
-    server_port, port = free_port(), free_port()
-    server = multiprocessing.Process(target=_run_server, args=(server_port,), daemon=True)
-    server.start()
-    (folder / "pylb.toml").write_text(
-        "workers = {min = 1, max = 1}\n"
-        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        f'tls = {{certificates = "{folder}/cert.pem", hsts = 31536000}}\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server_port}"\n'
-    )
-    balancer: Balancer | None = None
+    port = free_port()
+    tls = f'tls = {{certificates = "{folder}/cert.pem", hsts = 31536000}}\n'
     try:
-        balancer = Balancer("-c", str(folder / "pylb.toml"))
-        console.log("testssl is at work; this takes minutes")
-        findings = examine(port, folder / "ca.pem", folder)
+        with in_front_of(_serve, folder, frontend("f", port, tls)):
+            console.log("testssl is at work; this takes minutes")
+            findings = examine(port, folder / "ca.pem", folder)
     finally:
-        if balancer is not None:
-            balancer.stop()
-        server.terminate()
-        server.join()
         shutil.rmtree(folder, ignore_errors=True)
     weak = [one for one in findings if one["severity"] in WEAK and one["id"] not in OF_THE_CA]
     options.out.mkdir(parents=True, exist_ok=True)

@@ -102,6 +102,10 @@ def demand(inputs: Inputs, tuning: Tuning = _TUNING) -> float:
     return max(inputs.load, inputs.current + 1.0) if pressed(inputs, tuning) else inputs.load
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 class Policy:
     """Keeps how long pressure or idleness has lasted; everything else is in the inputs."""
 
@@ -128,28 +132,27 @@ class Policy:
         self._calm_since = (self._calm_since or now) if fewer_is_enough else None
 
         if current < self.min:
-            return self._change(now, self.min, f"at least {self.min} workers are configured")
+            return self._change(now, self.min, f"workers.min is {self.min}")
         if current > limit:
-            return self._change(now, current - 1, f"at most {limit} workers may run here")
+            return self._change(now, current - 1, f"at most {_count(limit, 'worker')} may run here")
         # What is idle beside the lease is ours to stay on: only a real claim of others takes it.
         available = None if inputs.granted is None else inputs.granted + (inputs.idle or 0)
         if available is not None and available < current and current > self.min:
-            return self._change(
-                now, current - 1, f"only {inputs.granted} cores are granted: others need theirs"
-            )
+            granted = _count(inputs.granted or 0, "core")
+            return self._change(now, current - 1, f"only {granted} granted: others need theirs")
         if self._pressed_since is not None and now - self._pressed_since >= tuning.grow_after:
             return self._grow(now, inputs, limit, why)
         calm = self._calm_since is not None and now - self._calm_since >= tuning.shrink_after
         if calm and current > self.min:
-            return self._change(
-                now, current - 1, f"{current - 1} workers are enough: they are {inputs.mean_load:.0%} busy"
-            )
+            fewer = _count(current - 1, "worker")
+            why = f"{fewer} will do: the {current} are {inputs.mean_load:.0%} busy"
+            return self._change(now, current - 1, why)
         return Decision(current, why or "steady")
 
     def _grow(self, now: float, inputs: Inputs, limit: int, why: str) -> Decision:
         current = inputs.current
         if current >= limit:
-            return Decision(current, f"{why}, but no more than {limit} workers may run")
+            return Decision(current, f"{why}, but no more than {_count(limit, 'worker')} may run")
         if inputs.granted is None:
             return Decision(current, f"{why}, but there is no grant from the controller")
         if now - self._changed < self._tuning.settle:
@@ -160,7 +163,7 @@ class Policy:
             return Decision(current, f"{why}, but no core is idle")
         wanted = max(current + 1, math.ceil(inputs.load / self._tuning.high))
         target = min(room, wanted)
-        return self._change(now, target, f"{why} and {idle} cores are idle")
+        return self._change(now, target, f"{why}; idle: {_count(idle, 'core')}")
 
     def _change(self, now: float, target: int, reason: str) -> Decision:
         self._changed = now

@@ -28,12 +28,17 @@ adress = "1.2.3.4:80"
 """
 
 
-def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path) -> None:
-    file = tmp_path / "bad.toml"
-    file.write_text(BAD)
+def mistakes(folder: Path, text: str) -> list[str]:
+    """What is said about a file with this text."""
+    file = folder / "pylb.toml"
+    file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load_file(file)
-    text = "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, BAD)
     for expected in (
         "admin: 'foo' is not an address",
         "workers.min: input should be greater than or equal to 1 (got 0)",
@@ -45,8 +50,8 @@ def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path)
         "backend[0].server[0].address: missing",
         "frontend[0].backend: no backend 'x'; defined: b",
     ):
-        assert expected in text
-    assert len(caught.value.problems) == 9
+        assert any(problem.startswith(expected) for problem in found)
+    assert len(found) == 9
 
 
 UNLINKED = """
@@ -72,11 +77,7 @@ server = ["127.0.0.1:0"]
 
 
 def test_what_is_wrong_between_sections_is_said_with_all_the_rest(tmp_path: Path) -> None:
-    file = tmp_path / "unlinked.toml"
-    file.write_text(UNLINKED)
-    with pytest.raises(ConfigError) as caught:
-        load_file(file)
-    assert sorted(caught.value.problems) == [
+    assert sorted(mistakes(tmp_path, UNLINKED)) == [
         "backend[1].name: another backend is named 'b'",
         "backend[1].server[0].address: a server's port is a number from 1 to 65535 (got '127.0.0.1:0')",
         "frontend[0].backend: no backend 'nowhere'; defined: b, b",
@@ -88,11 +89,7 @@ def test_what_is_wrong_between_sections_is_said_with_all_the_rest(tmp_path: Path
 
 
 def test_sections_that_are_no_tables(tmp_path: Path) -> None:
-    file = tmp_path / "types.toml"
-    file.write_text('workers = 3\nfrontend = 5\nbackend = ["a"]\n')
-    with pytest.raises(ConfigError) as caught:
-        load_file(file)
-    assert sorted(caught.value.problems) == [
+    assert sorted(mistakes(tmp_path, 'workers = 3\nfrontend = 5\nbackend = ["a"]\n')) == [
         "backend[0]: expected a table (got 'a')",
         "frontend[0]: expected a table (got 5)",
         "workers: expected a table (got 3)",
@@ -112,19 +109,15 @@ def test_a_controller_address_that_is_none(address: str) -> None:
 
 
 def test_files_of_the_controller_are_looked_at(tmp_path: Path) -> None:
-    file, empty = tmp_path / "pylb.toml", tmp_path / "token"
+    empty = tmp_path / "token"
     empty.touch()
-    file.write_text(
+    found = mistakes(
+        tmp_path,
         f'[controller]\ntoken_file = "{empty}"\ntls_ca = "/does/not/exist"\n'
         '[[frontend]]\nname = "f"\nbind = "127.0.0.1:1"\nbackend = "b"\n'
-        '[[backend]]\nname = "b"\nserver = ["127.0.0.1:2"]\n'
+        '[[backend]]\nname = "b"\nserver = ["127.0.0.1:2"]\n',
     )
-    with pytest.raises(ConfigError) as caught:
-        load_file(file)
-    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
-        "controller.token_file",
-        "controller.tls_ca",
-    ]
+    assert [problem.split(": ")[0] for problem in found] == ["controller.token_file", "controller.tls_ca"]
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "a b", "a/b"])
