@@ -99,11 +99,14 @@ def serve(
 
 
 def run(
-    read: Callable[[], Config], source: str | None, listening: Callable[[], None] = lambda: None
+    read: Callable[[], Config],
+    source: str | None,
+    listening: Callable[[], None] = lambda: None,
+    hangup_ends: bool = False,
 ) -> NoReturn:
     """Run the supervisor with what ``read`` gives; ``source`` names the file in messages.
 
-    ``listening`` is called once all addresses could be had.
+    ``listening`` is called once all addresses could be had; with ``hangup_ends`` HUP stops, not reloads.
     """
     from pylb import log
     from pylb.config.load import ConfigError
@@ -120,7 +123,7 @@ def run(
         fail(f"{source}: {error.strerror}")
     log.setup(configuration.log.format, configuration.log.level)
     try:
-        arbiter = Arbiter(configuration, read)
+        arbiter = Arbiter(configuration, read, hangup_ends=hangup_ends)
     except (BindError, OSError) as error:
         fail(str(error))
     binds = ", ".join(str(bind) for frontend in configuration.frontends for bind in frontend.bind)
@@ -177,7 +180,7 @@ def demo(
         return load.quick([bind], quick, workers=workers, admin=admin, log_format=log_format)
 
     try:
-        run(read, None, lambda: demo_module.welcome(bind, servers.addresses, admin))
+        run(read, None, lambda: demo_module.welcome(bind, servers.addresses, admin), hangup_ends=True)
     finally:
         servers.stop()
 

@@ -78,11 +78,12 @@ def test_status_without_a_balancer(tmp_path: Path) -> None:
     assert "no balancer answers" in done.stderr
 
 
-def test_the_demo_starts_says_what_to_try_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP])  # Ctrl-C, and a terminal that is closed
+def test_the_demo_starts_says_what_to_try_and_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     bind = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "pylb", "demo", "--bind", bind, "--admin", f"unix:{tmp_path}/admin.sock"]
     said = []
-    # In a session of its own, so that the signal reaches all of it as a terminal's Ctrl-C does.
+    # In a session of its own, so that the signal reaches all of it, as a terminal's does.
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -91,7 +92,7 @@ def test_the_demo_starts_says_what_to_try_and_leaves_nothing(tmp_path: Path) -> 
                 break
         children = psutil.Process(process.pid).children(recursive=True)
         refused = pylb("demo", "--bind", bind, "--admin", f"unix:{tmp_path}/other.sock")
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, end)
         said += process.stderr
     assert f"http://{bind}/" in "".join(said)
     assert process.returncode == 0

@@ -50,6 +50,7 @@ class Arbiter:
         reload: reads the configuration again; raises ``ConfigError``.
         worker_entry: what a worker process runs (for tests).
         control_entry: what the control plane's process runs (for tests).
+        hangup_ends: HUP says that the terminal was closed, and ends it; otherwise it is the order to reload.
 
     Raises:
         BindError: an address can't be listened on.
@@ -61,6 +62,7 @@ class Arbiter:
         reload: Callable[[], Config],
         worker_entry: Callable[[WorkerContext], None] = _real_worker,
         control_entry: Callable[[ControlContext], None] = _real_control,
+        hangup_ends: bool = False,
     ) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
@@ -68,6 +70,7 @@ class Arbiter:
         self.config = self.served_config = config
         self.reload = Reload(self, reload)
         self._control_entry = control_entry
+        self._hangup_ends = hangup_ends
         self._real = (worker_entry is _real_worker, control_entry is _real_control)
         slots = max(config.workers.max, len(os.sched_getaffinity(0)))
         binds = len(binds_of(config))
@@ -258,7 +261,7 @@ class Arbiter:
         self.fleet.scale(self.pinned, "pinned by the operator")
 
     def _signal(self, number: int) -> None:
-        if number in (signal.SIGTERM, signal.SIGINT):
+        if number in (signal.SIGTERM, signal.SIGINT) or number == signal.SIGHUP and self._hangup_ends:
             now = time.monotonic()
             if self.fleet.stopping:
                 if now - self._stopping_since >= AGAIN:
