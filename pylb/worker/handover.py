@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from pylb.worker.main import Worker
 
 _RETRY = 0.01  # seconds until a full inbox or an unwritten response is looked at again
-_PENDING_LIMIT = 128 * 1024  # base64 bytes per packet
+# Base64 bytes from which a packet is full, and bytes of one connection; with the names of 200 binds beside
+# them the sum stays below `channel.MAX_PACKET`.
+_PENDING_LIMIT = 96 * 1024
+_LARGEST = 64 * 1024
 
 
 class HandOver:
@@ -89,6 +92,10 @@ class HandOver:
     def offer(self, client: ClientConnection | TcpConnection | Http2Connection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
         if not isinstance(client, ClientConnection) or client.busy or client.closed or client.moving:
+            return
+        if len(client.buffer) > _LARGEST:
+            # More than fits beside others in a packet. It is offered again after its next request.
+            self._worker.loop.call_soon(client.go_on)
             return
         if self._targets is not None:
             target = next(self._targets)
