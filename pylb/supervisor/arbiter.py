@@ -290,7 +290,7 @@ class Arbiter:
                 self._forget(control)
                 now = time.monotonic()
                 delay = 0.0
-                if not control.retiring and not self.fleet.stopping:
+                if not control.retiring:
                     delay = self._control_backoff.died("control", now - control.started)
                     log.error("control plane died: %s; restart in %.1f s", describe(status), delay)
                 self._control_due = now + delay
@@ -308,7 +308,7 @@ class Arbiter:
 
     def _control_tick(self, now: float) -> None:
         if self.control is None:
-            if now >= self._control_due and not self.fleet.stopping:
+            if now >= self._control_due:  # at a stop, too: who drains wants to see how it goes
                 self._start_control()
         elif self.control.kill_at is not None and now >= self.control.kill_at:
             self.control.kill_at = None

@@ -180,6 +180,25 @@ def test_a_stop_after_a_reload_refuses_what_nobody_would_serve(
     assert running.process.wait(20) == 0
 
 
+def test_a_drain_can_be_watched_when_the_control_plane_has_died(
+    balancer: StartBalancer, origin: Origin
+) -> None:
+    """As after a reload, at whose end it is replaced: a stop that came just then left nobody to ask."""
+    running = balancer("--workers", "1", servers=(origin.address,))
+    with held_request(origin, running.port) as sock:
+        running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+        running.signal(signal.SIGTERM)
+        running.wait("leaving", lambda status: status["workers"][0]["state"] == "retiring")
+        children = psutil.Process(running.process.pid).children()
+        control = next(child for child in children if "control" in " ".join(child.cmdline()))
+        control.kill()
+        control.wait(20)
+        running.wait("watched", lambda status: status["servers"][0]["active"] == 1)
+        origin.release()
+        rest(sock)
+    assert running.process.wait(20) == 0
+
+
 def test_ttin_and_ttou_pin_the_count_which_survives_a_reload(balancer: StartBalancer, origin: Origin) -> None:
     running = balancer("--workers", "1..4", servers=(origin.address,))
     running.signal(signal.SIGTTIN)
