@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,13 +22,23 @@ import uvloop
 from pylb.config.address import Address
 from pylb.control import view
 
+_RANDOM = random.SystemRandom()  # not what hypothesis seeds
+
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that is free now, and that the kernel gives to nobody meanwhile.
+
+    Below the ports of outgoing connections (man 7 ip, ``ip_local_port_range``), or one of those could have it
+    before it is listened on.
+    """
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = _RANDOM.randrange(min(10_000, low - 5_000), low)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 class Balancer:

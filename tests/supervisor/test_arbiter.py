@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.balancer import free_port
 from pylb.config.load import quick
 from pylb.net import channel
 from pylb.scoreboard import Field
@@ -116,9 +117,7 @@ class Pylb:
         self.file = folder / "config.json"
         self.crash = folder / "crash"
         self.admin = folder / "admin.sock"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.write(1, 3)
         paths = f"{Path(__file__).parent}:{Path(__file__).parents[2]}"
         environment = {**os.environ, "CRASH": str(self.crash)}
