@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.setups import SETUPS
+from bench.speed import at_equal_speed
 
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -117,26 +119,54 @@ def claims(runs: Runs) -> list[Claim]:
     return sorted(found, key=lambda claim: claim.figure)
 
 
+def shares(found: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, list[float]]]:
+    """pylb's best fixed count in a set-up, and what each count answered of it, by repetition.
+
+    Geometric means over turns, at equal speed of the machine.
+    """
+    ours = {name.split()[1]: one for name, one in found.items() if name.startswith("pylb")}
+    rates = at_equal_speed(
+        {count: [turn for run in one for turn in run["turns"]] for count, one in ours.items()}
+    )
+    best = max(rates.keys() - {"adaptive"}, key=lambda count: statistics.geometric_mean(rates[count]))
+    by_repetition: dict[str, list[float]] = {}
+    for count, one in ours.items():
+        left = iter(rates[count])
+        by_repetition[count] = [
+            statistics.geometric_mean(itertools.islice(left, len(run["turns"]))) for run in one
+        ]
+    shares = {
+        count: [rate / of for rate, of in zip(one, by_repetition[best], strict=True)]
+        for count, one in by_repetition.items()
+    }
+    return best, shares
+
+
 def adaptive(runs: Runs) -> tuple[list[str], list[str]]:
     """Adaptive beside each fixed count: lines of a table, and the verdicts."""
     lines = [
         "| set-up | 1 | 2 | 3 | 4 | adaptive | its workers | of the best fixed |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    shares: dict[str, list[float]] = {}
+    all_of: dict[str, list[float]] = {}
     worst = ("", math.inf)
     for key, found in runs.items():
-        rates = {name.split()[1]: middle(one, "rps") for name, one in found.items() if name[:4] == "pylb"}
-        if "adaptive" not in rates:
+        if "pylb adaptive" not in found:
             continue
-        best = max(rate for count, rate in rates.items() if count != "adaptive")
-        for count, rate in rates.items():
-            shares.setdefault(count, []).append(rate / best)
-        worst = min(worst, (key, rates["adaptive"] / best), key=lambda pair: pair[1])
-        cells = " | ".join(f"{rates[c]:.0f}" if c in rates else "" for c in ("1", "2", "3", "4", "adaptive"))
+        best, by_count = shares(found)
+        for count, share in by_count.items():
+            all_of.setdefault(count, []).append(statistics.geometric_mean(share))
+        ours = by_count["adaptive"]
+        mean = statistics.geometric_mean(ours)
+        worst = min(worst, (key, mean), key=lambda pair: pair[1])
+        cells = []
+        for count in ("1", "2", "3", "4", "adaptive"):
+            rate = f"{middle(found[f'pylb {count}'], 'rps'):.0f}" if f"pylb {count}" in found else ""
+            cells.append(f"**{rate}**" if count == best else rate)
         workers = middle(found["pylb adaptive"], "workers")
-        lines.append(f"| {key} | {cells} | {workers:.1f} | {rates['adaptive'] / best:.0%} |")
-    total = {count: statistics.geometric_mean(share) for count, share in shares.items() if count != "3"}
+        of_best = f"{mean:.1%} ({min(ours):.0%}–{max(ours):.0%})"
+        lines.append(f"| {key} | {' | '.join(cells)} | {workers:.1f} | {of_best} |")
+    total = {count: statistics.geometric_mean(share) for count, share in all_of.items() if count != "3"}
     others = max(share for count, share in total.items() if count != "adaptive")
     means = ", ".join(f"{count}: {share:.1%}" for count, share in sorted(total.items()))
     verdicts = [
@@ -186,8 +216,8 @@ def _bars(runs: Runs, path: Path, pyplot: Any) -> None:
     for number, name in enumerate(names):
         kind, count = name.split()
         at = [group + (number - (len(names) - 1) / 2) * 0.8 / len(names) for group in range(len(keys))]
-        high = [middle(runs[key][name], "answered") for key in keys]
-        all_of = [[run["answered"] for run in runs[key][name]] for key in keys]
+        high = [5 * middle(runs[key][name], "rps") for key in keys]
+        all_of = [[5 * run["rps"] for run in runs[key][name]] for key in keys]
         low_error = [value - min(one) for value, one in zip(high, all_of, strict=True)]
         up_error = [max(one) - value for value, one in zip(high, all_of, strict=True)]
         look: dict[str, Any] = {"color": COLOURS[count], "alpha": 1.0 if kind == "pylb" else 0.45}
@@ -256,7 +286,8 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         f"Written by `python -m bench.figures` (`make figures`). {about}.",
         f"A virtual core is {document['core']:g} of a real one ([accuracy](testbed.md)). "
         f"{document['clients']} clients; experiment 1 makes {document['connections']:,} connections with a "
-        f"request each, experiment 2 lasts 5 s; {repetitions} repetitions, medians (range). "
+        f"request each, experiment 2 lasts twice 5 s; {repetitions} repetitions, medians (range). Within "
+        "a repetition all balancers of a set-up take several turns. "
         f"{failed} requests failed in all.",
         "",
         "## The paper's claims",
@@ -272,7 +303,9 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         "",
         *(f"- {verdict}" for verdict in verdicts),
         "",
-        "Requests per second, medians:",
+        "Requests per second, medians, the best fixed count in bold. The share of it is of the turns' rates "
+        "at equal speed of the machine (bench/speed.py), since identical turns differ by a third: geometric "
+        "mean over the repetitions (range).",
         "",
         *table,
         "",

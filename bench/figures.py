@@ -3,20 +3,25 @@
 Experiment 1 (figures 2a, 2b, 2c, 4): 250 clients make 60,000 connections with a request each; the
 distribution of response times. Experiment 2 (figure 3): requests answered in 5 seconds. Every set-up (see
 `setups.py`) is measured with fixed numbers of pylb workers, with pylb's own scaling (*adaptive*), and with as
-many HAProxy processes. All take turns within a repetition, in an order that is reversed each time. Before
-each measurement the same clients load the balancer for a while, so that adaptive has chosen its count; what
-a cold start costs is in the dynamic runs. Needs root, nginx and haproxy.
+many HAProxy processes. Within a repetition all of them run and take several turns in the balancer's machine,
+in an order that is reversed each time, because the speed of a shared host drifts within seconds; `speed.py`
+measures it. Before each turn the same clients load the balancer for a while, so that adaptive has chosen its
+count; what a cold start costs is in the dynamic runs. Needs root, nginx and haproxy.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
+import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +31,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench.load import Outcome, closed_loop
 from bench.machine import machine
 from bench.setups import ADAPTIVE, SETUPS, Running, Scene, Setup, running, scene
+from bench.speed import Speed
 from bench.testbed import CORE
 
 CLIENTS = 250
 CONNECTIONS = 60_000
-WARM_UP = 1.0  # seconds
-SETTLE = 4.0  # seconds of load in which adaptive finds its count
+TURNS = 8  # of each balancer within a repetition; the connections are divided among them
+HALVES = (
+    4  # turns in experiment 2: each has half of its seconds, since a turn loses what is under way at its end
+)
+WARM_UP = 0.3  # seconds, before each turn
+SETTLE = 3.0  # seconds of load in which adaptive finds its count again, before each turn
 QUANTILES = 200
 
 console = Console()
@@ -79,32 +89,71 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def measure(here: Scene, kind: str, count: int, connections: int) -> dict[str, Any]:
-    """One turn of one balancer."""
-    setup = here.setup
-    with running(here, kind, count) as one:
-        load(one.port, seconds=SETTLE if count == ADAPTIVE else WARM_UP)
+@dataclass
+class Tally:
+    """One balancer's turns within a repetition."""
+
+    count: int
+    running: Running
+    outcome: Outcome = field(default_factory=Outcome)
+    wall: float = 0.0
+    used: float = 0.0
+    """Virtual core seconds of the balancer's machine."""
+    workers: list[int] = field(default_factory=list)
+    turns: list[tuple[float, float]] = field(default_factory=list)
+    """Answered per second, and the machine's speed meanwhile."""
+
+    def turn(self, here: Scene, requests: int | None, seconds: float | None, speed: Speed) -> None:
+        """Warm up, then measure."""
+        one = self.running
+        one.enter()
+        load(one.port, seconds=SETTLE if self.count == ADAPTIVE else WARM_UP)
         del one.counts[:]
+        speed.take()
         used, began = here.balancer.group.use(), time.monotonic()
-        if setup.seconds is None:
-            result = summary(load(one.port, requests=connections))
-        else:
-            result = summary(load(one.port, seconds=setup.seconds))
-        wall = time.monotonic() - began
-        result["balancer_cores"] = round((here.balancer.group.use() - used) / wall, 3)
-        result["workers"] = _mean(one) if kind == "pylb" else count
-        if one.pylb is not None and count == ADAPTIVE:
-            result["log"] = [
+        outcome = load(one.port, requests, seconds)
+        self.wall += time.monotonic() - began
+        self.used += here.balancer.group.use() - used
+        self.workers += [count for _, count in one.counts]
+        one.leave()
+        rate = len(outcome.latencies) / outcome.seconds
+        self.turns.append((round(rate, 1), round(speed.take(), 4)))
+        self.outcome.latencies.extend(outcome.latencies)
+        self.outcome.seconds += outcome.seconds
+        self.outcome.failed += outcome.failed
+
+    def result(self) -> dict[str, Any]:
+        """All turns together."""
+        found = summary(self.outcome) | {"turns": self.turns}
+        found["balancer_cores"] = round(self.used / self.wall, 3)
+        pylb = self.running.pylb
+        found["workers"] = round(statistics.mean(self.workers), 2) if pylb and self.workers else self.count
+        if pylb is not None and self.count == ADAPTIVE:
+            found["log"] = [
                 line.partition("scaling ")[2].strip()
-                for line in one.pylb.log.read_text().splitlines()
+                for line in pylb.log.read_text().splitlines()
                 if "] scaling from" in line
             ]
-    return result
+        return found
 
 
-def _mean(one: Running) -> float:
-    counts = [count for _, count in one.counts]
-    return round(sum(counts) / len(counts), 2) if counts else 0.0
+def repeat(here: Scene, connections: int, said: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """One repetition of a set-up: all balancers run, and take turns in the machine."""
+    setup = here.setup
+    with contextlib.ExitStack() as stack:
+        speed = stack.enter_context(Speed())
+        tallies: dict[str, Tally] = {}
+        for kind, count in variants(setup):
+            said(f"starting {name_of(kind, count)}")
+            one = stack.enter_context(running(here, kind, count))
+            one.leave()
+            tallies[name_of(kind, count)] = Tally(count, one)
+        requests = connections // TURNS if setup.seconds is None else None
+        for number in range(TURNS if setup.seconds is None else HALVES):
+            for name, tally in list(tallies.items())[:: -1 if number % 2 else 1]:
+                said(name)
+                tally.turn(here, requests, setup.seconds and setup.seconds / 2, speed)
+        return {name: tally.result() for name, tally in tallies.items()}
 
 
 def run(setups: list[Setup], repetitions: int, connections: int, file: Path, more: bool) -> None:
@@ -129,22 +178,26 @@ def run(setups: list[Setup], repetitions: int, connections: int, file: Path, mor
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        total = repetitions * sum(len(variants(setup)) for setup in setups)
+        total = repetitions * len(setups)
         bar = progress.add_task("", total=total)
         for repetition in range(repetitions):
             for setup in setups:
+                where = f"{repetition + 1}: figure {setup.key}"
+
+                def say(text: str, where: str = where) -> None:
+                    progress.update(bar, description=f"{where}, {text}")
+
                 with scene(setup) as here:
-                    for kind, count in variants(setup)[:: -1 if repetition % 2 else 1]:
-                        name = name_of(kind, count)
-                        progress.update(bar, description=f"{repetition + 1}: figure {setup.key}, {name}")
-                        result = measure(here, kind, count, connections)
-                        runs.setdefault(setup.key, {}).setdefault(name, []).append(result)
-                        console.log(
-                            f"{setup.key} {name}: {result['rps']:.0f}/s, median {result['p50_ms']:.0f} ms, "
-                            f"p99 {result['p99_ms']:.0f} ms, {result['workers']} workers, "
-                            f"{result['balancer_cores']:.2f} cores, {result['failed']} failed"
-                        )
-                        progress.advance(bar)
+                    found = repeat(here, connections, say)
+                for name, result in found.items():
+                    runs.setdefault(setup.key, {}).setdefault(name, []).append(result)
+                    console.log(
+                        f"{setup.key} {name}: {result['rps']:.0f}/s, "
+                        f"median {result['p50_ms']:.0f} ms, p99 {result['p99_ms']:.0f} ms, "
+                        f"{result['workers']} workers, {result['balancer_cores']:.2f} cores, "
+                        f"{result['failed']} failed"
+                    )
+                progress.advance(bar)
             file.write_text(json.dumps(document) + "\n")
 
 

@@ -15,12 +15,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.balancer import Balancer, free_port
-from bench.testbed import Host, Vm, spinning
+from bench.testbed import Group, Host, Vm, spinning
 
 ADAPTIVE = 0
 """The count that means: pylb's own scaling."""
@@ -137,68 +137,101 @@ def scene(setup: Setup) -> Iterator[Scene]:
         yield Scene(setup, host, folder, balancer, servers, address)
 
 
-@dataclass
 class Running:
-    """A balancer that serves in a scene."""
+    """A balancer that serves in a scene, inside the balancer's machine until it has to `leave`."""
 
-    port: int
-    pylb: Balancer | None = None
-    counts: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds (monotonic) and how many workers it had then."""
+    def __init__(
+        self, scene: Scene, port: int, processes: Callable[[], dict[int, str]], pylb: Balancer | None = None
+    ) -> None:
+        """``processes`` gives the name of the core that each process of it belongs on."""
+        self.port = port
+        self.pylb = pylb
+        self.counts: list[tuple[float, int]] = []
+        """Seconds (monotonic) and how many workers it had then."""
+        self._scene = scene
+        self._processes = processes
+        self._inside = True
+        self._placed: dict[int, Group] = {}
+        self._placing = threading.Lock()
+
+    def leave(self) -> None:
+        """Make room in the machine for another balancer: what this one does while idle is done elsewhere."""
+        self._inside = False
+        self.place()
+
+    def enter(self) -> None:
+        """Be back in the machine."""
+        self._inside = True
+        self.place()
+
+    def place(self) -> None:
+        """Put each process where it belongs now."""
+        with self._placing:
+            found = self._processes()
+            placed: dict[int, Group] = {}
+            for pid, core in found.items():
+                group = self._scene.balancer.core(core) if self._inside else self._scene.host.elsewhere
+                with contextlib.suppress(OSError):  # it may have ended
+                    if self._placed.get(pid) is not group:
+                        group.add(pid)
+                    placed[pid] = group
+            self._placed = placed
+        self.counts.append((time.monotonic(), sum(core.startswith("worker") for core in found.values())))
+
+    def follow(self, stop: threading.Event) -> None:
+        """Place new processes as they appear."""
+        while not stop.wait(0.02):
+            with contextlib.suppress(OSError):
+                self.place()
 
 
 @contextlib.contextmanager
 def running(scene: Scene, kind: str, count: int) -> Iterator[Running]:
     """``pylb`` or ``haproxy`` with so many processes."""
     if kind == "haproxy":
-        with _haproxy(scene, count) as port:
-            yield Running(port)
+        with _haproxy(scene, count) as one:
+            yield one
         return
     workers = f"1..{scene.setup.balancer}" if count == ADAPTIVE else str(count)
     controller = ["--controller", scene.controller] if count == ADAPTIVE else []
     # Started outside, so that Python's imports don't take seconds of a small machine, and then moved in.
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/fs/cgroup; exec "$@"', "sh"]
     guest = ("bench.guest", str(scene.setup.balancer))
-    balancer = Balancer(
-        "--workers", workers, *controller, servers=scene.servers, wrap=hidden, module=guest
-    )
+    balancer = Balancer("--workers", workers, *controller, servers=scene.servers, wrap=hidden, module=guest)
+    one = Running(scene, balancer.port, lambda: _of_pylb(balancer.process.pid), balancer)
     stop = threading.Event()
-    one = Running(balancer.port, balancer)
-    mover = threading.Thread(target=_move_in, args=(balancer.process.pid, scene.balancer, stop, one.counts))
-    mover.start()
+    follower = threading.Thread(target=one.follow, args=(stop,))
+    follower.start()
     try:
         if count != ADAPTIVE:
             balancer.wait_workers(count)
         yield one
     finally:
         stop.set()
-        mover.join()
+        follower.join()
         balancer.stop()
 
 
-def _move_in(supervisor: int, vm: Vm, stop: threading.Event, counts: list[tuple[float, int]]) -> None:
-    """Give each worker, as it appears, a core of its own; the other processes share one."""
-    vm.core("rest").add(supervisor)
-    placed: set[int] = set()
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
-    while not stop.wait(0.02):
-        with contextlib.suppress(OSError):
-            alive = {int(pid) for pid in children.read_text().split()}
-            for pid in alive - placed:
-                title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
-                if title.startswith("pylb: worker"):
-                    vm.core(f"worker-{title.split()[2]}").add(pid)
-                    placed.add(pid)
-                elif title.startswith("pylb: control"):
-                    vm.core("rest").add(pid)
-                    placed.add(pid)
-            counts.append((time.monotonic(), len(alive) - 1))
+def _of_pylb(supervisor: int) -> dict[int, str]:
+    """Each worker has a core of its own; the other processes share one.
+
+    Raises:
+        OSError: one of them ended meanwhile.
+    """
+    found = {supervisor: "rest"}
+    for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode()
+        if title.startswith("pylb: worker"):
+            found[int(pid)] = f"worker-{title.split()[2]}"
+        elif title.startswith("pylb: control"):
+            found[int(pid)] = "rest"
+    return found
 
 
 @contextlib.contextmanager
-def _haproxy(scene: Scene, count: int) -> Iterator[int]:
+def _haproxy(scene: Scene, count: int) -> Iterator[Running]:
     port = free_port()
-    file = scene.folder / "haproxy.cfg"
+    file = scene.folder / f"haproxy-{count}.cfg"
     lines = "".join(f"  server s{number} {server}\n" for number, server in enumerate(scene.servers))
     file.write_text(
         "global\n  nbthread 1\n  maxconn 8000\n"
@@ -212,7 +245,8 @@ def _haproxy(scene: Scene, count: int) -> Iterator[int]:
     ]
     try:
         _wait_listening(port, count)
-        yield port
+        cores = {process.pid: f"haproxy-{number}" for number, process in enumerate(processes)}
+        yield Running(scene, port, lambda: cores)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)

@@ -161,6 +161,9 @@ class Host:
         self.cores = cores
         self._groups = [Group(_NAME)]
         self._groups[0].limit(cores)
+        self.elsewhere = Group(f"{_NAME}-elsewhere")
+        """Outside the host, without a limit: for what waits for its turn."""
+        self._groups.append(self.elsewhere)
         self.vms: dict[str, Vm] = {}
 
     def partition(self, name: str, cores: float) -> Group:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 HIGH = 0.80  # mean busy fraction from which the workers are under pressure
 LOW = 0.60  # mean busy fraction that must hold with one worker fewer before one goes
-GROW_AFTER = 0.5  # seconds of pressure
+GROW_AFTER = 0.25  # seconds of pressure
 SHRINK_AFTER = 10.0  # seconds without
-SETTLE = 1.0  # seconds after a change before the next one upwards: the load has to spread first
+SETTLE = 0.5  # seconds after a change before the next one upwards: the load has to spread first
 QUEUE = 64  # connections waiting to be accepted, per worker, that count as pressure
 LAG_US = 50_000  # event-loop lag that counts as pressure
 

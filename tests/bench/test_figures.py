@@ -20,7 +20,7 @@ def result(rate: float, workers: float = 1) -> dict[str, Any]:
     outcome = Outcome(seconds=10.0)
     outcome.latencies.extend(250 / rate * (0.5 + step / 1000) for step in range(1000))
     one = summary(outcome) | {"rps": rate, "answered": int(rate * 5), "balancer_cores": 1.0}
-    return one | {"workers": workers}
+    return one | {"workers": workers, "turns": [(rate, 5.0)] * 8}
 
 
 def runs(rates: dict[int, float]) -> dict[str, dict[str, list[dict[str, Any]]]]:

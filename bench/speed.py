@@ -1,0 +1,85 @@
+"""How fast the machine's CPUs are while something is measured.
+
+On a shared host they are not the same from one second to the next, though no time is stolen: whoever has the
+other hyperthread or the caches slows them by a third. A process bound to each CPU does the same little work a
+hundred times per second and takes its own CPU time; `at_equal_speed` corrects rates by that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import Self
+
+_PAUSE = 0.008  # seconds; the work takes some 0.2 ms
+
+
+def _probe(cpu: int, pipe: Connection) -> None:
+    os.sched_setaffinity(0, {cpu})
+    with contextlib.suppress(OSError):
+        os.nice(-10)
+    numbers = list(range(400))
+    speeds: list[float] = []
+    with contextlib.suppress(EOFError):
+        while True:
+            if pipe.poll(_PAUSE):
+                pipe.recv()
+                pipe.send(speeds)
+                speeds = []
+            began = time.thread_time()
+            for _ in range(20):
+                sum(numbers[:200])
+            {number: str(number) for number in numbers}
+            speeds.append(1e-3 / (time.thread_time() - began))
+
+
+class Speed:
+    """Probes of all CPUs that this process may use; a context manager."""
+
+    def __enter__(self) -> Self:
+        context = multiprocessing.get_context("fork")
+        self._pipes: list[Connection] = []
+        for cpu in sorted(os.sched_getaffinity(0)):
+            ours, theirs = context.Pipe()
+            context.Process(target=_probe, args=(cpu, theirs), daemon=True).start()
+            theirs.close()
+            self._pipes.append(ours)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+
+    def take(self) -> float:
+        """Mean over the CPUs since the last call: how often the work fits into a millisecond."""
+        for pipe in self._pipes:
+            pipe.send(None)
+        return statistics.fmean(statistics.fmean(pipe.recv() or [math.nan]) for pipe in self._pipes)
+
+
+def at_equal_speed(turns: dict[str, Sequence[tuple[float, float]]]) -> dict[str, list[float]]:
+    """Rates as they would have been at the mean speed.
+
+    Args:
+        turns: rate and speed of each turn, by who was measured.
+
+    A regression of the logarithms, with a slope that all share and a level for each of them (analysis of
+    covariance): what differs between them can't pass for an effect of the speed.
+    """
+    logs = {name: [(math.log(speed), math.log(rate)) for rate, speed in one] for name, one in turns.items()}
+    mean = statistics.fmean(speed for one in logs.values() for speed, _ in one)
+    both = own = 0.0
+    for one in logs.values():
+        level = statistics.fmean(speed for speed, _ in one)
+        both += sum((speed - level) * rate for speed, rate in one)
+        own += sum((speed - level) ** 2 for speed, _ in one)
+    slope = both / own if own else 0.0
+    return {
+        name: [math.exp(rate - slope * (speed - mean)) for speed, rate in one] for name, one in logs.items()
+    }
