@@ -17,7 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pylb.http.body import RequestBody
-from pylb.http.errors import Refused, error_response, https_location, redirect_response
+from pylb.http.errors import Refused, https_location, redirect_response
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
@@ -314,7 +314,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     def write_error(self, status: int) -> None:
         self.close_after = self.close_after or not self.body_done or not self.head.http11
-        self.write(error_response(status, self.close_after, self.method == b"HEAD"))
+        self.write(self.listener.error(status, self.close_after, self.method == b"HEAD"))
 
     def before_open_end(self) -> None:
         self.close_after = True
@@ -341,7 +341,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             counters[Field.REQUESTS] += 1
         if not (self.busy and self.response_started):
             counters[Field.STATUS_1XX - 1 + refused.status // 100] += 1
-            self.write(error_response(refused.status, True))
+            self.write(self.listener.error(refused.status, True))
         self.buffer = b""
         if self.busy:
             self.body_done = False

@@ -13,7 +13,7 @@ import h2.errors
 import h2.exceptions
 
 from pylb.http.body import body_deadline
-from pylb.http.errors import Refused, error_response, https_location
+from pylb.http.errors import Refused, https_location
 from pylb.http.response import ResponseHead
 from pylb.http.translate import request_to_http1, response_to_http2, trailers_to_http2
 from pylb.scoreboard import Field
@@ -241,7 +241,7 @@ class Http2Stream(HttpExchange):
         self.trailers = trailers_to_http2(lines)
 
     def write_error(self, status: int) -> None:
-        raw = error_response(status, False)
+        raw = self.connection.listener.error(status, False)
         end = raw.index(b"\r\n\r\n") + 4
         self._headers(response_to_http2(raw[:end]))
         if self.method != b"HEAD":

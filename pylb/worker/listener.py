@@ -66,6 +66,14 @@ class Listener:
             return TcpConnection(self._worker, self, peer)
         return ClientConnection(self._worker, self, peer)
 
+    def error(self, status: int, close: bool, head_only: bool = False) -> bytes:
+        """A response of pylb's own, with what is added to each."""
+        response = error_response(status, close, head_only)
+        if self.response_fields:
+            head, _, body = response.partition(b"\r\n\r\n")
+            response = b"".join((head, b"\r\n", self.response_fields, body))
+        return response
+
     def tls_options(self) -> dict[str, Any]:
         """What asyncio is told of TLS when a connection is accepted."""
         if self.context is None:

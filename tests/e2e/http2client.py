@@ -21,10 +21,10 @@ Fields = list[tuple[str, str]]
 
 
 class Client:
-    """A connection by prior knowledge."""
+    """A connection by prior knowledge, or over a TLS connection that is there."""
 
-    def __init__(self, port: int, window: int = 65535) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+    def __init__(self, port: int, window: int = 65535, sock: socket.socket | None = None) -> None:
+        self.sock = sock or socket.create_connection(("127.0.0.1", port), timeout=20)
         config = h2.config.H2Configuration(
             client_side=True,
             header_encoding="latin-1",

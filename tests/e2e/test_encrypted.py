@@ -16,6 +16,7 @@ import trustme
 
 from bench.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
+from tests.e2e.http2client import Client
 from tests.e2e.origin import Origin
 
 GET = b"GET /echo HTTP/1.1\r\nHost: a.example\r\n\r\n"
@@ -104,6 +105,18 @@ def test_the_certificate_follows_the_name(balancer: StartBalancer, origin: Origi
             while piece := sock.recv(65536):
                 answer += piece
             assert b"\r\nConnection: close\r\n" in answer
+        with site.connect(asked) as sock:  # responses of pylb's own say it, too
+            answer = exchange(sock, b"GET / HTTP/1.1\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"\r\nStrict-Transport-Security: max-age=3600\r\n" in answer
+        context = site.context()
+        context.set_alpn_protocols(["h2"])
+        with site.connect(asked, context) as sock:
+            client = Client(site.port, sock=sock)
+            fields, body, _ = client.answer(client.request("/a b"))
+            assert dict(fields)[":status"] == "400"
+            assert dict(fields)["strict-transport-security"] == "max-age=3600"
+            assert body.startswith(b"400 Bad Request")
     context = site.context()
     context.check_hostname = False
     for asked_for in ("unknown.example", None):
