@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Self
 
@@ -63,7 +63,7 @@ class Speed:
         return statistics.fmean(statistics.fmean(pipe.recv() or [math.nan]) for pipe in self._pipes)
 
 
-def at_equal_speed(turns: dict[str, Sequence[tuple[float, float]]]) -> dict[str, list[float]]:
+def at_equal_speed(turns: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, list[float]]:
     """Rates as they would have been at the mean speed.
 
     Args:

@@ -22,6 +22,7 @@ from hyperframe.frame import GoAwayFrame
 from pylb.http.errors import Refused
 from pylb.http.flood import Budget
 from pylb.http.frames import H2Connection
+from pylb.http.translate import trailers_to_http1
 from pylb.scoreboard import Field
 from pylb.worker.http2stream import Http2Stream
 from pylb.worker.server import WRITE_BUFFER
@@ -232,6 +233,11 @@ class Http2Connection(asyncio.Protocol):
         if stream is not None:
             stream.request_ended()
 
+    def _trailers(self, event: h2.events.TrailersReceived) -> None:
+        stream = self.streams.get(event.stream_id or 0)
+        if stream is not None:
+            stream.request_trailers = trailers_to_http1(event.headers or [])
+
     def _reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id or 0)
         if stream is not None:
@@ -307,6 +313,7 @@ class Http2Connection(asyncio.Protocol):
 _HANDLERS: dict[type[h2.events.Event], Callable[[Http2Connection, object], None]] = {
     h2.events.RequestReceived: Http2Connection._request,  # type: ignore[dict-item]
     h2.events.DataReceived: Http2Connection._data,  # type: ignore[dict-item]
+    h2.events.TrailersReceived: Http2Connection._trailers,  # type: ignore[dict-item]
     h2.events.StreamEnded: Http2Connection._ended,  # type: ignore[dict-item]
     h2.events.StreamReset: Http2Connection._reset,  # type: ignore[dict-item]
     h2.events.WindowUpdated: Http2Connection._window,  # type: ignore[dict-item]

@@ -19,7 +19,7 @@ import h2.settings
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.frames import H2Connection
 from pylb.http.response import BadResponse, ResponseHead, read_response
-from pylb.http.translate import request_to_http2, response_to_http1, trailers_to_http1
+from pylb.http.translate import request_to_http2, response_to_http1, trailers_to_http1, trailers_to_http2
 from pylb.log import log
 from pylb.worker.server import WRITE_BUFFER
 
@@ -268,7 +268,11 @@ class Http2ServerStream:
                 self._queued -= size
             if self._request_ended and not self._queue:
                 self._ended = True
-                connection.h2.end_stream(self.number)
+                trailers = trailers_to_http2(self._chunks.trailers) if self._chunks is not None else []
+                if trailers:
+                    connection.h2.send_headers(self.number, trailers, end_stream=True)
+                else:
+                    connection.h2.end_stream(self.number)
         except h2.exceptions.H2Error:
             return  # the stream has ended; the event for it is on its way
         connection.soon()

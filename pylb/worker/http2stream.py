@@ -44,6 +44,7 @@ class Http2Stream(HttpExchange):
         "queued",
         "ending",
         "ended",
+        "request_trailers",
         "trailers",
         "paused_server",
         "upgrading",
@@ -72,7 +73,8 @@ class Http2Stream(HttpExchange):
         self.queued = 0
         self.ending = False  # nothing more will be put in the queue
         self.ended = False  # the client knows
-        self.trailers: list[tuple[bytes, bytes]] = []
+        self.request_trailers: list[bytes] = []
+        self.trailers: list[tuple[bytes, bytes]] = []  # of the response
         self.paused_server = False
         self.upgrading = False  # an extended CONNECT that is not answered yet
         self.early = b""  # what the client sent for the tunnel meanwhile
@@ -166,7 +168,8 @@ class Http2Stream(HttpExchange):
                 self.refuse(Refused(400, "content_length"))
                 return
             if self.chunked:
-                self._forward(b"0\r\n\r\n")
+                lines = b"".join(line + b"\r\n" for line in self.request_trailers)
+                self._forward(b"0\r\n" + lines + b"\r\n")
             if self.server is None:
                 self.replayable = True
 

@@ -13,6 +13,8 @@ class Origin:
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []
+        self.trailers: list[bytes] = []
+        """Lines of all requests."""
         self.connections = 0
         self._loop = asyncio.new_event_loop()
         started = threading.Event()
@@ -70,8 +72,8 @@ class Origin:
             while size := int((await reader.readline()).split(b";")[0], 16):
                 body += await reader.readexactly(size)
                 await reader.readline()
-            while (await reader.readline()).strip():
-                pass
+            while line := (await reader.readline()).strip():
+                self.trailers.append(line)
             return body
         start = lower.find(b"\ncontent-length:")
         if start < 0:

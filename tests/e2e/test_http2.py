@@ -76,8 +76,30 @@ def test_trailers_of_a_chunked_response(client: Client) -> None:
     assert trailers == [("x-sum", "11")]
 
 
+def test_trailers_of_a_request(client: Client, origin: Origin, running: Balancer) -> None:
+    number = client.request("/echo", method="POST", end=False)
+    client.h2.send_data(number, b"hello")
+    client.h2.send_headers(number, [("x-sum", "5"), ("x-also", "this")], end_stream=True)
+    client.flush()
+    assert b"hello" in client.answer(number)[1]
+    assert origin.trailers == [b"x-sum: 5", b"x-also: this"]
+    # A body of a known length has no place for them in HTTP/1.1, and a request may not change its host there.
+    number = client.request("/echo", ("content-length", "5"), method="POST", end=False)
+    client.h2.send_data(number, b"again")
+    client.h2.send_headers(number, [("x-sum", "5")], end_stream=True)
+    client.flush()
+    assert b"again" in client.answer(number)[1]
+    number = client.request("/echo", method="POST", end=False)
+    client.h2.send_data(number, b"hosts")
+    client.h2.send_headers(number, [("host", "other"), ("content-length", "3")], end_stream=True)
+    client.flush()
+    with contextlib.suppress(ConnectionError):
+        assert b"hosts" in client.answer(number)[1]
+    assert len(origin.trailers) == 2
+
+
 def test_through_two_balancers_in_http_2(
-    running: Balancer, balancer: StartBalancer, tmp_path: Path
+    running: Balancer, balancer: StartBalancer, tmp_path: Path, origin: Origin
 ) -> None:
     port = free_port()
     file = tmp_path / "pylb.toml"
@@ -98,11 +120,18 @@ def test_through_two_balancers_in_http_2(
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 300000\r\n\r\n" + b"u" * 300000)
         data = sock.recv(65536)
         assert data.startswith(b"HTTP/1.1 200 ")
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+    assert origin.trailers == [b"x-sum: 5"]
     client = Client(port)
     number = client.request("/echo", method="POST", end=False)
-    client.h2.send_data(number, b"in both", end_stream=True)
+    client.h2.send_data(number, b"in both")
+    client.h2.send_headers(number, [("x-sum", "7")], end_stream=True)
     client.flush()
     assert b"in both" in client.answer(number)[1]
+    assert origin.trailers == [b"x-sum: 5", b"x-sum: 7"]
     client.sock.close()
     nothing_left(front, 0)
 
