@@ -10,9 +10,17 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from controller.address import parse as parse_controller
 from pylb.config.address import Address, parse_address
@@ -51,10 +59,22 @@ SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AddressField = Annotated[Address, BeforeValidator(_address)]
 
 
+def _is_number(wanted: Any) -> bool:
+    return wanted in (int, float) or any(_is_number(part) for part in get_args(wanted))
+
+
 class Section(BaseModel):
     """A table of the file: unknown keys are mistakes, values can't be changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # For Python, and so for pydantic, true is 1.
+        if isinstance(value, bool) and _is_number(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("expected a number")
+        return value
 
 
 class Timeouts(Section):

@@ -120,6 +120,18 @@ def test_files_of_the_controller_are_looked_at(tmp_path: Path) -> None:
     assert [problem.split(": ")[0] for problem in found] == ["controller.token_file", "controller.tls_ca"]
 
 
+def test_true_is_not_one(tmp_path: Path) -> None:
+    found = mistakes(
+        tmp_path,
+        "workers.min = true\ntimeouts.client = true\nlimits = {connections = false, body_bytes = true}\n"
+        '[[frontend]]\nname = "f"\nbind = "127.0.0.1:80"\nbackend = "b"\nbody_bytes = true\n'
+        '[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:81"\n',
+    )
+    keys = ("workers.min", "timeouts.client", "limits.body_bytes", "frontend[0].body_bytes")
+    wanted = [f"{key}: expected a number (got True)" for key in keys]
+    assert sorted(found) == sorted([*wanted, "limits.connections: expected a number (got False)"])
+
+
 @pytest.mark.parametrize("host", ["a..b", "x" * 64, "a b", "a/b"])
 def test_hosts_that_no_resolver_takes(host: str) -> None:
     with pytest.raises(ValueError, match="is not a host name"):
