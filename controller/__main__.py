@@ -17,7 +17,7 @@ from rich.table import Table
 
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
-from controller.protocol import Error, LineDecoder, Status, StatusRequest, encode
+from controller.protocol import MAX_STATUS, Error, LineDecoder, Status, StatusRequest, encode
 from controller.server import Access, ControllerServer, server_tls
 from controller.sources import SOURCES
 
@@ -158,7 +158,7 @@ async def _ask(address: Address, token: str, tls: object) -> Status | Error:
     assert tls is None or isinstance(tls, ssl.SSLContext)
     reader, writer = await open_stream(address, tls)
     writer.write(encode(StatusRequest(token)))
-    decoder = LineDecoder()
+    decoder = LineDecoder(MAX_STATUS)
     try:
         while data := await reader.read(65536):
             for message in decoder.feed(data):

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 VERSION = 1
 MAX_LINE = 65536
+MAX_STATUS = 16 * 1024 * 1024
+"""Bytes of a `Status`, which has a lease for each balancer."""
 """Bytes of one line, newline included."""
 MAX_CORES = 1_000_000
 """Anything above is nonsense and refused."""
@@ -192,9 +194,10 @@ def decode(line: bytes) -> Message:
 
 
 class LineDecoder:
-    """Cuts a stream into lines and reads them; never holds more than one line of `MAX_LINE`."""
+    """Cuts a stream into lines and reads them; never holds more than one line of ``longest`` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = MAX_LINE) -> None:
+        self._longest = longest
         self._buffer = b""
         self._lost = False
 
@@ -209,7 +212,7 @@ class LineDecoder:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         found: list[Message | ProtocolError] = []
         for line in lines:
-            if len(line) >= MAX_LINE:
+            if len(line) >= self._longest:
                 return self._lose(found)
             if not line.strip():
                 continue
@@ -217,12 +220,12 @@ class LineDecoder:
                 found.append(decode(line))
             except ProtocolError as error:
                 found.append(error)
-        if len(self._buffer) >= MAX_LINE:
+        if len(self._buffer) >= self._longest:
             return self._lose(found)
         return found
 
     def _lose(self, found: list[Message | ProtocolError]) -> list[Message | ProtocolError]:
         self._lost = True
         self._buffer = b""
-        found.append(ProtocolError("line", f"a line is longer than {MAX_LINE} bytes", fatal=True))
+        found.append(ProtocolError("line", f"a line is longer than {self._longest} bytes", fatal=True))
         return found

@@ -20,6 +20,7 @@ import trustme
 from controller.address import Address, parse
 from controller.client import ControllerClient, client_tls, open_stream
 from controller.protocol import (
+    MAX_LINE,
     Error,
     Grant,
     Hello,
@@ -222,6 +223,22 @@ async def test_status_command(start: Callable[..., object]) -> None:
     )
     out, _ = await process.communicate()
     assert json.loads(out)["idle_cores"] == 4
+
+
+async def test_status_of_many_balancers(start: Callable[..., object]) -> None:
+    address = await start()  # type: ignore[misc]
+    writers = [(await open_stream(address))[1] for _ in range(350)]
+    for number, writer in enumerate(writers):
+        writer.write(encode(Hello(f"{number} {'x' * 120}", 1, 4)))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "controller", "status", "--address", str(address), "--json"),
+        stdout=subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    for writer in writers:
+        writer.transport.abort()
+    assert len(out) > MAX_LINE
+    assert len(json.loads(out)["leases"]) == 350
 
 
 async def test_status_shows_names_as_they_are(start: Callable[..., object]) -> None:
