@@ -286,7 +286,7 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         f"Written by `python -m bench.figures` (`make figures`). {about}.",
         f"A virtual core is {document['core']:g} of a real one ([accuracy](testbed.md)). "
         f"{document['clients']} clients; experiment 1 makes {document['connections']:,} connections with a "
-        f"request each, experiment 2 lasts twice 5 s; {repetitions} repetitions, medians (range). Within "
+        f"request each, experiment 2 lasts 5 s; {repetitions} repetitions, medians (range). Within "
         "a repetition all balancers of a set-up take several turns. "
         f"{failed} requests failed in all.",
         "",

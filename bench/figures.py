@@ -36,10 +36,8 @@ from bench.testbed import CORE
 
 CLIENTS = 250
 CONNECTIONS = 60_000
-TURNS = 8  # of each balancer within a repetition; the connections are divided among them
-HALVES = (
-    4  # turns in experiment 2: each has half of its seconds, since a turn loses what is under way at its end
-)
+TURNS = 6  # of each balancer within a repetition; the connections are divided among them
+TURNS_IN_TIME = 2  # in experiment 2: few, since a turn loses what is under way at its end
 WARM_UP = 0.3  # seconds, before each turn
 SETTLE = 3.0  # seconds of load in which adaptive finds its count again, before each turn
 QUANTILES = 200
@@ -148,11 +146,13 @@ def repeat(here: Scene, connections: int, said: Callable[[str], None]) -> dict[s
             one = stack.enter_context(running(here, kind, count))
             one.leave()
             tallies[name_of(kind, count)] = Tally(count, one)
-        requests = connections // TURNS if setup.seconds is None else None
-        for number in range(TURNS if setup.seconds is None else HALVES):
+        turns = TURNS if setup.seconds is None else TURNS_IN_TIME
+        requests = connections // turns if setup.seconds is None else None
+        seconds = setup.seconds and setup.seconds / turns
+        for number in range(turns):
             for name, tally in list(tallies.items())[:: -1 if number % 2 else 1]:
                 said(name)
-                tally.turn(here, requests, setup.seconds and setup.seconds / 2, speed)
+                tally.turn(here, requests, seconds, speed)
         return {name: tally.result() for name, tally in tallies.items()}
 
 

@@ -26,17 +26,16 @@ def _probe(cpu: int, pipe: Connection) -> None:
         os.nice(-10)
     numbers = list(range(400))
     speeds: list[float] = []
-    with contextlib.suppress(EOFError):
-        while True:
-            if pipe.poll(_PAUSE):
-                pipe.recv()
-                pipe.send(speeds)
-                speeds = []
-            began = time.thread_time()
-            for _ in range(20):
-                sum(numbers[:200])
-            {number: str(number) for number in numbers}
-            speeds.append(1e-3 / (time.thread_time() - began))
+    while True:
+        if pipe.poll(_PAUSE):
+            pipe.recv()
+            pipe.send(speeds)
+            speeds = []
+        began = time.thread_time()
+        for _ in range(20):
+            sum(numbers[:200])
+        {number: str(number) for number in numbers}
+        speeds.append(1e-3 / (time.thread_time() - began))
 
 
 class Speed:
@@ -45,16 +44,19 @@ class Speed:
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("fork")
         self._pipes: list[Connection] = []
+        self._processes = []
         for cpu in sorted(os.sched_getaffinity(0)):
             ours, theirs = context.Pipe()
-            context.Process(target=_probe, args=(cpu, theirs), daemon=True).start()
-            theirs.close()
+            process = context.Process(target=_probe, args=(cpu, theirs), daemon=True)
+            process.start()
             self._pipes.append(ours)
+            self._processes.append(process)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipe in self._pipes:
-            pipe.close()
+        for process in self._processes:
+            process.terminate()
+            process.join()
 
     def take(self) -> float:
         """Mean over the CPUs since the last call: how often the work fits into a millisecond."""
