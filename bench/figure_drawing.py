@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.setups import SETUPS
-from bench.speed import at_equal_speed
+from bench.speed import at_equal_speed, explained
 
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 
@@ -119,15 +119,22 @@ def claims(runs: Runs) -> list[Claim]:
     return sorted(found, key=lambda claim: claim.figure)
 
 
+def turns_of(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[tuple[float, float]]]:
+    """Rate and speed of each turn of pylb in a set-up, by count."""
+    return {
+        name.split()[1]: [(rate, speed) for run in one for rate, speed in run["turns"]]
+        for name, one in found.items()
+        if name.startswith("pylb")
+    }
+
+
 def shares(found: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, list[float]]]:
     """pylb's best fixed count in a set-up, and what each count answered of it, by repetition.
 
     Geometric means over turns, at equal speed of the machine.
     """
     ours = {name.split()[1]: one for name, one in found.items() if name.startswith("pylb")}
-    rates = at_equal_speed(
-        {count: [turn for run in one for turn in run["turns"]] for count, one in ours.items()}
-    )
+    rates = at_equal_speed(turns_of(found))
     best = max(rates.keys() - {"adaptive"}, key=lambda count: statistics.geometric_mean(rates[count]))
     by_repetition: dict[str, list[float]] = {}
     for count, one in ours.items():
@@ -273,6 +280,14 @@ def draw(runs: Runs, folder: Path) -> list[str]:
     return made
 
 
+def _spread_of_speed(runs: Runs) -> str:
+    by_setup = [turns_of(found) for found in runs.values()]
+    speeds = sorted(speed for turns in by_setup for one in turns.values() for _, speed in one)
+    low, high = (speeds[round(share * (len(speeds) - 1))] for share in (0.05, 0.95))
+    part = statistics.median(explained(turns) for turns in by_setup)
+    return f"{low / high:.0%} to 100% in nine of ten turns, explains {part:.0%} of the rates' variance"
+
+
 def write(document: dict[str, Any], folder: Path, console: Console) -> int:
     """The figures and the page about them; gives how many requests failed in all."""
     runs: Runs = document["runs"]
@@ -304,8 +319,8 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         *(f"- {verdict}" for verdict in verdicts),
         "",
         "Requests per second, medians, the best fixed count in bold. The share of it is of the turns' rates "
-        "at equal speed of the machine (bench/speed.py), since identical turns differ by a third: geometric "
-        "mean over the repetitions (range).",
+        "at equal speed of the machine (bench/speed.py): geometric mean over the repetitions (range). The "
+        f"speed, {_spread_of_speed(runs)}.",
         "",
         *table,
         "",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.speed import Speed, at_equal_speed
+from bench.speed import Speed, at_equal_speed, explained
 
 SPEEDS = st.lists(st.floats(2.0, 10.0), min_size=2, max_size=8)
 
@@ -26,11 +26,14 @@ def test_only_what_the_machine_did_is_taken_out(
     found = at_equal_speed(turns)
     assert all(rate == pytest.approx(found["one"][0], rel=1e-6) for rate in found["one"])
     assert found["two"][-1] / found["one"][-1] == pytest.approx(ratio, rel=1e-6)
+    if slope > 0.1:
+        assert explained(turns) == pytest.approx(1)
 
 
 def test_a_slower_balancer_on_a_slower_machine_stays_slower() -> None:
     # Their own levels are no evidence of what the speed does.
     found = at_equal_speed({"one": [(100, 4.0), (100, 4.0)], "two": [(200, 8.0), (200, 8.0)]})
+    assert explained({"one": [(100, 4.0), (120, 4.0)]}) == 0
     assert found == {"one": pytest.approx([100, 100]), "two": pytest.approx([200, 200])}
 
 
