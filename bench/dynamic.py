@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from bench.testbed import spinning
 
 SETUP = Setup("dynamic", "a neighbour wakes up", (1, 4), balancer=4, own=1, batch=2)
 VARIANTS = (("pylb", ADAPTIVE), ("pylb", 1), ("pylb", 4), ("haproxy", 1), ("haproxy", 4))
-LOW, HIGH = 800.0, 4500.0  # requests per second
+LOW, PEAK = 800.0, 3000.0  # requests per second; three of pylb's workers can do the most
 SECONDS = 60.0
 WAKES, SLEEPS = 27.0, 41.0  # the neighbour
 SAMPLE = 0.5
@@ -38,18 +39,17 @@ COLOURS = {"adaptive": "#111111", "1": "#c2552d", "4": "#3b7dd8"}
 console = Console()
 
 
-def offered(at: float) -> float:
+def offered(at: float, peak: float) -> float:
     """Requests per second at a moment: up from 8 to 18 s, down from 45 to 52 s."""
-    if at < 18:
-        return LOW + (HIGH - LOW) * min(1.0, max(0.0, (at - 8) / 10))
-    return LOW + (HIGH - LOW) * min(1.0, max(0.0, (52 - at) / 7))
+    rising, falling = (at - 8) / 10, (52 - at) / 7
+    return LOW + (peak - LOW) * min(1.0, max(0.0, rising if at < 18 else falling))
 
 
-def _load(pipe: Any, port: int) -> None:
-    pipe.send(open_loop(port, offered, SECONDS))
+def _load(pipe: Any, port: int, peak: float) -> None:
+    pipe.send(open_loop(port, partial(offered, peak=peak), SECONDS))
 
 
-def measure(here: Scene, kind: str, count: int) -> dict[str, Any]:
+def measure(here: Scene, kind: str, count: int, peak: float) -> dict[str, Any]:
     """One run of one balancer."""
     neighbour = here.host.vms["batch"]
     groups = {vm.name: vm.group for vm in here.host.vms.values()}
@@ -57,7 +57,7 @@ def measure(here: Scene, kind: str, count: int) -> dict[str, Any]:
     context = multiprocessing.get_context("fork")
     with running(here, kind, count) as one:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_load, args=(theirs, one.port), daemon=True)
+        process = context.Process(target=_load, args=(theirs, one.port, peak), daemon=True)
         began = time.monotonic()
         process.start()
 
@@ -73,11 +73,11 @@ def measure(here: Scene, kind: str, count: int) -> dict[str, Any]:
         outcome: Outcome = ours.recv()
         process.join()
         counts = [(at - began, workers) for at, workers in one.counts]
-    return _series(outcome, uses, counts or [(0.0, count)])
+    return _series(outcome, uses, counts or [(0.0, count)], peak)
 
 
 def _series(
-    outcome: Outcome, uses: list[dict[str, float]], counts: list[tuple[float, int]]
+    outcome: Outcome, uses: list[dict[str, float]], counts: list[tuple[float, int]], peak: float
 ) -> dict[str, Any]:
     """Samples over time, and sums."""
     samples: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def _series(
         samples.append(
             {
                 "at": round(end, 2),
-                "offered": round(offered(end), 1),
+                "offered": round(offered(end, peak), 1),
                 "answered": round(len(latencies) / seconds, 1),
                 "p99_ms": round(1000 * latencies[int(0.99 * (len(latencies) - 1))], 1) if latencies else None,
                 "workers": workers[-1],
@@ -154,16 +154,17 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write(runs: dict[str, list[dict[str, Any]]], folder: Path) -> None:
+def write(runs: dict[str, list[dict[str, Any]]], peak: float, folder: Path) -> None:
     """JSON, Markdown and PNG."""
     draw(runs, folder / "dynamic.png")
-    (folder / "dynamic.json").write_text(json.dumps({"machine": machine(), "runs": runs}) + "\n")
+    document = {"machine": machine(), "peak": peak, "runs": runs}
+    (folder / "dynamic.json").write_text(json.dumps(document) + "\n")
     repetitions = len(next(iter(runs.values())))
     lines = [
         "# Load and neighbours that change",
         "",
         f"Written by `python -m bench.dynamic`. {in_words()}. {repetitions} repetition(s), medians.",
-        f"{LOW:.0f} to {HIGH:.0f} requests/s offered, each on a new connection, for {SECONDS:.0f} s; from "
+        f"{LOW:.0f} to {peak:.0f} requests/s offered, each on a new connection, for {SECONDS:.0f} s; from "
         f"{WAKES:.0f} to {SLEEPS:.0f} s a neighbour needs {SETUP.batch} of the host's {SETUP.cores} cores.",
         "",
         "| | answered | failed | p50 ms | p90 ms | p99 ms | later than 100 ms | core-seconds used "
@@ -188,6 +189,7 @@ def write(runs: dict[str, list[dict[str, Any]]], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=2, help="of everything [2]")
+    parser.add_argument("--peak", type=float, default=PEAK, help="requests per second [3000]")
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
     if os.geteuid():
@@ -201,13 +203,13 @@ def main() -> None:
                 name = f"{kind} {'adaptive' if count == ADAPTIVE else count}"
                 progress.update(bar, description=f"{repetition + 1}: {name}")
                 with scene(SETUP) as here:
-                    result = measure(here, kind, count)
+                    result = measure(here, kind, count, options.peak)
                 runs.setdefault(name, []).append(result)
                 summary = {key: value for key, value in result.items() if key != "samples"}
                 console.log(f"{name}: {summary}")
                 progress.advance(bar)
     order = [f"{kind} {'adaptive' if count == ADAPTIVE else count}" for kind, count in VARIANTS]
-    write({name: runs[name] for name in order}, options.out)
+    write({name: runs[name] for name in order}, options.peak, options.out)
     sys.exit(0)
 
 
