@@ -36,10 +36,10 @@ from bench.testbed import CORE
 
 CLIENTS = 250
 CONNECTIONS = 60_000
-TURNS = 6  # of each balancer within a repetition; the connections are divided among them
+TURNS = 4  # of each balancer within a repetition; the connections are divided among them
 TURNS_IN_TIME = 2  # in experiment 2: few, since a turn loses what is under way at its end
 WARM_UP = 0.3  # seconds, before each turn
-SETTLE = 3.0  # seconds of load in which adaptive finds its count again, before each turn
+SETTLE = 2.5  # seconds of load in which adaptive finds its count again, before each turn
 QUANTILES = 200
 
 console = Console()
