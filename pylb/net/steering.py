@@ -96,13 +96,23 @@ class Held:
 
     def __init__(self) -> None:
         self._held: dict[int, float] = {}
+        self._looks = 0
+        """Since a worker came."""
 
     def look(self, counts: Mapping[int, int]) -> dict[int, float]:
-        """``counts`` by worker, a quarter of a second after the last; a new worker's counts as it is."""
-        self._held = {
-            worker: _KEEP * self._held.get(worker, count) + (1 - _KEEP) * count
-            for worker, count in counts.items()
-        }
+        """``counts`` by worker, a quarter of a second after the last.
+
+        With a new worker the averages begin anew. It takes its share within a look, so what the others held
+        before would, for seconds, send it more than that, and leave them without work.
+        """
+        if counts.keys() - self._held.keys():
+            self._held, self._looks = dict(counts), 1
+        else:
+            self._looks += 1
+            keep = min(_KEEP, 1 - 1 / self._looks)
+            self._held = {
+                worker: keep * self._held[worker] + (1 - keep) * count for worker, count in counts.items()
+            }
         return dict(self._held)
 
 

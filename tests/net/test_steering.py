@@ -80,6 +80,21 @@ def test_short_connections_do_not_move_the_weights_to_and_fro() -> None:
     assert 1 not in held.look({2: 50, 3: 0})
 
 
+def test_a_new_worker_takes_its_share_and_no_more() -> None:
+    held = steering.Held()
+    for _ in range(40):
+        held.look({1: 240})
+    favoured = steering.weights_for(held.look({1: 240, 2: 0}))
+    assert favoured[2] > 2 * favoured[1]
+    # A quarter of a second later it has had hundreds of short connections, and more than its half waits there.
+    even = steering.weights_for(held.look({1: 10, 2: 230}))
+    assert abs(even[1] - even[2]) < steering.TOTAL / 10
+    # And when it is even, it stays so, whatever the first one held before there were two.
+    for _ in range(3):
+        later = steering.weights_for(held.look({1: 120, 2: 120}))
+        assert abs(later[1] - later[2]) < steering.TOTAL / 10
+
+
 def test_the_kernel_steers() -> None:
     listeners = Listeners([("f", Address("127.0.0.1", 0))], 4, 256)
     group = listeners.groups()[0]
