@@ -86,7 +86,7 @@ def test_a_new_worker_takes_its_share_and_no_more() -> None:
         held.look({1: 240})
     favoured = steering.weights_for(held.look({1: 240, 2: 0}))
     assert favoured[2] > 2 * favoured[1]
-    # A quarter of a second later it has had hundreds of short connections, and more than its half waits there.
+    # A quarter of a second later it has had hundreds of short connections, and most of the queue is there.
     even = steering.weights_for(held.look({1: 10, 2: 230}))
     assert abs(even[1] - even[2]) < steering.TOTAL / 10
     # And when it is even, it stays so, whatever the first one held before there were two.
