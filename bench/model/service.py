@@ -21,7 +21,7 @@ from bench.model.machine import Costs, Process, Vm
 from controller.leases import LeaseTable
 from controller.protocol import Grant, Hello, Report
 from controller.sources.cgroups import HALF_LIFE, CgroupSource
-from pylb.net.steering import Held, weights_for
+from pylb.net.steering import LOOK, Arrivals, weights_for
 from pylb.scaling.policy import Inputs, Policy, Tuning, demand
 
 TICK = 0.25
@@ -126,7 +126,7 @@ class Balancer:
         self.workers: list[Worker] = []
         self._env = env
         self._chance = chance
-        self._smoothed = Held()
+        self._arrivals = Arrivals()
         self._rest = Process(env, vm, costs.cold)
         self._tuning = tuning or Tuning()
         self.target = limits[0] if workers is None else workers
@@ -141,6 +141,7 @@ class Balancer:
         if self._controller is not None:
             self._controller.table.join(vm.name, Hello(vm.name, *limits), env.now)
         env.process(self._run())
+        env.process(self._steer())
 
     def vary(self) -> float:
         """Requests differ a little in what they cost."""
@@ -171,11 +172,17 @@ class Balancer:
         next_report = 0.0
         while True:
             self._rest.put(self.costs.control * TICK)
-            held = self._smoothed.look({n: worker.held for n, worker in enumerate(self.workers)})
-            self._weights = list(accumulate(weights_for(held).values()))
             if self._controller is not None:
                 next_report = self._scale(self._controller, next_report)
             yield self._env.timeout(TICK)
+
+    def _steer(self) -> Generator[Event, None, None]:
+        """As the supervisor does (`pylb/supervisor/fleet.py`)."""
+        while True:
+            self._arrivals.look(self.begun, self._env.now)
+            held = {number: worker.held for number, worker in enumerate(self.workers)}
+            self._weights = list(accumulate(weights_for(held, self._arrivals.rate).values()))
+            yield self._env.timeout(LOOK)
 
     def _scale(self, controller: Controller, next_report: float) -> float:
         """One step of the scaler (`pylb/control/scaler.py`); gives when to report again."""

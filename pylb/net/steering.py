@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 TOTAL = 65536
 """What the weights of `weights_for` add up to."""
-_KEEP = 0.5 ** (0.25 / 2.0)  # a look counts half after 2 seconds
+LOOK = 0.1
+"""Seconds between two looks at what the slots hold."""
+HORIZON = 0.3
+"""Seconds within which new connections should even out what slots hold: a few looks, lest they overshoot."""
+_HALF_LIFE = 0.5  # seconds, of the rate at which connections come
 
 SO_ATTACH_REUSEPORT_CBPF = 51
 
@@ -87,40 +92,35 @@ def attach(sock: socket.socket, weights: Sequence[int]) -> bool:
     return True
 
 
-class Held:
-    """How many connections workers hold, smoothed over seconds, for `weights_for`.
-
-    Connections that live for milliseconds come by the thousand between two looks. What a worker holds of them
-    at one moment says nothing about the next, and weights made of it chase the queue to and fro.
-    """
+class Arrivals:
+    """The rate at which connections come, smoothed."""
 
     def __init__(self) -> None:
-        self._held: dict[int, float] = {}
-        self._looks = 0
-        """Since a worker came."""
+        self.rate = 0.0
+        """Per second."""
+        self._total = 0
+        self._at = -math.inf
 
-    def look(self, counts: Mapping[int, int]) -> dict[int, float]:
-        """``counts`` by worker, a quarter of a second after the last.
-
-        With a new worker the averages begin anew. It takes its share within a look, so what the others held
-        before would, for seconds, send it more than that, and leave them without work.
-        """
-        if counts.keys() - self._held.keys():
-            self._held, self._looks = dict(counts), 1
-        else:
-            self._looks += 1
-            keep = min(_KEEP, 1 - 1 / self._looks)
-            self._held = {
-                worker: keep * self._held[worker] + (1 - keep) * count for worker, count in counts.items()
-            }
-        return dict(self._held)
+    def look(self, total: int, now: float) -> None:
+        """``total`` connections have come so far; ``now`` in monotonic seconds."""
+        passed = now - self._at
+        if passed > 0:
+            keep = 0.5 ** (passed / _HALF_LIFE)
+            self.rate = keep * self.rate + (1 - keep) * max(0, total - self._total) / passed
+            self._total, self._at = total, now
 
 
-def weights_for(connections: Mapping[int, float]) -> dict[int, int]:
+def weights_for(connections: Mapping[int, float], rate: float = 0.0) -> dict[int, int]:
     """Weights (adding up to `TOTAL`) that send more new connections to slots that hold fewer.
 
-    A slot's share falls linearly with its lead over the emptiest one, never below a quarter of an equal
-    share, so that a burst of short connections still spreads over all.
+    Args:
+        connections: by slot, those that wait to be accepted included.
+        rate: new connections per second, all together.
+
+    A slot's share falls linearly with its lead over the emptiest one: by as much as evens them out within
+    `HORIZON`, or more slowly where few come. Short connections come by the hundred between two looks, and
+    stronger weights would chase the queue to and fro. It never falls below a quarter of an equal share, so
+    that a burst still spreads over all.
     """
     if not connections:
         return {}
@@ -128,7 +128,7 @@ def weights_for(connections: Mapping[int, float]) -> dict[int, int]:
     highest = max(connections.values())
     mean = sum(connections.values()) / len(slots)
     # Below a few connections per slot the differences say nothing.
-    scale = max(mean, 8.0)
+    scale = max(mean, 8.0, rate * HORIZON / len(slots))
     raw = {slot: 1.0 + (highest - connections[slot]) / scale for slot in slots}
     ceiling = 4.0 * min(raw.values())
     raw = {slot: min(value, ceiling) for slot, value in raw.items()}

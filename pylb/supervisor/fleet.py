@@ -63,8 +63,7 @@ class Fleet:
         self.backoff = Backoff()
         self.not_before: dict[int, float] = {}  # slot: when its next worker may start
         self.weights: list[int] = []
-        self._smoothed = steering.Held()
-        self.held: dict[int, float] = {}  # connections by pid, smoothed
+        self.arrivals = steering.Arrivals()
         self.steerable = True
         pairs = [channel.pair() for _ in range(board.rows)]
         self.inboxes = [reader for reader, _ in pairs]
@@ -248,10 +247,14 @@ class Fleet:
     def steer(self, serving: list[Worker]) -> None:
         """Renew the weights if they changed noticeably."""
         fresh = [0] * self.slots
-        counts = {worker.slot: self.held.get(worker.pid, 0.0) for worker in serving}
-        for slot, weight in steering.weights_for(counts).items():
+        held = {
+            worker.slot: self.board.row(worker.row)[Field.CONNECTIONS]
+            + self.board.slot(worker.slot)[SlotField.ACCEPT_QUEUE]
+            for worker in serving
+        }
+        for slot, weight in steering.weights_for(held, self.arrivals.rate).items():
             fresh[slot] = weight
-        limit = steering.TOTAL // (10 * max(1, len(serving)))
+        limit = steering.TOTAL // (20 * max(1, len(serving)))
         same = len(self.weights) == len(fresh) and all(
             (old == 0) == (new == 0) and abs(old - new) <= limit
             for old, new in zip(self.weights, fresh, strict=True)
@@ -319,11 +322,9 @@ class Fleet:
         self.reconcile_due(now)
         self.level(now)
         if now >= self.steer_after:
-            self.steer_after = now + 0.25
-            staying = [worker for worker in self.serving() if worker.slot < self.target]
-            now_held = {worker.pid: self.board.row(worker.row)[Field.CONNECTIONS] for worker in staying}
-            self.held = self._smoothed.look(now_held)
-            self.steer(staying)
+            self.steer_after = now + steering.LOOK
+            self.arrivals.look(self.board.total(Field.ACCEPTED), now)
+            self.steer([worker for worker in self.serving() if worker.slot < self.target])
 
     def reconcile_due(self, now: float) -> None:
         """Start workers whose back-off is over, or that found no free row before."""

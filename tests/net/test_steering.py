@@ -55,9 +55,12 @@ def test_useless_weights_are_refused(weights: list[int]) -> None:
         steering.program(weights)
 
 
-@given(st.dictionaries(st.integers(0, 255), st.integers(0, 10**6), min_size=1, max_size=256))
-def test_weights_are_normalised_and_favour_the_empty(connections: dict[int, int]) -> None:
-    weights = steering.weights_for(connections)
+@given(
+    st.dictionaries(st.integers(0, 255), st.integers(0, 10**6), min_size=1, max_size=256),
+    st.floats(0, 10**6),
+)
+def test_weights_are_normalised_and_favour_the_empty(connections: dict[int, int], rate: float) -> None:
+    weights = steering.weights_for(connections, rate)
     assert sum(weights.values()) == steering.TOTAL
     assert weights.keys() == connections.keys()
     assert all(weight > 0 for weight in weights.values())
@@ -65,34 +68,53 @@ def test_weights_are_normalised_and_favour_the_empty(connections: dict[int, int]
     assert weights[emptiest] == max(weights.values())
 
 
-def test_short_connections_do_not_move_the_weights_to_and_fro() -> None:
-    held = steering.Held()
-    assert held.look({1: 240, 2: 10}) == {1: 240, 2: 10}
-    shares = []
-    for look in range(60):  # whoever was favoured has the queue at the next look
-        weights = steering.weights_for(held.look({1: 240, 2: 10} if look % 2 else {1: 10, 2: 240}))
-        shares.append(weights[1] / steering.TOTAL)
-    assert all(0.4 < share < 0.6 for share in shares[30:])
-    for _ in range(40):  # what stays is seen
-        weights = steering.weights_for(held.look({1: 200, 2: 50}))
-    assert weights[2] > 2 * weights[1]
-    assert held.look({2: 50, 3: 0})[3] == 0
-    assert 1 not in held.look({2: 50, 3: 0})
+def queues(held: list[float], speeds: list[float], seconds: float) -> list[list[float]]:
+    """What workers hold at each look, when every answer is followed by a new connection (a closed loop)."""
+    seen = [held]
+    arrivals = steering.Arrivals()
+    total = 0.0
+    for look in range(round(seconds / steering.LOOK)):
+        arrivals.look(int(total), look * steering.LOOK)
+        weights = steering.weights_for(dict(enumerate(held)), arrivals.rate)
+        step = steering.LOOK / 100
+        for _ in range(100):
+            answered = [min(one, speed * step) for one, speed in zip(held, speeds, strict=True)]
+            new = sum(answered)
+            total += new
+            held = [
+                one - gone + new * weights[slot] / steering.TOTAL
+                for slot, (one, gone) in enumerate(zip(held, answered, strict=True))
+            ]
+        seen.append(held)
+    return seen
 
 
-def test_a_new_worker_takes_its_share_and_no_more() -> None:
-    held = steering.Held()
-    for _ in range(40):
-        held.look({1: 240})
-    favoured = steering.weights_for(held.look({1: 240, 2: 0}))
-    assert favoured[2] > 2 * favoured[1]
-    # A quarter of a second later it has had hundreds of short connections, and most of the queue is there.
-    even = steering.weights_for(held.look({1: 10, 2: 230}))
-    assert abs(even[1] - even[2]) < steering.TOTAL / 10
-    # And when it is even, it stays so, whatever the first one held before there were two.
-    for _ in range(3):
-        later = steering.weights_for(held.look({1: 120, 2: 120}))
-        assert abs(later[1] - later[2]) < steering.TOTAL / 10
+@given(st.integers(1, 6), st.integers(1, 3), st.floats(300, 20_000))
+def test_new_workers_take_their_share_at_once_and_no_more(old: int, new: int, speed: float) -> None:
+    held = [250.0 / old] * old + [0.0] * new
+    seen = queues(held, [speed] * (old + new), 3)
+    even = 250 / (old + new)
+    assert all(0.8 * even < one < 1.2 * even for one in seen[-1])
+    # Nobody is left without work: what a worker holds never falls far below its share, once it has had it.
+    for look in seen[10:]:
+        assert min(look) > 0.5 * even
+
+
+def test_a_slower_worker_gets_less() -> None:
+    seen = queues([125.0, 125.0], [1500.0, 1000.0], 5)
+    assert all(one > 20 for one in seen[-1])  # both have work
+    assert seen[-1][1] > seen[-1][0]
+
+
+def test_the_rate_of_arrivals() -> None:
+    arrivals = steering.Arrivals()
+    for look in range(100):
+        arrivals.look(300 * look, 5 + look * steering.LOOK)
+    assert arrivals.rate == pytest.approx(3000, rel=0.01)
+    arrivals.look(0, 20)  # a count that starts again
+    assert 0 <= arrivals.rate < 3000
+    arrivals.look(100, 20)  # no time has passed
+    assert arrivals.rate < 3000
 
 
 def test_the_kernel_steers() -> None:
