@@ -12,10 +12,21 @@ from enum import IntEnum
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
-# RFC 9110 §6.5.1: a receiver that takes these for header fields would read another message.
-_NOT_TRAILERS = frozenset({b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"})
+_NOT_TRAILERS = frozenset(
+    {b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"}
+    # What pylb says of the client, and cuts where a client says it of itself.
+    | {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+)
 _MAX_LINE = 4096
 _MAX_TRAILERS = 16384
+
+
+def no_trailer(name: bytes) -> bool:
+    """Whether a receiver that takes this trailer for a header field would read another message.
+
+    See RFC 9110 §6.5.1. The name is in lower case; some receivers take ``_`` for ``-``.
+    """
+    return name.replace(b"_", b"-") in _NOT_TRAILERS
 
 
 class ChunkError(Exception):
@@ -104,6 +115,6 @@ class ChunkScanner:
         else:
             self._trailers += len(line)
             name = line.partition(b":")[0].lower()
-            if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line) or name in _NOT_TRAILERS:
+            if self._trailers > _MAX_TRAILERS or not _TRAILER.fullmatch(line) or no_trailer(name):
                 raise ChunkError("bad trailer")
             self.trailers.append(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pylb.http.chunked import no_trailer
 from pylb.http.errors import Refused
 
 Header = tuple[bytes, bytes]
@@ -18,7 +19,6 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _CONNECTION_FIELDS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
 )
-_NOT_TRAILERS = _CONNECTION_FIELDS | {b"content-length", b"host"}  # RFC 9110 §6.5.1
 
 
 def request_to_http1(headers: Iterable[Header], ended: bool, websocket_key: bytes = b"") -> bytes:
@@ -125,7 +125,7 @@ def response_to_http2(head: bytes) -> list[Header]:
 
 def trailers_to_http2(lines: Iterable[bytes]) -> list[Header]:
     """Trailer fields, without those that only a header section may have."""
-    return [(name, value) for name, value in _fields(lines) if name not in _NOT_TRAILERS]
+    return [(name, value) for name, value in _fields(lines) if not _dropped(name)]
 
 
 def trailers_to_http1(headers: Iterable[Header]) -> list[bytes]:
@@ -133,8 +133,12 @@ def trailers_to_http1(headers: Iterable[Header]) -> list[bytes]:
     return [
         name + b": " + value
         for name, value in headers
-        if _NAME.fullmatch(name) and not _FORBIDDEN.search(value) and name not in _NOT_TRAILERS
+        if _NAME.fullmatch(name) and not _FORBIDDEN.search(value) and not _dropped(name)
     ]
+
+
+def _dropped(trailer: bytes) -> bool:
+    return trailer in _CONNECTION_FIELDS or no_trailer(trailer)
 
 
 def _fields(lines: Iterable[bytes]) -> Iterable[Header]:

@@ -87,6 +87,8 @@ BAD_CHUNKS = [
     # Found by bench/fuzz.py: h11 refuses these, and a server that takes trailers for fields is misled.
     *(b"5 ;a=b\r\nhello\r\n0\r\n\r\n", b"5\t;a=b\r\nhello\r\n0\r\n\r\n"),
     *(b"0\r\n" + name + b": 1\r\n\r\n" for name in (b"Content-Length", b"transfer-encoding", b"Host")),
+    # A server that takes trailers for fields would believe a client what only pylb may say.
+    *(b"0\r\n" + name + b": 1\r\n\r\n" for name in (b"X-Forwarded-For", b"x_forwarded_proto", b"Forwarded")),
     *(b"0\r\n" + rest + b"\r\n\r\n" for rest in (
         b"no colon", b"A : b", b": b", b" a: b", b"A: \x00", b"A: b\rC: d"
     )),
