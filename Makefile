@@ -28,7 +28,7 @@ peers-installed:
 bench: .venv/ready peers-installed
 	.venv/bin/python -m bench.hotpath
 
-# The paper's experiments (needs root, for cgroups); about an hour.
+# The paper's experiments (needs root, for cgroups); about two hours.
 figures: .venv/ready peers-installed
 	.venv/bin/python -m bench.testbed
 	.venv/bin/python -m bench.figures

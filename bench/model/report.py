@@ -11,12 +11,12 @@ from bench.machine import in_words, machine
 from bench.model.machine import Costs
 from bench.model.predict import LATE, SETTLE, Check, Fleet, median_off, plain
 from bench.model.scene import Result
-from bench.model.tuning import MOST, Trials
+from bench.model.tuning import MOST, SEEDS, Trials
 
 Hosts = dict[int, dict[str, dict[str, Result]]]
 
 SIMILAR = 0.05
-"""Relative differences below this count as none: the load is random, and each trace is run once."""
+"""Relative differences below this count as none: the load is random."""
 
 
 def _best(results: dict[str, Result]) -> tuple[str, Result]:
@@ -179,8 +179,8 @@ def _policy(trials: list[Trials]) -> list[str]:
         "",
         f"Traces of a minute on 8 cores, 1 to {MOST} workers, 4 to 5 workers' worth of load at their peaks. "
         "*p99* is the geometric mean over the traces; *workers* the mean number held. "
-        f"{verdict}. One seed each: differences below {SIMILAR:.0%} count as none, and a little above it "
-        "says little.",
+        f"{verdict}. {len(SEEDS)} seeds for each trace; differences below {SIMILAR:.0%} count as none, "
+        "and a little above it says little.",
         "",
         "| constants | p99 ms | later than 100 ms | core-seconds | workers | changes/min | "
         + " | ".join(f"{name} p99" for name in names)

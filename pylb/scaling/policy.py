@@ -6,11 +6,13 @@ The rules, in the order in which they are tried:
 2. A grant that is smaller than the count: someone else needs the cores. One worker fewer at each decision.
 3. Pressure for `GROW_AFTER` seconds, *and* a core that the grant says is idle: one step up, by as many
    workers as the load asks for, never beyond ``current + idle``. More processes than cores are slower, not
-   faster (paper, figure 2a).
+   faster (paper, figure 2a). Workers that are busy all the time don't show how much load there is: then
+   up to `STEP` times as many.
 4. So little load that one worker fewer would stay below `LOW` for `SHRINK_AFTER` seconds: one fewer.
 
 Between `LOW` and `HIGH` nothing happens; since a shrink must leave the rest below `LOW`, a load at either
-threshold can't make the count flap. Without a valid grant the count doesn't grow.
+threshold can't make the count flap. Without a valid grant the count doesn't grow. The constants were chosen
+on traces of load (`bench/model/tuning.py`, bench/results/model.md).
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-HIGH = 0.80  # mean busy fraction from which the workers are under pressure
-LOW = 0.60  # mean busy fraction that must hold with one worker fewer before one goes
+HIGH = 0.70  # mean busy fraction from which the workers are under pressure
+LOW = 0.50  # mean busy fraction that must hold with one worker fewer before one goes
 GROW_AFTER = 0.25  # seconds of pressure
 SHRINK_AFTER = 10.0  # seconds without
 SETTLE = 0.5  # seconds after a change before the next one upwards: the load has to spread first
+SATURATED = 0.95  # mean load from which it says no more how much there is to do
+STEP = 3.0  # times as many workers then, if so many cores are idle
 QUEUE = 64  # connections waiting to be accepted, per worker, that count as pressure
 LAG_US = 50_000  # event-loop lag that counts as pressure
 
@@ -37,6 +41,7 @@ class Tuning:
     grow_after: float = GROW_AFTER
     shrink_after: float = SHRINK_AFTER
     settle: float = SETTLE
+    step: float = STEP
 
 
 _TUNING = Tuning()
@@ -162,6 +167,8 @@ class Policy:
         if room <= current:
             return Decision(current, f"{why}, but no core is idle")
         wanted = max(current + 1, math.ceil(inputs.load / self._tuning.high))
+        if inputs.mean_load >= SATURATED:
+            wanted = max(wanted, math.floor(self._tuning.step * current))
         target = min(room, wanted)
         return self._change(now, target, f"{why}; idle: {_count(idle, 'core')}")
 

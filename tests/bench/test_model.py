@@ -40,10 +40,10 @@ def test_every_request_is_answered_once_while_the_count_changes() -> None:
     seen: list[tuple[float, float]] = []
 
     def rate(at: float) -> float:
-        return 0.0 if at > 30 else 1500.0 if at < 5 else 100.0
+        return 0.0 if at > 45 else 1500.0 if at < 5 else 100.0
 
     env.process(open_loop(balancer, rate, env, random.Random(2), seen))
-    env.run(35)
+    env.run(50)
     counts = [count for _, count in balancer.counts]
     assert counts[0] == counts[-1] == 1 < max(counts)
     assert len(seen) == balancer.answered == balancer.begun > 5_000

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylb.scaling.policy import GROW_AFTER, HIGH, LOW, SHRINK_AFTER, Inputs, Policy
+from pylb.scaling.policy import GROW_AFTER, HIGH, LOW, SHRINK_AFTER, STEP, Inputs, Policy
 
 TICK = 0.25
 
@@ -64,6 +64,19 @@ def test_grows_under_pressure_with_an_idle_core() -> None:
     assert run(Policy(1, 8), 1, GROW_AFTER + 2 * TICK, share=1.0, granted=1, idle=1)[-1] == 2
 
 
+def test_saturated_workers_become_several_times_as_many_where_cores_are_idle() -> None:
+    def after(share: float, current: int, idle: int) -> int:
+        policy = Policy(1, 16)
+        look = Inputs(current, 64, current, idle, [share] * current)
+        policy.decide(100, look)
+        return policy.decide(100 + GROW_AFTER, look).target
+
+    assert after(1.0, 2, 12) == STEP * 2
+    assert after(1.0, 2, 3) == 5
+    # Load that is seen is followed, and no more.
+    assert after(HIGH + 0.1, 2, 12) == 3
+
+
 def test_does_not_grow_without_an_idle_core() -> None:
     assert run(Policy(1, 8), 2, 60, share=1.0, granted=2, idle=0) == [2] * 240
 
@@ -86,9 +99,7 @@ def test_without_a_grant_it_stays() -> None:
 
 
 @given(st.integers(1, 8), st.lists(st.floats(-0.04, 0.04), min_size=400, max_size=400), st.booleans())
-def test_noise_at_a_threshold_does_not_flap(
-    start: int, noise: list[float], high: bool
-) -> None:
+def test_noise_at_a_threshold_does_not_flap(start: int, noise: list[float], high: bool) -> None:
     policy = Policy(1, 16)
     current = start
     total = (HIGH if high else LOW) * start
@@ -120,7 +131,7 @@ def test_a_worker_that_waits_for_a_cpu_is_loaded_and_not_idle() -> None:
     look = Inputs(1, 4, 1, 3, [0.15], [0.85])
     decisions = [policy.decide(100 + step * TICK, look) for step in range(8)]
     grown = next(decision for decision in decisions if decision.target > 1)
-    assert grown.target == 2
+    assert grown.target == 3
     assert "15% busy, and for 85% of the time wait for a CPU" in grown.reason
     held = Policy(1, 4)
     look = Inputs(4, 4, 4, 0, [0.1] * 4, [0.9] * 4)
