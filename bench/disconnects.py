@@ -168,8 +168,10 @@ def run(connections: int) -> dict[str, Any]:
         balancer.wait("no connections", lambda status: status["totals"]["connections"] == 0, 60)
         status = balancer.wait(
             "nothing active",
-            lambda status: not status["totals"]["in_flight"]
-            and not any(server["active"] for server in status["servers"]),
+            lambda status: (
+                not status["totals"]["in_flight"]
+                and not any(server["active"] for server in status["servers"])
+            ),
             60,
         )
         return {

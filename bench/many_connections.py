@@ -127,9 +127,11 @@ def measure(balancer: Balancer, port: int, kind: Kind, count: int, context: ssl.
                 failed += runner.run(_batch(port, kind, _BATCH, context))
             balancer.wait(
                 "empty",
-                lambda status: not status["totals"]["connections"]
-                and not status["totals"]["in_flight"]
-                and all(not server["active"] for server in status["servers"]),
+                lambda status: (
+                    not status["totals"]["connections"]
+                    and not status["totals"]["in_flight"]
+                    and all(not server["active"] for server in status["servers"])
+                ),
                 60,
             )
 

@@ -97,9 +97,7 @@ def turn(case: Case, peer: Peer, seconds: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def everyone(
-    names: Sequence[str], folder: Path, servers: list[str], workers: int
-) -> Iterator[list[Peer]]:
+def everyone(names: Sequence[str], folder: Path, servers: list[str], workers: int) -> Iterator[list[Peer]]:
     """All balancers, each with so many workers."""
     wrap = ("taskset", "-c", "0" if workers == 1 else "0,1")
     with contextlib.ExitStack() as stack:

@@ -24,12 +24,8 @@ from controller.sources import SOURCES
 DEFAULT = "unix:/run/pylb-controller.sock"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-TokenOption = Annotated[
-    Path | None, typer.Option("--token-file", metavar="FILE", help="The shared token.")
-]
-CertOption = Annotated[
-    str | None, typer.Option("--tls-cert", metavar="FILE", help="Our certificate (PEM).")
-]
+TokenOption = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="The shared token.")]
+CertOption = Annotated[str | None, typer.Option("--tls-cert", metavar="FILE", help="Our certificate (PEM).")]
 KeyOption = Annotated[str | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")]
 CaOption = Annotated[
     str | None, typer.Option("--tls-ca", metavar="FILE", help="CA of the peers' certificates (PEM).")
@@ -171,9 +167,7 @@ async def _ask(address: Address, token: str, tls: object) -> Status | Error:
 
 def _show(answer: Status) -> None:
     console = Console(markup=False)  # names are the balancers' own
-    console.print(
-        f"{answer.idle_cores:.2f} of {answer.usable_cores:g} cores idle (source: {answer.source})"
-    )
+    console.print(f"{answer.idle_cores:.2f} of {answer.usable_cores:g} cores idle (source: {answer.source})")
     if answer.per_cpu_idle:
         shares = (f"cpu{cpu} {100 * idle:.0f}%" for cpu, idle in enumerate(answer.per_cpu_idle))
         console.print("  ".join(shares))

@@ -128,7 +128,7 @@ def _links(document: dict[str, Any]) -> list[str]:
                 defined = ", ".join(str(one) for one in names)
                 problems.append(f"{path}: no backend {name!r}; defined: {defined}")
             elif frontend.get("mode") == "tcp" and backends[names.index(name)].get("http2") is True:
-                problems.append(f"{path}: {name!r} has http2, which mode \"tcp\" can't speak")
+                problems.append(f'{path}: {name!r} has http2, which mode "tcp" can\'t speak')
         binds = frontend.get("bind")
         for position, bind in enumerate(binds if isinstance(binds, list) else []):
             path = f"frontend[{number}].bind[{position}]"

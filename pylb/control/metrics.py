@@ -70,9 +70,7 @@ class BoardCollector:
         buckets = []
         seen = 0
         for bucket in range(LATENCY_BUCKETS):
-            seen += sum(
-                self._board.row(row)[Field.LATENCY + bucket] for row in range(self._board.rows + 1)
-            )
+            seen += sum(self._board.row(row)[Field.LATENCY + bucket] for row in range(self._board.rows + 1))
             bound = "+Inf" if bucket == LATENCY_BUCKETS - 1 else repr((1 << bucket) / 1e6)
             buckets.append((bound, seen))
         histogram = HistogramMetricFamily("pylb_request_duration_seconds", "Head read to answer written.")

@@ -277,9 +277,9 @@ class RequestHead:
         self._block = b""
         self._block_http11 = True
         self._usual = not (trusted or forwarded or request_id)
-        self._suffix = (
-            b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra
-        ) + (b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: ")
+        self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
+            b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
+        )
 
     def parse(self, raw: bytes) -> bytes:
         """Read a complete head (it ends with an empty line) and give the head for the server.

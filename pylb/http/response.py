@@ -114,4 +114,3 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
     return ResponseHead(out, out != raw, status, keep_alive, content_length, chunked, upgrade)
-

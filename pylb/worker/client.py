@@ -189,9 +189,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.busy = True
         self.started_ns = _now_ns()
         self.response_started = False
-        self.close_after = not head.keep_alive or (
-            worker.leaving and (worker.stopping or not self.movable)
-        )
+        self.close_after = not head.keep_alive or (worker.leaving and (worker.stopping or not self.movable))
         self.plain = head.http11 and not self.listener.response_fields
         self.dechunk = not head.http11
         self.deadline = math.inf

@@ -176,9 +176,7 @@ class HandOver:
                 self.adopting += 1
                 self._worker.spawn(self._adopt(sock, bind, peer, base64.b64decode(pending)))
 
-    async def _adopt(
-        self, sock: socket.socket, bind: str, peer: list[Any] | None, pending: bytes
-    ) -> None:
+    async def _adopt(self, sock: socket.socket, bind: str, peer: list[Any] | None, pending: bytes) -> None:
         worker = self._worker
         try:
             listener = worker.listeners.get(bind)

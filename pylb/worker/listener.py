@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pylb.worker.main import Worker
     from pylb.worker.pool import Backend
 
+
 class Overflow(asyncio.Protocol):
     """A connection above ``limits.connections``: told so, where that is cheap, and closed."""
 

@@ -25,9 +25,7 @@ class Tunnel:
     both end when nothing has moved in either for ``idle`` seconds.
     """
 
-    def __init__(
-        self, worker: Worker, client: Tunnelled, server: ServerConnection, idle: float
-    ) -> None:
+    def __init__(self, worker: Worker, client: Tunnelled, server: ServerConnection, idle: float) -> None:
         self.worker = worker
         self.counters = worker.counters
         self.idle = idle

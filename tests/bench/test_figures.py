@@ -26,8 +26,7 @@ def result(rate: float, workers: float = 1) -> dict[str, Any]:
 def runs(rates: dict[int, float]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """The same rates by count (0: adaptive) in every set-up."""
     return {
-        setup.key: {name_of(*one): [result(rates[one[1]])] * 2 for one in variants(setup)}
-        for setup in SETUPS
+        setup.key: {name_of(*one): [result(rates[one[1]])] * 2 for one in variants(setup)} for setup in SETUPS
     }
 
 

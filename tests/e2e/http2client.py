@@ -112,7 +112,9 @@ def nothing_left(running: Balancer, connections: int) -> None:
     """All that was counted as open is closed."""
     running.wait(
         "empty",
-        lambda status: status["totals"]["connections"] == connections
-        and status["totals"]["in_flight"] == 0
-        and all(server["active"] == 0 for server in status["servers"]),
+        lambda status: (
+            status["totals"]["connections"] == connections
+            and status["totals"]["in_flight"] == 0
+            and all(server["active"] == 0 for server in status["servers"])
+        ),
     )

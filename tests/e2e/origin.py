@@ -119,7 +119,7 @@ class Origin:
         elif path == "/204":
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         elif path == "/304":
-            writer.write(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\n")
+            writer.write(b'HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: "x"\r\n\r\n')
         elif path == "/hints":
             writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
             plain(b"hinted")

@@ -43,8 +43,10 @@ def controller(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def scaling(balancer: Balancer, what: str, connected: bool, granted: bool) -> None:
     balancer.wait(
         what,
-        lambda status: status["scaling"]["controller_connected"] is connected
-        and (status["scaling"]["granted_cores"] is not None) is granted,
+        lambda status: (
+            status["scaling"]["controller_connected"] is connected
+            and (status["scaling"]["granted_cores"] is not None) is granted
+        ),
     )
 
 

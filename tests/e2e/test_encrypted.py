@@ -37,7 +37,7 @@ class Site:
         self.port, self.plain = free_port(), free_port()
         self.file = folder / "pylb.toml"
         self.file.write_text(
-            f'workers = {{min = 1, max = 2}}\n'
+            f"workers = {{min = 1, max = 2}}\n"
             f'[[frontend]]\nname = "tls"\nbind = "127.0.0.1:{self.port}"\nbackend = "b"\n'
             f'[frontend.tls]\ncertificates = "{self.certificates}"\n{tls}\n'
             f'[[frontend]]\nname = "plain"\nbind = "127.0.0.1:{self.plain}"\nbackend = "b"\n'
@@ -328,7 +328,7 @@ def test_servers_are_verified(
     file = tmp_path / "pylb.toml"
     file.write_text(
         f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n[[backend]]\nname = "b"\n'
-        f'[backend.tls]\n{settings.format(ca=tmp_path / "ca.pem", me=tmp_path / "me.pem")}\n'
+        f"[backend.tls]\n{settings.format(ca=tmp_path / 'ca.pem', me=tmp_path / 'me.pem')}\n"
         f'[[backend.server]]\naddress = "127.0.0.1:{listener.getsockname()[1]}"\n'
     )
     balancer("-c", str(file))

@@ -56,9 +56,7 @@ def test_a_body_that_comes_too_slowly_is_cut_off(
         assert to_the_end(sock).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_body_that_is_too_large_is_refused(
-    balancer: StartBalancer, origin: Origin, tmp_path: Path
-) -> None:
+def test_a_body_that_is_too_large_is_refused(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     _, port = start(balancer, origin, tmp_path, "limits = {body_bytes = 1000}")
     for framing in (b"Content-Length: 1001\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n"):
         with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:

@@ -61,8 +61,10 @@ async def test_a_killed_worker_loses_only_what_it_held(balancer: StartBalancer, 
         os.kill(victim["pid"], signal.SIGKILL)
         running.wait(
             "replaced",
-            lambda status: len(status["workers"]) == 2
-            and victim["pid"] not in [worker["pid"] for worker in status["workers"]],
+            lambda status: (
+                len(status["workers"]) == 2
+                and victim["pid"] not in [worker["pid"] for worker in status["workers"]]
+            ),
         )
 
     await _during(steps, stop)

@@ -236,9 +236,7 @@ def test_the_dead_are_replaced_and_traffic_goes_on(balancer: StartBalancer, orig
     os.kill(worker, signal.SIGSTOP)
     # This connection waits in the accept queue of the slot, over the death of its worker.
     answers: list[bytes] = []
-    client = threading.Thread(
-        target=lambda: answers.append(ask(socket.AF_INET, ("127.0.0.1", running.port)))
-    )
+    client = threading.Thread(target=lambda: answers.append(ask(socket.AF_INET, ("127.0.0.1", running.port))))
     client.start()
     running.wait("queued", lambda status: True)
     os.kill(worker, signal.SIGKILL)

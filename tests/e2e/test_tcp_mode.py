@@ -70,8 +70,10 @@ def start(balancer: StartBalancer, folder: Path, *servers: str, more: str = "") 
 def nothing_left(running: Balancer) -> None:
     running.wait(
         "empty",
-        lambda status: status["totals"]["connections"] == 0
-        and all(server["active"] == 0 for server in status["servers"]),
+        lambda status: (
+            status["totals"]["connections"] == 0
+            and all(server["active"] == 0 for server in status["servers"])
+        ),
     )
 
 

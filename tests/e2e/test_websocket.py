@@ -40,9 +40,11 @@ async def port() -> AsyncIterator[int]:
 def nothing_left(running: Balancer) -> None:
     running.wait(
         "empty",
-        lambda status: status["totals"]["connections"] == 0
-        and status["totals"]["in_flight"] == 0
-        and status["servers"][0]["active"] == 0,
+        lambda status: (
+            status["totals"]["connections"] == 0
+            and status["totals"]["in_flight"] == 0
+            and status["servers"][0]["active"] == 0
+        ),
     )
 
 

@@ -136,7 +136,7 @@ def test_two_upgrade_fields_do_not_become_one_protocol() -> None:
 
 def test_a_client_without_an_address_is_unknown() -> None:
     one = RequestHead(b"unix", b"h", b"http", HeadLimits(), forwarded=True)
-    assert b'Forwarded: for=unknown;proto=http' in one.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert b"Forwarded: for=unknown;proto=http" in one.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 
 
 def respond(raw: bytes, head_request: bool = False) -> tuple[ResponseHead, bytes]:

@@ -78,9 +78,10 @@ END = b"\r\nx\r\n0\r\n\r\n"
 LONG = b"A: " + b"b" * 4000 + b"\r\n"
 BAD_CHUNKS = [
     *(size + END for size in (b"0x1", b"+1", b"-1", b"1 ", b" 1", b"", b"g", b"1g", b"1_0", b"1,", b"1\t")),
-    *(size + END for size in (
-        b"f" * 16, b"1" * 17, b"1;\x00", b"1;\x01a", b"1\x0b", b"\xb1", b"1;" + b"e" * 5000
-    )),
+    *(
+        size + END
+        for size in (b"f" * 16, b"1" * 17, b"1;\x00", b"1;\x01a", b"1\x0b", b"\xb1", b"1;" + b"e" * 5000)
+    ),
     *(size + b"\nx\r\n0\r\n\r\n" for size in (b"1", b"1\r\r", b"1;a")),
     *(b"1\r\nx" + rest + b"\r\n\r\n" for rest in (b"x\r\n0", b"\n0", b"0", b"\r0", b"\r\r\n0", b" \r\n0")),
     b"1\r\nx\r\n\r\n0\r\n\r\n",
@@ -89,9 +90,10 @@ BAD_CHUNKS = [
     *(b"0\r\n" + name + b": 1\r\n\r\n" for name in (b"Content-Length", b"transfer-encoding", b"Host")),
     # A server that takes trailers for fields would believe a client what only pylb may say.
     *(b"0\r\n" + name + b": 1\r\n\r\n" for name in (b"X-Forwarded-For", b"x_forwarded_proto", b"Forwarded")),
-    *(b"0\r\n" + rest + b"\r\n\r\n" for rest in (
-        b"no colon", b"A : b", b": b", b" a: b", b"A: \x00", b"A: b\rC: d"
-    )),
+    *(
+        b"0\r\n" + rest + b"\r\n\r\n"
+        for rest in (b"no colon", b"A : b", b": b", b" a: b", b"A: \x00", b"A: b\rC: d")
+    ),
     *(b"0\r\nA: b\n\r\n", b"0\nA: b\r\n\r\n", b"0\r\n" + LONG * 6 + b"\r\n"),
 ]
 for number, chunks in enumerate(BAD_CHUNKS):
