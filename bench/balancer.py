@@ -7,12 +7,14 @@ import contextlib
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,12 @@ def free_port() -> int:
                 return port
 
 
+def _remove(folder: Path, pid: int) -> None:
+    """Unless in a forked child, whose copy of the balancer ends sooner."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class Balancer:
     """One supervisor with its children."""
 
@@ -54,6 +62,7 @@ class Balancer:
         """``wrap`` is a command that runs the one behind it, such as ``taskset -c 0``."""
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="pylb-"))
+        weakref.finalize(self, _remove, self.folder, os.getpid())  # its log may be read after the stop
         self.admin = Address("", 0, str(self.folder / "admin.sock"))
         self.log = self.folder / "log"
         command = [*wrap, sys.executable, "-m", *module, "serve", "--admin", str(self.admin), *arguments]
