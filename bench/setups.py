@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.balancer import Balancer, free_port
-from bench.testbed import Group, Host, Vm, spinning
+from bench.testbed import CORE, Group, Host, Vm, spinning
 
 ADAPTIVE = 0
 """The count that means: pylb's own scaling."""
@@ -196,7 +196,7 @@ def running(scene: Scene, kind: str, count: int) -> Iterator[Running]:
     controller = ["--controller", scene.controller] if count == ADAPTIVE else []
     # Started outside, so that Python's imports don't take seconds of a small machine, and then moved in.
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /sys/fs/cgroup; exec "$@"', "sh"]
-    guest = ("bench.guest", str(scene.setup.balancer))
+    guest = ("bench.guest", str(scene.setup.balancer), str(CORE))
     balancer = Balancer("--workers", workers, *controller, servers=scene.servers, wrap=hidden, module=guest)
     one = Running(scene, balancer.port, lambda: _of_pylb(balancer.process.pid), balancer)
     stop = threading.Event()

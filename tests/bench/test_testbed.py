@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from bench.guest import slow_clock
 from bench.testbed import CORE, PERIOD_US, Group, mounts
+from pylb.worker.runqueue import RunQueue
 
 
 def test_the_hierarchies_are_found(tmp_path: Path) -> None:
@@ -46,3 +49,17 @@ def test_a_limit_is_a_part_of_a_real_core(tmp_path: Path, version: int) -> None:
     assert group.use() == 1 / CORE
     group.add(42)
     assert (folder / "cgroup.procs").read_text() == "42"
+
+
+def test_a_guest_counts_its_cpu_time_in_virtual_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, waited = 0, 0
+    monkeypatch.setattr(time, "process_time_ns", lambda: used)
+    monkeypatch.setattr(RunQueue, "waited_ns", lambda self: waited)
+    slow_clock(0.25)
+    run_queue = RunQueue()
+    # A quarter of a second of a real core, the rest of it throttled: the virtual one was busy all the time.
+    used, waited = 250_000_000, 750_000_000
+    assert (time.process_time_ns(), run_queue.waited_ns()) == (1_000_000_000, 0)
+    # A further second in which others had the core for half of the time.
+    used, waited = used + 125_000_000, waited + 875_000_000
+    assert (time.process_time_ns(), run_queue.waited_ns()) == (1_500_000_000, 500_000_000)
