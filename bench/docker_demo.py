@@ -61,6 +61,25 @@ def locust(path: str, **form: object) -> dict[str, Any]:
         return found
 
 
+def wait_for_locust(workers: int = 2, seconds: float = 60.0) -> None:
+    """Until its page answers and so many of its workers are there; they start after the balancer.
+
+    Raises:
+        OSError: its page doesn't answer.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            if len(locust("/stats/requests")["workers"]) >= workers:
+                return
+        except (OSError, ValueError):
+            if time.monotonic() > until:
+                raise
+        if time.monotonic() > until:
+            return  # it can do with fewer
+        time.sleep(0.5)
+
+
 async def _client(seen: Answers) -> None:
     """Requests on one connection after the other, until no more can be made."""
     while True:
@@ -181,6 +200,7 @@ def main() -> None:
     health = inspect(compose, "{{.State.Health.Status}}")
     if health != "healthy":
         parser.error(f"pylb's container is {health or 'not up'}; start it: {options.compose} up -d --build")
+    wait_for_locust()
     records = drive(compose, steps)
     say(f"stopping the balancer while {CLIENTS} clients send without pause")
     seen, took = asyncio.run(stop_under_load(compose))
