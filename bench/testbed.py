@@ -37,6 +37,11 @@ _SPIN = "while True: sum(range(1000))"
 console = Console()
 
 
+def tidy_when_terminated() -> None:
+    """Let SIGTERM unwind, as Ctrl-C does: what was made goes, machines and balancers in them."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def mounts(table: Path = Path("/proc/mounts")) -> tuple[int, list[Path]]:
     """Version of the cgroups that control the CPU, and the hierarchies to make groups in.
 
@@ -186,6 +191,7 @@ class Host:
         return f"cgroups:{file}"
 
     def __enter__(self) -> Self:
+        tidy_when_terminated()
         return self
 
     def __exit__(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -63,3 +66,20 @@ def test_a_guest_counts_its_cpu_time_in_virtual_cores(monkeypatch: pytest.Monkey
     # A further second in which others had the core for half of the time.
     used, waited = used + 125_000_000, waited + 875_000_000
     assert (time.process_time_ns(), run_queue.waited_ns()) == (1_500_000_000, 500_000_000)
+
+
+def test_termination_leaves_nothing_behind() -> None:
+    code = """
+import contextlib, signal
+from bench.testbed import tidy_when_terminated
+tidy_when_terminated()
+with contextlib.closing(type("Made", (), {"close": lambda self: print("removed", flush=True)})()):
+    print("made", flush=True)
+    signal.pause()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "made\n"
+    process.terminate()
+    assert process.communicate(timeout=20)[0] == "removed\n"
+    assert process.returncode == 128 + signal.SIGTERM
