@@ -101,12 +101,13 @@ class Group:
         return int((self.folders[0] / "cpu.stat").read_text().split()[1]) / 1e6 / CORE
 
     def remove(self) -> None:
-        """Delete it once its processes, which have been killed, are gone."""
+        """Delete it once its processes, which have been killed, are gone; also what a killed run left in it."""
         for folder in self.folders:
             deadline = time.monotonic() + 5
             while folder.exists():
                 try:
-                    folder.rmdir()
+                    for path, _, _ in os.walk(folder, topdown=False):
+                        os.rmdir(path)
                 except OSError:
                     if time.monotonic() > deadline:
                         raise
