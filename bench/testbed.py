@@ -101,7 +101,7 @@ class Group:
         return int((self.folders[0] / "cpu.stat").read_text().split()[1]) / 1e6 / CORE
 
     def remove(self) -> None:
-        """Delete it, with what a killed run left in it, once its processes, which have been killed, are gone."""
+        """Delete it once its killed processes are gone; also what a killed run left in it."""
         for folder in self.folders:
             deadline = time.monotonic() + 5
             while folder.exists():
