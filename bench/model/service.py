@@ -1,6 +1,6 @@
 """A balancer in the model, and what surrounds it: clients, accept queues, web servers, the controller.
 
-Policy, steering's weights, lease table and the cgroups source are pylb's own code, called with
+Policy, demand, steering's weights, lease table and the cgroups source are pylb's own code, called with
 simulated times. Simulated are only those parts of the scaler and the supervisor which need real processes.
 """
 
@@ -22,7 +22,7 @@ from controller.leases import LeaseTable
 from controller.protocol import Grant, Hello, Report
 from controller.sources.cgroups import HALF_LIFE, CgroupSource
 from pylb.net.steering import LOOK, Arrivals, weights_for
-from pylb.scaling.policy import Inputs, Policy, Tuning
+from pylb.scaling.policy import Inputs, Policy, Tuning, demand
 
 TICK = 0.25
 REPORT = 0.5
@@ -193,7 +193,7 @@ class Balancer:
         decision = self._policy.decide(now, inputs)
         changed = decision.target != self.target
         if now >= next_report or changed:
-            pressure = self._policy.demand(now, replace(inputs, current=decision.target))
+            pressure = demand(replace(inputs, current=decision.target), self._tuning)
             report = Report(decision.target, self._used, pressure, accept_queue=inputs.accept_queue)
             controller.table.report(self.vm.name, report, now)
             next_report = now + REPORT

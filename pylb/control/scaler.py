@@ -20,7 +20,7 @@ from pylb.config.files import controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.control import snapshot
 from pylb.log import log
-from pylb.scaling.policy import Decision, Inputs, Policy
+from pylb.scaling.policy import Decision, Inputs, Policy, demand
 from pylb.scoreboard import Field, Scoreboard
 
 TICK = 0.25
@@ -107,7 +107,7 @@ class Scaler:
             Report(
                 workers=inputs.current,
                 busy=round(self._used, 4),
-                pressure=round(self._policy.demand(now, inputs), 4),
+                pressure=round(demand(inputs), 4),
                 in_flight=inputs.in_flight,
                 accept_queue=inputs.accept_queue,
                 p99_ms=self._percentiles.sample(0.99),

@@ -1,25 +1,12 @@
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pylb.scaling.policy import (
-    GROW_AFTER,
-    HIGH,
-    HOLD,
-    HOLD_MOST,
-    LOW,
-    REGRET,
-    SETTLE,
-    SHRINK_AFTER,
-    STEP,
-    Inputs,
-    Policy,
-)
+from pylb.scaling.policy import GROW_AFTER, HIGH, LOW, SHRINK_AFTER, STEP, Inputs, Policy
 
 TICK = 0.25
 
@@ -149,51 +136,3 @@ def test_a_worker_that_waits_for_a_cpu_is_loaded_and_not_idle() -> None:
     held = Policy(1, 4)
     look = Inputs(4, 4, 4, 0, [0.1] * 4, [0.9] * 4)
     assert all(held.decide(100 + step * TICK, look).target == 4 for step in range(100))
-
-
-def beside_others(
-    policy: Policy, seconds: float, others: dict[int, float]
-) -> tuple[list[float], list[float]]:
-    """A load without end on two cores, on which others use more when more is answered.
-
-    ``others`` gives what they use beside so many workers. Gives when the count grew, and all demands.
-    """
-    current, now, grew, demands = 1, 100.0, [], []
-    while now < 100.0 + seconds:
-        now += TICK
-        cores = math.floor(2 - others[current] + 0.25)
-        look = Inputs(current, 2, cores, 0, [1.0] * current)
-        target = policy.decide(now, look).target
-        demands.append(policy.demand(now, replace(look, current=target)))
-        if target > current:
-            grew.append(now)
-        current = target
-    return grew, demands
-
-
-def test_a_core_that_is_idle_only_until_it_is_taken_is_tried_ever_more_rarely() -> None:
-    # Seen in the compose demo on two cores: with twice the answers Locust needs more of them.
-    grew, demands = beside_others(Policy(1, 2), 300, {1: 0.2, 2: 0.9})
-    waits = [after - before for before, after in itertools.pairwise(grew)]
-    assert all(after >= before for before, after in itertools.pairwise(waits))
-    assert waits[0] < 4 and HOLD_MOST <= waits[-1] < HOLD_MOST + 2
-    # Meanwhile no core is kept for it that another balancer could use.
-    assert sum(wanted > 1 for wanted in demands) < 0.1 * len(demands)
-
-
-def test_a_growth_that_lasted_makes_the_next_one_prompt_again() -> None:
-    policy = Policy(1, 2)
-    beside_others(policy, 60, {1: 0.2, 2: 0.9})
-
-    def seconds_to_grow(now: float) -> float:
-        began = now
-        while policy.decide(now, Inputs(1, 2, 2, 0, [1.0])).target == 1:
-            now += TICK
-        return now - began
-
-    assert seconds_to_grow(200.0) <= GROW_AFTER + TICK
-    claimed = Inputs(2, 2, 1, 0, [1.0, 1.0])
-    assert policy.decide(201.0 + REGRET, claimed).target == 1
-    assert seconds_to_grow(202.0 + REGRET) <= GROW_AFTER + SETTLE + TICK
-    assert policy.decide(206.0 + REGRET, claimed).target == 1
-    assert seconds_to_grow(206.5 + REGRET) <= HOLD + TICK
