@@ -188,7 +188,7 @@ def write(runs: dict[str, list[dict[str, Any]]], peak: float, folder: Path) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=2, help="of everything [2]")
+    parser.add_argument("--repetitions", type=int, default=3, help="of everything [3]")
     parser.add_argument("--peak", type=float, default=PEAK, help=f"requests per second [{PEAK:.0f}]")
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
     options = parser.parse_args()
