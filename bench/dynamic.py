@@ -31,7 +31,7 @@ from bench.testbed import spinning
 SETUP = Setup("dynamic", "a neighbour wakes up", (1, 4), balancer=4, own=1, batch=2)
 VARIANTS = (("pylb", ADAPTIVE), ("pylb", 1), ("pylb", 4), ("haproxy", 1), ("haproxy", 4))
 LOW, PEAK = 300.0, 1800.0  # requests per second; one of pylb's workers will do, and two can do the most
-SECONDS = 75.0  # so much after the load fell that workers go: calm seconds are SHRINK_AFTER
+SECONDS = 75.0  # long enough after the load fell for a worker to go: the policy waits for 10 calm seconds
 WAKES, SLEEPS = 27.0, 41.0  # the neighbour
 SAMPLE = 0.5
 COLOURS = {"adaptive": "#111111", "1": "#c2552d", "4": "#3b7dd8"}

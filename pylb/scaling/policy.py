@@ -12,8 +12,8 @@ The rules, in the order in which they are tried:
 
 Between `LOW` and `HIGH` nothing happens; since a shrink must leave the rest below `LOW`, a load at either
 threshold can't make the count flap. A core that others claim as soon as it is taken is tried again at once:
-waiting longer each time calms a small machine that clients or servers share, but starves a balancer among
-others (simulated, 8 on 16 cores: p99 of 7 s instead of 0.1 s). Without a valid grant the count doesn't grow.
+waiting for 2 to 32 s, longer each time, starves a balancer among others (simulated, 8 on 16 cores: p99 of 7 s
+instead of 0.1 s). Without a valid grant the count doesn't grow.
 The constants were chosen on traces of load (`bench/model/tuning.py`, bench/results/model.md).
 """
 

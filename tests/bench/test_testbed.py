@@ -70,12 +70,14 @@ def test_a_guest_counts_its_cpu_time_in_virtual_cores(monkeypatch: pytest.Monkey
 
 def test_termination_leaves_nothing_behind() -> None:
     code = """
-import contextlib, signal
+import signal
 from bench.testbed import tidy_when_terminated
 tidy_when_terminated()
-with contextlib.closing(type("Made", (), {"close": lambda self: print("removed", flush=True)})()):
+try:
     print("made", flush=True)
     signal.pause()
+finally:
+    print("removed", flush=True)
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
