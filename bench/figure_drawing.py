@@ -293,7 +293,8 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
     runs: Runs = document["runs"]
     table, verdicts = adaptive(runs)
     failed: int = sum(run["failed"] for found in runs.values() for one in found.values() for run in one)
-    repetitions = max(len(one) for found in runs.values() for one in found.values())
+    counts = sorted({len(one) for found in runs.values() for one in found.values()})
+    repetitions = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
     about = "; ".join(f"{key}: {value}" for key, value in document["machine"].items())
     lines = [
         "# The paper's experiments",
