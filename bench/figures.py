@@ -4,9 +4,9 @@ Experiment 1 (figures 2a, 2b, 2c, 4): 250 clients make 60,000 connections with a
 distribution of response times. Experiment 2 (figure 3): requests answered in 5 seconds. Every set-up (see
 `setups.py`) is measured with fixed numbers of pylb workers, with pylb's own scaling (*adaptive*), and with as
 many HAProxy processes. Within a repetition all of them run and take several turns in the balancer's machine,
-in an order that is reversed each time, because the speed of a shared host drifts within seconds; `speed.py`
-measures it. Before each turn the same clients load the balancer for a while, so that adaptive has chosen its
-count; what a cold start costs is in the dynamic runs. Needs root, nginx and haproxy.
+in an order that is drawn anew each time, because the speed of a shared host drifts within seconds; `speed.py`
+measures it. Before each turn the same clients load the balancer for a while, whichever it is: adaptive has
+chosen its count then; what a cold start costs is in the dynamic runs. Needs root, nginx and haproxy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
 import statistics
 import sys
@@ -37,9 +38,9 @@ from bench.testbed import CORE
 CLIENTS = 250
 CONNECTIONS = 60_000
 TURNS = 4  # of each balancer within a repetition; the connections are divided among them
+TURNS_AMONG_OTHERS = 8  # beside an extra machine: what a turn gets depends on which CPUs the kernel puts it
 TURNS_IN_TIME = 2  # in experiment 2: few, since a turn loses what is under way at its end
-WARM_UP = 0.3  # seconds, before each turn
-SETTLE = 2.5  # seconds of load in which adaptive finds its count again, before each turn
+WARM_UP = 1.5  # seconds of load before each turn; adaptive finds its count again in the first second
 QUANTILES = 200
 
 console = Console()
@@ -49,6 +50,13 @@ def variants(setup: Setup) -> list[tuple[str, int]]:
     """Kind and count of each balancer that takes a turn."""
     fixed = [(kind, count) for count in setup.counts for kind in ("pylb", "haproxy")]
     return [*fixed, ("pylb", ADAPTIVE)]
+
+
+def turns_in(setup: Setup) -> int:
+    """How many turns each balancer has within a repetition."""
+    if setup.seconds is not None:
+        return TURNS_IN_TIME
+    return TURNS_AMONG_OTHERS if setup.extra else TURNS
 
 
 def name_of(kind: str, count: int) -> str:
@@ -105,7 +113,7 @@ class Tally:
         """Warm up, then measure."""
         one = self.running
         one.enter()
-        load(one.port, seconds=SETTLE if self.count == ADAPTIVE else WARM_UP)
+        load(one.port, seconds=WARM_UP)
         del one.counts[:]
         speed.take()
         used, began = here.balancer.group.use(), time.monotonic()
@@ -146,11 +154,11 @@ def repeat(here: Scene, connections: int, said: Callable[[str], None]) -> dict[s
             one = stack.enter_context(running(here, kind, count))
             one.leave()
             tallies[name_of(kind, count)] = Tally(count, one)
-        turns = TURNS if setup.seconds is None else TURNS_IN_TIME
+        turns = turns_in(setup)
         requests = connections // turns if setup.seconds is None else None
         seconds = setup.seconds and setup.seconds / turns
-        for number in range(turns):
-            for name, tally in list(tallies.items())[:: -1 if number % 2 else 1]:
+        for _ in range(turns):
+            for name, tally in random.sample(list(tallies.items()), len(tallies)):
                 said(name)
                 tally.turn(here, requests, seconds, speed)
         return {name: tally.result() for name, tally in tallies.items()}
