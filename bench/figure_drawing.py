@@ -149,6 +149,13 @@ def shares(found: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, list[
     return best, shares
 
 
+def standard_error(shares: list[float]) -> float:
+    """Of the geometric mean of shares, as a fraction of it; nan for fewer than two."""
+    if len(shares) < 2:
+        return math.nan
+    return statistics.stdev(map(math.log, shares)) / math.sqrt(len(shares))
+
+
 def adaptive(runs: Runs) -> tuple[list[str], list[str]]:
     """Adaptive beside each fixed count: lines of a table, and the verdicts."""
     lines = [
@@ -156,7 +163,7 @@ def adaptive(runs: Runs) -> tuple[list[str], list[str]]:
         "|---|---|---|---|---|---|---|---|",
     ]
     all_of: dict[str, list[float]] = {}
-    worst = ("", math.inf)
+    worst = ("", math.inf, "")
     for key, found in runs.items():
         if "pylb adaptive" not in found:
             continue
@@ -165,20 +172,21 @@ def adaptive(runs: Runs) -> tuple[list[str], list[str]]:
             all_of.setdefault(count, []).append(statistics.geometric_mean(share))
         ours = by_count["adaptive"]
         mean = statistics.geometric_mean(ours)
-        worst = min(worst, (key, mean), key=lambda pair: pair[1])
+        certain = f"{mean:.1%} ± {100 * standard_error(ours):.1f}"
+        worst = min(worst, (key, mean, certain), key=lambda one: one[1])
         cells = []
         for count in ("1", "2", "3", "4", "adaptive"):
             rate = f"{middle(found[f'pylb {count}'], 'rps'):.0f}" if f"pylb {count}" in found else ""
             cells.append(f"**{rate}**" if count == best else rate)
         workers = middle(found["pylb adaptive"], "workers")
-        of_best = f"{mean:.1%} ({min(ours):.0%}–{max(ours):.0%})"
+        of_best = f"{certain} ({min(ours):.0%}–{max(ours):.0%})"
         lines.append(f"| {key} | {' | '.join(cells)} | {workers:.1f} | {of_best} |")
     total = {count: statistics.geometric_mean(share) for count, share in all_of.items() if count != "3"}
     others = max(share for count, share in total.items() if count != "adaptive")
     means = ", ".join(f"{count}: {share:.1%}" for count, share in sorted(total.items()))
     verdicts = [
         f"Adaptive is within 5 % of the best fixed count in every set-up: "
-        f"**{'holds' if worst[1] >= 0.95 else 'does not hold'}** (worst: {worst[0]}, {worst[1]:.1%}).",
+        f"**{'holds' if worst[1] >= 0.95 else 'does not hold'}** (worst: {worst[0]}, {worst[2]}).",
         f"Adaptive is better than every single fixed count over all set-ups: "
         f"**{'holds' if total['adaptive'] > others else 'does not hold'}** "
         f"(geometric means of the share of the best fixed count: {means}).",
@@ -320,8 +328,8 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         *(f"- {verdict}" for verdict in verdicts),
         "",
         "Requests per second, medians, the best fixed count in bold. The share of it is of the turns' rates "
-        "at equal speed of the machine (bench/speed.py): geometric mean over the repetitions (range). The "
-        f"speed, {_spread_of_speed(runs)}.",
+        "at equal speed of the machine (bench/speed.py): geometric mean over the repetitions ± its standard "
+        f"error (range). The speed, {_spread_of_speed(runs)}.",
         "",
         *table,
         "",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench.figure_drawing import adaptive, claims, write
-from bench.figures import QUANTILES, name_of, summary, variants
+from bench.figure_drawing import adaptive, claims, standard_error, write
+from bench.figures import CONNECTIONS, QUANTILES, name_of, summary, turns_in, variants
 from bench.load import Outcome
 from bench.setups import SETUPS
 
@@ -47,6 +48,18 @@ def test_claims_agree_or_disagree_by_the_figures() -> None:
     flat = {one.says: one.agrees for one in claims(runs(dict.fromkeys(range(5), 1000.0)))}
     assert not flat["HAProxy: 2 processes answer sooner than 1"]
     assert flat["HAProxy, 1 vCPU: processes gain nothing"]
+
+
+def test_turns_divide_the_connections() -> None:
+    for setup in SETUPS:
+        assert CONNECTIONS % turns_in(setup) == 0
+        assert turns_in(setup) >= 2
+
+
+def test_the_standard_error_is_that_of_the_logarithms() -> None:
+    assert standard_error([1.0, 1.0, 1.0]) == 0
+    assert math.isclose(standard_error([math.e**-0.1, math.e**0.1]), 0.1)
+    assert math.isnan(standard_error([0.9]))
 
 
 def test_adaptive_is_held_against_the_best() -> None:
