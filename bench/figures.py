@@ -37,10 +37,9 @@ from bench.testbed import CORE
 
 CLIENTS = 250
 CONNECTIONS = 60_000
-TURNS = 4  # of each balancer within a repetition; the connections are divided among them
-TURNS_AMONG_OTHERS = 8  # beside an extra machine: what a turn gets depends on which CPUs the kernel puts it
+TURNS = 3  # of each balancer within a repetition; the connections are divided among them
 TURNS_IN_TIME = 2  # in experiment 2: few, since a turn loses what is under way at its end
-WARM_UP = 1.5  # seconds of load before each turn; adaptive finds its count again in the first second
+WARM_UP = 2.5  # seconds of load before each turn; adaptive has its last worker after 1.5 s at the most
 QUANTILES = 200
 
 console = Console()
@@ -50,13 +49,6 @@ def variants(setup: Setup) -> list[tuple[str, int]]:
     """Kind and count of each balancer that takes a turn."""
     fixed = [(kind, count) for count in setup.counts for kind in ("pylb", "haproxy")]
     return [*fixed, ("pylb", ADAPTIVE)]
-
-
-def turns_in(setup: Setup) -> int:
-    """How many turns each balancer has within a repetition."""
-    if setup.seconds is not None:
-        return TURNS_IN_TIME
-    return TURNS_AMONG_OTHERS if setup.extra else TURNS
 
 
 def name_of(kind: str, count: int) -> str:
@@ -130,7 +122,7 @@ class Tally:
 
     def result(self) -> dict[str, Any]:
         """All turns together."""
-        found = summary(self.outcome) | {"turns": self.turns}
+        found = summary(self.outcome) | {"warm_up": WARM_UP, "turns": self.turns}
         found["balancer_cores"] = round(self.used / self.wall, 3)
         pylb = self.running.pylb
         found["workers"] = round(statistics.mean(self.workers), 2) if pylb and self.workers else self.count
@@ -154,7 +146,7 @@ def repeat(here: Scene, connections: int, said: Callable[[str], None]) -> dict[s
             one = stack.enter_context(running(here, kind, count))
             one.leave()
             tallies[name_of(kind, count)] = Tally(count, one)
-        turns = turns_in(setup)
+        turns = TURNS if setup.seconds is None else TURNS_IN_TIME
         requests = connections // turns if setup.seconds is None else None
         seconds = setup.seconds and setup.seconds / turns
         for _ in range(turns):

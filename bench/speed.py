@@ -65,33 +65,49 @@ class Speed:
         return statistics.fmean(statistics.fmean(pipe.recv() or [math.nan]) for pipe in self._pipes)
 
 
-def at_equal_speed(turns: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, list[float]]:
-    """Rates as they would have been at the mean speed.
+Turns = Mapping[str, Sequence[Sequence[tuple[float, float]]]]
+"""Rate and speed of each turn, by who was measured and by repetition; all have the same repetitions."""
 
-    Args:
-        turns: rate and speed of each turn, by who was measured.
 
-    A regression of the logarithms, with a slope that all share and a level for each of them (analysis of
-    covariance): what differs between them can't pass for an effect of the speed.
+def at_equal_speed(turns: Turns) -> dict[str, list[list[float]]]:
+    """Rates as they would have been at the mean speed of their repetition.
+
+    A regression of the logarithms, with a slope that all share and a level for each of them in each
+    repetition (analysis of covariance, in blocks): what differs between them can't pass for an effect of the
+    speed, nor can what differs between repetitions. Between those the machine changes in ways that the
+    probes' work feels otherwise than a balancer does: once they were 1.7 times as fast for a while, and the
+    rates were the same.
     """
-    logs = {name: [(math.log(speed), math.log(rate)) for rate, speed in one] for name, one in turns.items()}
-    mean = statistics.fmean(speed for one in logs.values() for speed, _ in one)
+    logs = {
+        name: [[(math.log(speed), math.log(rate)) for rate, speed in one] for one in repetitions]
+        for name, repetitions in turns.items()
+    }
     both = own = 0.0
-    for one in logs.values():
-        level = statistics.fmean(speed for speed, _ in one)
-        both += sum((speed - level) * rate for speed, rate in one)
-        own += sum((speed - level) ** 2 for speed, _ in one)
+    for repetitions in logs.values():
+        for one in repetitions:
+            level = statistics.fmean(speed for speed, _ in one)
+            both += sum((speed - level) * rate for speed, rate in one)
+            own += sum((speed - level) ** 2 for speed, _ in one)
     slope = both / own if own else 0.0
+    means = [
+        statistics.fmean(speed for one in together for speed, _ in one)
+        for together in zip(*logs.values(), strict=True)
+    ]
     return {
-        name: [math.exp(rate - slope * (speed - mean)) for speed, rate in one] for name, one in logs.items()
+        name: [
+            [math.exp(rate - slope * (speed - mean)) for speed, rate in one]
+            for one, mean in zip(repetitions, means, strict=True)
+        ]
+        for name, repetitions in logs.items()
     }
 
 
-def explained(turns: Mapping[str, Sequence[tuple[float, float]]]) -> float:
-    """Which part of the variance of log rates, within each of those measured, the speed explains."""
+def explained(turns: Turns) -> float:
+    """Which part of the variance of log rates, within a repetition of each of them, the speed explains."""
 
-    def within(rates: Mapping[str, Sequence[float]]) -> float:
-        return sum(len(one) * statistics.pvariance(map(math.log, one)) for one in rates.values())
+    def within(rates: Mapping[str, Sequence[Sequence[float]]]) -> float:
+        cells = [one for repetitions in rates.values() for one in repetitions]
+        return sum(len(one) * statistics.pvariance(map(math.log, one)) for one in cells)
 
-    before = within({name: [rate for rate, _ in one] for name, one in turns.items()})
+    before = within({name: [[rate for rate, _ in one] for one in cells] for name, cells in turns.items()})
     return 1 - within(at_equal_speed(turns)) / before if before else 0.0
