@@ -255,12 +255,13 @@ def write(
     folder: Path,
 ) -> list[str]:
     """All files; gives the page's lines. ``document`` is the figures' JSON."""
-    repetitions = max(len(one) for found in document["runs"].values() for one in found.values())
+    counts = {len(one) for found in document["runs"].values() for one in found.values()}
+    repetitions = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     lines = [
         "# Beyond this machine: a model",
         "",
         f"Written by `python -m bench.model` (`make model`). {in_words()}. Costs from figures.json "
-        f"({repetitions} repetition(s) of {document['connections']:,} connections).",
+        f"({repetitions} repetitions of {document['connections']:,} connections).",
         "",
         "A discrete-event simulation of clients, accept queues, workers, web servers, virtual machines and "
         "cores (bench/model/machine.py, service.py). The policy, the lease table, the cgroups source and the "
