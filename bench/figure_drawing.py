@@ -118,6 +118,12 @@ def claims(runs: Runs) -> list[Claim]:
     return sorted(found, key=lambda claim: claim.figure)
 
 
+def repetitions(runs: Runs) -> str:
+    """How many there are, in words: set-ups may differ."""
+    counts = {len(one) for found in runs.values() for one in found.values()}
+    return " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+
+
 def turns_of(found: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[tuple[float, float]]]]:
     """Rate and speed of each turn of pylb in a set-up, by count and repetition."""
     return {
@@ -133,8 +139,8 @@ def shares(found: dict[str, list[dict[str, Any]]]) -> tuple[str, dict[str, list[
     Geometric means over turns, at equal speed of the machine.
     """
     by_repetition = {
-        count: [statistics.geometric_mean(one) for one in repetitions]
-        for count, repetitions in at_equal_speed(turns_of(found)).items()
+        count: [statistics.geometric_mean(one) for one in cells]
+        for count, cells in at_equal_speed(turns_of(found)).items()
     }
     fixed = by_repetition.keys() - {"adaptive"}
     best = max(fixed, key=lambda count: statistics.geometric_mean(by_repetition[count]))
@@ -314,8 +320,6 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
     runs: Runs = document["runs"]
     table, verdicts = adaptive(runs)
     failed: int = sum(run["failed"] for found in runs.values() for one in found.values() for run in one)
-    counts = sorted({len(one) for found in runs.values() for one in found.values()})
-    repetitions = " to ".join(str(count) for count in sorted({counts[0], counts[-1]}))
     about = "; ".join(f"{key}: {value}" for key, value in document["machine"].items())
     lines = [
         "# The paper's experiments",
@@ -323,7 +327,7 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> int:
         f"Written by `python -m bench.figures` (`make figures`). {about}.",
         f"A virtual core is {document['core']:g} of a real one ([accuracy](testbed.md)). "
         f"{document['clients']} clients; experiment 1 makes {document['connections']:,} connections with a "
-        f"request each, experiment 2 lasts 5 s; {repetitions} repetitions, medians (range). Within "
+        f"request each, experiment 2 lasts 5 s; {repetitions(runs)} repetitions, medians (range). Within "
         f"a repetition all balancers of a set-up take several turns, with {_warm_ups(runs)} of load before. "
         f"{failed} requests failed in all.",
         "",

@@ -39,7 +39,7 @@ CLIENTS = 250
 CONNECTIONS = 60_000
 TURNS = 3  # of each balancer within a repetition; the connections are divided among them
 TURNS_IN_TIME = 2  # in experiment 2: few, since a turn loses what is under way at its end
-WARM_UP = 2.5  # seconds of load before each turn; adaptive has its last worker after 1.5 s at the most
+WARM_UP = 2.5  # seconds of load before each turn; adaptive finds its count again meanwhile
 QUANTILES = 200
 
 console = Console()

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from bench.figure_drawing import repetitions
 from bench.machine import in_words, machine
 from bench.model.machine import Costs
 from bench.model.predict import LATE, SETTLE, Check, Fleet, median_off, plain
@@ -255,13 +256,11 @@ def write(
     folder: Path,
 ) -> list[str]:
     """All files; gives the page's lines. ``document`` is the figures' JSON."""
-    counts = {len(one) for found in document["runs"].values() for one in found.values()}
-    repetitions = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
     lines = [
         "# Beyond this machine: a model",
         "",
         f"Written by `python -m bench.model` (`make model`). {in_words()}. Costs from figures.json "
-        f"({repetitions} repetitions of {document['connections']:,} connections).",
+        f"({repetitions(document['runs'])} repetitions of {document['connections']:,} connections).",
         "",
         "A discrete-event simulation of clients, accept queues, workers, web servers, virtual machines and "
         "cores (bench/model/machine.py, service.py). The policy, the lease table, the cgroups source and the "
