@@ -72,9 +72,14 @@ class Field(IntEnum):
     REFUSED = 22  # requests refused as malformed or too large (a subset of 4xx)
     TIMEOUTS = 23  # client and server timeouts
     ABORTED = 24  # requests whose client or server left in the middle
-    LATENCY = 25  # first of LATENCY_BUCKETS counters
-    REFUSED_FOR = 25 + LATENCY_BUCKETS  # first of len(REASONS) counters
-    END = 25 + LATENCY_BUCKETS + len(REASONS)
+    INTERNAL = 25  # requests and connections that an error of pylb's own has ended
+    PAUSES = 26  # times that accepting was stopped, since descriptors ran short
+    LOG_LOST = 27  # log lines for which there was no room
+    TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
+    FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
+    LATENCY = 30  # first of LATENCY_BUCKETS counters
+    REFUSED_FOR = 30 + LATENCY_BUCKETS  # first of len(REASONS) counters
+    END = 30 + LATENCY_BUCKETS + len(REASONS)
 
 
 GAUGES = frozenset(
@@ -87,6 +92,8 @@ GAUGES = frozenset(
         Field.LAG_US,
         Field.CONNECTIONS,
         Field.IN_FLIGHT,
+        Field.TUNNELS,
+        Field.FIXED,
     }
 )
 
@@ -115,6 +122,26 @@ class SlotField(IntEnum):
     WEIGHT = 1  # gauge: steering weight now in force, 0..65536
 
 
+class RowField(IntEnum):
+    """What the supervisor notes about a worker; only the supervisor writes these."""
+
+    STUCK = 0  # 1 while the worker shows no sign of life: it gets no connections
+
+
+class SupervisorField(IntEnum):
+    """What the supervisor tells everybody; only the supervisor writes these."""
+
+    ANNOUNCING = 0  # 1 from the beginning of a stop: health paths answer 503
+    ROWS = 1  # all rows in use are below this one
+
+
+class ControlField(IntEnum):
+    """The control plane's own cells, which outlive it; only the control plane writes these."""
+
+    HEARTBEAT_NS = 0  # time.monotonic_ns() of its last tick
+    LOG_LOST = 1  # log lines for which there was no room
+
+
 class Scoreboard:
     """The mapping and typed views of it.
 
@@ -133,10 +160,18 @@ class Scoreboard:
         rows_size = (self.rows + 1) * width  # the last one is the retired row
         servers_size = len(ServerField) * servers * (self.rows + 1)
         slots_size = len(SlotField) * slots
-        self._map = mmap.mmap(-1, 8 * (rows_size + servers_size + slots_size))
+        notes_size = len(RowField) * self.rows
+        singles = len(SupervisorField) + len(ControlField)
+        self._map = mmap.mmap(-1, 8 * (rows_size + servers_size + slots_size + notes_size + singles))
         self._cells = memoryview(self._map).cast("q")
         self._server_base = rows_size
         self._slot_base = rows_size + servers_size
+        self._note_base = self._slot_base + slots_size
+        singles_base = self._note_base + notes_size
+        self.supervisor = self._cells[singles_base : singles_base + len(SupervisorField)]
+        """Cells indexed by `SupervisorField`."""
+        self.control = self._cells[singles_base + len(SupervisorField) : singles_base + singles]
+        """Cells indexed by `ControlField`."""
 
     def row(self, row: int) -> memoryview:
         """The cells of one row, indexed by `Field`. `rows` itself is the retired row."""
@@ -154,6 +189,11 @@ class Scoreboard:
         """The cells of one slot, indexed by `SlotField`."""
         start = self._slot_base + slot * len(SlotField)
         return self._cells[start : start + len(SlotField)]
+
+    def note(self, row: int) -> memoryview:
+        """The supervisor's cells about one row, indexed by `RowField`."""
+        start = self._note_base + row * len(RowField)
+        return self._cells[start : start + len(RowField)]
 
     def free_row(self) -> int | None:
         """The lowest row that no process uses, or None when all are taken."""

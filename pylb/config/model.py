@@ -54,6 +54,7 @@ def _address(value: Any) -> Any:
 
 
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)]
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 AddressField = Annotated[Address, BeforeValidator(_address)]
@@ -99,6 +100,7 @@ class Limits(Section):
     pipelined_bytes: Size = 64 * 1024  # requests read ahead while one is under way; then reading stops
     body_rate: SizeOrZero = 0  # bytes per second below which a request's body is cut off (408)
     connections: int = Field(default=0, ge=0)  # client connections over all workers; 0 for no limit
+    connection_age: SecondsOrZero = 0  # from which a client is asked to connect anew; 0 for never
 
 
 class Workers(Section):
@@ -106,6 +108,7 @@ class Workers(Section):
 
     min: int = Field(default=1, ge=1, le=256)
     max: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    watchdog: Seconds = 10.0  # a process that shows no life for so long is killed and replaced
 
     @model_validator(mode="after")
     def _ordered(self) -> Workers:
@@ -117,8 +120,11 @@ class Workers(Section):
 class Drain(Section):
     """How workers leave."""
 
-    timeout: Seconds = 30.0  # after that, what still runs is closed
-    spread: Seconds = 2.0  # idle connections that nobody takes over are closed spread over this time
+    timeout: Seconds = 30.0  # at a stop: after that, what still runs is closed
+    spread: Seconds = 2.0  # connections that nobody takes over are closed spread over this time
+    announce: SecondsOrZero = 0  # at a stop: health paths answer 503 for so long before clients are refused
+    linger: SecondsOrZero = 0  # how long a worker that scaling or reload replaced may serve on; 0 is no bound
+    generations: int = Field(default=10, ge=1, le=100)  # replaced ones that may linger; the oldest is closed
 
 
 class Controller(Section):
@@ -231,6 +237,12 @@ class Backend(Section):
         return named
 
 
+class Health(Section):
+    """A path that pylb answers itself, for whoever asks whether this balancer serves."""
+
+    path: str = Field(pattern=r"^/[!-~]*$")
+
+
 class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
@@ -245,6 +257,7 @@ class Frontend(Section):
     forwarded: bool = False  # send Forwarded (RFC 7239) too
     request_id: bool = False  # send X-Request-ID where the client gave none
     body_bytes: SizeOrZero | None = None  # instead of limits.body_bytes
+    health: Health | None = None
     sni: dict[str, str] = Field(default_factory=dict)  # tcp: TLS server name (or *.name) to backend
 
     @field_validator("trusted_proxies")
@@ -261,8 +274,10 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
-        if self.mode == "tcp" and (self.redirect_to_https or self.forwarded or self.request_id):
-            raise ValueError('redirect_to_https, forwarded and request_id need mode = "http"')
+        if self.mode == "tcp" and (
+            self.redirect_to_https or self.forwarded or self.request_id or self.health is not None
+        ):
+            raise ValueError('redirect_to_https, forwarded, request_id and health need mode = "http"')
         if self.tls is not None and self.redirect_to_https:
             raise ValueError("redirect_to_https is for a frontend without tls")
         if self.tls is not None and self.sni:
@@ -284,6 +299,9 @@ class Config(Section):
     controller: Controller = Field(default_factory=Controller)
     log: Log = Field(default_factory=Log)
     admin: AddressField | None = None  # default: a unix socket under the run-time directory
+    admin_token_file: str | None = None  # whose token an admin address on TCP asks for
+    user: str | None = None  # whom workers and control plane run as, when root starts pylb
+    group: str | None = None  # default: the user's
     backlog: int = Field(default=4096, ge=1)
 
 
