@@ -20,11 +20,13 @@ from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.listeners import BindError, Listeners, listen_admin
-from pylb.scoreboard import Scoreboard
-from pylb.supervisor.fleet import Fleet
+from pylb.scoreboard import ControlField, Scoreboard
+from pylb.supervisor.fleet import START_TIMEOUT, Fleet
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
+from pylb.supervisor.readings import reading
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of, unlink_admin
 from pylb.supervisor.signals import Signals
+from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
 
 FAST_TICK = 0.1
@@ -219,9 +221,11 @@ class Arbiter:
             if now >= tick_due:
                 self._reap()
                 self.fleet.tick(now)
+                self._judge_control(now)
                 self._control_tick(now)
                 self.reload.check()
-                tick_due = now + (FAST_TICK if self.fleet.busy() else SLOW_TICK)
+                doubtful = self.control is not None and self.control.watch.silence >= DOUBTFUL
+                tick_due = now + (FAST_TICK if self.fleet.busy() or doubtful else SLOW_TICK)
             self._send_state(now)
 
     def _messages(self, child: Child) -> None:
@@ -313,6 +317,25 @@ class Arbiter:
         elif self.control.kill_at is not None and now >= self.control.kill_at:
             self.control.kill_at = None
             self.control.signal(signal.SIGKILL)
+
+    def _judge_control(self, now: float) -> None:
+        """Kill a control plane that shows no sign of life, or doesn't begin."""
+        control = self.control
+        if control is None or control.killed:
+            return
+        beat = self.board.control[ControlField.HEARTBEAT_NS]
+        if beat < control.started * 1e9:
+            beat = 0  # it is its predecessor's
+        silence = control.watch.look(now, beat, lambda: reading(control.pid))
+        late = not control.ready and now - control.started >= START_TIMEOUT
+        if late or silence >= max(STUCK, self.config.workers.watchdog):
+            control.killed = True
+            log.error(
+                "control plane (pid %d) %s: killing it",
+                control.pid,
+                "does not start" if late else f"has shown no sign of life for {silence:.1f} s",
+            )
+            control.signal(signal.SIGKILL)
 
     def _send_state(self, now: float) -> None:
         if self.control is None:
