@@ -1,8 +1,8 @@
 """How long a process has shown no sign of life. Pure: time, heartbeats and readings are passed in.
 
-A process writes a heartbeat as long as its loop turns. One that only gets no CPU is not to blame, so its silence
-grows by that time alone in which it ran or slept of its own accord: a process that is stopped, that loops, or
-that waits for its swapped pages is silent, one that waits for a busy CPU is not.
+A process writes a heartbeat as long as its loop turns. One that only gets no CPU is not to blame, so its
+silence grows by that time alone in which it ran or slept of its own accord: a process that is stopped, that
+loops, or that waits for its swapped pages is silent, one that waits for a busy CPU is not.
 """
 
 from __future__ import annotations

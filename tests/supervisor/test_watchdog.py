@@ -159,7 +159,8 @@ def test_silence_is_never_longer_than_the_time_without_a_beat(parts: list[tuple[
 
 def test_readings_of_a_real_process() -> None:
     code = "import sys\nprint(flush=True)\nsys.stdin.read(1)\nwhile True: pass"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
         try:
             assert child.stdin is not None and child.stdout is not None
             child.stdout.readline()
