@@ -6,7 +6,7 @@ import contextlib
 import signal
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from pylb.config.model import Config, ServerKey
 from pylb.log import log
@@ -21,6 +21,8 @@ from pylb.worker.context import WorkerContext
 
 START_TIMEOUT = 30.0
 EARLY_DEATHS = 3
+GRACE = 5.0
+"""Seconds that a worker has beyond the time in which it is to be gone."""
 LEVEL_PAUSE = 0.2
 
 
@@ -57,7 +59,8 @@ class Fleet:
         self.servers, self.entry, self.in_child = servers, entry, in_child
         self.workers: dict[int, Worker] = {}  # by row
         self.generation = self.serving_generation = 1
-        self.target = config.workers.min
+        self.wanted = set(range(config.workers.min))
+        """The slots in which a worker is to run."""
         self.stopping = False
         self.failed_starts = 0  # of the generation that is not serving yet
         self.on_flip: Callable[[], None] = lambda: None
@@ -74,6 +77,30 @@ class Fleet:
         self.used_rows: set[int] = set()
         self.level_after = 0.0
         self.steer_after = 0.0
+
+    @property
+    def target(self) -> int:
+        """How many workers are to run.
+
+        Setting it takes the lowest free slots; or gives up those whose workers hold the fewest connections
+        that can't move, since they leave soonest.
+        """
+        return len(self.wanted)
+
+    @target.setter
+    def target(self, count: int) -> None:
+        while len(self.wanted) < count:
+            self.wanted.add(min(set(range(self.slots)) - self.wanted))
+        while len(self.wanted) > count:
+            self.wanted.remove(min(self.wanted, key=self._held_back))
+
+    def _held_back(self, slot: int) -> tuple[bool, int, int]:
+        """How much keeps a slot's worker from leaving; of equals the highest slot comes first."""
+        worker = self._one_per_slot(self.serving_generation).get(slot)
+        if worker is None or not worker.ready or worker.stuck:
+            return (False, 0, -slot)
+        cells = self.board.row(worker.row)
+        return (True, cells[Field.FIXED] + cells[Field.TUNNELS], -slot)
 
     # -- who is there ----------------------------------------------------------------------------
 
@@ -172,8 +199,9 @@ class Fleet:
         if worker.ready:
             return
         worker.ready = True
-        if not worker.retiring:
-            worker.kill_at = None
+        if not self.stopping:
+            linger = self.config.drain.linger if worker.retiring else 0.0
+            worker.kill_at = time.monotonic() + linger + GRACE if linger else None
         log.info("worker %d ready in %.0f ms", worker.slot, 1000 * (time.monotonic() - worker.started))
         self.reconcile()
 
@@ -208,11 +236,16 @@ class Fleet:
             self.target = wanted
             self.reconcile()
 
-    def retire(self, worker: Worker, to: Iterable[int]) -> None:
-        """Tell a worker to hand everything over and leave."""
-        worker.retiring = True
-        worker.kill_at = time.monotonic() + self.config.drain.timeout + 5.0
-        worker.send({"op": "retire", "to": list(to), "binds": list(self.listeners.sockets)})
+    def retire(self, worker: Worker, to: list[int]) -> None:
+        """Tell a worker to hand over what can move, serve the rest to its end, and leave."""
+        linger = self.config.drain.linger
+        if not worker.retiring:
+            worker.retiring = True
+            if worker.ready:
+                worker.kill_at = time.monotonic() + linger + GRACE if linger else None
+        worker.successors = to
+        binds = list(self.listeners.sockets)
+        worker.send({"op": "retire", "to": to, "binds": binds, "linger": linger})
 
     def reconcile(self) -> None:
         """Bring what runs, who reads what, and the steering in line with the target."""
@@ -223,13 +256,13 @@ class Fleet:
         current = self._current()
         if self.generation != self.serving_generation and all(
             slot in current and current[slot].ready and not current[slot].stuck
-            for slot in range(self.target)
+            for slot in self.wanted
         ):
             log.info("generation %d serves", self.generation)
             self.serving_generation = self.generation
             self.on_flip()
         serving = self.serving()
-        staying = [worker for worker in serving if worker.slot < self.target]
+        staying = [worker for worker in serving if worker.slot in self.wanted]
         if not staying:  # better a worker too many than none
             self._assign(serving)
             return
@@ -240,18 +273,18 @@ class Fleet:
             worker
             for generation in {self.generation, self.serving_generation}
             for worker in self._one_per_slot(generation).values()
-            if worker.slot < self.target
+            if worker.slot in self.wanted
         ]
         for worker in list(self.workers.values()):
             # Who is stuck keeps its place until another has it; then it leaves as soon as it can.
-            leaving = worker not in kept and not (worker.stuck and worker.slot < self.target)
-            if leaving and not worker.retiring:
+            leaving = worker not in kept and not (worker.stuck and worker.slot in self.wanted)
+            if leaving and not worker.retiring or worker.retiring and worker.successors != rows:
                 self.retire(worker, rows)
 
     def _lacking(self, now: float) -> list[int]:
         """Slots in which a worker is to be started now."""
         current = self._current()
-        slots = [slot for slot in range(self.target) if slot not in current]
+        slots = [slot for slot in sorted(self.wanted) if slot not in current]
         if current and all(worker.stuck for worker in current.values()):
             slots.append(min(current))  # somebody must serve until they are back or replaced
         return [slot for slot in slots if self.not_before.get(slot, 0.0) <= now]
@@ -323,7 +356,7 @@ class Fleet:
         serving = [
             worker
             for worker in self.serving()
-            if worker.slot < self.target and worker.watch.silence < DOUBTFUL
+            if worker.slot in self.wanted and worker.watch.silence < DOUBTFUL
         ]
         if len(serving) < 2 or now < self.level_after:
             return
@@ -353,7 +386,7 @@ class Fleet:
         if now >= self.steer_after:
             self.steer_after = now + steering.LOOK
             self.arrivals.look(self.board.total(Field.ACCEPTED), now)
-            self.steer([worker for worker in self.serving() if worker.slot < self.target])
+            self.steer([worker for worker in self.serving() if worker.slot in self.wanted])
 
     def reconcile_due(self, now: float) -> None:
         """Start workers whose back-off is over, or that found no free row before."""
@@ -402,7 +435,7 @@ class Fleet:
         self.stopping = True
         for worker in self.workers.values():
             worker.retiring = True
-            worker.kill_at = time.monotonic() + self.config.drain.timeout + 1.0
+            worker.kill_at = time.monotonic() + worker.config.drain.timeout + GRACE
             worker.send({"op": "retire", "to": [], "binds": []})
 
     def close(self) -> None:

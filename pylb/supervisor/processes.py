@@ -66,6 +66,8 @@ class Worker(Child):
     """With which it was started."""
     listening: list[int] = field(default_factory=list)
     """The slots whose listeners it was told to read."""
+    successors: list[int] = field(default_factory=list)
+    """The rows to which it was told to move its connections."""
 
     @property
     def state(self) -> str:

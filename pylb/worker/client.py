@@ -325,7 +325,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         """From here on bytes are relayed, whatever they mean (RFC 9110 §7.8)."""
         self.write(head.out)
         early, self.buffer = self.buffer, b""
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     # Ends
 

@@ -41,6 +41,8 @@ from pylb.worker.tunnel import Tunnel
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
 _STOP = {"op": "retire", "to": [], "binds": []}
+_LONG_NS = 1_000_000_000  # from here on a request under way is a thing that keeps its connection here
+_FAREWELL = 1.0  # seconds for tunnels that are cut to be closed by both sides
 _TICK = 0.1  # seconds between writes of the gauges; also the resolution of `now`
 
 
@@ -67,6 +69,8 @@ class Worker:
         self.moves = False  # whether connections are wanted elsewhere
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
+        self._cut = False  # the time for what remains is over
+        self._cut_later: asyncio.TimerHandle | None = None
         self.alone = False
         self.tls = context.tls
         self._run_queue = RunQueue()
@@ -112,8 +116,11 @@ class Worker:
         self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
 
     def client_gone(self) -> None:
-        """A client connection has ended; when leaving, the last one lets the process end."""
-        if self.leaving and not self.clients and not self.hand_over.adopting:
+        """A client connection or a tunnel has ended; when leaving, the last one lets the process end."""
+        if self._cut:
+            if not self.tunnels:
+                self._gone.set()
+        elif self.leaving and not self.clients and not self.hand_over.adopting:
             self._gone.set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -143,16 +150,25 @@ class Worker:
             elif order["op"] == "move":
                 self.hand_over.level(order["to"], order["count"])
             elif order["op"] == "retire":
-                await self._leave(order["to"], set(order["binds"]))
+                await self._leave(order["to"], set(order["binds"]), order.get("linger", 0.0))
                 return
 
     def _order(self, order: dict[str, Any]) -> None:
         if self.leaving:
-            if order["op"] == "retire" and not order["to"] and not self.stopping:
+            if order["op"] == "cut":
+                self._cut_rest(order["reason"])
+            elif order["op"] == "retire" and order["to"] and not self.stopping:
+                moving = [client for client in self.clients if client.movable]
+                self._move_to(order["to"], set(order["binds"]))
+                for client in moving:
+                    if not client.movable:  # its bind is gone meanwhile
+                        client.drain()
+            elif order["op"] == "retire" and not self.stopping:
                 # The others leave, too: what they were given now might be nobody's.
                 self.stopping = True
                 self.hand_over.keep()
                 self._close_idle()
+                self._cut_after(self._context.config.drain.timeout, "drain.timeout")
             return
         self._orders.append(order)
         self._order_waits.set()
@@ -204,8 +220,11 @@ class Worker:
             self.cells[Field.STATE] = State.SERVING
             channel.send(self._context.channel, {"op": "ready"})
 
-    async def _leave(self, targets: list[int], binds: set[str]) -> None:
+    async def _leave(self, targets: list[int], binds: set[str], linger: float) -> None:
         """Give all connections to other workers, or close them in an orderly way where there are none.
+
+        What can't be given away is served here to its end: at a stop for ``drain.timeout``; else for
+        ``linger`` seconds, where 0 is no bound, or until the supervisor says ``cut``.
 
         ``binds`` are those that the others have; what came in by another one is served here to its end.
         """
@@ -217,27 +236,56 @@ class Worker:
             server.close()
         await self._close_listeners(binds)
         if targets:
-            for client in self.clients:
-                client.movable = client.movable and client.listener.bind in binds
-            self.hand_over.empty([row for row in targets if row != self.row_index])
+            self._move_to(targets, binds)
         self._close_idle()
         self.client_gone()
-        deadline = self.loop.time() + self._context.config.drain.timeout
-        while self.loop.time() < deadline:
+        if self.stopping:
+            self._cut_after(self._context.config.drain.timeout, "drain.timeout")
+        elif linger:
+            self._cut_after(linger, "drain.linger")
+        later, self._orders = self._orders, deque()
+        for order in later:
+            self._order(order)
+        while not self._cut:
+            await self._gone.wait()
+            self._gone.clear()
+            # Closed descriptors, and packets that came at the last moment.
+            await asyncio.sleep(0)
+            self.hand_over.receive()
+            if not self.clients and not self.hand_over.adopting:
+                break
+        if self.tunnels:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._gone.wait()
-                self._gone.clear()
-                # Closed descriptors, and packets that came at the last moment.
-                await asyncio.sleep(0)
-                self.hand_over.receive()
-                if not self.clients and not self.hand_over.adopting:
-                    break
-        else:
-            log.warning("drain timeout: %d connections are closed", len(self.clients))
+                async with asyncio.timeout(_FAREWELL):
+                    while self.tunnels:
+                        self._gone.clear()
+                        await self._gone.wait()
         # From here on the inbox is the supervisor's to empty: the loop turns a last time before the process
         # ends, and what it took then would be lost.
         self.loop.remove_reader(self._context.inbox.fileno())
+
+    def _move_to(self, targets: list[int], binds: set[str]) -> None:
+        """Give connections by these binds to the workers of these rows from now on."""
+        for client in self.clients:
+            client.movable = client.movable and client.listener.bind in binds
+        self.hand_over.empty([row for row in targets if row != self.row_index])
+
+    def _cut_after(self, seconds: float, reason: str) -> None:
+        if self._cut_later is not None:
+            self._cut_later.cancel()
+        self._cut_later = self.loop.call_later(seconds, self._cut_rest, reason)
+
+    def _cut_rest(self, reason: str) -> None:
+        """Close what remains."""
+        if self._cut:
+            return
+        self._cut = True
+        log.warning(
+            "%s: %d connections are closed, with %d tunnels", reason, len(self.clients), len(self.tunnels)
+        )
+        for tunnel in list(self.tunnels):
+            tunnel.cut()
+        self._gone.set()
 
     async def _close_listeners(self, read_by_others: set[str]) -> None:
         """Close our copies of all slots' sockets.
@@ -303,14 +351,26 @@ class Worker:
             self.hand_over.forget_quota()
             for client in [client for client in self.clients if client.deadline < now]:
                 client.expire()
+            self._count_fixed()
             for tunnel in [tunnel for tunnel in self.tunnels if tunnel.deadline < now]:
                 tunnel.expire()
             for server in [server for server in self.server_connections if server.deadline < now]:
                 server.expire()
 
+    def _count_fixed(self) -> None:
+        """Count what can't move to another worker: TLS, HTTP/2, tunnels, and requests that take long."""
+        since = time.monotonic_ns() - _LONG_NS
+        self.counters[Field.FIXED] = sum(
+            not isinstance(client, ClientConnection)
+            or not client.movable
+            or (client.busy and client.started_ns < since)
+            for client in self.clients
+        )
+
     def flush(self) -> None:
         """Write what was counted to the scoreboard."""
         counters = self.counters
+        counters[Field.TUNNELS] = len(self.tunnels)
         counters[Field.IN_FLIGHT] = sum(upstream.active[upstream.row] for upstream in self.upstreams)
         self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
         for upstream in self.upstreams:
