@@ -13,7 +13,7 @@ from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
 from pylb.net.tls import listener_contexts
-from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, State
+from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, State, SupervisorField
 from pylb.supervisor.processes import Backoff, Worker, describe, fork
 from pylb.supervisor.readings import reading
 from pylb.supervisor.watchdog import DOUBTFUL, STUCK
@@ -21,9 +21,26 @@ from pylb.worker.context import WorkerContext
 
 START_TIMEOUT = 30.0
 EARLY_DEATHS = 3
+SETTLE = 1.0
+"""Seconds that a replaced generation has, beyond ``drain.spread``, before it is one that lingers."""
 GRACE = 5.0
 """Seconds that a worker has beyond the time in which it is to be gone."""
 LEVEL_PAUSE = 0.2
+MOST_ROWS = 512
+"""Of the scoreboard, unless even that is too few; each has an inbox, of two descriptors in every process."""
+
+
+def rows_for(slots: int, generations: int, descriptors: int) -> int:
+    """How many workers may exist at once.
+
+    Args:
+        slots: how many serve at most; during a reload twice as many.
+        generations: replaced ones that may linger; there is room for as many workers again, that scaling
+            has replaced.
+        descriptors: that a process may have; 0 or less for any number.
+    """
+    most = min(MOST_ROWS, descriptors // 8) if descriptors > 0 else MOST_ROWS
+    return max(4 * slots + 4, min(2 * slots * (1 + generations), most))
 
 
 def assign(slots: int, owners: Mapping[int, int]) -> dict[int, list[int]]:
@@ -62,6 +79,7 @@ class Fleet:
         self.wanted = set(range(config.workers.min))
         """The slots in which a worker is to run."""
         self.stopping = False
+        self.short = ""  # why a worker can't be started now, for want of a row
         self.failed_starts = 0  # of the generation that is not serving yet
         self.on_flip: Callable[[], None] = lambda: None
         self.on_start: Callable[[Worker], None] = lambda worker: None
@@ -145,7 +163,15 @@ class Fleet:
         """Start a worker of the newest generation in a slot."""
         row = self.board.free_row()
         if row is None:
+            if not self.short:
+                leaving = sum(worker.retiring for worker in self.workers.values())
+                self.short = (
+                    f"no row of the scoreboard is free for another worker: of {self.board.rows}, {leaving} are "
+                    "those of replaced workers that serve what they have to the end; it starts when one has left"
+                )
+                log.warning("%s", self.short)
             return False
+        self.short = ""
         try:
             ours, theirs = channel.pair()
         except OSError as error:
@@ -153,6 +179,7 @@ class Fleet:
         cells = self.board.row(row)
         cells[Field.SLOT], cells[Field.GENERATION] = slot, self.generation
         cells[Field.STATE] = State.STARTING
+        self._note_rows(row)
         context = WorkerContext(
             self.config, row, slot, self.generation, self.listeners.sockets, self.board,
             theirs, self.inboxes[row], self.inbox_writers, self.servers, self._contexts(),
@@ -189,6 +216,10 @@ class Fleet:
         self.on_start(worker)
         return True
 
+    def _note_rows(self, *new: int) -> None:
+        """Tell the workers below which row all others are; before a worker begins, ``new`` is its row."""
+        self.board.supervisor[SupervisorField.ROWS] = 1 + max((*self.workers, *new), default=0)
+
     def _not_started(self, slot: int, error: OSError) -> bool:
         log.error("cannot start a worker: %s", error)
         self.not_before[slot] = time.monotonic() + 1.0
@@ -211,6 +242,7 @@ class Fleet:
         worker.channel.close()
         self.board.note(worker.row)[RowField.STUCK] = 0
         self.board.retire(worker.row)
+        self._note_rows()
         if worker.retiring:
             log.info("worker %d (pid %d) left: %s", worker.slot, worker.pid, describe(status))
         else:
@@ -241,6 +273,7 @@ class Fleet:
         linger = self.config.drain.linger
         if not worker.retiring:
             worker.retiring = True
+            worker.replaced_at = time.monotonic()
             if worker.ready:
                 worker.kill_at = time.monotonic() + linger + GRACE if linger else None
         worker.successors = to
@@ -288,6 +321,36 @@ class Fleet:
         if current and all(worker.stuck for worker in current.values()):
             slots.append(min(current))  # somebody must serve until they are back or replaced
         return [slot for slot in slots if self.not_before.get(slot, 0.0) <= now]
+
+    def _close_oldest(self, now: float) -> None:
+        """Bound the replaced generations that linger."""
+        lingering: dict[int, list[Worker]] = {}
+        for worker in self.workers.values():
+            if worker.retiring and worker.generation not in (self.generation, self.serving_generation):
+                lingering.setdefault(worker.generation, []).append(worker)
+        # Those that were replaced just now may be gone in a moment.
+        settled = now if self.short else now - self.config.drain.spread - SETTLE
+        old = [
+            generation
+            for generation in sorted(lingering)
+            if min(worker.replaced_at for worker in lingering[generation]) <= settled
+        ]
+        most = self.config.drain.generations
+        for generation in old[: max(0, len(old) - most)]:
+            workers = [worker for worker in lingering[generation] if not worker.cut]
+            if not workers:
+                continue
+            rows = [self.board.row(worker.row) for worker in workers]
+            log.warning(
+                "generation %d is closed, as more than %d linger (drain.generations): "
+                "it held %d connections and %d tunnels",
+                *(generation, most),
+                *(sum(cells[field] for cells in rows) for field in (Field.CONNECTIONS, Field.TUNNELS)),
+            )
+            for worker in workers:
+                worker.cut = True
+                worker.kill_at = now + GRACE
+                worker.send({"op": "cut", "reason": "drain.generations"})
 
     def _assign(self, serving: list[Worker]) -> None:
         lists = assign(self.slots, {worker.slot: worker.row for worker in serving})
@@ -382,6 +445,7 @@ class Fleet:
         if self.stopping:
             return
         self.reconcile_due(now)
+        self._close_oldest(now)
         self.level(now)
         if now >= self.steer_after:
             self.steer_after = now + steering.LOOK
@@ -392,6 +456,8 @@ class Fleet:
         """Start workers whose back-off is over, or that found no free row before."""
         if self._lacking(now):
             self.reconcile()
+        else:
+            self.short = ""
 
     def judge(self, now: float) -> None:
         """Find workers that show no sign of life: they get no connections, and after a time are killed."""

@@ -193,6 +193,8 @@ class Reload:
         """Give a reload up whose workers don't start; begin one that was asked for meanwhile."""
         if self._pending is None and (self._again or self._files_changed()):
             self.start()
+        if self._pending is not None and self._arbiter.fleet.short:
+            self.result = {"ok": False, "errors": [self._arbiter.fleet.short]}
         if self._old is None or self._pending is None or self._arbiter.fleet.failed_starts < EARLY_DEATHS:
             return
         _, _, address, admin = self._pending

@@ -25,7 +25,7 @@ from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
 from pylb.net import channel
-from pylb.scoreboard import REASONS, Field, State
+from pylb.scoreboard import REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
@@ -84,6 +84,8 @@ class Worker:
             backends[backend.name] = Backend(
                 backend, context.board, index_of, context.row, lambda: self.alone
             )
+        self._backends = list(backends.values())
+        self._rows = 0  # of the scoreboard that are in use, as far as the backends know
         self.upstreams = [up for backend in backends.values() for up in backend.upstreams]
         self.listeners = {
             str(bind): Listener(self, str(bind), frontend, backends)
@@ -341,6 +343,11 @@ class Worker:
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.WAITED_NS] = self._run_queue.waited_ns()
         cells[Field.LAG_US] = max(0, int(lag * 1e6))
+        used = self.board.supervisor[SupervisorField.ROWS]
+        if used != self._rows:
+            self._rows = used
+            for backend in self._backends:
+                backend.look_at(used)
         rows = self.board.live_rows()
         self.alone = len(rows) == 1
         if self.limits.connections:

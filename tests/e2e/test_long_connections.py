@@ -143,7 +143,56 @@ def test_a_long_response_outlasts_the_drain_timeout_of_a_reload(
         running.wait("long", lambda status: lines(status, "retiring")[0]["fixed"] == 1)
         origin.release()
         assert client.recv(65536).endswith(b"late")
+        running.wait_workers(1)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")  # it has moved to the present generation
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_what_lingers_closes_in_an_orderly_way_when_a_later_reload_removes_its_bind(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    """Else it would be given to workers that don't know the bind, and lost."""
+    running = configured(balancer, tmp_path, origin.address)
+    file, removed = tmp_path / "pylb.toml", free_port()
+    before = file.read_text()
+    file.write_text(
+        before.replace('bind = "', f'bind = ["127.0.0.1:{removed}", "').replace(
+            f'{running.port}"', f'{running.port}"]'
+        )
+    )
+    reloaded(running, 2)
+    with socket.create_connection(("127.0.0.1", removed), 20) as client:
+        client.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
+        running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
+        reloaded(running, 3)
+        file.write_text(before)
+        reloaded(running, 4)
+        running.wait("one lingers", lambda status: len(status["workers"]) == 2)
+        origin.release()
+        answer = client.recv(65536)
+        assert b"\r\nConnection: close\r\n" in answer and answer.endswith(b"late")
     running.wait_workers(1)
+
+
+async def test_the_oldest_of_too_many_generations_is_closed(
+    balancer: StartBalancer, echo: Echo, tmp_path: Path
+) -> None:
+    drain = "generations = 2\nspread = 0.01"
+    running, uri = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain=drain)
+    clients = []
+    for generation in (2, 3, 4):
+        clients.append(await connect(uri))
+        await asyncio.to_thread(reloaded, running, generation)
+    first, *others = clients
+    async with asyncio.timeout(20):
+        with pytest.raises(ConnectionClosed):
+            await first.recv()
+    assert first.close_code == GOING_AWAY
+    await talk(others)
+    assert "generation 1 is closed" in running.log.read_text()
+    assert "generation 2 is closed" not in running.log.read_text()
+    for client in others:
+        await client.close()
 
 
 def test_shrinking_takes_the_worker_with_the_fewest_connections_that_cannot_move(
