@@ -166,8 +166,9 @@ class Fleet:
             if not self.short:
                 leaving = sum(worker.retiring for worker in self.workers.values())
                 self.short = (
-                    f"no row of the scoreboard is free for another worker: of {self.board.rows}, {leaving} are "
-                    "those of replaced workers that serve what they have to the end; it starts when one has left"
+                    f"no row of the scoreboard is free for another worker: of {self.board.rows}, {leaving} "
+                    "belong to replaced workers that serve what they have to the end; "
+                    "it starts when one of them has left"
                 )
                 log.warning("%s", self.short)
             return False
