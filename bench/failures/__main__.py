@@ -8,7 +8,10 @@ from pathlib import Path
 
 from bench.failures.report import write
 
-SCENARIOS: dict[str, str] = {}
+SCENARIOS: dict[str, str] = {
+    "hung_worker": "hung_worker",
+    "long_connections": "long_connections",
+}
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 
 
