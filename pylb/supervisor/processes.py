@@ -30,6 +30,8 @@ class Child:
     retiring: bool = False
     kill_at: float | None = None
     """When to stop being patient with it."""
+    nonsense: int = 0
+    """Messages from it that could not be understood."""
     outbox: deque[dict[str, Any]] = field(default_factory=deque)
     """Messages its channel had no room for."""
 
