@@ -24,7 +24,9 @@ from pylb.control.metrics import BoardCollector, exposition
 from pylb.control.scaler import Scaler
 from pylb.log import log
 from pylb.net import channel, messages
+from pylb.scoreboard import ControlField
 
+_BEAT = 0.25  # seconds between signs of life for the supervisor
 _ANSWER = 5.0  # seconds that the supervisor gets to carry an operator's order out
 _AGAIN = 1.0  # seconds until a part that has failed is begun anew
 
@@ -105,12 +107,18 @@ class ControlPlane:
             "scaling": self.scaler.status(),
         }
 
+    def _beat(self) -> None:
+        """Show that the loop turns."""
+        self._context.board.control[ControlField.HEARTBEAT_NS] = time.monotonic_ns()
+        asyncio.get_running_loop().call_later(_BEAT, self._beat)
+
     async def serve(self) -> None:
         """Work until told to stop or until the supervisor is gone."""
         context = self._context
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
+        self._beat()
         collector = BoardCollector(context.board, self._servers, self.scaler)
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(

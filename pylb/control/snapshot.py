@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pylb.config.model import ServerKey
-from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard, ServerField, SlotField, State
+from pylb.scoreboard import LATENCY_BUCKETS, Field, RowField, Scoreboard, ServerField, SlotField, State
 
 
 class Busy:
@@ -69,6 +69,13 @@ class Percentiles:
         return 0.0
 
 
+def state(board: Scoreboard, row: int) -> str:
+    """How a worker is, in one word: what it says itself, unless the supervisor knows better."""
+    if board.note(row)[RowField.STUCK]:
+        return "stuck"
+    return State(board.row(row)[Field.STATE]).name.lower()
+
+
 def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]]:
     """One entry per worker process, by slot and generation."""
     found = []
@@ -78,7 +85,7 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
             {
                 "slot": cells[Field.SLOT],
                 "pid": cells[Field.PID],
-                "state": State(cells[Field.STATE]).name.lower(),
+                "state": state(board, row),
                 "generation": cells[Field.GENERATION],
                 "connections": cells[Field.CONNECTIONS],
                 "in_flight": cells[Field.IN_FLIGHT],
@@ -122,7 +129,7 @@ def totals(board: Scoreboard) -> dict[str, int]:
 
 def serving(board: Scoreboard) -> Sequence[int]:
     """Rows of the workers that take new connections."""
-    return [row for row in board.live_rows() if board.row(row)[Field.STATE] == State.SERVING]
+    return [row for row in board.live_rows() if state(board, row) == "serving"]
 
 
 def accept_queue(board: Scoreboard) -> int:

@@ -25,13 +25,15 @@ from pylb.log import log
 from pylb.net import channel, messages
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
-from pylb.scoreboard import Scoreboard
+from pylb.scoreboard import ControlField, Scoreboard
 from pylb.supervisor import signals
-from pylb.supervisor.fleet import Fleet
+from pylb.supervisor.fleet import START_TIMEOUT, Fleet
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
+from pylb.supervisor.readings import reading
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of
 from pylb.supervisor.signals import Signals
+from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
 
 FAST_TICK = 0.1
@@ -264,11 +266,13 @@ class Arbiter:
                 with guard("the workers' tick"):
                     self.fleet.tick(now)
                 with guard("the control plane's tick"):
+                    self._judge_control(now)
                     self._control_tick(now)
                 with guard("the reload's tick"):
                     self.reload.check()
                 with guard("ticking"):
-                    if self.fleet.busy():
+                    doubtful = self.control is not None and self.control.watch.silence >= DOUBTFUL
+                    if doubtful or self.fleet.busy():
                         tick_due = now + FAST_TICK
             with guard("the state's message"):
                 self._send_state(now)
@@ -420,6 +424,25 @@ class Arbiter:
         elif self.control.kill_at is not None and now >= self.control.kill_at:
             self.control.kill_at = None
             self.control.signal(signal.SIGKILL)
+
+    def _judge_control(self, now: float) -> None:
+        """Kill a control plane that shows no sign of life, or doesn't begin."""
+        control = self.control
+        if control is None or control.killed:
+            return
+        beat = self.board.control[ControlField.HEARTBEAT_NS]
+        if beat < control.started * 1e9:
+            beat = 0  # it is its predecessor's
+        silence = control.watch.look(now, beat, lambda: reading(control.pid))
+        late = not control.ready and now - control.started >= START_TIMEOUT
+        if late or silence >= max(STUCK, self.config.workers.watchdog):
+            control.killed = True
+            log.error(
+                "control plane (pid %d) %s: killing it",
+                control.pid,
+                "does not start" if late else f"has shown no sign of life for {silence:.1f} s",
+            )
+            control.signal(signal.SIGKILL)
 
     def _send_state(self, now: float) -> None:
         if self.control is None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pylb.log import log
 from pylb.net import channel
-from pylb.scoreboard import Field
+from pylb.scoreboard import Field, RowField
 from pylb.worker.client import ClientConnection
 from pylb.worker.http2 import Http2Connection
 from pylb.worker.tcp import TcpConnection
@@ -41,7 +41,8 @@ class HandOver:
         self._offered: deque[tuple[ClientConnection, int]] = deque()
         self._scheduled = False
         self._quota: dict[int, int] = {}
-        self._targets: itertools.cycle[int] | None = None
+        self._targets: list[int] | None = None
+        self._turn = itertools.count()
         self.adopting = 0
 
     # What moves
@@ -64,7 +65,7 @@ class HandOver:
     def empty(self, targets: list[int]) -> None:
         """Give every connection away, in turn to ``targets``."""
         self._quota.clear()
-        self._targets = itertools.cycle(targets)
+        self._targets = targets or None
         self._worker.moves = True
         for client in list(self._worker.clients):
             if client.movable and not client.busy:
@@ -85,9 +86,7 @@ class HandOver:
         while self._offered:
             client, _ = self._offered.popleft()
             if not client.closed and not client.transport.is_closing():
-                client.moving = False
-                client.transport.resume_reading()
-                client.go_on()
+                self._stay(client)
 
     def offer(self, client: ClientConnection | TcpConnection | Http2Connection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
@@ -97,15 +96,8 @@ class HandOver:
             # More than fits beside others in a packet. It is offered again after its next request.
             self._worker.loop.call_soon(client.go_on)
             return
-        if self._targets is not None:
-            target = next(self._targets)
-        elif self._quota:
-            target, left = next(iter(self._quota.items()))
-            if left > 1:
-                self._quota[target] = left - 1
-            else:
-                del self._quota[target]
-        else:
+        target = self._next_target()
+        if target is None:
             self._worker.moves = False
             client.go_on()
             return
@@ -117,6 +109,30 @@ class HandOver:
             # Not now: what was just written leaves at the end of this turn of the loop.
             self._worker.loop.call_soon(self._send)
 
+    def _stuck(self, row: int) -> bool:
+        """Whether the worker of a row shows no sign of life."""
+        return bool(self._worker.board.note(row)[RowField.STUCK])
+
+    def _next_target(self) -> int | None:
+        """Whom the next connection goes to; None when it stays."""
+        if self._targets is not None:
+            well = [row for row in self._targets if not self._stuck(row)] or self._targets
+            return well[next(self._turn) % len(well)]
+        for target in list(self._quota):
+            self._quota[target] -= 1
+            stuck = self._stuck(target)
+            if stuck or not self._quota[target]:
+                del self._quota[target]
+            if not stuck:
+                return target
+        return None
+
+    def _stay(self, client: ClientConnection) -> None:
+        """A connection that was offered isn't given away after all."""
+        client.moving = False
+        client.transport.resume_reading()
+        client.go_on()
+
     def _send(self) -> None:
         self._scheduled = False
         waiting: list[tuple[ClientConnection, int]] = []
@@ -125,6 +141,12 @@ class HandOver:
             client, target = self._offered.popleft()
             if client.closed or client.transport.is_closing():
                 continue
+            if self._stuck(target):
+                other = self._next_target()
+                if other is None:
+                    self._stay(client)
+                    continue
+                target = other
             if client.transport.get_write_buffer_size():
                 waiting.append((client, target))
             else:
