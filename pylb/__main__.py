@@ -10,6 +10,10 @@ if __name__ == "__main__":
         # supervisor has its own handlers, while the imports run, would be waited for in vain.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
+    from controller.stderr import fill
+
+    fill()  # before anything else is opened
+
     from pylb.cli import main
 
     main()

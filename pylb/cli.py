@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from controller import stderr
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -113,6 +115,7 @@ def run(
     from pylb.net.listeners import BindError
     from pylb.supervisor.arbiter import Arbiter
 
+    stderr.take_over()
     try:
         configuration = read()
     except ConfigError as error:
@@ -249,4 +252,5 @@ def _ask(admin: str | None, method: str, path: str, body: object = None) -> dict
 
 def main() -> None:
     """Entry point of ``pylb`` and ``python -m pylb``."""
+    stderr.fill()
     app()

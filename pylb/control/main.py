@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from pylb import __version__
+from pylb import log as log_
 from pylb.config.model import server_keys
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
@@ -20,6 +21,7 @@ from pylb.control.metrics import BoardCollector, exposition
 from pylb.control.scaler import Scaler
 from pylb.log import log
 from pylb.net import channel
+from pylb.scoreboard import ControlField
 
 
 class ControlPlane:
@@ -32,10 +34,14 @@ class ControlPlane:
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
+        log_.count_lost(self._count_lost)
         self.scaler = Scaler(context.config, context.board, self._scale)
 
     def _scale(self, count: int, reason: str) -> None:
         channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})
+
+    def _count_lost(self, lines: int) -> None:
+        self._context.board.control[ControlField.LOG_LOST] += lines
 
     def _pin(self, count: int | None) -> None:
         channel.send(self._context.channel, {"op": "pin", "n": count})
@@ -62,6 +68,7 @@ class ControlPlane:
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self._servers),
             "totals": snapshot.totals(board),
+            "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
         }

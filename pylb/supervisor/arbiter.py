@@ -15,12 +15,13 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from pylb import log as logging_
 from pylb.config.model import Config, ServerKey, server_keys
 from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.listeners import BindError, Listeners, listen_admin
-from pylb.scoreboard import Scoreboard
+from pylb.scoreboard import Scoreboard, SupervisorField
 from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of, unlink_admin
@@ -82,6 +83,7 @@ class Arbiter:
             )
         self.servers: dict[ServerKey, int] = {}
         self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))))
+        logging_.count_lost(self._count_lost)
         self.add_servers(config)  # there is room
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
         self.admin_address = admin_address_of(config)
@@ -117,6 +119,9 @@ class Arbiter:
             return False
         self.servers.update(found)
         return True
+
+    def _count_lost(self, lines: int) -> None:
+        self.board.supervisor[SupervisorField.LOG_LOST] += lines
 
     def _forget_servers(self, kept: set[ServerKey]) -> None:
         """Free the indices of servers that no worker's configuration has any more."""
@@ -202,6 +207,7 @@ class Arbiter:
             self.selector.close()
             self.signals.close()
         log.info("stopped")
+        logging_.tick(self.board.log_lost())
         return 0
 
     def _loop(self) -> None:
@@ -221,6 +227,7 @@ class Arbiter:
                 self.fleet.tick(now)
                 self._control_tick(now)
                 self.reload.check()
+                logging_.tick(self.board.log_lost())
                 tick_due = now + (FAST_TICK if self.fleet.busy() else SLOW_TICK)
             self._send_state(now)
 
