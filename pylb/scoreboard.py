@@ -133,6 +133,7 @@ class SupervisorField(IntEnum):
 
     ANNOUNCING = 0  # 1 from the beginning of a stop: health paths answer 503
     ROWS = 1  # all rows in use are below this one
+    LOG_LOST = 2  # log lines for which there was no room
 
 
 class ControlField(IntEnum):
@@ -229,6 +230,12 @@ class Scoreboard:
     def total(self, field: Field) -> int:
         """Sum of a field over all rows, gone workers included."""
         return sum(self.row(row)[field] for row in range(self.rows + 1))
+
+    def log_lost(self) -> int:
+        """Log lines that all processes had to drop, gone ones included."""
+        everywhere = self._cells[: (self.rows + 1) * int(Field.END)]
+        workers = sum(everywhere[int(Field.LOG_LOST) :: int(Field.END)])
+        return workers + self.control[ControlField.LOG_LOST] + self.supervisor[SupervisorField.LOG_LOST]
 
     def server_total(self, field: ServerField, server: int) -> int:
         """Sum of a server's field over all rows, gone workers included."""

@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from pylb import __version__
+from pylb import log as log_
 from pylb.config.model import server_keys
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
@@ -45,10 +46,14 @@ class ControlPlane:
         self._stopping_site: asyncio.Future[None] | None = None
         self._orders = itertools.count(1)
         self._pins: dict[int, asyncio.Future[tuple[int, str]]] = {}
+        log_.count_lost(self._count_lost)
         self.scaler = Scaler(context.config, context.board, self._scale)
 
     def _scale(self, count: int, reason: str) -> None:
         channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})
+
+    def _count_lost(self, lines: int) -> None:
+        self._context.board.control[ControlField.LOG_LOST] += lines
 
     async def _pin(self, count: int | None) -> tuple[int, str]:
         """Have the supervisor pin the count, and say what came of it."""
@@ -103,6 +108,7 @@ class ControlPlane:
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self._servers),
             "totals": snapshot.totals(board),
+            "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
         }

@@ -16,6 +16,7 @@ from controller.embedded import EmbeddedController
 from controller.protocol import Hello, Report
 from controller.sources.measured import HALF_LIFE, MeasuredSource
 from controller.sources.quota import usable_cores
+from pylb import log as log_
 from pylb.config.files import controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.control import snapshot
@@ -54,6 +55,7 @@ class Scaler:
         """Decide four times a second, for ever."""
         while True:
             self.step(time.monotonic())
+            log_.tick()
             await asyncio.sleep(TICK)
 
     def step(self, now: float) -> None:

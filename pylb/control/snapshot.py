@@ -95,6 +95,7 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
                 "accepted": cells[Field.ACCEPTED],
                 "adopted": cells[Field.ADOPTED],
                 "handed_over": cells[Field.HANDED_OVER],
+                "log_lost": cells[Field.LOG_LOST],
             }
         )
     return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))

@@ -171,4 +171,6 @@ def render(status: dict[str, Any]) -> RenderableType:
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
         f"{totals['handed_over']:,} connections handed over"
     )
+    if lost := status.get("log_lost"):
+        foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     return Group(head, "", workers, "", servers, "", foot)

@@ -25,7 +25,7 @@ from pylb.log import log
 from pylb.net import channel, messages
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
-from pylb.scoreboard import ControlField, Scoreboard
+from pylb.scoreboard import ControlField, Scoreboard, SupervisorField
 from pylb.supervisor import signals
 from pylb.supervisor.fleet import START_TIMEOUT, Fleet
 from pylb.supervisor.guard import Guard
@@ -93,6 +93,7 @@ class Arbiter:
             )
         self.servers: dict[ServerKey, int] = {}
         self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))))
+        logging_.count_lost(self._count_lost)
         self.add_servers(config)  # there is room
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
         try:
@@ -141,6 +142,9 @@ class Arbiter:
             return False
         self.servers.update(found)
         return True
+
+    def _count_lost(self, lines: int) -> None:
+        self.board.supervisor[SupervisorField.LOG_LOST] += lines
 
     def _forget_servers(self, kept: set[ServerKey]) -> None:
         """Free the indices of servers that no worker's configuration has any more."""
@@ -238,6 +242,7 @@ class Arbiter:
             self.selector.close()
             self.signals.close()
         log.info("stopped")
+        logging_.tick(self.board.log_lost())
         return 0
 
     def _loop(self) -> None:
@@ -270,6 +275,8 @@ class Arbiter:
                     self._control_tick(now)
                 with guard("the reload's tick"):
                     self.reload.check()
+                with guard("the log"):
+                    logging_.tick(self.board.log_lost())
                 with guard("ticking"):
                     doubtful = self.control is not None and self.control.watch.silence >= DOUBTFUL
                     if doubtful or self.fleet.busy():

@@ -126,7 +126,7 @@ def _child(
 ) -> NoReturn:
     code = 1
     try:
-        logging_.set_role(role)
+        logging_.in_child(role)
         setproctitle(title)
         prepare()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -20,6 +20,7 @@ from typing import Any
 
 import uvloop
 
+from pylb import log as logging_
 from pylb.config.model import Server
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
@@ -55,6 +56,7 @@ class Worker:
         self.cells = context.board.row(context.row)
         # Counted in a list and written to the cells with each tick: a cell costs several times as much.
         self.counters = [0] * int(Field.END)
+        logging_.count_lost(self._count_lost)
         self.timeouts = config.timeouts
         limits = config.limits
         self.limits = limits
@@ -121,6 +123,11 @@ class Worker:
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _count_lost(self, lines: int) -> None:
+        # At once: the traceback that a worker leaves behind is the last thing that it writes.
+        self.counters[Field.LOG_LOST] += lines
+        self.cells[Field.LOG_LOST] = self.counters[Field.LOG_LOST]
 
     # Life
 
@@ -289,6 +296,7 @@ class Worker:
         now = self.now = time.monotonic()
         cells = self.cells
         self.flush()
+        logging_.tick()
         cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.WAITED_NS] = self._run_queue.waited_ns()
