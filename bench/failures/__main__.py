@@ -8,7 +8,9 @@ from pathlib import Path
 
 from bench.failures.report import write
 
-SCENARIOS: dict[str, str] = {}
+SCENARIOS: dict[str, str] = {
+    "goaway": "goaway",
+}
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 
 
