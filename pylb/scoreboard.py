@@ -77,9 +77,10 @@ class Field(IntEnum):
     LOG_LOST = 27  # log lines for which there was no room
     TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
     FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
-    LATENCY = 30  # first of LATENCY_BUCKETS counters
-    REFUSED_FOR = 30 + LATENCY_BUCKETS  # first of len(REASONS) counters
-    END = 30 + LATENCY_BUCKETS + len(REASONS)
+    LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
+    LATENCY = 31  # first of LATENCY_BUCKETS counters
+    REFUSED_FOR = 31 + LATENCY_BUCKETS  # first of len(REASONS) counters
+    END = 31 + LATENCY_BUCKETS + len(REASONS)
 
 
 GAUGES = frozenset(
@@ -94,6 +95,7 @@ GAUGES = frozenset(
         Field.IN_FLIGHT,
         Field.TUNNELS,
         Field.FIXED,
+        Field.LIVELY,
     }
 )
 

@@ -329,8 +329,15 @@ class Fleet:
             return
         counts = {worker.row: self.board.row(worker.row)[Field.CONNECTIONS] for worker in serving}
         moves = levelling.plan(counts, max(levelling.PER_TICK, sum(counts.values()) // 4))
+        # What can't move is asked to come back; that helps only as far as it is at work.
+        lively = levelling.given(
+            levelling.plan({worker.row: self.board.row(worker.row)[Field.LIVELY] for worker in serving})
+        )
+        excess = levelling.given(moves)
         for move in moves:
-            self.workers[move.source].send({"op": "move", "to": move.target, "count": move.count})
+            source = move.source
+            order = {"op": "move", "to": move.target, "count": move.count}
+            self.workers[source].send(order | {"excess": excess[source], "lively": lively[source]})
         if moves:  # let them arrive before counting again, or they would be moved to and fro
             self.level_after = now + LEVEL_PAUSE
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import itertools
 import socket
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ _RETRY = 0.01  # seconds until a full inbox or an unwritten response is looked a
 # them the sum stays below `channel.MAX_PACKET`.
 _PENDING_LIMIT = 96 * 1024
 _LARGEST = 64 * 1024
+_SOON_NS = 1_000_000_000  # what has been under way for longer isn't expected to end in time to move
 
 
 class HandOver:
@@ -47,10 +49,17 @@ class HandOver:
 
     # What moves
 
-    def level(self, target: int, count: int) -> None:
-        """Give ``count`` connections to the worker of a row, idle ones first."""
+    def level(self, target: int, count: int, excess: int = 0, lively: int = 0) -> None:
+        """Give ``count`` connections to the worker of a row, idle ones first.
+
+        Args:
+            excess: how many connections are too many here, over all targets. Of those that can't move so
+                many clients are asked to connect anew as are left when all others have moved,
+            lively: but not more than this.
+        """
         if target == self._worker.row_index or self._worker.leaving:
             return
+        self._recall(excess, lively)
         already = sum(1 for _, row in self._offered if row == target)
         if count <= already:
             return
@@ -61,6 +70,16 @@ class HandOver:
                 break
             if client.movable and not client.busy:
                 self.offer(client)
+
+    def _recall(self, excess: int, lively: int) -> None:
+        worker = self._worker
+        long_ago = time.monotonic_ns() - _SOON_NS
+        moving = sum(
+            client.movable and (not client.busy or client.started_ns > long_ago)
+            for client in worker.clients
+            if isinstance(client, ClientConnection)
+        )
+        worker.recalls.order(min(excess - moving, lively), worker.clients, worker.loop.time())
 
     def empty(self, targets: list[int]) -> None:
         """Give every connection away, in turn to ``targets``."""
@@ -73,6 +92,7 @@ class HandOver:
 
     def forget_quota(self) -> None:
         """A levelling order is for the moment; the supervisor renews it."""
+        self._worker.recalls.forget(self._worker.loop.time())
         if self._quota:
             self._quota.clear()
         if self._targets is None:
@@ -171,6 +191,7 @@ class HandOver:
         header = {
             "binds": [client.listener.bind for client in batch],
             "peers": [client.peer for client in batch],
+            "born": [int(client.born) for client in batch],
             "pending": [base64.b64encode(client.buffer).decode() for client in batch],
         }
         fds = [client.transport.get_extra_info("socket").fileno() for client in batch]
@@ -191,14 +212,16 @@ class HandOver:
             if packet is None:
                 return
             header, fds = packet
-            columns = (header["binds"], header["peers"], header["pending"])
-            for fd, bind, peer, pending in zip(fds, *columns, strict=True):
+            columns = (header["binds"], header["peers"], header["born"], header["pending"])
+            for fd, bind, peer, born, pending in zip(fds, *columns, strict=True):
                 sock = socket.socket(fileno=fd)
                 sock.setblocking(False)
                 self.adopting += 1
-                self._worker.spawn(self._adopt(sock, bind, peer, base64.b64decode(pending)))
+                self._worker.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
 
-    async def _adopt(self, sock: socket.socket, bind: str, peer: list[Any] | None, pending: bytes) -> None:
+    async def _adopt(
+        self, sock: socket.socket, bind: str, peer: list[Any] | None, born: int, pending: bytes
+    ) -> None:
         worker = self._worker
         try:
             listener = worker.listeners.get(bind)
@@ -211,6 +234,7 @@ class HandOver:
                 lambda: ClientConnection(worker, listener, whose), sock
             )
             worker.counters[Field.ADOPTED] += 1
+            client.born, client.recall_at = born, worker.recall_at(born)
             if pending:
                 client.data_received(pending)
             elif worker.moves:
