@@ -143,6 +143,13 @@ class ControlField(IntEnum):
 
     HEARTBEAT_NS = 0  # time.monotonic_ns() of its last tick
     LOG_LOST = 1  # log lines for which there was no room
+    # What the next control plane's scaling goes on with; moments are monotonic nanoseconds, 0: never.
+    USED_NS = 2  # when the next one was worked out
+    USED_MICROCORES = 3  # CPU that the workers use, smoothed
+    CHANGED_NS = 4  # when the worker count was changed last
+    GREW_NS = 5  # when it grew last, unless that was claimed back
+    PAYS_MS = 6  # how long that growth has to last to be worth it
+    OWED_NS = 7  # when growth that was claimed back too soon is made up for
 
 
 class Scoreboard:
