@@ -107,6 +107,7 @@ class Arbiter:
         self.fleet = Fleet(
             config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker
         )
+        self.fleet.guard = self.guard
         self.fleet.on_flip = self.reload.flipped
         self.fleet.on_start = lambda worker: self._watch(worker)
         self.pinned: int | None = None

@@ -14,6 +14,7 @@ from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
 from pylb.net.tls import listener_contexts
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, State
+from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Worker, describe, fork
 from pylb.supervisor.readings import reading
 from pylb.supervisor.watchdog import DOUBTFUL, STUCK
@@ -60,6 +61,7 @@ class Fleet:
         self.target = config.workers.min
         self.stopping = False
         self.failed_starts = 0  # of the generation that is not serving yet
+        self.guard = Guard()
         self.on_flip: Callable[[], None] = lambda: None
         self.on_start: Callable[[Worker], None] = lambda worker: None
         self.backoff = Backoff()
@@ -342,25 +344,32 @@ class Fleet:
             self.level_after = now + LEVEL_PAUSE
 
     def tick(self, now: float) -> None:
-        """What is to be done every now and then."""
-        self.judge(now)
+        """What is to be done every now and then, each step by itself."""
+        with self.guard("judging workers"):
+            self.judge(now)
         for worker in self.workers.values():
-            worker.flush()
+            with self.guard("sending to a worker"):
+                worker.flush()
             if worker.kill_at is not None and now >= worker.kill_at:
                 log.warning("worker %d (pid %d) does not answer: killing it", worker.slot, worker.pid)
                 worker.kill_at = None
                 worker.signal(signal.SIGKILL)
-        for slot in range(self.slots):
-            self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
-        self.drain_inboxes()
+        with self.guard("looking at the accept queues"):
+            for slot in range(self.slots):
+                self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
+        with self.guard("emptying inboxes"):
+            self.drain_inboxes()
         if self.stopping:
             return
-        self.reconcile_due(now)
-        self.level(now)
+        with self.guard("starting workers"):
+            self.reconcile_due(now)
+        with self.guard("levelling"):
+            self.level(now)
         if now >= self.steer_after:
             self.steer_after = now + steering.LOOK
-            self.arrivals.look(self.board.total(Field.ACCEPTED), now)
-            self.steer([worker for worker in self.serving() if worker.slot < self.target])
+            with self.guard("steering"):
+                self.arrivals.look(self.board.total(Field.ACCEPTED), now)
+                self.steer([worker for worker in self.serving() if worker.slot < self.target])
 
     def reconcile_due(self, now: float) -> None:
         """Start workers whose back-off is over, or that found no free row before."""

@@ -113,7 +113,7 @@ raise SystemExit(Arbiter(config(), config, fake_worker, control).run())
 
 
 class Pylb:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: str = RUN) -> None:
         self.file = folder / "config.json"
         self.crash = folder / "crash"
         self.admin = folder / "admin.sock"
@@ -124,7 +124,7 @@ class Pylb:
         self.log = folder / "log"
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(RUN), paths, str(self.file)],
+                [sys.executable, "-c", textwrap.dedent(run), paths, str(self.file)],
                 stderr=output, env=environment,
             )  # fmt: skip
 
