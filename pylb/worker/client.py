@@ -342,7 +342,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.movable = False
         self.tunnelled = True
         early, self.buffer = self.buffer, b""
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     # Ends
 

@@ -28,7 +28,7 @@ from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
 from pylb.net import channel
-from pylb.scoreboard import REASONS, Field, State
+from pylb.scoreboard import REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
@@ -45,6 +45,8 @@ from pylb.worker.tunnel import Tunnel
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
 _STOP = {"op": "retire", "to": [], "binds": []}
+_LONG_NS = 1_000_000_000  # from here on a request under way is a thing that keeps its connection here
+_FAREWELL = 1.0  # seconds for tunnels that are cut to be closed by both sides
 _TICK = 0.1  # seconds between writes of the gauges; also the resolution of `now`
 
 
@@ -73,6 +75,8 @@ class Worker:
         self.recalls = Recalls(self.spread)
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
+        self._cut = False  # the time for what remains is over
+        self._cut_later: asyncio.TimerHandle | None = None
         self.alone = False
         self.tls = context.tls
         self._run_queue = RunQueue()
@@ -86,6 +90,8 @@ class Worker:
             backends[backend.name] = Backend(
                 backend, context.board, index_of, context.row, lambda: self.alone
             )
+        self._backends = list(backends.values())
+        self._rows = 0  # of the scoreboard that are in use, as far as the backends know
         self.upstreams = [up for backend in backends.values() for up in backend.upstreams]
         self.listeners = {
             str(bind): Listener(self, str(bind), frontend, backends)
@@ -123,8 +129,11 @@ class Worker:
         return born + age * random.uniform(0.9, 1.1) if age else math.inf
 
     def client_gone(self) -> None:
-        """A client connection has ended; when leaving, the last one lets the process end."""
-        if self.leaving and not self.clients and not self.hand_over.adopting:
+        """A client connection or a tunnel has ended; when leaving, the last one lets the process end."""
+        if self._cut:
+            if not self.tunnels:
+                self._gone.set()
+        elif self.leaving and not self.clients and not self.hand_over.adopting:
             self._gone.set()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -161,16 +170,25 @@ class Worker:
                     order["to"], order["count"], order.get("excess", 0), order.get("lively", 0)
                 )
             elif order["op"] == "retire":
-                await self._leave(order["to"], set(order["binds"]))
+                await self._leave(order["to"], set(order["binds"]), order.get("linger", 0.0))
                 return
 
     def _order(self, order: dict[str, Any]) -> None:
         if self.leaving:
-            if order["op"] == "retire" and not order["to"] and not self.stopping:
+            if order["op"] == "cut":
+                self._cut_rest(order["reason"])
+            elif order["op"] == "retire" and order["to"] and not self.stopping:
+                moving = [client for client in self.clients if client.movable]
+                self._move_to(order["to"], set(order["binds"]))
+                for client in moving:
+                    if not client.movable:  # its bind is gone meanwhile
+                        client.drain()
+            elif order["op"] == "retire" and not self.stopping:
                 # The others leave, too: what they were given now might be nobody's.
                 self.stopping = True
                 self.hand_over.keep()
                 self._close_idle()
+                self._cut_after(self._context.config.drain.timeout, "drain.timeout")
             return
         self._orders.append(order)
         self._order_waits.set()
@@ -222,8 +240,11 @@ class Worker:
             self.cells[Field.STATE] = State.SERVING
             channel.send(self._context.channel, {"op": "ready"})
 
-    async def _leave(self, targets: list[int], binds: set[str]) -> None:
+    async def _leave(self, targets: list[int], binds: set[str], linger: float) -> None:
         """Give all connections to other workers, or close them in an orderly way where there are none.
+
+        What can't be given away is served here to its end: at a stop for ``drain.timeout``; else for
+        ``linger`` seconds, where 0 is no bound, or until the supervisor says ``cut``.
 
         ``binds`` are those that the others have; what came in by another one is served here to its end.
         """
@@ -235,27 +256,56 @@ class Worker:
             server.close()
         await self._close_listeners(binds)
         if targets:
-            for client in self.clients:
-                client.movable = client.movable and client.listener.bind in binds
-            self.hand_over.empty([row for row in targets if row != self.row_index])
+            self._move_to(targets, binds)
         self._close_idle()
         self.client_gone()
-        deadline = self.loop.time() + self._context.config.drain.timeout
-        while self.loop.time() < deadline:
+        if self.stopping:
+            self._cut_after(self._context.config.drain.timeout, "drain.timeout")
+        elif linger:
+            self._cut_after(linger, "drain.linger")
+        later, self._orders = self._orders, deque()
+        for order in later:
+            self._order(order)
+        while not self._cut:
+            await self._gone.wait()
+            self._gone.clear()
+            # Closed descriptors, and packets that came at the last moment.
+            await asyncio.sleep(0)
+            self.hand_over.receive()
+            if not self.clients and not self.hand_over.adopting:
+                break
+        if self.tunnels:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._gone.wait()
-                self._gone.clear()
-                # Closed descriptors, and packets that came at the last moment.
-                await asyncio.sleep(0)
-                self.hand_over.receive()
-                if not self.clients and not self.hand_over.adopting:
-                    break
-        else:
-            log.warning("drain timeout: %d connections are closed", len(self.clients))
+                async with asyncio.timeout(_FAREWELL):
+                    while self.tunnels:
+                        self._gone.clear()
+                        await self._gone.wait()
         # From here on the inbox is the supervisor's to empty: the loop turns a last time before the process
         # ends, and what it took then would be lost.
         self.loop.remove_reader(self._context.inbox.fileno())
+
+    def _move_to(self, targets: list[int], binds: set[str]) -> None:
+        """Give connections by these binds to the workers of these rows from now on."""
+        for client in self.clients:
+            client.movable = client.movable and client.listener.bind in binds
+        self.hand_over.empty([row for row in targets if row != self.row_index])
+
+    def _cut_after(self, seconds: float, reason: str) -> None:
+        if self._cut_later is not None:
+            self._cut_later.cancel()
+        self._cut_later = self.loop.call_later(seconds, self._cut_rest, reason)
+
+    def _cut_rest(self, reason: str) -> None:
+        """Close what remains."""
+        if self._cut:
+            return
+        self._cut = True
+        log.warning(
+            "%s: %d connections are closed, with %d tunnels", reason, len(self.clients), len(self.tunnels)
+        )
+        for tunnel in list(self.tunnels):
+            tunnel.cut()
+        self._gone.set()
 
     async def _close_listeners(self, read_by_others: set[str]) -> None:
         """Close our copies of all slots' sockets.
@@ -309,6 +359,11 @@ class Worker:
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.WAITED_NS] = self._run_queue.waited_ns()
         cells[Field.LAG_US] = max(0, int(lag * 1e6))
+        used = self.board.supervisor[SupervisorField.ROWS]
+        if used != self._rows:
+            self._rows = used
+            for backend in self._backends:
+                backend.look_at(used)
         rows = self.board.live_rows()
         self.alone = len(rows) == 1
         if self.limits.connections:
@@ -325,14 +380,26 @@ class Worker:
                         client.recall_at = math.inf  # asked
                         client.recall()
             self.counters[Field.LIVELY] = 0 if self.alone else sum(one.lively() for one in self.clients)
+            self._count_fixed()
             for tunnel in [tunnel for tunnel in self.tunnels if tunnel.deadline < now]:
                 tunnel.expire()
             for server in [server for server in self.server_connections if server.deadline < now]:
                 server.expire()
 
+    def _count_fixed(self) -> None:
+        """Count what can't move to another worker: TLS, HTTP/2, tunnels, and requests that take long."""
+        since = time.monotonic_ns() - _LONG_NS
+        self.counters[Field.FIXED] = sum(
+            not isinstance(client, ClientConnection)
+            or not client.movable
+            or (client.busy and client.started_ns < since)
+            for client in self.clients
+        )
+
     def flush(self) -> None:
         """Write what was counted to the scoreboard."""
         counters = self.counters
+        counters[Field.TUNNELS] = len(self.tunnels)
         counters[Field.IN_FLIGHT] = sum(upstream.active[upstream.row] for upstream in self.upstreams)
         self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
         for upstream in self.upstreams:

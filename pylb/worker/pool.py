@@ -175,7 +175,7 @@ class Backend:
             )
             for server in config.servers
         ]
-        columns = [upstream.active for upstream in self.upstreams]
+        columns = self._columns = [upstream.active for upstream in self.upstreams]
 
         def loads() -> Sequence[int]:
             # Live over all workers; with one worker its own cells say it all.
@@ -185,3 +185,7 @@ class Backend:
 
         weights = [server.weight for server in config.servers]
         self.balancer = ALGORITHMS[config.balance](weights, loads)
+
+    def look_at(self, rows: int) -> None:
+        """Sum over the first rows only: those behind them are unused."""
+        self._columns[:] = [upstream.active[:rows] for upstream in self.upstreams]
