@@ -10,6 +10,7 @@ from bench.failures.report import write
 
 SCENARIOS: dict[str, str] = {
     "goaway": "goaway",
+    "levelling": "levelling",
 }
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 
