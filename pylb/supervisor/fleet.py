@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import ssl
 import time
@@ -96,6 +97,7 @@ class Fleet:
         self._tls: dict[int, dict[str, ssl.SSLContext]] = {}  # by generation
         self.used_rows: set[int] = set()
         self.level_after = 0.0
+        self.recalled = -math.inf  # when clients that can't move were last to be asked to connect anew
         self.steer_after = 0.0
 
     @property
@@ -373,7 +375,8 @@ class Fleet:
             + self.board.slot(worker.slot)[SlotField.ACCEPT_QUEUE]
             for worker in serving
         }
-        for slot, weight in steering.weights_for(held, self.arrivals.rate).items():
+        strong = time.monotonic() - self.recalled < 2 * LEVEL_PAUSE
+        for slot, weight in steering.weights_for(held, self.arrivals.rate, strong).items():
             fresh[slot] = weight
         limit = steering.TOTAL // (20 * max(1, len(serving)))
         same = len(self.weights) == len(fresh) and all(
@@ -433,6 +436,8 @@ class Fleet:
             levelling.plan({worker.row: self.board.row(worker.row)[Field.LIVELY] for worker in serving})
         )
         excess = levelling.given(moves)
+        if any(lively[row] for row in excess):
+            self.recalled = now
         for move in moves:
             source = move.source
             order = {"op": "move", "to": move.target, "count": move.count}

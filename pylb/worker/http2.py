@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
+import termios
+from array import array
 from typing import TYPE_CHECKING
 
 import h2.config
@@ -168,13 +171,19 @@ class Http2Connection(asyncio.Protocol):
         """Whether the client is to be asked with what is about to be written, the end of a response."""
         if self._announced < math.inf or self.leaving:
             return False
-        idle = not self.streams
         worker = self.worker
-        if self._due < math.inf:
-            return idle or worker.now >= self._due + worker.spread
-        if not worker.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
-            return False
-        return worker.recalls.take(self, worker.loop.time(), idle)
+        if self._due == math.inf:
+            if not worker.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
+                return False
+            idle = not self.streams and not self._unread()
+            return worker.recalls.take(self, worker.loop.time(), idle)
+        return worker.now >= self._due + worker.spread or (not self.streams and not self._unread())
+
+    def _unread(self) -> bool:
+        """Whether something has come that was not read yet, most likely the next request."""
+        size = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, size)
+        return bool(size[0])
 
     def _announce(self) -> None:
         """Ask for no more streams; those that come nevertheless are served, for a while."""
