@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from controller.client import client_tls
+from pylb.config import identity
 from pylb.config.model import Config, Controller
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -20,7 +21,7 @@ def problems(config: Config) -> list[str]:
     """
     from pylb.net.tls import client_context, server_context
 
-    found = []
+    found = identity.problems(config)
     for number, frontend in enumerate(config.frontends):
         if frontend.tls is not None:
             try:

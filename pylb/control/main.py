@@ -35,7 +35,9 @@ class ControlPlane:
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
         log_.count_lost(self._count_lost)
-        self.scaler = Scaler(context.config, context.board, self._scale)
+        self.scaler = Scaler(
+            *(context.config, context.board, self._scale, context.controller_token, context.controller_tls)
+        )
 
     def _scale(self, count: int, reason: str) -> None:
         channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})

@@ -112,14 +112,14 @@ def listen_unix(path: str, backlog: int, mode: int | None = None) -> socket.sock
     return sock
 
 
-def listen_admin(address: Address) -> socket.socket:
+def listen_admin(address: Address, folder_mode: int = 0o700) -> socket.socket:
     """The admin socket: unix with mode 0600 in a directory made if need be, or one plain TCP socket."""
     if not address.is_unix:
         return _open_group(address, 1, 128)[0]
     directory = os.path.dirname(address.path)
     if directory:
         with contextlib.suppress(OSError):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            os.makedirs(directory, mode=folder_mode, exist_ok=True)
     return listen_unix(address.path, 128, 0o600)
 
 

@@ -16,15 +16,18 @@ from typing import Any
 from setproctitle import setproctitle
 
 from pylb import log as logging_
+from pylb.config.identity import ignored
 from pylb.config.model import Config, ServerKey, server_keys
 from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.listeners import BindError, Listeners, listen_admin
 from pylb.scoreboard import Scoreboard, SupervisorField
+from pylb.supervisor import privileges
 from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of, unlink_admin
+from pylb.supervisor.secrets import read_secrets
 from pylb.supervisor.signals import Signals
 from pylb.worker.context import WorkerContext
 
@@ -81,6 +84,12 @@ class Arbiter:
                 f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
                 f"is {hard}: raise it or lower workers.max"
             )
+        self.identities = privileges.Identities()
+        try:
+            who = self.identities.look_up(config)
+            secrets = read_secrets(config)
+        except ValueError as error:
+            raise BindError(str(error)) from None
         self.servers: dict[ServerKey, int] = {}
         self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))))
         logging_.count_lost(self._count_lost)
@@ -88,12 +97,14 @@ class Arbiter:
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
         self.admin_address = admin_address_of(config)
         try:
-            self.admin_socket = listen_admin(self.admin_address)
+            self.admin_socket = listen_admin(self.admin_address, privileges.folder_mode(who))
         except BindError:
             self.listeners.close()
             raise
+        for _, address in (*binds_of(config), ("", self.admin_address)):
+            privileges.give(address, who)
         self.fleet = Fleet(
-            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker
+            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker, secrets
         )
         self.fleet.on_flip = self.reload.flipped
         self.fleet.on_start = lambda worker: self._watch(worker)
@@ -129,14 +140,15 @@ class Arbiter:
         for key in self.servers.keys() - kept:
             self.board.forget_server(self.servers.pop(key))
 
-    def _in_child(self) -> None:
+    def _in_child(self, config: Config) -> None:
         self.signals.reset_in_child()
         self.selector.close()
         for sock in self.reload.removed:
             sock.close()
+        privileges.drop(self.identities.of(config))
 
     def _in_worker(self) -> None:
-        self._in_child()
+        self._in_child(self.fleet.config)
         self.admin_socket.close()
         if self.control is not None:
             self.control.channel.close()
@@ -153,13 +165,15 @@ class Arbiter:
 
     def _fork_control(self) -> None:
         ours, theirs = channel.pair()
+        secrets = self.fleet.secrets[self.fleet.serving_generation]
         context = ControlContext(
             self.served_config, self.board, theirs, self.servers, self.admin_socket,
             self.fleet.serving_generation, self.started_at,
+            secrets.controller_token, secrets.controller_tls,
         )  # fmt: skip
 
         def prepare() -> None:
-            self._in_child()
+            self._in_child(self.served_config)
             ours.close()
             for worker in self.fleet.workers.values():
                 worker.channel.close()
@@ -184,6 +198,13 @@ class Arbiter:
         for real, module in zip(self._real, ("pylb.worker.main", "pylb.control.main"), strict=True):
             if real:
                 importlib.import_module(module)
+        privileges.warm()
+        if ignored(self.config):
+            log.warning("user and group are ignored: only root can become somebody else")
+        elif os.geteuid() == 0 and self.config.user is None:
+            log.warning(
+                "all processes run as root: set user, so that those which read what clients send don't"
+            )
         setproctitle("pylb: supervisor")
         self.started_at = time.time()
         self.signals = Signals()

@@ -17,7 +17,9 @@ from pylb.config.load import default_admin_path
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.net.listeners import BindError, Listeners, listen_admin
+from pylb.supervisor import privileges
 from pylb.supervisor.fleet import EARLY_DEATHS
+from pylb.supervisor.secrets import read_secrets
 
 _LOOK_EVERY = 2.0  # seconds between looks at the certificates' files
 
@@ -91,6 +93,12 @@ class Reload:
         except Exception as error:  # ConfigError, or a file that can't be read: keep running
             self._refuse([str(text) for text in getattr(error, "problems", None) or [error]])
             return
+        try:
+            who = self._arbiter.identities.look_up(config)
+            secrets = read_secrets(config)
+        except (OSError, ValueError) as error:
+            self._refuse([str(error)])
+            return
         admin_address = admin_address_of(config)
         admin = self._arbiter.admin_socket
         try:
@@ -100,7 +108,7 @@ class Reload:
             return
         try:
             if admin_address != self._arbiter.admin_address:
-                admin = listen_admin(admin_address)
+                admin = listen_admin(admin_address, privileges.folder_mode(who))
             if not self._arbiter.add_servers(config):
                 room = self._arbiter.board.servers
                 raise BindError(
@@ -120,10 +128,12 @@ class Reload:
         self._last_generation += 1
         self._pending = (listeners, removed, admin_address, admin)
         self._old = (self._arbiter.listeners, self._arbiter.admin_address, self._arbiter.admin_socket)
-        self._arbiter.config = self._arbiter.fleet.config = config
+        for _, address in (*binds_of(config), ("", admin_address)):
+            privileges.give(address, who)
+        self._arbiter.config = config
         self._arbiter.listeners = self._arbiter.fleet.listeners = listeners
         self.removed = removed
-        self._arbiter.fleet.generation = self._last_generation
+        self._arbiter.fleet.begin(self._last_generation, config, secrets)
         self._arbiter.fleet.failed_starts = 0
         self._arbiter.fleet.backoff.forget()
         self._arbiter.fleet.not_before.clear()

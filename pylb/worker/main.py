@@ -80,7 +80,8 @@ class Worker:
                 return context.servers[name, server.name, str(server.address)]
 
             backends[backend.name] = Backend(
-                backend, context.board, index_of, context.row, lambda: self.alone
+                *(backend, context.board, index_of, context.row, lambda: self.alone),
+                context.backend_tls.get(backend.name),
             )
         self.upstreams = [up for backend in backends.values() for up in backend.upstreams]
         self.listeners = {
