@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import socket
 import ssl
@@ -60,15 +61,19 @@ class ControllerClient:
         self.connected = False
         self.description = str(address)
         self.problem = ""
+        self.since = math.inf
+        """When the present connection's first grant came, monotonic seconds."""
         self.hello = hello
         self._address = address
         self._tls = tls
         self._writer: asyncio.StreamWriter | None = None
         self._grant: Grant | None = None
         self._granted_at = 0.0
+        self._report: Report | None = None
 
     def report(self, report: Report) -> None:
         """Send a report if there is a connection; the caller does so on change and every second."""
+        self._report = report
         writer = self._writer
         if writer is None or writer.is_closing():
             return
@@ -92,6 +97,8 @@ class ControllerClient:
                 self._writer = writer
                 self.problem = ""
                 writer.write(encode(self.hello))
+                if self._report is not None:  # or it would share out the cores that we use
+                    writer.write(encode(self._report))
                 if await self._listen(reader):
                     wait = _RETRY_FIRST
             except TimeoutError:
@@ -125,6 +132,8 @@ class ControllerClient:
     def _take(self, message: Message | ProtocolError) -> bool:
         if isinstance(message, Grant):
             self._grant, self._granted_at = message, time.monotonic()
+            if not self.connected:
+                self.since = self._granted_at
             self.connected = True
             self.problem = ""
             return True

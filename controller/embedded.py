@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from controller.leases import LEASE_SECONDS, LeaseTable
@@ -26,9 +27,15 @@ class EmbeddedController:
         self._table = LeaseTable()
         self._grant: Grant | None = None
         self._granted_at = 0.0
+        self._report: Report | None = None
+        self._measured = False
+        self.since = math.inf
 
     def report(self, report: Report) -> None:
         """Say how the balancer is; the grant is renewed at once."""
+        self._report = report
+        if not self._measured:
+            return  # that nothing is known to be idle doesn't mean that nothing is
         now = time.monotonic()
         self._table.join("self", self.hello, now)
         self._table.report("self", report, now)
@@ -47,3 +54,8 @@ class EmbeddedController:
         while True:
             self.source.sample(time.monotonic())
             await asyncio.sleep(SAMPLE_SECONDS)
+            if not self._measured:
+                self.source.sample(time.monotonic())
+                self._measured, self.since = True, time.monotonic()
+                if self._report is not None:
+                    self.report(self._report)

@@ -77,9 +77,10 @@ class Field(IntEnum):
     LOG_LOST = 27  # log lines for which there was no room
     TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
     FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
-    LATENCY = 30  # first of LATENCY_BUCKETS counters
-    REFUSED_FOR = 30 + LATENCY_BUCKETS  # first of len(REASONS) counters
-    END = 30 + LATENCY_BUCKETS + len(REASONS)
+    LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
+    LATENCY = 31  # first of LATENCY_BUCKETS counters
+    REFUSED_FOR = 31 + LATENCY_BUCKETS  # first of len(REASONS) counters
+    END = 31 + LATENCY_BUCKETS + len(REASONS)
 
 
 GAUGES = frozenset(
@@ -94,6 +95,7 @@ GAUGES = frozenset(
         Field.IN_FLIGHT,
         Field.TUNNELS,
         Field.FIXED,
+        Field.LIVELY,
     }
 )
 
@@ -141,6 +143,13 @@ class ControlField(IntEnum):
 
     HEARTBEAT_NS = 0  # time.monotonic_ns() of its last tick
     LOG_LOST = 1  # log lines for which there was no room
+    # What the next control plane's scaling goes on with; moments are monotonic nanoseconds, 0: never.
+    USED_NS = 2  # when the next one was worked out
+    USED_MICROCORES = 3  # CPU that the workers use, smoothed
+    CHANGED_NS = 4  # when the worker count was changed last
+    GREW_NS = 5  # when it grew last, unless that was claimed back
+    PAYS_MS = 6  # how long that growth has to last to be worth it
+    OWED_NS = 7  # when growth that was claimed back too soon is made up for
 
 
 class Scoreboard:

@@ -10,6 +10,7 @@ from bench.failures.report import write
 
 SCENARIOS: dict[str, str] = {
     "stuck_log": "stuck_log",
+    "goaway": "goaway",
 }
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 

@@ -11,9 +11,11 @@ from pylb.config.model import Config, ServerKey
 from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
-from pylb.scoreboard import Field, Scoreboard, SlotField, State
+from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, State
 from pylb.supervisor.processes import Backoff, Worker, describe, fork
+from pylb.supervisor.readings import reading
 from pylb.supervisor.secrets import Secrets
+from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
 
 START_TIMEOUT = 30.0
@@ -76,21 +78,28 @@ class Fleet:
     # -- who is there ----------------------------------------------------------------------------
 
     def serving(self) -> list[Worker]:
-        """Ready workers of the serving generation, by slot."""
+        """Ready workers of the serving generation that show signs of life, by slot."""
+        found = self._one_per_slot(self.serving_generation).values()
+        return sorted(
+            (worker for worker in found if worker.ready and not worker.stuck), key=lambda worker: worker.slot
+        )
+
+    def _one_per_slot(self, generation: int) -> dict[int, Worker]:
+        """Workers of a generation that aren't leaving, by slot. A slot has two of them where one stands in
+        for one that is stuck, or was until now."""
         found = [
             worker
-            for worker in self.workers.values()
-            if worker.ready and not worker.retiring and worker.generation == self.serving_generation
+            for worker in self.workers.values()  # the oldest first
+            if worker.generation == generation and not worker.retiring
         ]
-        return sorted(found, key=lambda worker: worker.slot)
+        return {
+            worker.slot: worker
+            for worker in sorted(found, key=lambda worker: (not worker.stuck, worker.ready))
+        }
 
     def _current(self) -> dict[int, Worker]:
         """Workers of the newest generation that aren't leaving, by slot."""
-        return {
-            worker.slot: worker
-            for worker in self.workers.values()
-            if worker.generation == self.generation and not worker.retiring
-        }
+        return self._one_per_slot(self.generation)
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -168,6 +177,7 @@ class Fleet:
         """A worker's process ended."""
         del self.workers[worker.row]
         worker.channel.close()
+        self.board.note(worker.row)[RowField.STUCK] = 0
         self.board.retire(worker.row)
         if worker.retiring:
             log.info("worker %d (pid %d) left: %s", worker.slot, worker.pid, describe(status))
@@ -204,14 +214,12 @@ class Fleet:
         """Bring what runs, who reads what, and the steering in line with the target."""
         if self.stopping:
             return
-        now = time.monotonic()
-        current = self._current()
-        for slot in range(self.target):
-            if slot not in current and self.not_before.get(slot, 0.0) <= now:
-                self.spawn(slot)
+        for slot in self._lacking(time.monotonic()):
+            self.spawn(slot)
         current = self._current()
         if self.generation != self.serving_generation and all(
-            slot in current and current[slot].ready for slot in range(self.target)
+            slot in current and current[slot].ready and not current[slot].stuck
+            for slot in range(self.target)
         ):
             log.info("generation %d serves", self.generation)
             self.serving_generation = self.generation
@@ -224,11 +232,25 @@ class Fleet:
         self.steer(staying)  # first no new connections for those that leave,
         self._assign(staying)  # then somebody else who reads their listeners,
         rows = [worker.row for worker in staying]
-        kept = {self.generation, self.serving_generation}
+        kept = [
+            worker
+            for generation in {self.generation, self.serving_generation}
+            for worker in self._one_per_slot(generation).values()
+            if worker.slot < self.target
+        ]
         for worker in list(self.workers.values()):
-            leaving = worker.slot >= self.target or worker.generation not in kept
+            # Who is stuck keeps its place until another has it; then it leaves as soon as it can.
+            leaving = worker not in kept and not (worker.stuck and worker.slot < self.target)
             if leaving and not worker.retiring:
                 self.retire(worker, rows)
+
+    def _lacking(self, now: float) -> list[int]:
+        """Slots in which a worker is to be started now."""
+        current = self._current()
+        slots = [slot for slot in range(self.target) if slot not in current]
+        if current and all(worker.stuck for worker in current.values()):
+            slots.append(min(current))  # somebody must serve until they are back or replaced
+        return [slot for slot in slots if self.not_before.get(slot, 0.0) <= now]
 
     def _assign(self, serving: list[Worker]) -> None:
         lists = assign(self.slots, {worker.slot: worker.row for worker in serving})
@@ -271,11 +293,13 @@ class Fleet:
                 log.warning("the kernel refuses the steering program; connections go by its own hash")
 
     def drain_inboxes(self) -> None:
-        """Send connections that were meant for a worker that is gone to one that serves."""
+        """Send connections that were meant for a worker that is gone or stuck to one that serves."""
         serving = list(self.workers.values()) if self.stopping else self.serving()
+        serving = [worker for worker in serving if not worker.stuck]
         if not serving:
             return
-        for row in self.used_rows - self.workers.keys():
+        stuck = {row for row, worker in self.workers.items() if worker.stuck}
+        for row in self.used_rows - self.workers.keys() | stuck:
             for turn in range(1024):
                 target = self.inbox_writers[serving[turn % len(serving)].row]
                 packet = channel.recv_connections(self.inboxes[row])
@@ -292,18 +316,30 @@ class Fleet:
 
     def level(self, now: float) -> None:
         """Have overfull workers hand connections over."""
-        serving = [worker for worker in self.serving() if worker.slot < self.target]
+        serving = [
+            worker
+            for worker in self.serving()
+            if worker.slot < self.target and worker.watch.silence < DOUBTFUL
+        ]
         if len(serving) < 2 or now < self.level_after:
             return
         counts = {worker.row: self.board.row(worker.row)[Field.CONNECTIONS] for worker in serving}
         moves = levelling.plan(counts, max(levelling.PER_TICK, sum(counts.values()) // 4))
+        # What can't move is asked to come back; that helps only as far as it is at work.
+        lively = levelling.given(
+            levelling.plan({worker.row: self.board.row(worker.row)[Field.LIVELY] for worker in serving})
+        )
+        excess = levelling.given(moves)
         for move in moves:
-            self.workers[move.source].send({"op": "move", "to": move.target, "count": move.count})
+            source = move.source
+            order = {"op": "move", "to": move.target, "count": move.count}
+            self.workers[source].send(order | {"excess": excess[source], "lively": lively[source]})
         if moves:  # let them arrive before counting again, or they would be moved to and fro
             self.level_after = now + LEVEL_PAUSE
 
     def tick(self, now: float) -> None:
         """What is to be done every now and then."""
+        self.judge(now)
         for worker in self.workers.values():
             worker.flush()
             if worker.kill_at is not None and now >= worker.kill_at:
@@ -324,14 +360,43 @@ class Fleet:
 
     def reconcile_due(self, now: float) -> None:
         """Start workers whose back-off is over, or that found no free row before."""
-        current = self._current()
-        if any(slot not in current for slot in range(self.target)):
+        if self._lacking(now):
+            self.reconcile()
+
+    def judge(self, now: float) -> None:
+        """Find workers that show no sign of life: they get no connections, and after a time are killed."""
+        limit = max(STUCK, self.config.workers.watchdog)
+        changed = False
+        for worker in self.workers.values():
+            beat = self.board.row(worker.row)[Field.HEARTBEAT_NS]
+            silence = worker.watch.look(now, beat, lambda pid=worker.pid: reading(pid))  # type: ignore[misc]
+            if worker.stuck != (silence >= STUCK):
+                changed = True
+                worker.stuck = silence >= STUCK
+                self.board.note(worker.row)[RowField.STUCK] = worker.stuck
+                log.warning(
+                    "worker %d (pid %d) shows no sign of life: no new connections for it"
+                    if worker.stuck
+                    else "worker %d (pid %d) shows signs of life again",
+                    *(worker.slot, worker.pid),
+                )
+            if silence >= limit and not worker.killed:
+                worker.killed = True
+                log.error(
+                    "worker %d (pid %d) has shown no sign of life for %.1f s: killing it",
+                    *(worker.slot, worker.pid, silence),
+                )
+                worker.signal(signal.SIGKILL)
+        if changed:
             self.reconcile()
 
     def busy(self) -> bool:
         """Whether the loop should tick fast."""
         return any(
-            worker.retiring or not worker.ready or self.board.row(worker.row)[Field.CONNECTIONS]
+            worker.retiring
+            or not worker.ready
+            or worker.watch.silence >= DOUBTFUL
+            or self.board.row(worker.row)[Field.CONNECTIONS]
             for worker in self.workers.values()
         )
 

@@ -39,9 +39,12 @@ class Identities:
         """Look it up anew, and try it.
 
         Raises:
-            ValueError: there is nobody of that name, or a process can't become that user here.
+            OSError: there is nobody of that name, or a process can't become that user here.
         """
-        found = identity(config)
+        try:
+            found = identity(config)
+        except ValueError as error:
+            raise OSError(str(error)) from None
         if found is not None:
             _try_out(found)
         self._known[config.user, config.group] = found
@@ -109,7 +112,7 @@ def _try_out(who: Identity) -> None:
         os.close(read)
         os.waitpid(pid, 0)
     if why:
-        raise ValueError(f"user: can't become uid {who.uid}, gid {who.gid} here: {why}")
+        raise OSError(f"user: can't become uid {who.uid}, gid {who.gid} here: {why}")
 
 
 def folder_mode(who: Identity | None) -> int:

@@ -17,6 +17,7 @@ from pylb import log as logging_
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.net import channel
+from pylb.supervisor.watchdog import Watch
 
 
 @dataclass(eq=False)
@@ -30,6 +31,13 @@ class Child:
     retiring: bool = False
     kill_at: float | None = None
     """When to stop being patient with it."""
+    nonsense: int = 0
+    """Messages from it that could not be understood."""
+    watch: Watch = field(default_factory=Watch)
+    stuck: bool = False
+    """It shows no sign of life."""
+    killed: bool = False
+    """By the watchdog; it is gone as soon as the kernel is done with it."""
     outbox: deque[dict[str, Any]] = field(default_factory=deque)
     """Messages its channel had no room for."""
 
@@ -64,6 +72,8 @@ class Worker(Child):
     @property
     def state(self) -> str:
         """One word for the control plane."""
+        if self.stuck:
+            return "stuck"
         return "retiring" if self.retiring else "serving" if self.ready else "starting"
 
 

@@ -26,16 +26,18 @@ def read_secrets(config: Config) -> Secrets:
     """Read all files.
 
     Raises:
-        OSError: one can't be read (ssl.SSLError is one).
-        ValueError: one can't be used.
+        OSError: one can't be read or used.
     """
-    return Secrets(
-        listener_contexts(config),
-        {
-            backend.name: client_context(backend.tls, backend.http2)
-            for backend in config.backends
-            if backend.tls is not None
-        },
-        controller_token(config.controller),
-        controller_tls(config.controller),
-    )
+    try:
+        return Secrets(
+            listener_contexts(config),
+            {
+                backend.name: client_context(backend.tls, backend.http2)
+                for backend in config.backends
+                if backend.tls is not None
+            },
+            controller_token(config.controller),
+            controller_tls(config.controller),
+        )
+    except ValueError as error:
+        raise OSError(str(error)) from None

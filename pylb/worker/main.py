@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import os
+import random
 import signal
 import socket
 import time
@@ -35,6 +37,7 @@ from pylb.worker.http2 import Http2Connection
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
+from pylb.worker.recall import Recalls
 from pylb.worker.runqueue import RunQueue
 from pylb.worker.server import ServerConnection
 from pylb.worker.tcp import TcpConnection
@@ -67,6 +70,7 @@ class Worker:
         self.server_connections: set[ServerConnection | Http2Upstream | Http2ServerStream] = set()
         self.tunnels: set[Tunnel] = set()
         self.moves = False  # whether connections are wanted elsewhere
+        self.recalls = Recalls(self.spread)
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
         self.alone = False
@@ -114,6 +118,11 @@ class Worker:
         self.counters[Field.REFUSED] += 1
         self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
 
+    def recall_at(self, born: float) -> float:
+        """When a client that connected at ``born`` (monotonic) is asked to connect anew."""
+        age = self.limits.connection_age
+        return born + age * random.uniform(0.9, 1.1) if age else math.inf
+
     def client_gone(self) -> None:
         """A client connection has ended; when leaving, the last one lets the process end."""
         if self.leaving and not self.clients and not self.hand_over.adopting:
@@ -149,7 +158,9 @@ class Worker:
             if order["op"] == "listen":
                 await self._listen(order["slots"])
             elif order["op"] == "move":
-                self.hand_over.level(order["to"], order["count"])
+                self.hand_over.level(
+                    order["to"], order["count"], order.get("excess", 0), order.get("lively", 0)
+                )
             elif order["op"] == "retire":
                 await self._leave(order["to"], set(order["binds"]))
                 return
@@ -277,14 +288,11 @@ class Worker:
                         )
 
     def _close_idle(self) -> None:
-        """Close connections that stay here when they are idle; those that are so now one after the other, so
-        that clients don't come back as a herd."""
+        """Have connections that stay here end, one after the other, so that clients don't come back as a
+        herd."""
         staying = [client for client in self.clients if self.stopping or not client.movable]
-        idle = [client for client in staying if not client.busy]
-        for client in [client for client in staying if client.busy]:
-            client.drain()
-        for position, client in enumerate(idle):
-            self.loop.call_later(self.spread * (position + 1) / len(idle), client.drain)
+        for position, client in enumerate(staying, 1):
+            self.loop.call_later(self.spread * position / len(staying), client.drain)
 
     # Time
 
@@ -312,6 +320,12 @@ class Worker:
             self.hand_over.forget_quota()
             for client in [client for client in self.clients if client.deadline < now]:
                 client.expire()
+            if self.limits.connection_age:
+                for client in self.clients:
+                    if client.recall_at < now:
+                        client.recall_at = math.inf  # asked
+                        client.recall()
+            self.counters[Field.LIVELY] = 0 if self.alone else sum(one.lively() for one in self.clients)
             for tunnel in [tunnel for tunnel in self.tunnels if tunnel.deadline < now]:
                 tunnel.expire()
             for server in [server for server in self.server_connections if server.deadline < now]:

@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,8 @@ PATIENCE = 20.0
 
 def low_port() -> int:
     """A free port that only root may listen on."""
-    for port in (80, *range(1023, 600, -1)):
+    ports: list[int] = [80, *range(1023, 600, -1)]
+    for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -57,9 +59,6 @@ class Site:
         self.secret.mkdir(mode=0o700)
         self.port, self.tls_port = low_port(), free_port()
         self.front = folder / "front.sock"
-        folder.chmod(0o711)
-        for parent in (folder.parent, folder.parent.parent):
-            parent.chmod(parent.stat().st_mode | 0o011)
         self.ca.cert_pem.write_to_path(self.secret / "ca.pem")
         (self.secret / "ca.pem").chmod(0o600)
         self.issue()
@@ -103,8 +102,11 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, origin: Origin) -> Site:
-    return Site(tmp_path, origin)
+def site(origin: Origin) -> Iterator[Site]:
+    # Not pytest's own folder, which is closed to others.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o711)
+        yield Site(Path(folder), origin)
 
 
 def ask(sock: socket.socket) -> None:
