@@ -47,7 +47,9 @@ class ControlPlane:
         self._orders = itertools.count(1)
         self._pins: dict[int, asyncio.Future[tuple[int, str]]] = {}
         log_.count_lost(self._count_lost)
-        self.scaler = Scaler(context.config, context.board, self._scale)
+        self.scaler = Scaler(
+            *(context.config, context.board, self._scale, context.controller_token, context.controller_tls)
+        )
 
     def _scale(self, count: int, reason: str) -> None:
         channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})

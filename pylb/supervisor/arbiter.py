@@ -19,6 +19,7 @@ from setproctitle import setproctitle
 from pylb import log as logging_
 from pylb.config.address import Address
 from pylb.config.files import admin_token
+from pylb.config.identity import ignored
 from pylb.config.model import Config, ServerKey, server_keys
 from pylb.control.context import ControlContext
 from pylb.log import log
@@ -26,12 +27,13 @@ from pylb.net import channel, messages
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
 from pylb.scoreboard import ControlField, Scoreboard, SupervisorField
-from pylb.supervisor import signals
+from pylb.supervisor import privileges, signals
 from pylb.supervisor.fleet import START_TIMEOUT, Fleet, rows_for
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
 from pylb.supervisor.readings import reading
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of
+from pylb.supervisor.secrets import read_secrets
 from pylb.supervisor.signals import Signals
 from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
@@ -64,6 +66,7 @@ class Arbiter:
 
     Raises:
         BindError: an address can't be listened on.
+        OSError: a file can't be used any more, or the user can't be had.
     """
 
     def __init__(
@@ -92,6 +95,9 @@ class Arbiter:
                 f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
                 f"is {hard}: raise it or lower workers.max"
             )
+        self.identities = privileges.Identities()
+        who = self.identities.look_up(config)
+        secrets = read_secrets(config)
         self.servers: dict[ServerKey, int] = {}
         self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))), rows)
         logging_.count_lost(self._count_lost)
@@ -100,13 +106,16 @@ class Arbiter:
         try:
             self.admin_token = admin_token(config)
             self.admin = AdminSocket(
-                admin_address_of(config), self.admin_token is not None, self.listeners.all()
+                *(admin_address_of(config), self.admin_token is not None, self.listeners.all()),
+                folder_mode=privileges.folder_mode(who),
             )
         except BaseException:
             self.listeners.close()
             raise
+        for _, address in (*binds_of(config), ("", self.admin.address)):
+            privileges.give(address, who)
         self.fleet = Fleet(
-            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker
+            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker, secrets
         )
         self.fleet.guard = self.guard
         self.fleet.on_flip = self.reload.flipped
@@ -154,16 +163,17 @@ class Arbiter:
         for key in self.servers.keys() - kept:
             self.board.forget_server(self.servers.pop(key))
 
-    def _in_child(self) -> None:
+    def _in_child(self, config: Config) -> None:
         self.signals.reset_in_child()
         self.selector.close()
         for sock in self.reload.removed:
             sock.close()
         if self.reload.admin is not None:  # its control plane is forked when the reload has succeeded
             self.reload.admin.sock.close()
+        privileges.drop(self.identities.of(config))
 
     def _in_worker(self) -> None:
-        self._in_child()
+        self._in_child(self.fleet.config)
         self.admin.sock.close()
         if self.control is not None:
             self.control.channel.close()
@@ -185,14 +195,16 @@ class Arbiter:
 
     def _fork_control(self) -> None:
         ours, theirs = channel.pair()
+        secrets = self.fleet.secrets[self.fleet.serving_generation]
         context = ControlContext(
             self.served_config, self.board, theirs, self.servers,
             self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address, self.admin_token,
             self.fleet.serving_generation, self.started_at,
+            secrets.controller_token, secrets.controller_tls,
         )  # fmt: skip
 
         def prepare() -> None:
-            self._in_child()
+            self._in_child(self.served_config)
             ours.close()
             for worker in self.fleet.workers.values():
                 worker.channel.close()
@@ -218,6 +230,13 @@ class Arbiter:
         for real, module in zip(self._real, ("pylb.worker.main", "pylb.control.main"), strict=True):
             if real:
                 importlib.import_module(module)
+        privileges.warm()
+        if ignored(self.config):
+            log.warning("user and group are ignored: only root can become somebody else")
+        elif os.geteuid() == 0 and self.config.user is None:
+            log.warning(
+                "all processes run as root: set user, so that those which read what clients send don't"
+            )
         setproctitle("pylb: supervisor")
         self.started_at = time.time()
         self.signals = Signals()

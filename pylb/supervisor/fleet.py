@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import ssl
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,11 +12,11 @@ from pylb.config.model import Config, ServerKey
 from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
-from pylb.net.tls import listener_contexts
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, State, SupervisorField
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Worker, describe, fork
 from pylb.supervisor.readings import reading
+from pylb.supervisor.secrets import Secrets
 from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
 
@@ -73,6 +72,7 @@ class Fleet:
         servers: dict[ServerKey, int],
         entry: Callable[[WorkerContext], None],
         in_child: Callable[[], None],
+        secrets: Secrets,
     ) -> None:
         self.config, self.slots, self.board, self.listeners = config, slots, board, listeners
         self.servers, self.entry, self.in_child = servers, entry, in_child
@@ -94,7 +94,7 @@ class Fleet:
         pairs = [channel.pair() for _ in range(board.rows)]
         self.inboxes = [reader for reader, _ in pairs]
         self.inbox_writers = [writer for _, writer in pairs]
-        self._tls: dict[int, dict[str, ssl.SSLContext]] = {}  # by generation
+        self.secrets = {1: secrets}  # by generation: the one that serves, and the newest
         self.used_rows: set[int] = set()
         self.level_after = 0.0
         self.recalled = -math.inf  # when clients that can't move were last to be asked to connect anew
@@ -152,16 +152,10 @@ class Fleet:
 
     # -- life ------------------------------------------------------------------------------------
 
-    def _contexts(self) -> dict[str, ssl.SSLContext]:
-        """TLS for the newest generation, the same for all its workers."""
-        if self.generation not in self._tls:
-            kept = {self.serving_generation} & self._tls.keys()
-            self._tls = {generation: self._tls[generation] for generation in kept}
-            try:
-                self._tls[self.generation] = listener_contexts(self.config)
-            except (OSError, ValueError):  # ssl.SSLError is an OSError
-                return {}  # the worker will try, fail and say why
-        return self._tls[self.generation]
+    def begin(self, generation: int, config: Config, secrets: Secrets) -> None:
+        """Workers that start from now on are of this generation."""
+        self.generation, self.config = generation, config
+        self.secrets = {self.serving_generation: self.secrets[self.serving_generation], generation: secrets}
 
     def spawn(self, slot: int) -> bool:
         """Start a worker of the newest generation in a slot."""
@@ -185,9 +179,11 @@ class Fleet:
         cells[Field.SLOT], cells[Field.GENERATION] = slot, self.generation
         cells[Field.STATE] = State.STARTING
         self._note_rows(row)
+        secrets = self.secrets[self.generation]
         context = WorkerContext(
             self.config, row, slot, self.generation, self.listeners.sockets, self.board,
-            theirs, self.inboxes[row], self.inbox_writers, self.servers, self._contexts(),
+            theirs, self.inboxes[row], self.inbox_writers, self.servers,
+            secrets.listeners, secrets.backends,
         )  # fmt: skip
         others = [worker.channel for worker in self.workers.values()]
 

@@ -88,7 +88,8 @@ class Worker:
                 return context.servers[name, server.name, str(server.address)]
 
             backends[backend.name] = Backend(
-                backend, context.board, index_of, context.row, lambda: self.alone
+                *(backend, context.board, index_of, context.row, lambda: self.alone),
+                context.backend_tls.get(backend.name),
             )
         self._backends = list(backends.values())
         self._rows = 0  # of the scoreboard that are in use, as far as the backends know

@@ -12,7 +12,6 @@ from pylb.balance import ALGORITHMS
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
-from pylb.net.tls import client_context
 from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.server import ServerConnection
@@ -163,10 +162,13 @@ class Backend:
         index_of: Callable[[ServerConfig], int],
         row: int,
         alone: Callable[[], bool],
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """``context`` is what its connections speak TLS with; required where the configuration says TLS."""
+        if config.tls is not None and context is None:
+            raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
-        context = client_context(config.tls, config.http2) if config.tls is not None else None
         name = config.tls.name if config.tls is not None else None
         self.upstreams = [
             Upstream(
