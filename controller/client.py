@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import random
 import socket
@@ -32,7 +33,7 @@ async def open_stream(
         OSError: it can't be reached, or TLS failed.
     """
     if address.kind == "unix":
-        return await asyncio.open_unix_connection(address.host)
+        return await asyncio.open_unix_connection(sock=_connect_unix(address.host))
     if address.kind == "tcp":
         return await asyncio.open_connection(address.host, address.port, ssl=tls)
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -43,6 +44,20 @@ async def open_stream(
         sock.close()
         raise
     return await asyncio.open_connection(sock=sock)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    """Connect at once: a unix socket that doesn't has its queue full, which asyncio takes for "under way"."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        raise OSError(errno.EAGAIN, "too many connections wait to be accepted") from None
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def client_tls(ca: str, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
