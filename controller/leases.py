@@ -74,9 +74,12 @@ class LeaseTable:
         self._shared = ""  # what the last sharing went by, in words
 
     def join(self, key: str, hello: Hello, now: float) -> None:
-        """A balancer says who it is; its earlier lease, if any, goes on."""
+        """A balancer says who it is; its earlier lease, if any, goes on.
+
+        Not so with another session: then it has begun anew, or another one has taken its place.
+        """
         known = self.holders.get(key)
-        if known is not None:
+        if known is not None and known.hello.session == hello.session:
             known.hello, known.heard = hello, now
         else:
             self.holders[key] = Holder(hello, now, Report(workers=1), 1)
@@ -86,8 +89,12 @@ class LeaseTable:
 
         Raises:
             KeyError: it never said hello, or its lease has expired.
+            ValueError: the reports' numbers run backwards (a machine that was set back to a snapshot).
         """
         holder = self.holders[key]
+        if holder.hello.session and report.seq <= holder.report.seq:
+            del self.holders[key]
+            raise ValueError(f"report {report.seq} comes after report {holder.report.seq}")
         holder.report, holder.heard = report, now
 
     def leave(self, key: str) -> None:
@@ -138,7 +145,9 @@ class LeaseTable:
     def grant(self, key: str) -> Grant:
         """What a holder is told after `settle`."""
         holder = self.holders[key]
-        return Grant(holder.idle, holder.cores, self.lease, f"{self._shared}{holder.cores} leased to you")
+        reason = f"{self._shared}{holder.cores} leased to you"
+        session, seq = holder.hello.session, holder.report.seq
+        return Grant(holder.idle, holder.cores, self.lease, reason, session, seq)
 
     def tick(self, now: float, capacity: float, idle: float, usable: float = math.inf) -> dict[str, Grant]:
         """`settle`, and everybody's grant."""

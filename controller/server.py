@@ -291,6 +291,8 @@ class _Peer(asyncio.BufferedProtocol):
         self._decoder = LineDecoder()
         self._trusted = False
         self._greeted = False
+        self._session = ""
+        self._begun = False  # anything sent
         self._quiet = False  # its silence means nothing
         self._ending: float | None = None
         self._connected = self._heard = time.monotonic()
@@ -375,17 +377,25 @@ class _Peer(asyncio.BufferedProtocol):
         if not self._trusted:
             raise ProtocolError("token", "say hello with the right token first", fatal=True)
         if isinstance(message, Hello):
-            self._greeted = True
+            self._greeted, self._session = True, message.session
+            self._granted = None  # a hello is always answered
             server.places.greet(self)
             server.greeted(self, message)
         elif isinstance(message, Report):
             if not self._greeted:
                 raise ProtocolError("hello", "say hello before you report")
-            if self.key not in server.table.holders:
+            # With sessions the same connection may go on: a port has no other, and one on TCP is as good.
+            fatal = not self._session
+            try:
+                server.table.report(self.key, message, time.monotonic())
+            except KeyError:
                 self._greeted = False
-                raise ProtocolError("lease", "your lease has expired; say hello again", fatal=True)
-            server.table.report(self.key, message, time.monotonic())
-            server.changed()
+                raise ProtocolError("lease", "your lease has expired; say hello again", fatal) from None
+            except ValueError as error:
+                self._greeted = False
+                raise ProtocolError("lease", f"{error}; say hello again", fatal) from None
+            finally:
+                server.changed()
         elif isinstance(message, StatusRequest):
             self._send_status()
         else:
@@ -441,7 +451,7 @@ class _Peer(asyncio.BufferedProtocol):
         assert self._transport is not None
         if self._transport.get_write_buffer_size():
             raise ProtocolError("status", "read the last answer first")
-        answer = encode(self._server.status())
+        answer = self._first(encode(self._server.status()))
         self._most_unsent = len(answer) + _MAX_UNSENT
         self._transport.write(answer)
 
@@ -450,7 +460,12 @@ class _Peer(asyncio.BufferedProtocol):
         if self._transport.get_write_buffer_size() > self._most_unsent:
             self.drop()
         elif self._ending is None and not self._transport.is_closing():
-            self._transport.write(encode(message))
+            self._transport.write(self._first(encode(message)))
+
+    def _first(self, line: bytes) -> bytes:
+        """With an empty line before the first one: half a line may lie there, where bytes are passed on."""
+        begun, self._begun = self._begun, True
+        return line if begun else b"\n" + line
 
     def _end(self) -> None:
         """Say no more. What it still sends is read for a moment, or the kernel throws our answer away."""
