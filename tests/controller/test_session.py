@@ -57,23 +57,23 @@ class Bridge:
         self.port, self._host = socket.socketpair()
         self.passed = 0
         """Bytes that came from the controller."""
+        self.up: asyncio.StreamWriter | None = None
         self._path = path
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self._host)
-        up: asyncio.StreamWriter | None = None
 
         async def to_controller() -> None:
             while data := await reader.read(65536):
-                if up is not None:  # else lost, as by QEMU
-                    up.write(data)
+                if self.up is not None:  # else lost, as by QEMU
+                    self.up.write(data)
 
         task = asyncio.create_task(to_controller())
         try:
             while True:
                 with contextlib.suppress(OSError):
-                    down, up = await asyncio.open_unix_connection(str(self._path))
+                    down, self.up = await asyncio.open_unix_connection(str(self._path))
                     while data := await down.read(65536):
                         self.passed += len(data)
                         writer.write(data)
@@ -163,6 +163,7 @@ async def test_grants_for_the_one_before_are_not_taken(
 async def test_half_a_line_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.sock"
     async with serving(path), bridged(path) as bridge:
+        await until(lambda: bridge.up)
         bridge.port.send(b'{"v":1,"type":"report","wor')
         client = Watched(bridge.port, monkeypatch)
         async with client.alive():
