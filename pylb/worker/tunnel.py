@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from pylb.scoreboard import Field
+from pylb.worker.guard import guarded
 
 if TYPE_CHECKING:
     from pylb.worker.client import ClientConnection
@@ -38,6 +39,7 @@ class Tunnel:
         self._near.peer, self._far.peer = self._far, self._near
         self._open = 2
 
+    @guarded
     def start(self, from_client: bytes, from_server: bytes) -> None:
         """Relay, first what has come already."""
         self.worker.tunnels.add(self)
@@ -51,6 +53,7 @@ class Tunnel:
         if self._server_eof:
             self._far.eof_received()
 
+    @guarded
     def expire(self) -> None:
         """Nothing has moved for too long."""
         self.counters[Field.TIMEOUTS] += 1
@@ -64,6 +67,15 @@ class Tunnel:
             self.worker.tunnels.discard(self)
             self._client.tunnel_over()
             self._client.connection_lost(None)
+
+    def crashed(self, error: Exception) -> None:
+        """An error of our own: it costs both connections."""
+        self._open = 0
+        self.worker.tunnels.discard(self)
+        for end in (self._near, self._far):
+            end.transport.abort()
+        self._client.crashed(error)
+        self._client.cut_off()
 
 
 class _End(asyncio.Protocol):
@@ -79,19 +91,23 @@ class _End(asyncio.Protocol):
         # Bytes from the client count as in, all others go to it.
         self._field = int(Field.BYTES_OUT if field is None else field)
 
+    @guarded
     def data_received(self, data: bytes) -> None:
         tunnel = self.tunnel
         tunnel.counters[self._field] += len(data)
         tunnel.deadline = tunnel.worker.now + tunnel.idle
         self.peer.transport.write(data)
 
+    @guarded
     def pause_writing(self) -> None:
         self.peer.transport.pause_reading()
 
+    @guarded
     def resume_writing(self) -> None:
         self.tunnel.deadline = self.tunnel.worker.now + self.tunnel.idle
         self.peer.transport.resume_reading()
 
+    @guarded
     def eof_received(self) -> bool:
         self.eof = True
         peer = self.peer
@@ -103,9 +119,13 @@ class _End(asyncio.Protocol):
             peer.transport.write_eof()
         return self.transport.can_write_eof()
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
             self.peer.transport.abort()
         else:
             self.peer.transport.close()
         self.tunnel.ended()
+
+    def crashed(self, error: Exception) -> None:
+        self.tunnel.crashed(error)
