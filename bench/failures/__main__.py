@@ -11,6 +11,9 @@ from bench.failures.report import write
 SCENARIOS: dict[str, str] = {
     "hung_worker": "hung_worker",
     "long_connections": "long_connections",
+    "stuck_log": "stuck_log",
+    "goaway": "goaway",
+    "levelling": "levelling",
 }
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 

@@ -1,8 +1,8 @@
 """What takes long, through reloads and scalings: how much of it is cut?
 
 WebSockets that say something twice a second, slow uploads and slow downloads, all of which take ``seconds``
-and begin one after the other, so that several generations get some. Meanwhile pylb is reloaded (HUP) and scaled
-from one worker to two and back, HAProxy (master-worker mode) reloaded (USR2).
+and begin one after the other, so that several generations get some. Meanwhile pylb is reloaded (HUP) and
+scaled from one worker to two and back, HAProxy (master-worker mode) reloaded (USR2).
 ``python -m bench.failures.long_connections SECONDS`` plays it in another length.
 """
 

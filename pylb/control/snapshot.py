@@ -9,13 +9,20 @@ from typing import Any
 from pylb.config.model import ServerKey
 from pylb.scoreboard import LATENCY_BUCKETS, Field, RowField, Scoreboard, ServerField, SlotField, State
 
+_PATIENCE = 12
+"""Looks, four a second, after which a worker that shows no sign of life counts as idle."""
+
 
 class Busy:
-    """Shares of wall time in which workers ran, and could have run but waited for a CPU."""
+    """Shares of wall time in which workers ran, and could have run but waited for a CPU.
+
+    Workers that are there at the first look have none until the second: theirs isn't known yet.
+    """
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
         self._before: dict[int, tuple[int, int, int, int]] = {}
+        self._looks = 0
         self.fractions: dict[int, float] = {}
         self.waiting: dict[int, float] = {}
 
@@ -33,11 +40,21 @@ class Busy:
             before = self._before.get(row)
             if before is None or before[0] != pid:
                 self._before[row] = (pid, beat, cpu, waited)
-                self.fractions[row] = self.waiting[row] = 0.0
+                if self._looks:  # it has only just begun
+                    self.fractions[row] = self.waiting[row] = 0.0
             elif (wall := beat - before[1]) >= 200_000_000:
                 self.fractions[row] = busy = min(1.0, max(0.0, (cpu - before[2]) / wall))
                 self.waiting[row] = min(1.0 - busy, max(0.0, (waited - before[3]) / wall))
                 self._before[row] = (pid, beat, cpu, waited)
+            elif self._looks >= _PATIENCE:  # it hangs, and one that hangs must not hide the others
+                self.fractions.setdefault(row, 0.0)
+                self.waiting.setdefault(row, 0.0)
+        self._looks += 1
+
+    @property
+    def known(self) -> bool:
+        """Whether all workers that are there have been compared with themselves."""
+        return self._before.keys() == self.fractions.keys()
 
 
 class Percentiles:
@@ -97,6 +114,7 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
                 "accepted": cells[Field.ACCEPTED],
                 "adopted": cells[Field.ADOPTED],
                 "handed_over": cells[Field.HANDED_OVER],
+                "log_lost": cells[Field.LOG_LOST],
             }
         )
     return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))

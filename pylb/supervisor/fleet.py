@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
-import ssl
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,10 +12,11 @@ from pylb.config.model import Config, ServerKey
 from pylb.log import log
 from pylb.net import channel, levelling, steering
 from pylb.net.listeners import Listeners
-from pylb.net.tls import listener_contexts
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, State, SupervisorField
+from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Worker, describe, fork
 from pylb.supervisor.readings import reading
+from pylb.supervisor.secrets import Secrets
 from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
 
@@ -71,6 +72,7 @@ class Fleet:
         servers: dict[ServerKey, int],
         entry: Callable[[WorkerContext], None],
         in_child: Callable[[], None],
+        secrets: Secrets,
     ) -> None:
         self.config, self.slots, self.board, self.listeners = config, slots, board, listeners
         self.servers, self.entry, self.in_child = servers, entry, in_child
@@ -81,6 +83,7 @@ class Fleet:
         self.stopping = False
         self.short = ""  # why a worker can't be started now, for want of a row
         self.failed_starts = 0  # of the generation that is not serving yet
+        self.guard = Guard()
         self.on_flip: Callable[[], None] = lambda: None
         self.on_start: Callable[[Worker], None] = lambda worker: None
         self.backoff = Backoff()
@@ -91,9 +94,10 @@ class Fleet:
         pairs = [channel.pair() for _ in range(board.rows)]
         self.inboxes = [reader for reader, _ in pairs]
         self.inbox_writers = [writer for _, writer in pairs]
-        self._tls: dict[int, dict[str, ssl.SSLContext]] = {}  # by generation
+        self.secrets = {1: secrets}  # by generation: the one that serves, and the newest
         self.used_rows: set[int] = set()
         self.level_after = 0.0
+        self.recalled = -math.inf  # when clients that can't move were last to be asked to connect anew
         self.steer_after = 0.0
 
     @property
@@ -148,16 +152,10 @@ class Fleet:
 
     # -- life ------------------------------------------------------------------------------------
 
-    def _contexts(self) -> dict[str, ssl.SSLContext]:
-        """TLS for the newest generation, the same for all its workers."""
-        if self.generation not in self._tls:
-            kept = {self.serving_generation} & self._tls.keys()
-            self._tls = {generation: self._tls[generation] for generation in kept}
-            try:
-                self._tls[self.generation] = listener_contexts(self.config)
-            except (OSError, ValueError):  # ssl.SSLError is an OSError
-                return {}  # the worker will try, fail and say why
-        return self._tls[self.generation]
+    def begin(self, generation: int, config: Config, secrets: Secrets) -> None:
+        """Workers that start from now on are of this generation."""
+        self.generation, self.config = generation, config
+        self.secrets = {self.serving_generation: self.secrets[self.serving_generation], generation: secrets}
 
     def spawn(self, slot: int) -> bool:
         """Start a worker of the newest generation in a slot."""
@@ -181,9 +179,11 @@ class Fleet:
         cells[Field.SLOT], cells[Field.GENERATION] = slot, self.generation
         cells[Field.STATE] = State.STARTING
         self._note_rows(row)
+        secrets = self.secrets[self.generation]
         context = WorkerContext(
             self.config, row, slot, self.generation, self.listeners.sockets, self.board,
-            theirs, self.inboxes[row], self.inbox_writers, self.servers, self._contexts(),
+            theirs, self.inboxes[row], self.inbox_writers, self.servers,
+            secrets.listeners, secrets.backends,
         )  # fmt: skip
         others = [worker.channel for worker in self.workers.values()]
 
@@ -371,7 +371,8 @@ class Fleet:
             + self.board.slot(worker.slot)[SlotField.ACCEPT_QUEUE]
             for worker in serving
         }
-        for slot, weight in steering.weights_for(held, self.arrivals.rate).items():
+        strong = time.monotonic() - self.recalled < 2 * LEVEL_PAUSE
+        for slot, weight in steering.weights_for(held, self.arrivals.rate, strong).items():
             fresh[slot] = weight
         limit = steering.TOTAL // (20 * max(1, len(serving)))
         same = len(self.weights) == len(fresh) and all(
@@ -426,32 +427,49 @@ class Fleet:
             return
         counts = {worker.row: self.board.row(worker.row)[Field.CONNECTIONS] for worker in serving}
         moves = levelling.plan(counts, max(levelling.PER_TICK, sum(counts.values()) // 4))
+        # What can't move is asked to come back; that helps only as far as it is at work.
+        lively = levelling.given(
+            levelling.plan({worker.row: self.board.row(worker.row)[Field.LIVELY] for worker in serving})
+        )
+        excess = levelling.given(moves)
+        if any(lively[row] for row in excess):
+            self.recalled = now
         for move in moves:
-            self.workers[move.source].send({"op": "move", "to": move.target, "count": move.count})
+            source = move.source
+            order = {"op": "move", "to": move.target, "count": move.count}
+            self.workers[source].send(order | {"excess": excess[source], "lively": lively[source]})
         if moves:  # let them arrive before counting again, or they would be moved to and fro
             self.level_after = now + LEVEL_PAUSE
 
     def tick(self, now: float) -> None:
-        """What is to be done every now and then."""
-        self.judge(now)
+        """What is to be done every now and then, each step by itself."""
+        with self.guard("judging workers"):
+            self.judge(now)
         for worker in self.workers.values():
-            worker.flush()
+            with self.guard("sending to a worker"):
+                worker.flush()
             if worker.kill_at is not None and now >= worker.kill_at:
                 log.warning("worker %d (pid %d) does not answer: killing it", worker.slot, worker.pid)
                 worker.kill_at = None
                 worker.signal(signal.SIGKILL)
-        for slot in range(self.slots):
-            self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
-        self.drain_inboxes()
+        with self.guard("looking at the accept queues"):
+            for slot in range(self.slots):
+                self.board.slot(slot)[SlotField.ACCEPT_QUEUE] = self.listeners.accept_queue(slot)
+        with self.guard("emptying inboxes"):
+            self.drain_inboxes()
         if self.stopping:
             return
-        self.reconcile_due(now)
-        self._close_oldest(now)
-        self.level(now)
+        with self.guard("starting workers"):
+            self.reconcile_due(now)
+        with self.guard("closing the oldest generation"):
+            self._close_oldest(now)
+        with self.guard("levelling"):
+            self.level(now)
         if now >= self.steer_after:
             self.steer_after = now + steering.LOOK
-            self.arrivals.look(self.board.total(Field.ACCEPTED), now)
-            self.steer([worker for worker in self.serving() if worker.slot in self.wanted])
+            with self.guard("steering"):
+                self.arrivals.look(self.board.total(Field.ACCEPTED), now)
+                self.steer([worker for worker in self.serving() if worker.slot in self.wanted])
 
     def reconcile_due(self, now: float) -> None:
         """Start workers whose back-off is over, or that found no free row before."""

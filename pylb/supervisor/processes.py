@@ -31,6 +31,8 @@ class Child:
     retiring: bool = False
     kill_at: float | None = None
     """When to stop being patient with it."""
+    nonsense: int = 0
+    """Messages from it that could not be understood."""
     watch: Watch = field(default_factory=Watch)
     stuck: bool = False
     """It shows no sign of life."""
@@ -130,7 +132,7 @@ def _child(
 ) -> NoReturn:
     code = 1
     try:
-        logging_.set_role(role)
+        logging_.in_child(role)
         setproctitle(title)
         prepare()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

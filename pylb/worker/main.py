@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
+import math
 import os
+import random
+import resource
 import signal
 import socket
 import time
 from array import array
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from typing import Any
 
 import uvloop
 
+from pylb import log as logging_
 from pylb.config.model import Server
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
@@ -29,11 +34,15 @@ from pylb.scoreboard import REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
+from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
+from pylb.worker.exchange import Exchange
 from pylb.worker.handover import HandOver
 from pylb.worker.http2 import Http2Connection
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
+from pylb.worker.recall import Recalls
+from pylb.worker.repeats import Repeats
 from pylb.worker.runqueue import RunQueue
 from pylb.worker.server import ServerConnection
 from pylb.worker.tcp import TcpConnection
@@ -57,6 +66,7 @@ class Worker:
         self.cells = context.board.row(context.row)
         # Counted in a list and written to the cells with each tick: a cell costs several times as much.
         self.counters = [0] * int(Field.END)
+        logging_.count_lost(self._count_lost)
         self.timeouts = config.timeouts
         limits = config.limits
         self.limits = limits
@@ -66,7 +76,10 @@ class Worker:
         self.clients: set[ClientConnection | TcpConnection | Http2Connection] = set()
         self.server_connections: set[ServerConnection | Http2Upstream | Http2ServerStream] = set()
         self.tunnels: set[Tunnel] = set()
+        self.connecting: set[Exchange] = set()  # those that wait for a connection to a server
+        self.repeats = Repeats()
         self.moves = False  # whether connections are wanted elsewhere
+        self.recalls = Recalls(self.spread)
         self.leaving = False  # told to retire
         self.stopping = False  # no worker will take over: connections close
         self._cut = False  # the time for what remains is over
@@ -82,7 +95,8 @@ class Worker:
                 return context.servers[name, server.name, str(server.address)]
 
             backends[backend.name] = Backend(
-                backend, context.board, index_of, context.row, lambda: self.alone
+                *(backend, context.board, index_of, context.row, lambda: self.alone),
+                context.backend_tls.get(backend.name),
             )
         self._backends = list(backends.values())
         self._rows = 0  # of the scoreboard that are in use, as far as the backends know
@@ -104,18 +118,33 @@ class Worker:
         self._next_sweep = 0.0
         self._next_tick = 0.0
         self._ready = False
+        self._slots: list[int] = []  # whose sockets are to be read
+        self._paused_at = 0.0
+        copies = sum(len(sockets) for sockets in context.listeners.values())
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = limit if limit != resource.RLIM_INFINITY else 1 << 30
+        self.descriptors = Descriptors(limit, _open_descriptors() + copies)
 
     # For connections
 
     def full(self) -> bool:
         """Whether there are as many client connections, over all workers, as there may be."""
         limit = self.limits.connections
-        return bool(limit) and self.counters[Field.CONNECTIONS] + self._held_by_others >= limit
+        return bool(limit) and len(self.clients) + self._held_by_others >= limit
+
+    def held(self) -> int:
+        """How many client connections have a descriptor, those included that aren't in `clients` yet."""
+        return len(self.clients) + self.hand_over.adopting
 
     def count_refusal(self, refused: Refused) -> None:
         """A client's request is not passed on."""
         self.counters[Field.REFUSED] += 1
         self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
+
+    def recall_at(self, born: float) -> float:
+        """When a client that connected at ``born`` (monotonic) is asked to connect anew."""
+        age = self.limits.connection_age
+        return born + age * random.uniform(0.9, 1.1) if age else math.inf
 
     def client_gone(self) -> None:
         """A client connection or a tunnel has ended; when leaving, the last one lets the process end."""
@@ -127,9 +156,92 @@ class Worker:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run something rare beside the connections."""
-        task = self.loop.create_task(coroutine)
+        task = self.loop.create_task(self._spawned(coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _count_lost(self, lines: int) -> None:
+        # At once: the traceback that a worker leaves behind is the last thing that it writes.
+        self.counters[Field.LOG_LOST] += lines
+        self.cells[Field.LOG_LOST] = self.counters[Field.LOG_LOST]
+
+    async def _spawned(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        try:
+            await coroutine
+        except Exception as error:
+            self.internal(error)
+
+    # What goes wrong
+
+    def say(self, level: int, kind: Hashable, text: str) -> None:
+        """Log what may happen again and again; repetitions of a ``kind`` are counted."""
+        if self.repeats.happened(kind, self.now, level, text):
+            log.log(level, "%s", text)
+
+    def internal(self, error: BaseException) -> None:
+        """An error of our own has ended a request or a connection."""
+        self.counters[Field.INTERNAL] += 1
+        with contextlib.suppress(Exception):
+            place = error.__traceback__
+            while place is not None and place.tb_next is not None:
+                place = place.tb_next
+            where = "?"
+            if place is not None:
+                where = f"{os.path.basename(place.tb_frame.f_code.co_filename)}:{place.tb_lineno}"
+            text = f"an error of pylb's own at {where}: {error!r}"
+            kind = ("internal", type(error), where)
+            if self.repeats.happened(kind, self.now, logging.ERROR, text):
+                log.error("%s", text, exc_info=(type(error), error, error.__traceback__))
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What no callback has caught; the event loop goes on."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+            self.out_of_descriptors(error)
+        elif error is not None:
+            self.internal(error)
+        else:
+            text = str(context.get("message"))
+            self.say(logging.ERROR, ("loop", text), f"event loop: {text}")
+
+    # Descriptors
+
+    def pause(self, seconds: float = 0.0) -> None:
+        """Accept nothing until there are fewer connections, and not for so long."""
+        # What libuv has accepted by now has been taken from the kernel's queue; the rest waits there.
+        accepting, self._accepting = self._accepting, {}
+        for server in accepting.values():
+            server.close()
+        if not self.descriptors.pause(self.now, seconds):
+            return
+        self._paused_at = self.now
+        self.counters[Field.PAUSES] += 1
+        self.say(
+            logging.WARNING,
+            "pause",
+            f"accepting is paused: {self.held()} client connections are held, and the limit of "
+            f"{self.descriptors.limit} descriptors (ulimit -n) suffices for {self.descriptors.bound}",
+        )
+
+    def out_of_descriptors(self, error: OSError) -> None:
+        """There are none left, whoever has them."""
+        self.say(logging.ERROR, "descriptors", f"out of descriptors: {error.strerror}")
+        if not self.leaving:
+            self.pause(1.0)
+
+    def _go_on_accepting(self) -> None:
+        if self.leaving or not self.descriptors.goes_on(self.held(), self.now):
+            return
+        self._order({"op": "listen", "slots": self._slots})
+        text = f"accepting goes on after {self.now - self._paused_at:.1f} s"
+        self.say(logging.INFO, "go on", text)
+
+    def close_an_idle_server_connection(self) -> None:
+        """Make room for one to another server: of those in the pools, one that was unused for long."""
+        for upstream in self.upstreams:
+            if upstream.pool:
+                upstream.pool[0].abort()
+                return
 
     # Life
 
@@ -140,18 +252,27 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._order, _STOP)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the supervisor's to act on
         loop.add_reader(context.channel.fileno(), self._read_channel)
-        loop.add_reader(context.inbox.fileno(), self.hand_over.receive)
+        loop.set_exception_handler(self._loop_error)
+        self.hand_over.listen()
         self._tick()
         while True:
             while not self._orders:
                 self._order_waits.clear()
                 await self._order_waits.wait()
             order = self._orders.popleft()
-            if order["op"] == "listen":
-                await self._listen(order["slots"])
-            elif order["op"] == "move":
-                self.hand_over.level(order["to"], order["count"])
-            elif order["op"] == "retire":
+            try:
+                if order["op"] == "listen":
+                    self._slots = order["slots"]
+                    await self._listen(order["slots"])
+                elif order["op"] == "move":
+                    self.hand_over.level(
+                        order["to"], order["count"], order.get("excess", 0), order.get("lively", 0)
+                    )
+            except Exception as error:
+                if not self._ready:
+                    raise  # who can't begin says so, and another one tries
+                self.internal(error)
+            if order["op"] == "retire":
                 await self._leave(order["to"], set(order["binds"]), order.get("linger", 0.0))
                 return
 
@@ -198,25 +319,25 @@ class Worker:
         for (bind, slot), sock in wanted.items():
             if (bind, slot) in self._accepting:
                 continue
-
+            if self.descriptors.paused:
+                break  # when there is room again, this is done again
             listener = self.listeners[bind]
-            if listener.accept_proxy:
+            if listener.by_hand:
                 self._accepting[bind, slot] = proxied.ProxiedServer(self, listener, sock)
                 continue
-
-            def protocol(listener: Listener = listener) -> asyncio.Protocol:
-                self.counters[Field.ACCEPTED] += 1
-                return listener.protocol()
-
             # A copy, as closing the server closes what it was given.
             copy = sock.dup()
             backlog = self._context.config.backlog
             create: Any = self.loop.create_server
-            options = listener.tls_options()
+            options: dict[str, Any] = {}
             if bind.startswith("unix:"):
                 create = self.loop.create_unix_server
                 options["cleanup_socket"] = False  # it is the supervisor's; Python 3.13 says True
-            self._accepting[bind, slot] = await create(protocol, sock=copy, backlog=backlog, **options)
+            server = await create(listener.accepted, sock=copy, backlog=backlog, **options)
+            if self.descriptors.paused:
+                server.close()  # meanwhile
+            else:
+                self._accepting[bind, slot] = server
         if not self._ready:
             self._ready = True
             self.cells[Field.STATE] = State.SERVING
@@ -310,35 +431,38 @@ class Worker:
                         break
                     connection.setblocking(False)
                     self.counters[Field.ACCEPTED] += 1
-                    if listener.accept_proxy:
+                    if listener.by_hand:
                         proxied.begin(self, listener, connection, address)
                         continue
                     with contextlib.suppress(OSError):
-                        await self.loop.connect_accepted_socket(
-                            listener.protocol, connection, **listener.tls_options()
-                        )
+                        await self.loop.connect_accepted_socket(listener.protocol, connection)
 
     def _close_idle(self) -> None:
-        """Close connections that stay here when they are idle; those that are so now one after the other, so
-        that clients don't come back as a herd."""
+        """Have connections that stay here end, one after the other, so that clients don't come back as a
+        herd."""
         staying = [client for client in self.clients if self.stopping or not client.movable]
-        idle = [client for client in staying if not client.busy]
-        for client in [client for client in staying if client.busy]:
-            client.drain()
-        for position, client in enumerate(idle):
-            self.loop.call_later(self.spread * (position + 1) / len(idle), client.drain)
+        for position, client in enumerate(staying, 1):
+            self.loop.call_later(self.spread * position / len(staying), client.drain)
 
     # Time
 
     def _tick(self) -> None:
-        """Write the gauges, look for passed deadlines."""
+        """Ten times a second."""
         loop_now = self.loop.time()
         lag = loop_now - self._next_tick if self._next_tick else 0.0
         self._next_tick = loop_now + _TICK
         self.loop.call_at(self._next_tick, self._tick)
+        try:
+            self._look(lag)
+        except Exception as error:
+            self.internal(error)
+
+    def _look(self, lag: float) -> None:
+        """Write the gauges, look for passed deadlines."""
         now = self.now = time.monotonic()
         cells = self.cells
         self.flush()
+        logging_.tick()
         cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.WAITED_NS] = self._run_queue.waited_ns()
@@ -356,13 +480,28 @@ class Worker:
         if now >= self._next_sweep:
             self._next_sweep = now + self._sweep_every
             self.hand_over.forget_quota()
+            self.client_gone()
+            for level, text in self.repeats.due(now):
+                log.log(level, "%s", text)
             for client in [client for client in self.clients if client.deadline < now]:
                 client.expire()
+            if self.limits.connection_age:
+                for client in self.clients:
+                    if client.recall_at < now:
+                        client.recall_at = math.inf  # asked
+                        client.recall()
+            self.counters[Field.LIVELY] = 0 if self.alone else sum(one.lively() for one in self.clients)
             self._count_fixed()
             for tunnel in [tunnel for tunnel in self.tunnels if tunnel.deadline < now]:
                 tunnel.expire()
             for server in [server for server in self.server_connections if server.deadline < now]:
                 server.expire()
+            for exchange in [one for one in self.connecting if one.connect_deadline < now]:
+                exchange.connect_expired()
+        if self.descriptors.paused:
+            self._go_on_accepting()
+        if self.hand_over.deaf and not self.leaving:
+            self.hand_over.listen()
 
     def _count_fixed(self) -> None:
         """Count what can't move to another worker: TLS, HTTP/2, tunnels, and requests that take long."""
@@ -378,10 +517,19 @@ class Worker:
         """Write what was counted to the scoreboard."""
         counters = self.counters
         counters[Field.TUNNELS] = len(self.tunnels)
+        counters[Field.CONNECTIONS] = len(self.clients)
         counters[Field.IN_FLIGHT] = sum(upstream.active[upstream.row] for upstream in self.upstreams)
         self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
         for upstream in self.upstreams:
             upstream.flush()
+
+
+def _open_descriptors() -> int:
+    """How many this process has open."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 64  # a guess; there is no /proc
 
 
 def run(context: WorkerContext) -> None:

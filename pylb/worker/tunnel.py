@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pylb.http.websocket import GOING_AWAY, Frames, close_frame
 from pylb.scoreboard import Field
+from pylb.worker.guard import guarded
 
 if TYPE_CHECKING:
     from pylb.worker.client import ClientConnection
@@ -51,6 +52,7 @@ class Tunnel:
         self._open = 2
         self.cutting = False
 
+    @guarded
     def start(self, from_client: bytes, from_server: bytes) -> None:
         """Relay, first what has come already."""
         self.worker.tunnels.add(self)
@@ -64,6 +66,7 @@ class Tunnel:
         if self._server_eof:
             self._far.eof_received()
 
+    @guarded
     def expire(self) -> None:
         """Nothing has moved for too long."""
         self.counters[Field.TIMEOUTS] += 1
@@ -85,6 +88,15 @@ class Tunnel:
             self._client.connection_lost(None)
             self.worker.client_gone()
 
+    def crashed(self, error: Exception) -> None:
+        """An error of our own: it costs both connections."""
+        self._open = 0
+        self.worker.tunnels.discard(self)
+        for end in (self._near, self._far):
+            end.transport.abort()
+        self._client.crashed(error)
+        self._client.cut_off()
+
 
 class _End(asyncio.Protocol):
     """One of the two connections."""
@@ -102,6 +114,7 @@ class _End(asyncio.Protocol):
         # Bytes from the client count as in, all others go to it.
         self._field = int(Field.BYTES_OUT if field is None else field)
 
+    @guarded
     def data_received(self, data: bytes) -> None:
         tunnel = self.tunnel
         tunnel.counters[self._field] += len(data)
@@ -127,13 +140,16 @@ class _End(asyncio.Protocol):
             self.transport.write(close_frame(GOING_AWAY, mask))
             self.transport.resume_reading()
 
+    @guarded
     def pause_writing(self) -> None:
         self.peer.transport.pause_reading()
 
+    @guarded
     def resume_writing(self) -> None:
         self.tunnel.deadline = self.tunnel.worker.now + self.tunnel.idle
         self.peer.transport.resume_reading()
 
+    @guarded
     def eof_received(self) -> bool:
         self.eof = True
         if self.tunnel.cutting:
@@ -147,6 +163,7 @@ class _End(asyncio.Protocol):
             peer.transport.write_eof()
         return self.transport.can_write_eof()
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         if self.tunnel.cutting:
             pass  # the other side has a farewell of its own
@@ -155,3 +172,6 @@ class _End(asyncio.Protocol):
         else:
             self.peer.transport.close()
         self.tunnel.ended()
+
+    def crashed(self, error: Exception) -> None:
+        self.tunnel.crashed(error)

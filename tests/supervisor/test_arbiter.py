@@ -122,7 +122,7 @@ raise SystemExit(arbiter.run())
 
 
 class Pylb:
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, run: str = RUN, **environment: str) -> None:
         self.file = folder / "config.json"
         self.crash = folder / "crash"
         self.admin = folder / "admin.sock"
@@ -133,7 +133,7 @@ class Pylb:
         self.log = folder / "log"
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(RUN), paths, str(self.file)],
+                [sys.executable, "-c", textwrap.dedent(run), paths, str(self.file)],
                 stderr=output, env=environment,
             )  # fmt: skip
 
