@@ -33,7 +33,9 @@ from pylb.config.model import server_keys
 from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.worker.context import WorkerContext
+from pylb.worker.listener import Listener
 from pylb.worker.main import Worker
+from pylb.worker.pool import Upstream
 
 FOLDER = Path(pylb.worker.__file__).parent
 ROW, OTHER = 0, 1
@@ -586,3 +588,46 @@ def test_an_error_anywhere_costs_its_own_request_only(
             wrong.append(f"{Path(site[0]).name}:{site[1]}: {error!r}")
     gc.collect()
     assert not wrong, "\n".join([f"{len(wrong)} of {len(look.visited)}:", *wrong])
+
+
+def test_a_connect_that_raises_what_nobody_expects_is_answered_and_said_once(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a name to look for in the server's certificate did that can't be a name."""
+
+    async def fails(*_: object) -> None:
+        raise ValueError("label empty or too long")
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            monkeypatch.setattr(Upstream, "_open", fails)
+            for _ in range(5):
+                assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 500 ")
+            monkeypatch.undo()
+            assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
+            stage.worker.flush()
+            assert stage.worker.cells[Field.INTERNAL] == 5
+            assert sum(stage.board.server_column(ServerField.ACTIVE, 0)) == 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+    (said,) = [record for record in caplog.records if record.name == "pylb"]
+    assert said.levelno == logging.ERROR and said.exc_info is not None
+    assert "label empty or too long" in said.getMessage()
+
+
+def test_a_factory_that_raises_does_not_stop_the_listener(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libuv waits until what it has accepted is taken; after an error nobody would."""
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            monkeypatch.setattr(Listener, "protocol", lambda listener: {}[listener])
+            assert await stage.ask("plain", GET) == b""
+            monkeypatch.undo()
+            async with asyncio.timeout(10):
+                assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
