@@ -23,7 +23,7 @@ def shown(width: int, **scaling: Any) -> str:
             "requests": 123456789, "busy": 0.67,
         }],
         "servers": [{
-            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "up", "active": 3,
+            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "unchecked", "active": 3,
             "requests": 1234567, "errors": 0,
         }],
         "totals": {

@@ -10,8 +10,10 @@ import ast
 import asyncio
 import base64
 import contextlib
+import errno
 import gc
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -631,3 +633,65 @@ def test_a_factory_that_raises_does_not_stop_the_listener(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(play())
+
+
+def test_a_connect_without_descriptors_is_nobodys_error_and_pauses_accepting(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            worker = stage.worker
+            monkeypatch.setattr(Upstream, "_open", none_left)
+            for _ in range(2):
+                assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 503 ")
+                await _until("accepting again", lambda: worker._accepting)
+            monkeypatch.undo()
+            assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
+            worker.flush()
+            assert worker.cells[Field.PAUSES] == 2
+            assert sum(stage.board.server_column(ServerField.ERRORS, 0)) == 0
+
+    caplog.set_level(logging.INFO)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+    said = [record.getMessage() for record in caplog.records if record.name == "pylb"]
+    assert said[0] == "out of descriptors: Too many open files"
+    assert len(said) == 3 and said[1].startswith("accepting is paused: ")
+    assert said[2].startswith("accepting goes on after ")
+
+
+def test_a_server_that_fails_is_named_once_and_again_when_it_works(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            for _ in range(3):
+                assert (await stage.ask("down", GET)).startswith(b"HTTP/1.1 503 ")
+            server = await asyncio.start_server(_http1_server, sock=stage.closed)
+            assert (await stage.ask("down", GET)).startswith(b"HTTP/1.1 200 ")
+            for path in ("/junk", "/drop", "/never"):
+                await stage.ask("plain", get(path))
+            server.close()
+            for level, text in stage.worker.repeats.due(stage.worker.now + 20):
+                logging.getLogger("pylb").log(level, text)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+    said = "\n".join(
+        f"{record.levelname} {record.getMessage()}" for record in caplog.records if record.name == "pylb"
+    )
+    said = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", said)
+    assert said.count("WARNING server down/a at ADDRESS: connection refused") == 1
+    assert said.count("can be connected to again, after 3 failures") == 1
+    for line in (
+        "WARNING server http1/s1 at ADDRESS: bad response: ",
+        "WARNING server http1/s1 at ADDRESS: closed the connection before its response was whole",
+        "WARNING server http1/s1 at ADDRESS: no answer in time (timeouts.server)",
+        "WARNING server down/b at ADDRESS: connection refused (2 more in ",
+    ):
+        assert said.count(line) == 1, f"{line}\n{said}"
