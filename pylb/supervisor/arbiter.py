@@ -20,7 +20,7 @@ from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.listeners import BindError, Listeners, listen_admin
-from pylb.scoreboard import Scoreboard
+from pylb.scoreboard import Scoreboard, SupervisorField
 from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of, unlink_admin
@@ -102,6 +102,7 @@ class Arbiter:
         self._state_sent: dict[str, Any] = {}
         self._state_due = 0.0
         self._stopping_since = 0.0
+        self._stop_at = 0.0  # while a stop is announced: when it begins
 
     # -- set-up ----------------------------------------------------------------------------------
 
@@ -216,6 +217,8 @@ class Arbiter:
                 else:
                     self._messages(key.data)
             now = time.monotonic()
+            if self.announcing and now >= self._stop_at:
+                self._stop()
             if now >= tick_due:
                 self._reap()
                 self.fleet.tick(now)
@@ -263,17 +266,19 @@ class Arbiter:
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT) or number == signal.SIGHUP and self._hangup_ends:
             now = time.monotonic()
-            if self.fleet.stopping:
+            name, announce = signal.Signals(number).name, self.config.drain.announce
+            if self.fleet.stopping or self.announcing:
                 if now - self._stopping_since >= AGAIN:
                     self._kill_now()
+            elif announce:
+                self._stopping_since = now
+                self._stop_at = now + announce
+                self.board.supervisor[SupervisorField.ANNOUNCING] = 1
+                log.info("%s: health paths say so for %g s, then draining, then quitting", name, announce)
             else:
                 self._stopping_since = now
-                log.info("%s: draining, then quitting", signal.Signals(number).name)
-                self.fleet.stop()
-                # The workers have copies; once they have emptied and closed theirs, the kernel refuses
-                # new connections instead of queueing what nobody would accept.
-                self.reload.close()
-                self.listeners.close()
+                log.info("%s: draining, then quitting", name)
+                self._stop()
         elif number == signal.SIGQUIT:
             self._kill_now()
         elif number == signal.SIGHUP:
@@ -282,6 +287,18 @@ class Arbiter:
             self._pin(self.fleet.target + 1)
         elif number == signal.SIGTTOU:
             self._pin(self.fleet.target - 1)
+
+    @property
+    def announcing(self) -> bool:
+        """A stop was ordered, and all goes on for a while so that those who ask can hear of it."""
+        return bool(self._stop_at) and not self.fleet.stopping
+
+    def _stop(self) -> None:
+        self.fleet.stop()
+        # The workers have copies; once they have emptied and closed theirs, the kernel refuses new
+        # connections instead of queueing what nobody would accept.
+        self.reload.close()
+        self.listeners.close()
 
     def _reap(self) -> None:
         for pid, status in reap():
