@@ -23,7 +23,7 @@ from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, HttpExchange, endpoint, tls_facts
 from pylb.worker.guard import guarded
-from pylb.worker.http2 import Http2Connection
+from pylb.worker.http2 import QUIET, Http2Connection
 from pylb.worker.lingering import Lingering
 from pylb.worker.server import WRITE_BUFFER
 from pylb.worker.tunnel import Tunnel
@@ -63,6 +63,10 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         "moving",
         "movable",
         "body",
+        "born",
+        "recall_at",
+        "recalled",
+        "tunnelled",
     )
 
     def __init__(self, worker: Worker, listener: Listener, peer: Peer | None = None) -> None:
@@ -80,6 +84,10 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.moving = False
         self.movable = not listener.tls  # the keys of a TLS connection can't leave the process
         self.body: RequestBody | None = None
+        self.born = worker.now
+        self.recall_at = worker.recall_at(self.born)
+        self.recalled = False  # the next response asks the client to connect anew
+        self.tunnelled = False
 
     # asyncio's side
 
@@ -96,6 +104,8 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         worker.clients.add(self)
         self.deadline = worker.now + worker.timeouts.keep_alive
         self.head = self.listener.request_head(transport, self.peer)
+        if worker.leaving and (worker.stopping or not self.movable):
+            self.recalled = True
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
@@ -201,7 +211,11 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.busy = True
         self.started_ns = _now_ns()
         self.response_started = False
-        self.close_after = not head.keep_alive or (worker.leaving and (worker.stopping or not self.movable))
+        self.close_after = (
+            not head.keep_alive
+            or self.recalled
+            or (not self.movable and worker.recalls.open and self._too_many())
+        )
         self.plain = head.http11 and not self.listener.response_fields
         self.dechunk = not head.http11
         self.deadline = math.inf
@@ -228,6 +242,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.worker.clients.discard(self)
         self.closed = True
         connection = Http2Connection(self.worker, self.listener, self.peer)
+        connection.born, connection.recall_at = self.born, self.recall_at
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         if data:
@@ -352,8 +367,10 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         """From here on bytes are relayed, whatever they mean (RFC 9110 §7.8)."""
         self.response_started = True
         self.write(head.out)
+        self.movable = False
+        self.tunnelled = True
         early, self.buffer = self.buffer, b""
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     # Ends
 
@@ -419,13 +436,47 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         else:
             self.transport.close()
 
+    def lively(self) -> bool:
+        """Whether its client would be somebody else's work, if it came back to another worker."""
+        if self.movable or self.tunnelled:
+            return False
+        return self.busy or self._quiet() < 2 * QUIET
+
+    def _quiet(self) -> float:
+        """Seconds for which an idle connection has been so."""
+        return self.worker.now - (self.deadline - self.worker.timeouts.keep_alive)
+
+    def _too_many(self) -> bool:
+        fields = self.head.fields
+        if fields is not None and fields.upgrade:
+            return False  # it could not be kept
+        return self.worker.recalls.take(self, self.worker.loop.time())
+
+    def recall(self) -> None:
+        """Ask the client to come back on another connection with the next response."""
+        self.recalled = True
+
     @guarded
     def drain(self) -> None:
-        """The worker leaves and nobody takes over: close if idle; else the response says it."""
-        if self.busy:
+        """The worker leaves and nobody takes over: `recall`, and if nothing comes, close.
+
+        A client that is just between two requests isn't closed on: the next one would be lost.
+        """
+        self.recalled = True
+        wait = QUIET
+        if self.closed or self.tunnelled:
+            return
+        if not self.busy:
+            if self.buffer:
+                return  # what has come of a request has its deadline
+            wait -= self._quiet()
+            if wait <= 0:
+                self.transport.close()
+                return
+        elif not self.response_started:
             self.close_after = True
-        elif not self.closed:
-            self.transport.close()
+            return
+        self.worker.loop.call_later(wait, self.drain)
 
     @guarded
     def expire(self) -> None:

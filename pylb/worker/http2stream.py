@@ -396,7 +396,7 @@ class Http2Stream(HttpExchange):
         early, self.early = self.early, b""
         self.upgrading = False
         self.response_started = True
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tunnel has ended on both sides."""

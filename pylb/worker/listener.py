@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pylb.config.model import Frontend
 from pylb.http.errors import Refused, error_response, health_response
 from pylb.http.request import RequestHead
-from pylb.net.tls import server_context, subject
+from pylb.net.tls import subject
 from pylb.scoreboard import Field, SupervisorField
 from pylb.worker.client import ClientConnection
 from pylb.worker.tcp import TcpConnection
@@ -52,7 +52,7 @@ class Listener:
         self.response_fields = b""
         """Added to each response; the last field's CRLF and the empty line included."""
         if frontend.tls is not None:
-            self.context = worker.tls.get(bind) or server_context(frontend.tls)
+            self.context = worker.tls[bind]
             if frontend.tls.hsts:
                 age = int(frontend.tls.hsts)
                 self.response_fields = b"Strict-Transport-Security: max-age=%d\r\n\r\n" % age

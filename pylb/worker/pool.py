@@ -14,7 +14,6 @@ from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.log import log
 from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
-from pylb.net.tls import client_context
 from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.server import ServerConnection
@@ -190,10 +189,13 @@ class Backend:
         index_of: Callable[[ServerConfig], int],
         row: int,
         alone: Callable[[], bool],
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """``context`` is what its connections speak TLS with; required where the configuration says TLS."""
+        if config.tls is not None and context is None:
+            raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
-        context = client_context(config.tls, config.http2) if config.tls is not None else None
         name = config.tls.name if config.tls is not None else None
         self.upstreams = [
             Upstream(
@@ -202,7 +204,7 @@ class Backend:
             )
             for server in config.servers
         ]
-        columns = [upstream.active for upstream in self.upstreams]
+        columns = self._columns = [upstream.active for upstream in self.upstreams]
 
         def loads() -> Sequence[int]:
             # Live over all workers; with one worker its own cells say it all.
@@ -212,3 +214,7 @@ class Backend:
 
         weights = [server.weight for server in config.servers]
         self.balancer = ALGORITHMS[config.balance](weights, loads)
+
+    def look_at(self, rows: int) -> None:
+        """Sum over the first rows only: those behind them are unused."""
+        self._columns[:] = [upstream.active[:rows] for upstream in self.upstreams]

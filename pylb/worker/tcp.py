@@ -32,6 +32,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
     __slots__ = ("listener", "peer", "name", "transport", "deadline", "eof", "movable", "reading")
 
     server_may_speak_first = True
+    recall_at = math.inf  # nothing could tell the client
 
     def __init__(self, worker: Worker, listener: Listener, peer: Peer | None = None) -> None:
         super().__init__(worker, listener.backend)
@@ -119,8 +120,14 @@ class TcpConnection(Exchange, asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def drain(self) -> None:
+    def lively(self) -> bool:
+        """It stays where it is."""
+        return False
+
+    def recall(self) -> None:
         """Tunnels end by themselves."""
+
+    drain = recall
 
     @guarded
     def expire(self) -> None:
