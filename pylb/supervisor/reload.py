@@ -108,6 +108,9 @@ class Reload:
         """Read the configuration again and start a generation of workers with it, or say why not."""
         if self._arbiter.fleet.stopping:
             return
+        if self._arbiter.announcing:
+            self._refuse(["a stop was ordered"])
+            return
         if self._pending is not None:
             log.info("a reload is under way; another one follows it")
             self._again = True
