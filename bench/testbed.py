@@ -88,6 +88,13 @@ class Group:
                 (folder / "cpu.cfs_period_us").write_text(str(period_us))
                 (folder / "cpu.cfs_quota_us").write_text(str(quota))
 
+    def prefer(self) -> None:
+        """Others on this machine wait for what is in here."""
+        for folder in self.folders:
+            name, most = ("cpu.weight", 10_000) if self._version == 2 else ("cpu.shares", 262_144)
+            if (folder / name).exists():
+                (folder / name).write_text(str(most))
+
     def add(self, pid: int) -> None:
         """Move a process here."""
         for folder in self.folders:

@@ -19,7 +19,7 @@ from rich.table import Table
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
 from controller.protocol import MAX_STATUS, Error, LineDecoder, Status, StatusRequest, encode
-from controller.server import Access, ControllerServer, server_tls
+from controller.server import Access, ControllerServer, raise_descriptor_limit, server_tls
 from controller.sources import SOURCES
 from controller.stderr import Formatter, Handler, fill, take_over
 
@@ -116,11 +116,12 @@ def serve(
 
 
 async def _serve(server: ControllerServer, address: Address, handler: Handler) -> None:
-    await server.start(address)
-    logging.info("listening on %s, source %s", server.address, server.source.name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    raise_descriptor_limit()
+    await server.start(address)
+    logging.info("listening on %s, source %s", server.address, server.source.name)
     log = take_over()
     while not stop.is_set():
         log.finish()

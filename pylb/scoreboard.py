@@ -158,13 +158,12 @@ class Scoreboard:
     Args:
         slots: number of worker slots (the most workers that may serve at once).
         servers: how many servers can be told apart at once, those of leaving workers included.
-
-    ``rows`` is ``4 * slots + 4``, so that several generations can drain while a new one serves.
+        rows: how many workers may exist at once, those that leave included; at least ``4 * slots + 4``.
     """
 
-    def __init__(self, slots: int, servers: int = 512) -> None:
+    def __init__(self, slots: int, servers: int = 512, rows: int = 0) -> None:
         self.slots = slots
-        self.rows = 4 * slots + 4
+        self.rows = max(4 * slots + 4, rows)
         self.servers = servers
         width = int(Field.END)
         rows_size = (self.rows + 1) * width  # the last one is the retired row
@@ -214,7 +213,8 @@ class Scoreboard:
 
     def live_rows(self) -> list[int]:
         """Rows of workers that exist (starting, serving or retiring)."""
-        return [row for row in range(self.rows) if self.row(row)[Field.STATE] != State.FREE]
+        used = self.supervisor[SupervisorField.ROWS] or self.rows  # where no supervisor has said it: any
+        return [row for row in range(used) if self.row(row)[Field.STATE] != State.FREE]
 
     def retire(self, row: int) -> None:
         """Fold a gone worker's counters into the retired row and free the row (supervisor only)."""

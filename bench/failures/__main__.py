@@ -11,6 +11,7 @@ from bench.failures.report import write
 SCENARIOS: dict[str, str] = {
     "stuck_log": "stuck_log",
     "goaway": "goaway",
+    "levelling": "levelling",
 }
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,9 @@ class _Origin:
                     self._pipe.send(json.loads(body))
                 else:
                     await asyncio.sleep(0.002)
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(answer)))
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(answer))
+                )
                 writer.write(answer)
         writer.close()
 
@@ -110,7 +113,7 @@ def _serve(pipe: Connection[Any, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _origin() -> Iterator[tuple[int, Connection[Any, Any]]]:
+def origin() -> Iterator[tuple[int, Connection[Any, Any]]]:
     ours, theirs = _spawn.Pipe()
     process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
@@ -147,33 +150,38 @@ BALANCERS = {"pylb": _pylb, "HAProxy": _haproxy}
 
 
 @contextlib.contextmanager
-def balancer(name: str, folder: Path, origin: int) -> Iterator[tuple[int, subprocess.Popen[bytes], signal.Signals]]:
-    """One with TLS and HTTP/2; its port, its process and the signal for a reload."""
-    certificate(folder)
-    port = free_port()
-    command, reload = BALANCERS[name](folder, origin, port)
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+def serving(
+    command: list[str], port: int, log: Path, end: signal.Signals
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that listens on a port, until ``end``."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
     try:
         deadline = time.monotonic() + 20
         while True:
             with contextlib.suppress(OSError):
-                wait_for_port(port)
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
                 break
             if time.monotonic() > deadline or process.poll() is not None:
-                raise TimeoutError(f"{name} does not serve:\n{(folder / f'{name}.log').read_text()}")
+                raise TimeoutError(f"{command[0]} does not serve:\n{log.read_text()}")
             time.sleep(0.05)
-        yield port, process, reload
+        yield process
     finally:
-        process.send_signal(signal.SIGINT if name == "HAProxy" else signal.SIGQUIT)
+        process.send_signal(end)
         process.wait(20)
 
 
-def wait_for_port(port: int) -> None:
-    """Connect once."""
-    import socket
-
-    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+@contextlib.contextmanager
+def balancer(
+    name: str, folder: Path, server: int
+) -> Iterator[tuple[int, subprocess.Popen[bytes], signal.Signals]]:
+    """One with TLS and HTTP/2; its port, its process and the signal for a reload."""
+    certificate(folder)
+    port = free_port()
+    command, reload = BALANCERS[name](folder, server, port)
+    end = signal.SIGINT if name == "HAProxy" else signal.SIGQUIT
+    with serving(command, port, folder / f"{name}.log", end) as process:
+        yield port, process, reload
 
 
 @dataclass
@@ -189,7 +197,11 @@ def _go(folder: Path) -> str:
     """The Go client, compiled."""
     made = folder / "requests"
     if not made.exists():
-        environment = os.environ | {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": str(folder / "go")}
+        environment = os.environ | {
+            "GO111MODULE": "off",
+            "GOPATH": "/usr/share/gocode",
+            "GOCACHE": str(folder / "go"),
+        }
         subprocess.run(
             ["go", "build", "-o", str(made), str(_HERE / "requests.go")], check=True, env=environment
         )
@@ -212,7 +224,13 @@ def _commands(names: list[str], folder: Path, work: Path, port: int) -> dict[str
     base = f"https://127.0.0.1:{port}"
     commands: dict[str, list[str]] = {}
     if "java" in names:
-        java = ["java", "-Djdk.internal.httpclient.disableHostnameVerification=true", "-cp", str(work), "Requests"]
+        java = [
+            "java",
+            "-Djdk.internal.httpclient.disableHostnameVerification=true",
+            "-cp",
+            str(work),
+            "Requests",
+        ]
         commands["Java, own"] = [*java, f"{base}/small", "4", "own"]
         commands["Java, shared"] = [*java, f"{base}/small", "4", "shared"]
     if "httpx" in names:
@@ -232,11 +250,9 @@ def _commands(names: list[str], folder: Path, work: Path, port: int) -> dict[str
     return commands
 
 
-def play(
-    name: str, names: list[str], folder: Path, work: Path, only: str = ""
-) -> dict[str, dict[str, Any]]:
+def play(name: str, names: list[str], folder: Path, work: Path, only: str = "") -> dict[str, dict[str, Any]]:
     """What each client found before one balancer."""
-    with _origin() as (origin, pipe), balancer(name, folder, origin) as (port, process, reload):
+    with origin() as (server, pipe), balancer(name, folder, server) as (port, process, reload):
         programs = []
         for title, command in _commands(names, folder, work, port).items():
             if only in title:
@@ -303,11 +319,19 @@ def run(only: str = "", balancers: tuple[str, ...] = tuple(BALANCERS)) -> list[R
 
 
 def _row(name: str, found: dict[str, dict[str, Any]], missing: list[str]) -> Row:
-    words = [f"{title}: {result['failed']} of {result['answered'] + result['failed']}" for title, result in found.items()]
+    words = [
+        f"{title}: {result['failed']} of {result['answered'] + result['failed']}"
+        for title, result in found.items()
+    ]
     outcome = f"lost through {RELOADS} reloads: " + "; ".join(words)
     if missing:
         outcome += f" (not installed: {', '.join(missing)})"
-    return Row("HTTP/2 clients and reloads", name, outcome, {title: float(one["failed"]) for title, one in found.items()})
+    return Row(
+        "HTTP/2 clients and reloads",
+        name,
+        outcome,
+        {title: float(one["failed"]) for title, one in found.items()},
+    )
 
 
 if __name__ == "__main__":

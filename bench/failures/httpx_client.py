@@ -1,7 +1,8 @@
-"""``python -m bench.failures.httpx_client URL COUNT own|shared|events``: requests by httpx over HTTP/2.
+"""``python -m bench.failures.httpx_client URL COUNT own|shared|http1|events``: requests by httpx.
 
-Until standard input ends; then prints what became of them. ``events`` reads an event stream instead, from its
-first line to ``data: end``, as often as it takes.
+Over HTTP/2 unless ``http1`` is asked for, each client on a connection of its own unless it is shared, until
+standard input ends; then prints what became of them. ``events`` reads an event stream instead, from its first
+line to ``data: end``, as often as it takes.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class _Found:
         self.first = self.first or repr(error)
 
 
-def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(http2=True, http1=False, verify=False, timeout=60)
+def _client(http1: bool = False) -> httpx.AsyncClient:
+    return httpx.AsyncClient(http2=not http1, http1=http1, verify=False, timeout=60)
 
 
 async def _requests(url: str, client: httpx.AsyncClient, found: _Found) -> None:
@@ -66,7 +67,8 @@ async def _main(url: str, count: int, kind: str) -> None:
             if kind == "events":
                 group.create_task(_events(url, found))
             else:
-                group.create_task(_requests(url, shared if kind == "shared" else _client(), found))
+                client = shared if kind == "shared" else _client(kind == "http1")
+                group.create_task(_requests(url, client, found))
         await asyncio.to_thread(sys.stdin.read)
         found.stop = True
     print(json.dumps({"answered": found.answered, "failed": found.failed, "first": found.first}))

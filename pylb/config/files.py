@@ -28,9 +28,12 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
         OSError: it is no regular file, is larger than ``most`` bytes, or can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with open(descriptor, "rb") as file:
+    try:
         _refuse_irregular(path, os.fstat(descriptor), most)
-        data = file.read(most + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > most:
         raise OSError(errno.EINVAL, f"is larger than {most >> 10} KiB", os.fspath(path))
     return data

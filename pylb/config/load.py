@@ -27,6 +27,9 @@ _SECTIONS = {"frontend": "frontends", "backend": "backends", "server": "servers"
 _SINGULAR = {plural: singular for singular, plural in _SECTIONS.items()}
 
 _LARGEST_FILE = 4 * 1024 * 1024  # bytes; the supervisor does nothing else while it reads them
+_DEEPEST = 500
+"""Dots of a key. No key of ours has as many, and `tomllib` needs their number squared."""
+_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 _MOST_BINDS = 1024
 """So that their names fit into one message to a worker (`pylb.net.channel.MAX_PACKET`)."""
 
@@ -73,7 +76,10 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
         if data.startswith(mark):
             raise ConfigError([f"not valid TOML: the file is {encoding}; save it as UTF-8 without a BOM"])
     try:
-        return tomllib.loads(data.decode())
+        text = data.decode()
+        if any(line.count(".") > _DEEPEST for line in _STRING.sub("", text).splitlines()):
+            raise RecursionError
+        return tomllib.loads(text)
     except RecursionError:
         raise ConfigError(["not valid TOML: it is nested too deeply"]) from None
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError, and a number of too many digits

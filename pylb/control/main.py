@@ -98,6 +98,8 @@ class ControlPlane:
             # The port is the next instance's. (A unix socket's file was moved out of its way.)
             site, self._site = self._site, None
             self._stopping_site = asyncio.ensure_future(site.stop())
+            if self._context.admin_socket is not None:
+                self._context.admin_socket.close()
 
     def status(self) -> dict[str, Any]:
         """What ``/status`` answers."""

@@ -105,6 +105,8 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
                 "state": state(board, row),
                 "generation": cells[Field.GENERATION],
                 "connections": cells[Field.CONNECTIONS],
+                "tunnels": cells[Field.TUNNELS],
+                "fixed": cells[Field.FIXED],
                 "in_flight": cells[Field.IN_FLIGHT],
                 "requests": cells[Field.REQUESTS],
                 "busy": round(busy.get(row, 0.0), 3),

@@ -188,15 +188,16 @@ class Policy:
 
         if current < self.min:
             return self._change(now, self.min, f"workers.min is {self.min}")
+        # What is idle beside the lease is ours to stay on: only a real claim of others takes it.
+        available = limit if inputs.granted is None else inputs.granted + (inputs.idle or 0)
+        claimed = available < min(current, limit) and limit > self.min
+        only = f"only {_count(available, 'core')} granted"
+        if claimed and not inputs.young:
+            return self._give_back(now, max(self.min, available), f"{only}: others need theirs")
         if current > limit:
             return self._give_back(now, limit, f"at most {_count(limit, 'worker')} may run here")
-        # What is idle beside the lease is ours to stay on: only a real claim of others takes it.
-        available = None if inputs.granted is None else inputs.granted + (inputs.idle or 0)
-        if available is not None and available < current and current > self.min:
-            why = f"only {_count(available, 'core')} granted"
-            if inputs.young:
-                return Decision(current, f"{why} so far, which is too early to go by")
-            return self._give_back(now, max(self.min, available), f"{why}: others need theirs")
+        if claimed and current > self.min:
+            return Decision(current, f"{only} so far, which is too early to go by")
         if self._pressed_since is not None and now - self._pressed_since >= tuning.grow_after:
             return self._grow(now, inputs, limit, why)
         calm = self._calm_since is not None and now - self._calm_since >= tuning.shrink_after

@@ -28,7 +28,7 @@ from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
 from pylb.scoreboard import ControlField, Scoreboard, SupervisorField
 from pylb.supervisor import privileges, signals
-from pylb.supervisor.fleet import START_TIMEOUT, Fleet
+from pylb.supervisor.fleet import START_TIMEOUT, Fleet, rows_for
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
 from pylb.supervisor.readings import reading
@@ -88,7 +88,8 @@ class Arbiter:
         self._real = (worker_entry is _real_worker, control_entry is _real_control)
         slots = max(config.workers.max, len(os.sched_getaffinity(0)))
         binds = len(binds_of(config))
-        needed = slots * binds + 10 * slots + 64  # listening sockets, inboxes, channels
+        rows = rows_for(slots, config.drain.generations, hard)
+        needed = slots * binds + 2 * rows + 2 * slots + 64  # listening sockets, inboxes, channels
         if needed > hard > 0:
             raise BindError(
                 f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
@@ -98,7 +99,7 @@ class Arbiter:
         who = self.identities.look_up(config)
         secrets = read_secrets(config)
         self.servers: dict[ServerKey, int] = {}
-        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))))
+        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))), rows)
         logging_.count_lost(self._count_lost)
         self.add_servers(config)  # there is room
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
@@ -116,6 +117,7 @@ class Arbiter:
         self.fleet = Fleet(
             config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker, secrets
         )
+        self.fleet.guard = self.guard
         self.fleet.on_flip = self.reload.flipped
         self.fleet.on_start = lambda worker: self._watch(worker)
         self.pinned: int | None = None

@@ -68,6 +68,12 @@ class Worker(Child):
     """With which it was started."""
     listening: list[int] = field(default_factory=list)
     """The slots whose listeners it was told to read."""
+    successors: list[int] = field(default_factory=list)
+    """The rows to which it was told to move its connections."""
+    replaced_at: float = 0.0
+    """When it was told so first, in monotonic seconds."""
+    cut: bool = False
+    """It was told to close what it still has."""
 
     @property
     def state(self) -> str:

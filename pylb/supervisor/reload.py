@@ -292,6 +292,8 @@ class Reload:
                 self.start()
             elif not self._arbiter.fleet.stopping and self._files_changed():
                 self._renew()
+        elif self._arbiter.fleet.short:
+            self.result = {"ok": False, "errors": [self._arbiter.fleet.short]}
         elif self._arbiter.fleet.failed_starts >= EARLY_DEATHS:
             self._give_up(["workers with the new configuration don't start; the old one stays"])
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 import socket
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from pylb.net import channel
 from pylb.scoreboard import Field, RowField
 from pylb.worker.client import ClientConnection
 from pylb.worker.http2 import Http2Connection
+from pylb.worker.reasons import in_words
 from pylb.worker.tcp import TcpConnection
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class HandOver:
         self._quota: dict[int, int] = {}
         self._targets: list[int] | None = None
         self._turn = itertools.count()
-        self.adopting = 0
+        self.adopting = 0  # connections that come and aren't clients yet, those included that begin with TLS
+        self.deaf = False  # the inbox isn't read, since there is no room
 
     # What moves
 
@@ -175,11 +178,18 @@ class HandOver:
             while clients:
                 batch: list[ClientConnection] = []
                 size = 0
-                while clients and len(batch) < channel.MAX_FDS and size < _PENDING_LIMIT:
+                while clients and len(batch) < self._worker.descriptors.packet and size < _PENDING_LIMIT:
                     client = clients.pop()
                     batch.append(client)
                     size += len(client.buffer) * 4 // 3
-                if not self._send_batch(target, batch):
+                try:
+                    sent = self._send_batch(target, batch)
+                except Exception as error:
+                    self._worker.internal(error)
+                    for client in batch:
+                        self._keep(client)
+                    continue
+                if not sent:
                     waiting += [(client, target) for client in batch + clients]
                     break
         if waiting:
@@ -199,25 +209,55 @@ class HandOver:
             return False
         self._worker.counters[Field.HANDED_OVER] += len(batch)
         for client in batch:
-            client.buffer = b""
-            client.transport.abort()  # closes our descriptor without a shutdown
+            try:
+                client.buffer = b""
+            finally:
+                client.cut_off()  # closes our descriptor without a shutdown
         return True
+
+    def _keep(self, client: ClientConnection) -> None:
+        """A connection that could not be packed goes on here."""
+        try:
+            client.moving = False
+            client.transport.resume_reading()
+            client.go_on()
+        except Exception as error:
+            client.crashed(error)
 
     # What comes
 
+    def listen(self) -> None:
+        """Take what comes to the inbox, from now on."""
+        self.deaf = False
+        self._worker.loop.add_reader(self._inbox.fileno(), self.receive)
+
     def receive(self) -> None:
-        """Adopt all connections that wait in the inbox."""
+        """Adopt all connections that wait in the inbox, as far as the descriptors suffice."""
+        worker = self._worker
         while True:
+            if worker.descriptors.full(worker.held() + worker.descriptors.packet):
+                # The inbox keeps them; the worker looks again with each tick.
+                self.deaf = True
+                worker.loop.remove_reader(self._inbox.fileno())
+                return
             packet = channel.recv_connections(self._inbox)
             if packet is None:
                 return
             header, fds = packet
-            columns = (header["binds"], header["peers"], header["born"], header["pending"])
-            for fd, bind, peer, born, pending in zip(fds, *columns, strict=True):
-                sock = socket.socket(fileno=fd)
-                sock.setblocking(False)
-                self.adopting += 1
-                self._worker.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
+            try:
+                columns = (header["binds"], header["peers"], header["born"], header["pending"])
+                for bind, peer, born, pending in zip(*columns, strict=True):
+                    if not fds:
+                        log.error("connections were lost in a hand-over: no descriptors for them")
+                        break
+                    sock = socket.socket(fileno=fds.pop(0))
+                    sock.setblocking(False)
+                    worker.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
+                    self.adopting += 1
+            except Exception as error:
+                worker.internal(error)
+            finally:
+                channel.close_all(fds)
 
     async def _adopt(
         self, sock: socket.socket, bind: str, peer: list[Any] | None, born: int, pending: bytes
@@ -242,8 +282,13 @@ class HandOver:
             if worker.stopping:
                 worker.loop.call_later(worker.spread, client.drain)
         except OSError as error:
-            log.debug("a connection ended while it was handed over: %s", error)
+            worker.say(
+                logging.INFO, "adopt", f"a connection ended while it was handed over: {in_words(error)}"
+            )
             sock.close()
+        except Exception:
+            sock.close()
+            raise
         finally:
             self.adopting -= 1
             worker.client_gone()
