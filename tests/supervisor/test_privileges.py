@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import grp
 import os
 import pwd
@@ -129,3 +130,19 @@ def test_root_cannot_be_led_to_give_another_file_away(tmp_path: Path) -> None:
         assert {path.stat().st_uid for path in tmp_path.iterdir()} == {0}
         privileges.give(Address("", 0, str(sock)), who)
         assert (sock.stat().st_uid, sock.stat().st_gid) == (NOBODY.pw_uid, NOBODY.pw_gid)
+
+
+def test_children_import_nothing_late() -> None:
+    """Their user may not be able to read Python's files, so all imports are done before the fork."""
+    root = Path(__file__).parents[2] / "pylb"
+    files = [file for name in ("worker", "control", "net", "http") for file in (root / name).glob("*.py")]
+    assert len(files) > 30
+    late = [
+        f"{file.name}: {ast.unparse(statement)}"
+        for file in files
+        for function in ast.walk(ast.parse(file.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for statement in ast.walk(function)
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+    ]
+    assert late == []
