@@ -15,6 +15,7 @@ from pylb.config.address import Address
 from pylb.config.identity import Identity, identity, ignored, problems
 from pylb.config.load import quick
 from pylb.config.model import Config
+from pylb.net.adminsocket import AdminSocket
 from pylb.supervisor import privileges
 
 ROOT = os.geteuid() == 0
@@ -146,3 +147,16 @@ def test_children_import_nothing_late() -> None:
         if isinstance(statement, ast.Import | ast.ImportFrom)
     ]
     assert late == []
+
+
+@needs_root
+def test_the_user_reaches_its_admin_socket_in_a_folder_that_stays_roots(tmp_path: Path) -> None:
+    who = Identity(NOBODY.pw_uid, NOBODY.pw_gid, ())
+    address = Address("", 0, str(tmp_path / "made" / "admin.sock"))
+    admin = AdminSocket(address, False, folder_mode=privileges.folder_mode(who))
+    privileges.give(address, who)
+    folder, file = (tmp_path / "made").stat(), os.stat(address.path)
+    assert (folder.st_uid, folder.st_mode & 0o777) == (0, 0o711)
+    assert (file.st_uid, file.st_mode & 0o777) == (NOBODY.pw_uid, 0o600)
+    admin.close()
+    assert not os.path.exists(address.path)
