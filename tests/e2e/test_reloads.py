@@ -6,7 +6,9 @@ import json
 import signal
 import socket
 import ssl
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -60,9 +62,11 @@ def serial(port: int, ca: trustme.CA) -> int:
     """Number of the certificate that is shown."""
     context = ssl.create_default_context()
     ca.configure_trust(context)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-        with context.wrap_socket(sock, server_hostname="localhost") as tls:
-            certificate = tls.getpeercert()
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=20) as sock,
+        context.wrap_socket(sock, server_hostname="localhost") as tls,
+    ):
+        certificate = tls.getpeercert()
     assert certificate is not None
     return int(str(certificate["serialNumber"]), 16)
 
@@ -144,6 +148,11 @@ def test_a_bind_widens_and_narrows(balancer: StartBalancer, origin: Origin, tmp_
     assert "refused" not in running.log.read_text()
 
 
+def alone(generation: int, status: dict[str, Any]) -> bool:
+    """Whether only workers of a generation are there."""
+    return [worker["generation"] for worker in status["workers"]] == [generation]
+
+
 def test_nothing_is_lost_while_a_bind_widens(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     file, port = tmp_path / "pylb.toml", free_port()
     configure(file, origin, f"127.0.0.1:{port}", more="workers = {min = 1, max = 1}")
@@ -154,7 +163,7 @@ def test_nothing_is_lost_while_a_bind_widens(balancer: StartBalancer, origin: Or
         running.signal(signal.SIGHUP)
         for _ in range(30):
             assert ask(socket.AF_INET, ("127.0.0.1", port)).startswith(b"HTTP/1.1 200 ")
-        running.wait("reloaded", lambda status, n=number: [w["generation"] for w in status["workers"]] == [n])
+        running.wait("reloaded", partial(alone, number))
 
 
 def test_strangers_are_still_seen(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
@@ -181,7 +190,9 @@ def test_a_unix_bind_in_another_spelling(
     file, path = tmp_path / "pylb.toml", tmp_path / "front.sock"
     configure(file, origin, f"unix:{path}", more="workers = {min = 1, max = 1}")
     running = balancer("-c", str(file))
-    configure(file, origin, f"unix:{spelled.format(tmp_path, tmp_path.name)}", more="workers = {min = 1, max = 1}")
+    configure(
+        file, origin, f"unix:{spelled.format(tmp_path, tmp_path.name)}", more="workers = {min = 1, max = 1}"
+    )
     reload(running, 2)
     assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
     assert running.stop() == 0

@@ -14,10 +14,10 @@ from pylb.net.strangers import inodes, listening, overlap, stranger
 
 def test_a_table_is_read_as_far_as_it_shows_listening_sockets() -> None:
     table = """\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0
-   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0
-   2: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt  uid timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0     0 4711 1 0 100 0 0 10 0
+   1: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0     0 4712 1 0 100 0 0 10 0
+   2: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0     0 4713 1 0 100 0 0 10 0
 nonsense"""
     assert list(listening(table.splitlines())) == [("127.0.0.1", 8080, 4711), ("0.0.0.0", 80, 4712)]
 
@@ -39,7 +39,9 @@ def test_what_overlaps(one: str, other: str, expected: bool) -> None:
     assert overlap(one, other) == expected
 
 
-@pytest.mark.parametrize(("family", "host", "wide"), [(socket.AF_INET, "127.0.0.1", "0.0.0.0"), (socket.AF_INET6, "::1", "::")])
+@pytest.mark.parametrize(
+    ("family", "host", "wide"), [(socket.AF_INET, "127.0.0.1", "0.0.0.0"), (socket.AF_INET6, "::1", "::")]
+)
 def test_our_own_are_no_strangers(family: socket.AddressFamily, host: str, wide: str) -> None:
     with socket.create_server((host, 0), family=family) as sock:
         port = sock.getsockname()[1]
