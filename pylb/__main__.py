@@ -15,6 +15,10 @@ def main() -> None:
         # supervisor has its own handlers, while the imports run, would be waited for in vain.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
+    from controller.stderr import fill
+
+    fill()  # before anything else is opened
+
     from pylb.cli import main as command_line
 
     command_line()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from controller import stderr
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -137,6 +139,7 @@ def run(
     from pylb.net.listeners import BindError
     from pylb.supervisor.arbiter import Arbiter
 
+    stderr.take_over()
     try:
         configuration = read()
     except ConfigError as error:
@@ -289,4 +292,5 @@ def _ask(
 
 def main() -> None:
     """Entry point of ``pylb`` and ``python -m pylb``."""
+    stderr.fill()
     app()

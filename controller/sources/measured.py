@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
-from controller.sources.quota import usable_cores
+from controller.sources.quota import usable_cores, whole_cores
 
 HALF_LIFE = 0.7
 """Seconds after which a measurement counts half. Balancers smooth their own use so: the two are added up."""
+
+_SHORTEST = 0.1
+"""Seconds without which nothing is known yet: the kernel counts in hundredths."""
 
 
 def _read_times() -> list[tuple[float, float]]:
@@ -61,7 +64,7 @@ class MeasuredSource:
         moved = False
         for cpu, (idle, total) in enumerate(times):
             idle_before, total_before = self._last[cpu]
-            if total - total_before <= 0:
+            if total - total_before <= (0.0 if self._started else _SHORTEST):
                 continue
             moved = True
             share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
@@ -75,7 +78,8 @@ class MeasuredSource:
         return sum(self._idle[cpu] for cpu in self._mask() if cpu < len(self._idle))
 
     def capacity(self, used: Mapping[str, float]) -> float:
-        return min(self.idle() + sum(used.values()), self.usable())
+        # How much of a core is idle may be rounded by whoever shares it out; what a quota allows is known.
+        return min(self.idle() + sum(used.values()), float(whole_cores(self.usable())))
 
     def usable(self) -> float:
         return self._usable()

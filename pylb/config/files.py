@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import grp
 import os
-import pwd
 import re
 import ssl
 import stat
@@ -15,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from controller.client import client_tls
+from pylb.config import identity
 from pylb.config.model import Backend, Config, Controller
 
 _LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
@@ -81,11 +80,7 @@ def problems(config: Config) -> list[str]:
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))
     tried("admin_token_file", lambda: admin_token(config))
-    if config.user is not None and not _known(pwd.getpwnam, config.user):
-        found.append(f"user: this machine has no user {config.user!r}")
-    if config.group is not None and not _known(grp.getgrnam, config.group):
-        found.append(f"group: this machine has no group {config.group!r}")
-    return found
+    return found + identity.problems(config)
 
 
 def _said(error: Exception) -> str:
@@ -93,14 +88,6 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error) or type(error).__name__
-
-
-def _known(look: Callable[[str], object], name: str) -> bool:
-    try:
-        look(name)
-    except (KeyError, ValueError):
-        return False
-    return True
 
 
 def _try_client(backend: Backend) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass
 
 from pylb.config.address import Address
@@ -28,3 +29,5 @@ class ControlContext:
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
+    controller_token: str = ""
+    controller_tls: ssl.SSLContext | None = None

@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from pylb import __version__
+from pylb import log as log_
 from pylb.config.model import server_keys
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
@@ -24,7 +25,9 @@ from pylb.control.metrics import BoardCollector, exposition
 from pylb.control.scaler import Scaler
 from pylb.log import log
 from pylb.net import channel, messages
+from pylb.scoreboard import ControlField
 
+_BEAT = 0.25  # seconds between signs of life for the supervisor
 _ANSWER = 5.0  # seconds that the supervisor gets to carry an operator's order out
 _AGAIN = 1.0  # seconds until a part that has failed is begun anew
 
@@ -43,10 +46,16 @@ class ControlPlane:
         self._stopping_site: asyncio.Future[None] | None = None
         self._orders = itertools.count(1)
         self._pins: dict[int, asyncio.Future[tuple[int, str]]] = {}
-        self.scaler = Scaler(context.config, context.board, self._scale)
+        log_.count_lost(self._count_lost)
+        self.scaler = Scaler(
+            *(context.config, context.board, self._scale, context.controller_token, context.controller_tls)
+        )
 
     def _scale(self, count: int, reason: str) -> None:
         channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})
+
+    def _count_lost(self, lines: int) -> None:
+        self._context.board.control[ControlField.LOG_LOST] += lines
 
     async def _pin(self, count: int | None) -> tuple[int, str]:
         """Have the supervisor pin the count, and say what came of it."""
@@ -103,9 +112,15 @@ class ControlPlane:
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self._servers),
             "totals": snapshot.totals(board),
+            "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
         }
+
+    def _beat(self) -> None:
+        """Show that the loop turns."""
+        self._context.board.control[ControlField.HEARTBEAT_NS] = time.monotonic_ns()
+        asyncio.get_running_loop().call_later(_BEAT, self._beat)
 
     async def serve(self) -> None:
         """Work until told to stop or until the supervisor is gone."""
@@ -113,6 +128,7 @@ class ControlPlane:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
+        self._beat()
         collector = BoardCollector(context.board, self._servers, self.scaler)
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(

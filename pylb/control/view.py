@@ -90,7 +90,7 @@ def serving(status: dict[str, Any]) -> bool:
     return any(worker["state"] == "serving" for worker in status["workers"])
 
 
-def _bar(share: float, width: int = 10) -> Text:
+def _bar(share: float, width: int = 6) -> Text:
     full = round(share * width)
     colour = "red" if share > 0.9 else "yellow" if share > 0.6 else "green"
     return Text("█" * full + "░" * (width - full) + f" {share:4.0%}", style=colour)
@@ -140,8 +140,8 @@ def render(status: dict[str, Any]) -> RenderableType:
     head.add_row("grant", Text(scaling["grant_reason"]))
     workers = _table(
         "Workers",
-        *("slot", "pid", "state", "connections", "in flight", "requests", "busy"),
-        numbers=frozenset({"slot", "pid", "connections", "in flight", "requests"}),
+        *("slot", "pid", "state", "connections", "tunnels", "active", "requests", "busy"),
+        numbers=frozenset({"slot", "pid", "connections", "tunnels", "active", "requests"}),
     )
     for worker in status["workers"]:
         workers.add_row(
@@ -149,6 +149,7 @@ def render(status: dict[str, Any]) -> RenderableType:
             str(worker["pid"]),
             worker["state"],
             f"{worker['connections']:,}",
+            f"{worker['tunnels']:,}",
             f"{worker['in_flight']:,}",
             f"{worker['requests']:,}",
             _bar(worker["busy"]),
@@ -171,4 +172,6 @@ def render(status: dict[str, Any]) -> RenderableType:
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
         f"{totals['handed_over']:,} connections handed over"
     )
+    if lost := status.get("log_lost"):
+        foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     return Group(head, "", workers, "", servers, "", foot)

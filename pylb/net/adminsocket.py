@@ -22,12 +22,19 @@ class AdminSocket:
         address: where.
         guarded: whether a token is asked for; without one, a TCP address must be loopback.
         own: sockets of ours that may be in its way.
+        folder_mode: of a directory that is made.
 
     Raises:
         BindError: the address can't be used.
     """
 
-    def __init__(self, address: Address, guarded: bool, own: Sequence[socket.socket] = ()) -> None:
+    def __init__(
+        self,
+        address: Address,
+        guarded: bool,
+        own: Sequence[socket.socket] = (),
+        folder_mode: int = 0o700,
+    ) -> None:
         self.address = address
         self._file = None
         if not address.is_unix:
@@ -40,7 +47,7 @@ class AdminSocket:
         directory = os.path.dirname(address.path)
         if directory:
             with contextlib.suppress(OSError):
-                os.makedirs(directory, mode=0o700, exist_ok=True)
+                os.makedirs(directory, mode=folder_mode, exist_ok=True)
         doubt = distrust(address.path)
         if doubt:
             raise BindError(f"cannot listen on {address}: {doubt}")

@@ -19,19 +19,23 @@ from setproctitle import setproctitle
 from pylb import log as logging_
 from pylb.config.address import Address
 from pylb.config.files import admin_token
+from pylb.config.identity import ignored
 from pylb.config.model import Config, ServerKey, server_keys
 from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel, messages
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
-from pylb.scoreboard import Scoreboard
-from pylb.supervisor import signals
-from pylb.supervisor.fleet import Fleet
+from pylb.scoreboard import ControlField, Scoreboard, SupervisorField
+from pylb.supervisor import privileges, signals
+from pylb.supervisor.fleet import START_TIMEOUT, Fleet, rows_for
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
+from pylb.supervisor.readings import reading
 from pylb.supervisor.reload import Reload, admin_address_of, binds_of
+from pylb.supervisor.secrets import read_secrets
 from pylb.supervisor.signals import Signals
+from pylb.supervisor.watchdog import DOUBTFUL, STUCK
 from pylb.worker.context import WorkerContext
 
 FAST_TICK = 0.1
@@ -62,6 +66,7 @@ class Arbiter:
 
     Raises:
         BindError: an address can't be listened on.
+        OSError: a file can't be used any more, or the user can't be had.
     """
 
     def __init__(
@@ -83,26 +88,34 @@ class Arbiter:
         self._real = (worker_entry is _real_worker, control_entry is _real_control)
         slots = max(config.workers.max, len(os.sched_getaffinity(0)))
         binds = len(binds_of(config))
-        needed = slots * binds + 10 * slots + 64  # listening sockets, inboxes, channels
+        rows = rows_for(slots, config.drain.generations, hard)
+        needed = slots * binds + 2 * rows + 2 * slots + 64  # listening sockets, inboxes, channels
         if needed > hard > 0:
             raise BindError(
                 f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
                 f"is {hard}: raise it or lower workers.max"
             )
+        self.identities = privileges.Identities()
+        who = self.identities.look_up(config)
+        secrets = read_secrets(config)
         self.servers: dict[ServerKey, int] = {}
-        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))))
+        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))), rows)
+        logging_.count_lost(self._count_lost)
         self.add_servers(config)  # there is room
         self.listeners = Listeners(binds_of(config), slots, config.backlog)
         try:
             self.admin_token = admin_token(config)
             self.admin = AdminSocket(
-                admin_address_of(config), self.admin_token is not None, self.listeners.all()
+                *(admin_address_of(config), self.admin_token is not None, self.listeners.all()),
+                folder_mode=privileges.folder_mode(who),
             )
         except BaseException:
             self.listeners.close()
             raise
+        for _, address in (*binds_of(config), ("", self.admin.address)):
+            privileges.give(address, who)
         self.fleet = Fleet(
-            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker
+            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker, secrets
         )
         self.fleet.guard = self.guard
         self.fleet.on_flip = self.reload.flipped
@@ -141,22 +154,26 @@ class Arbiter:
         self.servers.update(found)
         return True
 
+    def _count_lost(self, lines: int) -> None:
+        self.board.supervisor[SupervisorField.LOG_LOST] += lines
+
     def _forget_servers(self, kept: set[ServerKey]) -> None:
         """Free the indices of servers that no worker's configuration has any more."""
         kept |= {key for worker in self.fleet.workers.values() for key in server_keys(worker.config)}
         for key in self.servers.keys() - kept:
             self.board.forget_server(self.servers.pop(key))
 
-    def _in_child(self) -> None:
+    def _in_child(self, config: Config) -> None:
         self.signals.reset_in_child()
         self.selector.close()
         for sock in self.reload.removed:
             sock.close()
         if self.reload.admin is not None:  # its control plane is forked when the reload has succeeded
             self.reload.admin.sock.close()
+        privileges.drop(self.identities.of(config))
 
     def _in_worker(self) -> None:
-        self._in_child()
+        self._in_child(self.fleet.config)
         self.admin.sock.close()
         if self.control is not None:
             self.control.channel.close()
@@ -178,14 +195,16 @@ class Arbiter:
 
     def _fork_control(self) -> None:
         ours, theirs = channel.pair()
+        secrets = self.fleet.secrets[self.fleet.serving_generation]
         context = ControlContext(
             self.served_config, self.board, theirs, self.servers,
             self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address, self.admin_token,
             self.fleet.serving_generation, self.started_at,
+            secrets.controller_token, secrets.controller_tls,
         )  # fmt: skip
 
         def prepare() -> None:
-            self._in_child()
+            self._in_child(self.served_config)
             ours.close()
             for worker in self.fleet.workers.values():
                 worker.channel.close()
@@ -211,6 +230,13 @@ class Arbiter:
         for real, module in zip(self._real, ("pylb.worker.main", "pylb.control.main"), strict=True):
             if real:
                 importlib.import_module(module)
+        privileges.warm()
+        if ignored(self.config):
+            log.warning("user and group are ignored: only root can become somebody else")
+        elif os.geteuid() == 0 and self.config.user is None:
+            log.warning(
+                "all processes run as root: set user, so that those which read what clients send don't"
+            )
         setproctitle("pylb: supervisor")
         self.started_at = time.time()
         self.signals = Signals()
@@ -237,6 +263,7 @@ class Arbiter:
             self.selector.close()
             self.signals.close()
         log.info("stopped")
+        logging_.tick(self.board.log_lost())
         return 0
 
     def _loop(self) -> None:
@@ -265,11 +292,15 @@ class Arbiter:
                 with guard("the workers' tick"):
                     self.fleet.tick(now)
                 with guard("the control plane's tick"):
+                    self._judge_control(now)
                     self._control_tick(now)
                 with guard("the reload's tick"):
                     self.reload.check()
+                with guard("the log"):
+                    logging_.tick(self.board.log_lost())
                 with guard("ticking"):
-                    if self.fleet.busy():
+                    doubtful = self.control is not None and self.control.watch.silence >= DOUBTFUL
+                    if doubtful or self.fleet.busy():
                         tick_due = now + FAST_TICK
             with guard("the state's message"):
                 self._send_state(now)
@@ -421,6 +452,25 @@ class Arbiter:
         elif self.control.kill_at is not None and now >= self.control.kill_at:
             self.control.kill_at = None
             self.control.signal(signal.SIGKILL)
+
+    def _judge_control(self, now: float) -> None:
+        """Kill a control plane that shows no sign of life, or doesn't begin."""
+        control = self.control
+        if control is None or control.killed:
+            return
+        beat = self.board.control[ControlField.HEARTBEAT_NS]
+        if beat < control.started * 1e9:
+            beat = 0  # it is its predecessor's
+        silence = control.watch.look(now, beat, lambda: reading(control.pid))
+        late = not control.ready and now - control.started >= START_TIMEOUT
+        if late or silence >= max(STUCK, self.config.workers.watchdog):
+            control.killed = True
+            log.error(
+                "control plane (pid %d) %s: killing it",
+                control.pid,
+                "does not start" if late else f"has shown no sign of life for {silence:.1f} s",
+            )
+            control.signal(signal.SIGKILL)
 
     def _send_state(self, now: float) -> None:
         if self.control is None:

@@ -19,7 +19,9 @@ from pylb.log import log
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
 from pylb.net.messages import shortened
+from pylb.supervisor import privileges
 from pylb.supervisor.fleet import EARLY_DEATHS
+from pylb.supervisor.secrets import read_secrets
 
 _LOOK_EVERY = 2.0  # seconds between looks at the certificates' files
 
@@ -148,12 +150,17 @@ class Reload:
     def _change(self, pending: _Pending, config: Config) -> None:
         """Everything that a reload needs, and that can fail; the caller undoes what was done by then."""
         arbiter, fleet = self._arbiter, self._arbiter.fleet
+        who = arbiter.identities.look_up(config)
+        secrets = read_secrets(config)
         pending.admin_token = admin_token(config)
         address = admin_address_of(config)
         listening = [*arbiter.listeners.all(), arbiter.admin.sock]
         pending.listeners, pending.removed = arbiter.listeners.updated(binds_of(config))
         if not arbiter.admin.is_at(address):
-            pending.admin = AdminSocket(address, pending.admin_token is not None, listening)
+            pending.admin = AdminSocket(
+                *(address, pending.admin_token is not None, listening),
+                folder_mode=privileges.folder_mode(who),
+            )
         if not arbiter.add_servers(config):
             room = arbiter.board.servers
             raise BindError(
@@ -163,9 +170,11 @@ class Reload:
             log.warning("workers.max %d is clamped to %d until restart", config.workers.max, fleet.slots)
         self._in_use = fingerprint(config)
         self._last_generation += 1
-        arbiter.config = fleet.config = config
+        for _, bind in (*binds_of(config), ("", address)):
+            privileges.give(bind, who)
+        arbiter.config = config
         arbiter.listeners = fleet.listeners = pending.listeners
-        fleet.generation = self._last_generation
+        fleet.begin(self._last_generation, config, secrets)
         fleet.failed_starts = 0
         fleet.backoff.forget()
         fleet.not_before.clear()
@@ -283,6 +292,8 @@ class Reload:
                 self.start()
             elif not self._arbiter.fleet.stopping and self._files_changed():
                 self._renew()
+        elif self._arbiter.fleet.short:
+            self.result = {"ok": False, "errors": [self._arbiter.fleet.short]}
         elif self._arbiter.fleet.failed_starts >= EARLY_DEATHS:
             self._give_up(["workers with the new configuration don't start; the old one stays"])
 
