@@ -363,8 +363,10 @@ async def as_a_worker(arbiter: Arbiter, config: Config) -> None:
     """What a worker makes of it before it serves."""
     inbox, other = socket.socketpair()
     with inbox, other:
+        secrets = arbiter.fleet.secrets[1]
         context = WorkerContext(
-            config, 0, 0, 1, arbiter.listeners.sockets, arbiter.board, other, inbox, [other], arbiter.servers
+            *(config, 0, 0, 1, arbiter.listeners.sockets, arbiter.board, other, inbox, [other]),
+            *(arbiter.servers, secrets.listeners, secrets.backends),
         )
         Worker(context, asyncio.get_running_loop())
 

@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import ssl
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,13 +188,15 @@ def test_strangers_are_still_seen(balancer: StartBalancer, origin: Origin, tmp_p
 def test_a_unix_bind_in_another_spelling(
     balancer: StartBalancer, origin: Origin, tmp_path: Path, spelled: str
 ) -> None:
-    file, path = tmp_path / "pylb.toml", tmp_path / "front.sock"
-    configure(file, origin, f"unix:{path}", more="workers = {min = 1, max = 1}")
-    running = balancer("-c", str(file))
-    configure(
-        file, origin, f"unix:{spelled.format(tmp_path, tmp_path.name)}", more="workers = {min = 1, max = 1}"
-    )
-    reload(running, 2)
-    assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
-    assert running.stop() == 0
-    assert not path.exists()
+    file = tmp_path / "pylb.toml"
+    with tempfile.TemporaryDirectory(prefix="pylb-") as name:  # a short name
+        folder = Path(name)
+        path = folder / "front.sock"
+        configure(file, origin, f"unix:{path}", more="workers = {min = 1, max = 1}")
+        running = balancer("-c", str(file))
+        other = spelled.format(folder, folder.name)
+        configure(file, origin, f"unix:{other}", more="workers = {min = 1, max = 1}")
+        reload(running, 2)
+        assert ask(socket.AF_UNIX, str(path)).startswith(b"HTTP/1.1 200 ")
+        assert running.stop() == 0
+        assert not path.exists()
