@@ -161,7 +161,7 @@ class Reload:
         pending.admin_token = admin_token(config)
         address = admin_address_of(config)
         listening = [*arbiter.listeners.all(), arbiter.admin.sock]
-        pending.listeners, pending.removed = arbiter.listeners.updated(binds_of(config))
+        pending.listeners, pending.removed = arbiter.listeners.updated(binds_of(config), [arbiter.admin.sock])
         if not arbiter.admin.is_at(address):
             pending.admin = AdminSocket(
                 *(address, pending.admin_token is not None, listening),

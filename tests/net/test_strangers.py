@@ -8,6 +8,7 @@ import pytest
 
 from bench.balancer import free_port
 from pylb.config.address import Address
+from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
 from pylb.net.strangers import inodes, listening, overlap, stranger
 
@@ -74,3 +75,25 @@ def test_a_wider_address_can_be_had_beside_ours_but_not_beside_anothers() -> Non
     assert len(removed) == 2 and len(new.all()) == 2
     new.close()
     old.close()
+
+
+def test_the_admin_address_widens_but_takes_no_binds_place() -> None:
+    port, other = free_port(), free_port()
+    admin = AdminSocket(Address("127.0.0.1", port), True)
+    binds = Listeners([("f", Address("127.0.0.1", other))], 2, 16)
+    own = [*binds.all(), admin.sock]
+    AdminSocket(Address("0.0.0.0", port), True, own).close()
+    # Of two sockets with one address the kernel would make one group.
+    with pytest.raises(BindError, match="pylb itself has it"):
+        AdminSocket(Address("127.0.0.1", other), True, own)
+    with pytest.raises(BindError, match="pylb itself has it"):
+        binds.updated([("f", Address("127.0.0.1", port))], [admin.sock])
+    binds.close()
+    admin.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_without_a_token_the_admin_address_is_this_machines(host: str) -> None:
+    with pytest.raises(BindError, match="admin_token_file"):
+        AdminSocket(Address(host, free_port()), False)
+    AdminSocket(Address(host, free_port()), True).close()
