@@ -77,9 +77,10 @@ class Field(IntEnum):
     LOG_LOST = 27  # log lines for which there was no room
     TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
     FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
-    LATENCY = 30  # first of LATENCY_BUCKETS counters
-    REFUSED_FOR = 30 + LATENCY_BUCKETS  # first of len(REASONS) counters
-    END = 30 + LATENCY_BUCKETS + len(REASONS)
+    LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
+    LATENCY = 31  # first of LATENCY_BUCKETS counters
+    REFUSED_FOR = 31 + LATENCY_BUCKETS  # first of len(REASONS) counters
+    END = 31 + LATENCY_BUCKETS + len(REASONS)
 
 
 GAUGES = frozenset(
@@ -94,6 +95,7 @@ GAUGES = frozenset(
         Field.IN_FLIGHT,
         Field.TUNNELS,
         Field.FIXED,
+        Field.LIVELY,
     }
 )
 
@@ -133,6 +135,7 @@ class SupervisorField(IntEnum):
 
     ANNOUNCING = 0  # 1 from the beginning of a stop: health paths answer 503
     ROWS = 1  # all rows in use are below this one
+    LOG_LOST = 2  # log lines for which there was no room
 
 
 class ControlField(IntEnum):
@@ -155,13 +158,12 @@ class Scoreboard:
     Args:
         slots: number of worker slots (the most workers that may serve at once).
         servers: how many servers can be told apart at once, those of leaving workers included.
-
-    ``rows`` is ``4 * slots + 4``, so that several generations can drain while a new one serves.
+        rows: how many workers may exist at once, those that leave included; at least ``4 * slots + 4``.
     """
 
-    def __init__(self, slots: int, servers: int = 512) -> None:
+    def __init__(self, slots: int, servers: int = 512, rows: int = 0) -> None:
         self.slots = slots
-        self.rows = 4 * slots + 4
+        self.rows = max(4 * slots + 4, rows)
         self.servers = servers
         width = int(Field.END)
         rows_size = (self.rows + 1) * width  # the last one is the retired row
@@ -211,7 +213,8 @@ class Scoreboard:
 
     def live_rows(self) -> list[int]:
         """Rows of workers that exist (starting, serving or retiring)."""
-        return [row for row in range(self.rows) if self.row(row)[Field.STATE] != State.FREE]
+        used = self.supervisor[SupervisorField.ROWS] or self.rows  # where no supervisor has said it: any
+        return [row for row in range(used) if self.row(row)[Field.STATE] != State.FREE]
 
     def retire(self, row: int) -> None:
         """Fold a gone worker's counters into the retired row and free the row (supervisor only)."""
@@ -236,6 +239,12 @@ class Scoreboard:
     def total(self, field: Field) -> int:
         """Sum of a field over all rows, gone workers included."""
         return sum(self.row(row)[field] for row in range(self.rows + 1))
+
+    def log_lost(self) -> int:
+        """Log lines that all processes had to drop, gone ones included."""
+        everywhere = self._cells[: (self.rows + 1) * int(Field.END)]
+        workers = sum(everywhere[int(Field.LOG_LOST) :: int(Field.END)])
+        return workers + self.control[ControlField.LOG_LOST] + self.supervisor[SupervisorField.LOG_LOST]
 
     def server_total(self, field: ServerField, server: int) -> int:
         """Sum of a server's field over all rows, gone workers included."""

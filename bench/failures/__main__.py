@@ -8,7 +8,11 @@ from pathlib import Path
 
 from bench.failures.report import write
 
-SCENARIOS: dict[str, str] = {}
+SCENARIOS: dict[str, str] = {
+    "stuck_log": "stuck_log",
+    "goaway": "goaway",
+    "levelling": "levelling",
+}
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from controller.embedded import EmbeddedController
 from controller.protocol import Hello, Report
 from controller.sources.measured import HALF_LIFE, MeasuredSource
 from controller.sources.quota import usable_cores, whole_cores
-from pylb.config.files import controller_tls, controller_token
+from pylb import log as log_
 from pylb.config.model import Config
 from pylb.control import snapshot
 from pylb.log import log
@@ -33,8 +34,16 @@ grant as a reason to shrink: as long as a lease. The controller may have begun t
 class Scaler:
     """Holds the controller's end, the policy, and the last decisions."""
 
-    def __init__(self, config: Config, board: Scoreboard, order: Callable[[int, str], None]) -> None:
-        """``order`` takes a number of workers and the reason to the supervisor."""
+    def __init__(
+        self,
+        config: Config,
+        board: Scoreboard,
+        order: Callable[[int, str], None],
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``order`` takes a number of workers and the reason to the supervisor; ``token`` and ``tls`` are for
+        the controller."""
         self._board = board
         self._order = order
         workers = config.workers
@@ -42,7 +51,7 @@ class Scaler:
         self.limits = min(workers.min, high), high
         self._policy = Policy(*self.limits, memory=remembered(board))
         self._began = math.inf
-        self.controller = make_controller(config, self.limits)
+        self.controller = make_controller(config, self.limits, token, tls)
         self.busy = snapshot.Busy(board)
         self._percentiles = snapshot.Percentiles(board)
         self.target = workers.min
@@ -58,6 +67,7 @@ class Scaler:
         """Decide four times a second, for ever."""
         while True:
             self.step(time.monotonic())
+            log_.tick()
             await asyncio.sleep(TICK)
 
     def step(self, now: float) -> None:
@@ -197,11 +207,12 @@ def remember(board: Scoreboard, memory: Memory) -> None:
     cells[ControlField.OWED_NS] = _ns(memory.owed)
 
 
-def make_controller(config: Config, limits: tuple[int, int]) -> ControllerClient | EmbeddedController:
+def make_controller(
+    config: Config, limits: tuple[int, int], token: str, tls: ssl.SSLContext | None
+) -> ControllerClient | EmbeddedController:
     """The controller that the configuration names, or the embedded one; it is told the ``limits``."""
     section = config.controller
-    token = controller_token(section)
     hello = Hello(section.name, *limits, section.weight, token)
     if section.address is None:
         return EmbeddedController(hello, MeasuredSource())
-    return ControllerClient(parse(section.address), hello, controller_tls(section))
+    return ControllerClient(parse(section.address), hello, tls)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pylb.config.model import ServerKey
-from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard, ServerField, SlotField, State
+from pylb.scoreboard import LATENCY_BUCKETS, Field, RowField, Scoreboard, ServerField, SlotField, State
 
 _PATIENCE = 12
 """Looks, four a second, after which a worker that shows no sign of life counts as idle."""
@@ -86,6 +86,13 @@ class Percentiles:
         return 0.0
 
 
+def state(board: Scoreboard, row: int) -> str:
+    """How a worker is, in one word: what it says itself, unless the supervisor knows better."""
+    if board.note(row)[RowField.STUCK]:
+        return "stuck"
+    return State(board.row(row)[Field.STATE]).name.lower()
+
+
 def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]]:
     """One entry per worker process, by slot and generation."""
     found = []
@@ -95,9 +102,11 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
             {
                 "slot": cells[Field.SLOT],
                 "pid": cells[Field.PID],
-                "state": State(cells[Field.STATE]).name.lower(),
+                "state": state(board, row),
                 "generation": cells[Field.GENERATION],
                 "connections": cells[Field.CONNECTIONS],
+                "tunnels": cells[Field.TUNNELS],
+                "fixed": cells[Field.FIXED],
                 "in_flight": cells[Field.IN_FLIGHT],
                 "requests": cells[Field.REQUESTS],
                 "busy": round(busy.get(row, 0.0), 3),
@@ -105,6 +114,7 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
                 "accepted": cells[Field.ACCEPTED],
                 "adopted": cells[Field.ADOPTED],
                 "handed_over": cells[Field.HANDED_OVER],
+                "log_lost": cells[Field.LOG_LOST],
             }
         )
     return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))
@@ -139,7 +149,7 @@ def totals(board: Scoreboard) -> dict[str, int]:
 
 def serving(board: Scoreboard) -> Sequence[int]:
     """Rows of the workers that take new connections."""
-    return [row for row in board.live_rows() if board.row(row)[Field.STATE] == State.SERVING]
+    return [row for row in board.live_rows() if state(board, row) == "serving"]
 
 
 def accept_queue(board: Scoreboard) -> int:

@@ -25,6 +25,7 @@ _TEXT = {
     414: "The request line is too long.",
     417: "Only 'Expect: 100-continue' is supported.",
     431: "The request's header fields are too large.",
+    500: "An error of the load balancer's own; its log says more.",
     502: "The server gave no valid answer.",
     503: "No server is available to answer.",
     504: "The server took too long to answer.",

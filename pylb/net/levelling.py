@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 TOLERANCE = 1.1
@@ -60,3 +61,11 @@ def plan(connections: Mapping[int, int], limit: int = PER_TICK) -> list[Move]:
             taker[1] -= count
             limit -= count
     return moves
+
+
+def given(moves: Iterable[Move]) -> Counter[int]:
+    """How many connections each row gives."""
+    result: Counter[int] = Counter()
+    for move in moves:
+        result[move.source] += move.count
+    return result

@@ -110,17 +110,21 @@ class Arrivals:
             self._total, self._at = total, now
 
 
-def weights_for(connections: Mapping[int, float], rate: float = 0.0) -> dict[int, int]:
+def weights_for(
+    connections: Mapping[int, float], rate: float = 0.0, strong: bool = False
+) -> dict[int, int]:
     """Weights (adding up to `TOTAL`) that send more new connections to slots that hold fewer.
 
     Args:
         connections: by slot, those that wait to be accepted included.
         rate: new connections per second, all together.
+        strong: clients have been asked to connect anew so that slots become even: those that come now should
+            rather not return to where they were.
 
     A slot's share falls linearly with its lead over the emptiest one: by as much as evens them out within
     `HORIZON`, or more slowly where few come. Short connections come by the hundred between two looks, and
     stronger weights would chase the queue to and fro. It never falls below a quarter of an equal share, so
-    that a burst still spreads over all.
+    that a burst still spreads over all (of a sixteenth when ``strong``).
     """
     if not connections:
         return {}
@@ -128,9 +132,9 @@ def weights_for(connections: Mapping[int, float], rate: float = 0.0) -> dict[int
     highest = max(connections.values())
     mean = sum(connections.values()) / len(slots)
     # Below a few connections per slot the differences say nothing.
-    scale = max(mean, 8.0, rate * HORIZON / len(slots))
+    scale = max(1.0 if strong else max(mean, 8.0), rate * HORIZON / len(slots))
     raw = {slot: 1.0 + (highest - connections[slot]) / scale for slot in slots}
-    ceiling = 4.0 * min(raw.values())
+    ceiling = (16.0 if strong else 4.0) * min(raw.values())
     raw = {slot: min(value, ceiling) for slot, value in raw.items()}
     total = sum(raw.values())
     weights = {slot: max(1, int(TOTAL * value / total)) for slot, value in raw.items()}

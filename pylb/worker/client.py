@@ -22,7 +22,8 @@ from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, HttpExchange, endpoint, tls_facts
-from pylb.worker.http2 import Http2Connection
+from pylb.worker.guard import guarded
+from pylb.worker.http2 import QUIET, Http2Connection
 from pylb.worker.lingering import Lingering
 from pylb.worker.server import WRITE_BUFFER
 from pylb.worker.tunnel import Tunnel
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pylb.worker.server import ServerConnection
 
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
-_CONNECTIONS = int(Field.CONNECTIONS)
 _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
@@ -63,6 +63,10 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         "moving",
         "movable",
         "body",
+        "born",
+        "recall_at",
+        "recalled",
+        "tunnelled",
     )
 
     def __init__(self, worker: Worker, listener: Listener, peer: Peer | None = None) -> None:
@@ -80,9 +84,14 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.moving = False
         self.movable = not listener.tls  # the keys of a TLS connection can't leave the process
         self.body: RequestBody | None = None
+        self.born = worker.now
+        self.recall_at = worker.recall_at(self.born)
+        self.recalled = False  # the next response asks the client to connect anew
+        self.tunnelled = False
 
     # asyncio's side
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         worker = self.worker
@@ -93,20 +102,22 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
                 return
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         worker.clients.add(self)
-        self.counters[_CONNECTIONS] += 1
         self.deadline = worker.now + worker.timeouts.keep_alive
         self.head = self.listener.request_head(transport, self.peer)
+        if worker.leaving and (worker.stopping or not self.movable):
+            self.recalled = True
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.clients.discard(self)
-        self.counters[_CONNECTIONS] -= 1
         if self.busy:
             self.counters[Field.ABORTED] += 1
             self.leave_server()
             self.done()
         self.worker.client_gone()
 
+    @guarded
     def eof_received(self) -> bool:
         self.eof = True
         if not self.busy:
@@ -120,6 +131,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         # A client may half-close and still wait for its answer. Not with TLS; uvloop would log a warning.
         return self.transport.can_write_eof()
 
+    @guarded
     def pause_writing(self) -> None:
         self.write_paused = True
         self.deadline = self.worker.now + self.worker.timeouts.client
@@ -128,6 +140,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             server.deadline = math.inf
             server.pause_reading()
 
+    @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
         self.deadline = math.inf if self.busy else self.worker.now + self.worker.timeouts.keep_alive
@@ -139,20 +152,23 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self.worker.loop.call_soon(self.go_on)
 
     def data_received(self, data: bytes) -> None:
-        self.counters[_BYTES_IN] += len(data)
-        if self.busy or self.write_paused:
-            if self.busy and not self.body_done:
-                self._body(data)
+        try:
+            self.counters[_BYTES_IN] += len(data)
+            if self.busy or self.write_paused:
+                if self.busy and not self.body_done:
+                    self._body(data)
+                else:
+                    self.buffer += data
+                    if len(self.buffer) > self.worker.limits.pipelined_bytes:
+                        self.update_reading()
+            elif self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+                self._request(data, False)
             else:
-                self.buffer += data
-                if len(self.buffer) > self.worker.limits.pipelined_bytes:
-                    self.update_reading()
-        elif self.buffer:
-            data = self.buffer + data
-            self.buffer = b""
-            self._request(data, False)
-        else:
-            self._request(data, True)
+                self._request(data, True)
+        except Exception as error:  # as `guarded` does, without another call on each request's way
+            self.crashed(error)
 
     # The request
 
@@ -185,11 +201,21 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             else:
                 self._refuse(refused)
             return
+        except Exception:
+            # It is the request that is to be answered with 500.
+            self.busy = True
+            self.started_ns = _now_ns()
+            self.response_started = False
+            raise
         self.method = head.method
         self.busy = True
         self.started_ns = _now_ns()
         self.response_started = False
-        self.close_after = not head.keep_alive or (worker.leaving and (worker.stopping or not self.movable))
+        self.close_after = (
+            not head.keep_alive
+            or self.recalled
+            or (not self.movable and worker.recalls.open and self._too_many())
+        )
         self.plain = head.http11 and not self.listener.response_fields
         self.dechunk = not head.http11
         self.deadline = math.inf
@@ -214,11 +240,10 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     def _become_http2(self, data: bytes) -> None:
         """The client speaks HTTP/2, by prior knowledge (RFC 9113 §3.3) or as agreed in the TLS handshake."""
-        if self in self.worker.clients:
-            self.worker.clients.discard(self)
-            self.counters[_CONNECTIONS] -= 1
+        self.worker.clients.discard(self)
         self.closed = True
         connection = Http2Connection(self.worker, self.listener, self.peer)
+        connection.born, connection.recall_at = self.born, self.recall_at
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         if data:
@@ -234,6 +259,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self._refuse(refused)
             return
         self.counters[Field.STATUS_3XX] += 1
+        self.response_started = True
         self.write(redirect_response(location, self.close_after))
         self.done()
 
@@ -312,6 +338,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     def write_error(self, status: int) -> None:
         self.close_after = self.close_after or not self.body_done or not self.head.http11
+        self.response_started = True
         self.write(self.listener.error(status, self.close_after, self.method == b"HEAD"))
 
     def before_open_end(self) -> None:
@@ -323,9 +350,12 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
         """From here on bytes are relayed, whatever they mean (RFC 9110 §7.8)."""
+        self.response_started = True
         self.write(head.out)
+        self.movable = False
+        self.tunnelled = True
         early, self.buffer = self.buffer, b""
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     # Ends
 
@@ -337,13 +367,15 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self.leave_server()
         else:
             counters[Field.REQUESTS] += 1
-        if not (self.busy and self.response_started):
+        started = self.busy and self.response_started
+        if not started:
             counters[Field.STATUS_1XX - 1 + refused.status // 100] += 1
+            self.response_started = True
             self.write(self.listener.error(refused.status, True))
         self.buffer = b""
         if self.busy:
             self.body_done = False
-            self.done(abort=self.response_started)
+            self.done(abort=started)
         else:
             self.close(linger=True)
 
@@ -365,6 +397,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         elif self.buffer:
             worker.loop.call_soon(self.go_on)
 
+    @guarded
     def go_on(self) -> None:
         """Read the next request from what has come already."""
         if self.busy or self.closed or self.moving or self.write_paused:
@@ -388,13 +421,49 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         else:
             self.transport.close()
 
-    def drain(self) -> None:
-        """The worker leaves and nobody takes over: close if idle; else the response says it."""
-        if self.busy:
-            self.close_after = True
-        elif not self.closed:
-            self.transport.close()
+    def lively(self) -> bool:
+        """Whether its client would be somebody else's work, if it came back to another worker."""
+        if self.movable or self.tunnelled:
+            return False
+        return self.busy or self._quiet() < 2 * QUIET
 
+    def _quiet(self) -> float:
+        """Seconds for which an idle connection has been so."""
+        return self.worker.now - (self.deadline - self.worker.timeouts.keep_alive)
+
+    def _too_many(self) -> bool:
+        fields = self.head.fields
+        if fields is not None and fields.upgrade:
+            return False  # it could not be kept
+        return self.worker.recalls.take(self, self.worker.loop.time())
+
+    def recall(self) -> None:
+        """Ask the client to come back on another connection with the next response."""
+        self.recalled = True
+
+    @guarded
+    def drain(self) -> None:
+        """The worker leaves and nobody takes over: `recall`, and if nothing comes, close.
+
+        A client that is just between two requests isn't closed on: the next one would be lost.
+        """
+        self.recalled = True
+        wait = QUIET
+        if self.closed or self.tunnelled:
+            return
+        if not self.busy:
+            if self.buffer:
+                return  # what has come of a request has its deadline
+            wait -= self._quiet()
+            if wait <= 0:
+                self.transport.close()
+                return
+        elif not self.response_started:
+            self.close_after = True
+            return
+        self.worker.loop.call_later(wait, self.drain)
+
+    @guarded
     def expire(self) -> None:
         """The deadline has passed."""
         left = self.transport.get_write_buffer_size()
@@ -413,6 +482,11 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self._refuse(Refused(408, "timeout"))
         else:
             self.transport.close()
+
+    def cut_off(self) -> None:
+        self.worker.clients.discard(self)
+        if self.transport is not None:
+            self.transport.abort()
 
     def client_tls(self) -> dict[str, bytes]:
         return tls_facts(self.transport)

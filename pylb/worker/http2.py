@@ -3,13 +3,28 @@
 h2 keeps the protocol's state; this module connects it to exchanges. Flow control is passed on both ways: what
 a client sends is acknowledged when there is room towards the server, and a server is read only while the
 client's window is open.
+
+How a connection ends (RFC 9113 §6.8). First the client is asked to open no more streams, by a GOAWAY that
+names the highest number there is, so that nothing that it has sent meanwhile is refused. When `GRACE` has
+passed and no stream is under way, the last GOAWAY follows, and the close. Some clients (Java's, httpx) give
+up every stream at any GOAWAY; so the moment of the first one is chosen:
+
+* with the end of the response that leaves no stream, in the same write: who has one request at a time reads
+  both before it sends the next one;
+* on a connection that is never without streams, with the end of one of them, after `Worker.spread`;
+* into an idle connection when nothing has come for `QUIET`, and only where the connection has to end: the
+  worker leaves, or `timeouts.keep_alive` has passed;
+* never while streams are silently under way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
+import termios
+from array import array
 from typing import TYPE_CHECKING
 
 import h2.config
@@ -24,6 +39,7 @@ from pylb.http.flood import Budget
 from pylb.http.frames import H2Connection
 from pylb.http.translate import trailers_to_http1
 from pylb.scoreboard import Field
+from pylb.worker.guard import guarded
 from pylb.worker.http2stream import Http2Stream
 from pylb.worker.server import WRITE_BUFFER
 
@@ -40,6 +56,11 @@ _CONNECTION_WINDOW = 1 << 20
 _BYTES_PER_UPDATE = 1024
 _MOST_UPDATES = 10_000  # however much was downloaded
 _ENHANCE_YOUR_CALM = int(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+_ANY_STREAM = (1 << 31) - 1
+GRACE = 2.0
+"""Seconds in which a client reads the first GOAWAY and what it had sent before arrives: a long round trip."""
+QUIET = 1.0
+"""Seconds without a request after which the next one is not expected at once."""
 
 
 class Http2Connection(asyncio.Protocol):
@@ -55,7 +76,13 @@ class Http2Connection(asyncio.Protocol):
         self.write_paused = False
         self.leaving = False
         self.streams: dict[int, Http2Stream] = {}
+        self.born = worker.now
+        self.recall_at = math.inf
         self._idle_deadline = math.inf
+        self._idle_since = worker.now
+        self._due = math.inf  # since when the client is to be asked to come back
+        self._announced = math.inf  # when it was asked
+        self._farewell = b""  # a GOAWAY that leaves with the next write
         self._unsent = 0  # bytes that weren't taken when last looked at
         self._last_stream = 0
         self._flushing = False
@@ -91,6 +118,7 @@ class Http2Connection(asyncio.Protocol):
             return self._idle_deadline
         return min(stream.deadline for stream in self.streams.values())
 
+    @guarded
     def expire(self) -> None:
         """A deadline has passed: that of a stream, or of an idle connection."""
         now = self.worker.now
@@ -105,8 +133,13 @@ class Http2Connection(asyncio.Protocol):
         late = [stream for stream in self.streams.values() if stream.deadline < now]
         for stream in late:
             self.worker.counters[Field.TIMEOUTS] += 1
-            stream.abandon(h2.errors.ErrorCodes.CANCEL)
-        if not late and not self.streams:
+            self._of(stream, stream.abandon, h2.errors.ErrorCodes.CANCEL)
+        if late or self.streams:
+            return
+        if self._announced == math.inf:
+            self._announce()
+            self.flush()
+        else:
             self._goaway(0)
             self._close()
 
@@ -115,51 +148,93 @@ class Http2Connection(asyncio.Protocol):
         self._idle_deadline = self.worker.now + self.worker.timeouts.client
         self.transport.close()
 
+    def lively(self) -> bool:
+        """Whether its client would be somebody else's work, if it came back to another worker."""
+        return bool(self.streams) or self._idle_since > self.worker.now - 2 * QUIET
+
+    def recall(self) -> None:
+        """Ask the client to come back on another connection when there is a good moment for it."""
+        if self._due == math.inf:
+            self._due = self.worker.now
+
+    @guarded
     def drain(self) -> None:
-        """Take no more streams; end when those under way are over (RFC 9113 §6.8)."""
-        if self.leaving or self.closed:
+        """The worker leaves: `recall`, and if nothing comes, end."""
+        self.recall()
+        if self.closed or self.leaving or self.streams or self._announced < math.inf:
             return
-        self.leaving = True
-        self._goaway(0, self._last_stream)
-        if not self.streams:
-            self._close()
+        quiet = self.worker.now - self._idle_since
+        if quiet < QUIET:
+            self.worker.loop.call_later(QUIET - quiet, self.drain)
+        else:
+            self._announce()
+            self.flush()
+
+    def _good_moment(self) -> bool:
+        """Whether the client is to be asked with what is about to be written, the end of a response."""
+        if self._announced < math.inf or self.leaving:
+            return False
+        worker = self.worker
+        if self._due == math.inf:
+            if not worker.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
+                return False
+            idle = not self.streams and not self._unread()
+            return worker.recalls.take(self, worker.loop.time(), idle)
+        return worker.now >= self._due + worker.spread or (not self.streams and not self._unread())
+
+    def _unread(self) -> bool:
+        """Whether something has come that was not read yet, most likely the next request."""
+        size = array("i", [0])
+        fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, size)
+        return bool(size[0])
+
+    def _announce(self) -> None:
+        """Ask for no more streams; those that come nevertheless are served, for a while."""
+        self._announced = self.worker.now
+        self._idle_deadline = self._announced + GRACE
+        self._farewell = GoAwayFrame(0, last_stream_id=_ANY_STREAM).serialize()
+        self.soon()
 
     # asyncio's side
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.worker.clients.add(self)
-        self.worker.counters[Field.CONNECTIONS] += 1
         self._idle_deadline = self.worker.now + self.worker.timeouts.keep_alive
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
         self.flush()
         if self.worker.leaving:
-            self.drain()
+            self.recall()
+            self.worker.loop.call_later(self.worker.spread, self.drain)
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.clients.discard(self)
-        self.worker.counters[Field.CONNECTIONS] -= 1
         for stream in list(self.streams.values()):
-            stream.gone()
+            self._of(stream, stream.gone)
         self.worker.client_gone()
 
     def eof_received(self) -> bool:
         return False
 
+    @guarded
     def pause_writing(self) -> None:
         self.write_paused = True
-        for stream in self.streams.values():
-            stream.update_server()
+        for stream in list(self.streams.values()):
+            self._of(stream, stream.update_server)
 
+    @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
         for stream in list(self.streams.values()):
-            stream.push()
+            self._of(stream, stream.push)
         self.flush()
 
+    @guarded
     def data_received(self, data: bytes) -> None:
         self.worker.counters[Field.BYTES_IN] += len(data)
         try:
@@ -175,21 +250,41 @@ class Http2Connection(asyncio.Protocol):
         for event in events:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
-                handler(self, event)
+                try:
+                    handler(self, event)
+                except Exception as error:
+                    # What is a stream's is that stream's error, all else the connection's.
+                    (self.streams.get(getattr(event, "stream_id", None) or 0) or self).crashed(error)
                 if self.closed or self.transport.is_closing():
                     return
         self.flush()
+
+    def _of(self, stream: Http2Stream, do: Callable[..., None], *arguments: object) -> None:
+        """Do one stream's part; an error there is that stream's alone."""
+        try:
+            do(*arguments)
+        except Exception as error:
+            stream.crashed(error)
+
+    def crashed(self, error: Exception) -> None:
+        """An error of our own that is no single stream's: it costs the connection."""
+        self.worker.internal(error)
+        self.closed = True
+        self.worker.clients.discard(self)
+        self.transport.abort()
+        for stream in list(self.streams.values()):
+            self._of(stream, stream.gone)
 
     def _refuse(self) -> None:
         self.worker.count_refusal(Refused(400, "http2"))
         self.flush()
         self._close()
 
-    def _goaway(self, code: int, last: int | None = None) -> None:
+    def _goaway(self, code: int) -> None:
         # By hand: for h2 a connection is over with its GOAWAY, but streams may still be under way.
         self.flush()
-        last = self._last_stream if last is None else last
-        self.transport.write(GoAwayFrame(0, last_stream_id=last, error_code=code).serialize())
+        frame = GoAwayFrame(0, last_stream_id=self._last_stream, error_code=code)
+        self.transport.write(frame.serialize())
 
     def _too_many_updates(self, count: int) -> bool:
         free = min(count, self._updates)
@@ -217,6 +312,9 @@ class Http2Connection(asyncio.Protocol):
         stream = Http2Stream(self, number)
         self.streams[number] = stream
         stream.begin(event.headers or [], event.stream_ended is not None)
+        if not self.leaving and self.worker.now - self._announced > GRACE:
+            self.leaving = True  # the client takes no notice: this one was the last
+            self._goaway(0)
 
     def _data(self, event: h2.events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)
@@ -254,7 +352,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.push()
         else:
             for stream in list(self.streams.values()):
-                stream.push()
+                self._of(stream, stream.push)
 
     def _noise(self, event: h2.events.Event) -> None:
         self._too_much(self._chatter)
@@ -262,7 +360,7 @@ class Http2Connection(asyncio.Protocol):
     def _settings(self, event: h2.events.Event) -> None:
         if not self._too_much(self._chatter):
             for stream in list(self.streams.values()):
-                stream.push()  # the initial window may have grown
+                self._of(stream, stream.push)  # the initial window may have grown
 
     def _closed(self, event: h2.events.Event) -> None:
         self.leaving = True
@@ -292,10 +390,13 @@ class Http2Connection(asyncio.Protocol):
             self._flushing = True
             self.worker.loop.call_soon(self.flush)
 
+    @guarded
     def flush(self) -> None:
         """Send what h2 has to say."""
         self._flushing = False
         data = self.h2.data_to_send()
+        if self._farewell:
+            data, self._farewell = data + self._farewell, b""
         if data and not self.closed:
             self.worker.counters[Field.BYTES_OUT] += len(data)
             self.transport.write(data)
@@ -303,11 +404,20 @@ class Http2Connection(asyncio.Protocol):
     def stream_over(self, number: int) -> None:
         """A stream has ended."""
         self.streams.pop(number, None)
+        if self.closed:
+            return
         if not self.streams:
-            self._idle_deadline = self.worker.now + self.worker.timeouts.keep_alive
-            if self.leaving:
+            now = self._idle_since = self.worker.now
+            if self.leaving or now - self._announced > GRACE:
+                if not self.leaving:
+                    self.leaving = True
+                    self._goaway(0)
                 self.flush()
                 self._close()
+                return
+            self._idle_deadline = min(now + self.worker.timeouts.keep_alive, self._announced + GRACE)
+        if self._good_moment():
+            self._announce()
 
 
 _HANDLERS: dict[type[h2.events.Event], Callable[[Http2Connection, object], None]] = {

@@ -327,6 +327,23 @@ class Http2Stream(HttpExchange):
 
     # Ends
 
+    def cut_off(self) -> None:
+        connection = self.connection
+        tunnelled, self.tunnelled = self.tunnelled, None
+        self.closed = True
+        self.busy = False
+        try:
+            connection.h2.reset_stream(self.number, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            connection.soon()
+        except h2.exceptions.H2Error:
+            pass  # it had ended
+        finally:
+            connection.streams.pop(self.number, None)
+        if tunnelled is not None:
+            tunnelled.lost()
+        connection.acknowledge(self.number, self.unacknowledged)
+        connection.stream_over(self.number)
+
     def gone(self) -> None:
         """The client has reset the stream, or the connection is gone."""
         if self.closed:
@@ -369,7 +386,8 @@ class Http2Stream(HttpExchange):
         self.transport = self.tunnelled
         early, self.early = self.early, b""
         self.upgrading = False
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        self.response_started = True
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tunnel has ended on both sides."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pylb.config.model import Frontend
 from pylb.http.errors import Refused, error_response
 from pylb.http.request import RequestHead
-from pylb.net.tls import server_context, subject
+from pylb.net.tls import subject
+from pylb.scoreboard import Field
 from pylb.worker.client import ClientConnection
 from pylb.worker.tcp import TcpConnection
 
@@ -48,15 +49,30 @@ class Listener:
         self.response_fields = b""
         """Added to each response; the last field's CRLF and the empty line included."""
         if frontend.tls is not None:
-            self.context = worker.tls.get(bind) or server_context(frontend.tls)
+            self.context = worker.tls[bind]
             if frontend.tls.hsts:
                 age = int(frontend.tls.hsts)
                 self.response_fields = b"Strict-Transport-Security: max-age=%d\r\n\r\n" % age
         self.tls = self.context is not None
+        self.by_hand = self.accept_proxy or self.tls
+        """Something comes before a connection is a client's: `proxied` accepts it."""
         self.sni = {name: backends[backend] for name, backend in frontend.sni.items()}
         self._worker = worker
         self._frontend = frontend
         self._trusted = [ipaddress.ip_network(network) for network in frontend.trusted_proxies]
+
+    def accepted(self) -> asyncio.Protocol:
+        """The protocol of a connection that the event loop has accepted."""
+        worker = self._worker
+        worker.counters[Field.ACCEPTED] += 1
+        try:
+            if worker.descriptors.full(worker.held() + 1):
+                worker.loop.call_soon(worker.pause)  # this one is accepted; libuv accepts one in a turn
+            return self.protocol()
+        except Exception as error:
+            # Raised, it would reach libuv, which would wait for ever for somebody to take this connection.
+            worker.internal(error)
+            return Overflow(False)
 
     def protocol(self, peer: Peer | None = None) -> ClientConnection | TcpConnection | Overflow:
         """The protocol of a new connection; ``peer`` is the client that a PROXY header has told."""

@@ -7,6 +7,7 @@ stand-ins, so that a case costs microseconds.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from pylb.scoreboard import REASONS, Field, Scoreboard
 from pylb.worker.client import ClientConnection
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
+from pylb.worker.recall import Recalls
 from pylb.worker.server import ServerConnection
 
 _CONFIG = BackendConfig(
@@ -60,10 +62,23 @@ class _Worker:
         self.now = 0.0
         self.clients: set[Any] = set()
         self.server_connections: set[Any] = set()
+        self.connecting: set[Any] = set()
+        self.said: list[str] = []
         self.moves = self.leaving = self.stopping = False
+        self.recalls = Recalls(2.0)
 
     def full(self) -> bool:
         return False
+
+    def recall_at(self, born: float) -> float:
+        return math.inf
+
+    def say(self, level: int, kind: object, text: str) -> None:
+        self.said.append(text)
+
+    def internal(self, error: BaseException) -> None:
+        """There are none."""
+        raise error
 
     def client_gone(self) -> None:
         """Nobody waits for it."""

@@ -55,7 +55,7 @@ def test_what_arrives_after_the_last_look_stays_in_the_inbox(tmp_path: Path) -> 
         channel.send(supervisor, {"op": "listen", "slots": [0]})
         channel.send(supervisor, {"op": "retire", "to": [OTHER], "binds": [bind]})
         await serving
-        header = {"binds": [bind], "peers": [None], "pending": [""]}
+        header = {"binds": [bind], "peers": [None], "born": [0], "pending": [""]}
         assert channel.send_connections(context.inboxes[ROW], header, [balancer_end.fileno()])
         # The process ends a few turns of the loop after its last look.
         for _ in range(5):
@@ -74,7 +74,7 @@ def test_what_came_before_is_given_away(tmp_path: Path) -> None:
     context, supervisor, readers = _context(tmp_path)
     client, balancer_end = socket.socketpair()
     bind = next(iter(context.listeners))
-    header = {"binds": [bind], "peers": [None], "pending": [""]}
+    header = {"binds": [bind], "peers": [None], "born": [0], "pending": [""]}
     assert channel.send_connections(context.inboxes[ROW], header, [balancer_end.fileno()])
     balancer_end.close()
     channel.send(supervisor, {"op": "listen", "slots": [0]})
@@ -96,7 +96,7 @@ def test_a_large_half_read_head_keeps_nobody_else_from_moving(tmp_path: Path) ->
     bind = next(iter(context.listeners))
     pairs = [socket.socketpair(), socket.socketpair()]
     (large, _), (idle, _) = pairs
-    header = {"binds": [bind] * 2, "peers": [None] * 2, "pending": [""] * 2}
+    header = {"binds": [bind] * 2, "peers": [None] * 2, "born": [0] * 2, "pending": [""] * 2}
     assert channel.send_connections(context.inboxes[ROW], header, [theirs.fileno() for _, theirs in pairs])
     for _, theirs in pairs:
         theirs.close()
