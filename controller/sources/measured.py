@@ -64,7 +64,8 @@ class MeasuredSource:
     def sample(self, now: float) -> None:
         times = list(self._read())
         if len(times) != len(self._last):  # a CPU came or went
-            self._last, self._idle, self._started = times, [0.0] * len(times), False
+            # What is known of the others stays: else all of them would look used for a moment.
+            self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
             return
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
         keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0
