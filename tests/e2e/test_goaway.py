@@ -25,11 +25,11 @@ class Patient(Client):
 
     machine = H2Connection
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, sock: socket.socket | None = None) -> None:
         self.goaways: list[int] = []
         """The last streams that they named."""
         self.silent = 0  # a stream on which nothing happens
-        super().__init__(port)
+        super().__init__(port, sock=sock)
 
     def receive(self) -> bool:
         there = super().receive()
