@@ -128,6 +128,8 @@ class ControllerServer:
             OSError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
+        if address.kind == "serial":
+            raise OSError(errno.EOPNOTSUPP, "a serial port is the balancer's end; listen on unix:PATH")
         if address.kind == "unix":
             # With other users the peer's credentials decide.
             mode = 0o666 if self.access.uids else 0o600
@@ -303,8 +305,7 @@ class _Peer(asyncio.BufferedProtocol):
         self._granted_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment]  # uvloop's are no asyncio.Transport
         server = self._server
         access, address = server.access, server.address
         assert address is not None
