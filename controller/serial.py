@@ -2,7 +2,7 @@
 
 Read and written with ``add_reader`` and ``add_writer``, which asyncio and uvloop both have for such devices.
 Sources: drivers/char/virtio_console.c of the kernel (opening doesn't wait, a second opener gets EBUSY;
-without a host poll says IN and HUP for ever, read gives 0 bytes and write EAGAIN; unplugged, they give ENODEV);
+without a host poll says IN and HUP for ever, read gives 0 bytes and write EAGAIN; unplugged, ENODEV);
 man 3 termios.
 """
 
