@@ -156,7 +156,7 @@ class Drain(Section):
 class Controller(Section):
     """Where the controller listens; without an address pylb runs it embedded."""
 
-    address: str | None = None  # unix:PATH, tcp:HOST:PORT or vsock:CID:PORT
+    address: str | None = None  # unix:PATH, tcp:HOST:PORT, vsock:CID:PORT or serial:PATH
     name: str = Field(default="pylb", min_length=1, max_length=128)
     weight: float = Field(default=1.0, gt=0, le=1000)
     token_file: FilePath | None = None
