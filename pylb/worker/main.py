@@ -446,7 +446,7 @@ class Worker:
         """Have connections that stay here end, one after the other, so that clients don't come back as a
         herd."""
         staying = [client for client in self.clients if self.stopping or not client.movable]
-        for position, client in enumerate(staying, 1):
+        for position, client in enumerate(staying):
             self.loop.call_later(self.spread * position / len(staying), client.drain)
 
     # Time
