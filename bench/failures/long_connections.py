@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import multiprocessing
 import signal
 import subprocess
@@ -67,6 +68,8 @@ async def _bodies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 
 def _serve(pipe: Connection[Any, Any]) -> None:
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # what is cut is counted by the clients
+
     async def main() -> None:
         bodies = await asyncio.start_server(_bodies, "127.0.0.1", 0)
         async with serve(_echo, "127.0.0.1", 0, ping_interval=None) as sockets:
