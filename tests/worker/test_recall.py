@@ -82,7 +82,7 @@ def test_an_order_that_isnt_renewed_ends() -> None:
 def test_workers_become_level_and_then_nobody_is_asked(
     held: list[int], returns: list[tuple[int, float, bool]]
 ) -> None:
-    """Clients that were asked are away for a while, and then come to any worker, to that they left as well."""
+    """Clients that were asked are away for a while, then come to any worker, to that they left as well."""
     held = [*held, 0]
     workers = [Recalls(SPREAD) for _ in held]
     clients = [{(row, number) for number in range(count)} for row, count in enumerate(held)]
