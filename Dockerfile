@@ -10,14 +10,18 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
+RUN python3 -m venv /opt/pylb
+# Exactly the releases that were tested, and exactly those files.
+COPY deploy/requirements.lock deploy/
+RUN /opt/pylb/bin/pip install --require-hashes -r deploy/requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY pylb pylb
 COPY controller controller
-RUN python3 -m venv /opt/pylb
-RUN /opt/pylb/bin/pip install .
+RUN /opt/pylb/bin/pip install --no-deps .
 
 FROM build AS locust
-RUN /opt/pylb/bin/pip install '.[load]'
+COPY deploy/requirements-load.lock deploy/
+RUN /opt/pylb/bin/pip install -r deploy/requirements-load.lock
 RUN useradd --uid 10001 --create-home locust
 WORKDIR /demo
 COPY bench/__init__.py bench/fast_user.py bench/

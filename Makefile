@@ -8,6 +8,16 @@ PYTHON ?= python3
 	.venv/bin/pip install -q -e '.[bench,dev]'
 	touch $@
 
+# The exact releases that the images install: after a change of the dependencies, and to take newer ones.
+COMPILE = .venv/lock/bin/uv pip compile -q --universal --python-version 3.11 --no-annotate \
+	--custom-compile-command "make lock" --upgrade pyproject.toml
+.PHONY: lock
+lock:
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install -q uv
+	$(COMPILE) --generate-hashes -o deploy/requirements.lock
+	$(COMPILE) --extra load -c deploy/requirements.lock -o deploy/requirements-load.lock
+
 demo: .venv/ready
 	.venv/bin/python -m pylb demo
 

@@ -103,7 +103,7 @@ def other_work(processes: int) -> Iterator[list[int]]:
             process.join()
 
 
-def _serve(pipe: Connection[Any, Any]) -> None:
+def serve(pipe: Connection[Any, Any]) -> None:
     """The server; says its port through ``pipe``."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,7 +239,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         parser.error("wrk is not installed (apt-get install wrk)")
     plan = phases(cores := len(os.sched_getaffinity(0)))
-    with child(_serve) as pipe:
+    with child(serve) as pipe:
         balancer = Balancer("--workers", f"1..{cores}", servers=(f"127.0.0.1:{pipe.recv()}",))
         try:
             wrk = run(plan, balancer, cores)

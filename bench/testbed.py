@@ -77,16 +77,23 @@ class Group:
                 (folder.parent / "cgroup.subtree_control").write_text("+cpu")
             assert root in folder.parents
 
-    def limit(self, cores: float) -> None:
-        """At most so many virtual cores."""
+    def limit(self, cores: float, core: float = CORE, period_us: int = PERIOD_US) -> None:
+        """At most so many cores, virtual ones unless ``core`` is 1."""
         self.cores = cores
-        quota = max(1000, int(cores * CORE * PERIOD_US))
+        quota = max(1000, int(cores * core * period_us))
         for folder in self.folders:
             if self._version == 2:
-                (folder / "cpu.max").write_text(f"{quota} {PERIOD_US}")
+                (folder / "cpu.max").write_text(f"{quota} {period_us}")
             elif (folder / "cpu.cfs_quota_us").exists():
-                (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (folder / "cpu.cfs_period_us").write_text(str(period_us))
                 (folder / "cpu.cfs_quota_us").write_text(str(quota))
+
+    def prefer(self) -> None:
+        """Others on this machine wait for what is in here."""
+        for folder in self.folders:
+            name, most = ("cpu.weight", 10_000) if self._version == 2 else ("cpu.shares", 262_144)
+            if (folder / name).exists():
+                (folder / name).write_text(str(most))
 
     def add(self, pid: int) -> None:
         """Move a process here."""

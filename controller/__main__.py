@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
@@ -18,8 +19,9 @@ from rich.table import Table
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
 from controller.protocol import MAX_STATUS, Error, LineDecoder, Status, StatusRequest, encode
-from controller.server import Access, ControllerServer, server_tls
+from controller.server import Access, ControllerServer, raise_descriptor_limit, server_tls
 from controller.sources import SOURCES
+from controller.stderr import Formatter, Handler, fill, take_over
 
 DEFAULT = "unix:/run/pylb-controller.sock"
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -73,7 +75,7 @@ def serve(
         typer.Option(
             "--source",
             metavar="NAME[:FILE]",
-            help="What knows the idle cores: measured, table:FILE, cgroups:FILE.",
+            help="What knows the idle cores: measured, table:FILE, cgroups:FILE, hypervisor:FILE.",
         ),
     ] = "measured",
     token_file: TokenOption = None,
@@ -90,6 +92,7 @@ def serve(
     """Measure idle cores and lease them to load balancers."""
     if context.invoked_subcommand is not None:
         return
+    handler = Handler(take_over())
     address = _address(listen)
     name, _, argument = source.partition(":")
     if name not in SOURCES:
@@ -104,20 +107,27 @@ def serve(
         server = ControllerServer(SOURCES[name](argument), Access(token, tls, frozenset(allow_uid or ())))
     except (OSError, ValueError) as error:
         fail(str(error))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s controller: %(message)s")
+    handler.setFormatter(Formatter("controller"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        asyncio.run(_serve(server, address))
+        asyncio.run(_serve(server, address, handler))
     except OSError as error:
         fail(f"can't listen on {address}: {error.strerror or error}")
 
 
-async def _serve(server: ControllerServer, address: Address) -> None:
-    await server.start(address)
-    logging.info("listening on %s, source %s", server.address, server.source.name)
+async def _serve(server: ControllerServer, address: Address, handler: Handler) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    raise_descriptor_limit()
+    await server.start(address)
+    logging.info("listening on %s, source %s", server.address, server.source.name)
+    log = take_over()
+    while not stop.is_set():
+        log.finish()
+        log.tell(log.lost, handler.warning)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1)
     await server.close()
 
 
@@ -189,4 +199,5 @@ def _show(answer: Status) -> None:
 
 
 if __name__ == "__main__":
+    fill()
     app()

@@ -2,24 +2,37 @@
 
 Nothing that the controller does or fails to do raises to the caller (the controller is advice). A grant
 is void when its lease is over, also while the connection looks alive: a frozen controller sends no renewal.
+
+A stream may hold what was meant for another: a port of a virtual machine outlives the balancer, the
+controller, and the machine's pauses. So each hello has a session, each report a number, and a grant says
+which report it answers; from when that was sent its lease counts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
 import random
+import secrets
 import socket
 import ssl
 import time
+from dataclasses import replace
 
 from controller.address import Address, vsock_pair
 from controller.protocol import Error, Grant, Hello, LineDecoder, Message, ProtocolError, Report, encode
+from controller.serial import open_serial
 
 _RETRY_FIRST = 0.1
 _RETRY_MOST = 5.0
+_RETRY_PORT = 1.0  # a port says nothing when its other end comes back
 _SILENCE = 10.0  # seconds without a word after which the connection is made anew
 _MAX_UNSENT = 65536
+_HELLO_EVERY = 0.5  # seconds between two hellos on one stream
+_REMEMBERED = 256  # reports of which we know when they were sent
+_BEGIN_ANEW = frozenset({"hello", "lease", "json"})  # errors after which the controller doesn't know us
 
 
 async def open_stream(
@@ -31,7 +44,9 @@ async def open_stream(
         OSError: it can't be reached, or TLS failed.
     """
     if address.kind == "unix":
-        return await asyncio.open_unix_connection(address.host)
+        return await asyncio.open_unix_connection(sock=_connect_unix(address.host))
+    if address.kind == "serial":
+        return await open_serial(address.host)
     if address.kind == "tcp":
         return await asyncio.open_connection(address.host, address.port, ssl=tls)
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -42,6 +57,20 @@ async def open_stream(
         sock.close()
         raise
     return await asyncio.open_connection(sock=sock)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    """Connect at once: a unix socket that doesn't has its queue full, which asyncio takes for "under way"."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        raise OSError(errno.EAGAIN, "too many connections wait to be accepted") from None
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def client_tls(ca: str, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
@@ -60,22 +89,53 @@ class ControllerClient:
         self.connected = False
         self.description = str(address)
         self.problem = ""
+        self.since = math.inf
+        """When the present connection's first grant came, monotonic seconds."""
         self.hello = hello
         self._address = address
         self._tls = tls
         self._writer: asyncio.StreamWriter | None = None
         self._grant: Grant | None = None
         self._granted_at = 0.0
+        """When the report was sent that the grant answers."""
+        self._report: Report | None = None
+        self._session = ""
+        self._seq = 0
+        self._sent: dict[int, float] = {}
+        """When each report of this session was sent; 0 is the hello."""
+        self._greeted_at = -math.inf
+        self._hello_due = False
+        self._knows_sessions = False
 
     def report(self, report: Report) -> None:
         """Send a report if there is a connection; the caller does so on change and every second."""
+        self._report = report
         writer = self._writer
         if writer is None or writer.is_closing():
             return
         if writer.transport.get_write_buffer_size() > _MAX_UNSENT:
             writer.transport.abort()  # it doesn't read: a frozen peer
-            return
-        writer.write(encode(report))
+        elif not self._hello_due:
+            self._send_report(writer, report)
+        elif time.monotonic() - self._greeted_at >= _HELLO_EVERY:
+            self._greet(writer)
+
+    def _greet(self, writer: asyncio.StreamWriter) -> None:
+        """Say hello, and how we are: or the controller would share out the cores that we use."""
+        self._session, self._seq = secrets.token_hex(8), 0
+        self._greeted_at = time.monotonic()
+        self._sent = {0: self._greeted_at}
+        self._hello_due = False
+        # The empty line ends what another one may have begun on this stream.
+        writer.write(b"\n" + encode(replace(self.hello, session=self._session)))
+        if self._report is not None:
+            self._send_report(writer, self._report)
+
+    def _send_report(self, writer: asyncio.StreamWriter, report: Report) -> None:
+        self._seq += 1
+        self._sent[self._seq] = time.monotonic()
+        self._sent.pop(self._seq - _REMEMBERED, None)
+        writer.write(encode(replace(report, seq=self._seq)))
 
     def current(self, now: float) -> Grant | None:
         """The grant in force at monotonic time ``now``, None when its lease is over."""
@@ -91,7 +151,8 @@ class ControllerClient:
                 reader, writer = await asyncio.wait_for(open_stream(self._address, self._tls), 5)
                 self._writer = writer
                 self.problem = ""
-                writer.write(encode(self.hello))
+                self._knows_sessions = False
+                self._greet(writer)
                 if await self._listen(reader):
                     wait = _RETRY_FIRST
             except TimeoutError:
@@ -105,7 +166,7 @@ class ControllerClient:
                         self._writer.transport.abort()
                 self._writer = None
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-            wait = min(2 * wait, _RETRY_MOST)
+            wait = min(2 * wait, _RETRY_PORT if self._address.kind == "serial" else _RETRY_MOST)
 
     async def _listen(self, reader: asyncio.StreamReader) -> bool:
         """Read until the connection ends; whether the controller ever granted anything."""
@@ -124,10 +185,32 @@ class ControllerClient:
 
     def _take(self, message: Message | ProtocolError) -> bool:
         if isinstance(message, Grant):
-            self._grant, self._granted_at = message, time.monotonic()
-            self.connected = True
-            self.problem = ""
-            return True
+            return self._take_grant(message)
         if isinstance(message, ProtocolError | Error):
             self.problem = f"{message.code}: {message.message}"
+        if isinstance(message, Error) and message.code in _BEGIN_ANEW:
+            self._grant = None
+            self.connected = False
+            self._hello_due = True
+            writer = self._writer
+            if writer is not None and time.monotonic() - self._greeted_at >= _HELLO_EVERY:
+                self._greet(writer)
         return False
+
+    def _take_grant(self, grant: Grant) -> bool:
+        """Keep it if it is for us and still in force."""
+        now = sent = time.monotonic()
+        if grant.session or self._knows_sessions:
+            if grant.session != self._session or grant.seq not in self._sent:
+                return False  # it was for our predecessor, or for us before a machine was set back
+            self._knows_sessions = True
+            sent = self._sent[grant.seq]
+        # else: a controller that knows no sessions
+        if now - sent > grant.lease:
+            return False
+        self._grant, self._granted_at = grant, sent
+        if not self.connected:
+            self.since = now
+        self.connected = True
+        self.problem = ""
+        return True

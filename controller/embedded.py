@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 from controller.leases import LEASE_SECONDS, LeaseTable
@@ -26,10 +27,17 @@ class EmbeddedController:
         self._table = LeaseTable()
         self._grant: Grant | None = None
         self._granted_at = 0.0
+        self._report: Report | None = None
+        self._began = math.inf
+        self.since = math.inf
+        """When there was something to grant from, monotonic seconds."""
 
     def report(self, report: Report) -> None:
         """Say how the balancer is; the grant is renewed at once."""
+        self._report = report
         now = time.monotonic()
+        if now < self.since:
+            return  # that nothing is known to be idle doesn't mean that nothing is
         self._table.join("self", self.hello, now)
         self._table.report("self", report, now)
         source = self.source
@@ -45,5 +53,14 @@ class EmbeddedController:
     async def run(self) -> None:
         """Keep measuring."""
         while True:
-            self.source.sample(time.monotonic())
+            self.sample(time.monotonic())
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def sample(self, now: float) -> None:
+        """Measure; from the second time on something is known."""
+        self.source.sample(now)
+        if self.since == math.inf and now > self._began:
+            self.since = now
+            if self._report is not None:
+                self.report(self._report)
+        self._began = min(self._began, now)

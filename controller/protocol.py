@@ -32,7 +32,10 @@ class ProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Balancer: who I am. ``min``/``max`` workers, ``weight`` in the sharing, ``token`` if asked for."""
+    """Balancer: who I am. ``min``/``max`` workers, ``weight`` in the sharing, ``token`` if asked for.
+
+    ``session`` is a new one with every hello: what answers another one is not for us.
+    """
 
     type: ClassVar[str] = "hello"
     name: str
@@ -40,6 +43,7 @@ class Hello:
     max: int
     weight: float = 1.0
     token: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,8 @@ class Report:
     """Balancer: how I am. Sent on change and at least every second.
 
     ``busy`` is the CPU used by all workers together, in cores. ``pressure`` is how many cores it could use
-    now (at least what it uses). ``p99_ms`` is the 99th percentile of response times.
+    now (at least what it uses). ``p99_ms`` is the 99th percentile of response times. ``seq`` counts the
+    reports of a session, from 1.
     """
 
     type: ClassVar[str] = "report"
@@ -57,6 +62,7 @@ class Report:
     in_flight: int = 0
     accept_queue: int = 0
     p99_ms: float = 0.0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,8 @@ class Grant:
     """Controller: what you may use.
 
     ``cores`` is the lease: how many workers may run. ``idle_cores`` is how many cores more are idle now.
-    The lease ends ``lease`` seconds after this message unless it is renewed.
+    ``session`` and ``seq`` are those of the last report that came (0: of the hello). The lease ends ``lease``
+    seconds after *that was sent*, unless it is renewed: so a grant that lay somewhere says how old it is.
     """
 
     type: ClassVar[str] = "grant"
@@ -72,6 +79,8 @@ class Grant:
     cores: int
     lease: float
     reason: str = ""
+    session: str = ""
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "max": ("an integer from 1 to 100000", _integer(1, 100_000)),
     "weight": ("a number above 0, at most 1000", lambda value: _number(0, 1000)(value) and value > 0),
     "token": ("at most 4096 printable characters", _text(4096)),
+    "session": ("at most 64 printable characters", _text(64)),
+    "seq": ("an integer from 0", _integer(0, 2**53)),
     "workers": ("an integer from 0 to 100000", _integer(0, 100_000)),
     "busy": ("a number of cores from 0", _number(0, MAX_CORES)),
     "pressure": ("a number of cores from 0", _number(0, MAX_CORES)),

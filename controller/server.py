@@ -1,27 +1,31 @@
 """The controller's I/O: listens, checks who is there, passes messages to the lease table, sends grants.
 
-One peer can cost little: a line is bounded, a hello must come soon, a peer that doesn't read is dropped, the
-number of peers is bounded. Nothing that a peer sends ends the server.
+One peer can cost little. A line is bounded, so is what a peer sends in a while and what it leaves unread; a
+hello must come soon; strangers, handshakes of TLS included, have places of their own (`controller.places`). A
+report costs the same however many balancers there are: cores are shared anew at most every `SHARE_EVERY`
+seconds, for all reports since. Nothing that a peer sends ends the server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hmac
+import logging
 import os
+import resource
 import socket
 import ssl
-import stat
 import struct
 import time
 from dataclasses import dataclass
 
 from controller.address import Address, vsock_pair
-from controller.leases import LeaseTable
+from controller.leases import Holder, LeaseTable
+from controller.places import MAX_STRANGERS, MAX_TRUSTED, RESERVE, Places, within
 from controller.protocol import (
     Error,
-    Grant,
     Hello,
     LineDecoder,
     Message,
@@ -31,14 +35,26 @@ from controller.protocol import (
     StatusRequest,
     encode,
 )
-from controller.sources import Source
+from controller.socketfile import listen_unix, remove_own
+from controller.sources import Hosting, Source
+from controller.sources.quota import whole_cores
 
 TICK = 0.25
+SHARE_EVERY = 0.04
+"""Seconds between two sharings; a report waits for the next one."""
 HELLO_SECONDS = 5.0
 IDLE_SECONDS = 10.0
-MAX_PEERS = 1024
+BACKLOG = 1024  # when a controller starts anew, all balancers connect at once
+READ = 16384  # bytes at once, into a buffer that all peers share
+MOST_READ = 65536  # bytes of one peer between two ticks; the rest waits in the kernel
+MOST_ERRORS = 10  # answers to mistakes of one peer between two ticks
 _MAX_UNSENT = 65536
 _RENEW = 0.5  # seconds after which an unchanged grant is sent again
+_LINGER = 1.0  # seconds
+_PAUSE = 1.0  # seconds without accepting when descriptors have run out all the same
+_OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+log = logging.getLogger("controller")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +81,25 @@ def server_tls(cert: str, key: str, ca: str | None) -> ssl.SSLContext:
     return context
 
 
-def peer_uid(sock: socket.socket) -> int:
-    """The user at the other end of a unix socket (man 7 unix, SO_PEERCRED)."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    uid: int = struct.unpack("3i", credentials)[1]
-    return uid
+def credentials(sock: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end of a unix socket (man 7 unix, SO_PEERCRED)."""
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return pid, uid
+
+
+def descriptors_in_use() -> int:
+    """Of this process."""
+    return len(os.listdir("/proc/self/fd")) - 1  # listing takes one
+
+
+def raise_descriptor_limit() -> None:
+    """Make ``ulimit -n`` large enough for all places, as far as this process may."""
+    needed = MAX_TRUSTED + MAX_STRANGERS + RESERVE + descriptors_in_use()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class ControllerServer:
@@ -77,14 +107,20 @@ class ControllerServer:
 
     def __init__(self, source: Source, access: Access | None = None) -> None:
         self.source = source
+        self._host = source if isinstance(source, Hosting) else None
         self.table = LeaseTable()
         self.address: Address | None = None
-        self._access = access or Access()
-        self._peers: set[_Peer] = set()
-        self._server: asyncio.AbstractServer | None = None
+        self.access = access or Access()
+        self.places: Places[_Peer] = Places()
+        self.buffer = bytearray(READ)
+        self._listeners: list[socket.socket] = []
         self._ticking: asyncio.Task[None] | None = None
-        self._made = ""
+        self._made: tuple[int, int] | None = None
         self._keys = 0
+        self._sharing: asyncio.TimerHandle | None = None
+        self._shared_at = 0.0
+        self._problem = ""
+        self._same: set[str] = set()
 
     async def start(self, address: Address) -> None:
         """Listen on ``address`` (a TCP port of 0 takes a free one; see ``self.address``).
@@ -93,74 +129,150 @@ class ControllerServer:
             OSError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
+        if address.kind == "serial":
+            raise OSError(errno.EOPNOTSUPP, "a serial port is the balancer's end; listen on unix:PATH")
         if address.kind == "unix":
-            _remove_stale(address.host)
-            before = os.umask(0o177)
-            try:
-                self._server = await loop.create_unix_server(self._peer, address.host)
-            finally:
-                os.umask(before)
-            if self._access.uids:
-                os.chmod(address.host, 0o666)  # the peer's credentials decide
-            self._made = address.host
+            # With other users the peer's credentials decide.
+            mode = 0o666 if self.access.uids else 0o600
+            sock, self._made = listen_unix(address.host, mode, BACKLOG)
+            self._listeners.append(sock)
         elif address.kind == "tcp":
-            tls = self._access.tls
-            self._server = await loop.create_server(
-                *(self._peer, address.host, address.port),
-                ssl=tls,
-                ssl_handshake_timeout=HELLO_SECONDS if tls is not None else None,
-            )
-            port = self._server.sockets[0].getsockname()[1]
-            address = Address("tcp", address.host, port)
+            self._listeners += await _listen_tcp(address)
+            address = Address("tcp", address.host, self._listeners[0].getsockname()[1])
         else:
-            sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-            try:
-                sock.bind(vsock_pair(address))
-                self._server = await loop.create_server(self._peer, sock=sock)
-            except OSError:
-                sock.close()
-                raise
+            self._listeners.append(_bound(socket.AF_VSOCK, vsock_pair(address)))
         self.address = address
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        used = descriptors_in_use()
+        self.places = Places(*within(limit if limit != resource.RLIM_INFINITY else 1 << 20, used))
+        for sock in self._listeners:
+            loop.add_reader(sock, self._accept, sock)
         self._ticking = loop.create_task(self._tick_forever())
 
     async def close(self) -> None:
         """Stop listening and let every peer go."""
         if self._ticking is not None:
             self._ticking.cancel()
-        if self._server is not None:
-            self._server.close()
-        for peer in list(self._peers):
-            peer.transport.abort()
-        if self._made:
-            with contextlib.suppress(OSError):
-                os.unlink(self._made)
+        if self._sharing is not None:
+            self._sharing.cancel()
+        if self._made is not None and self.address is not None:
+            remove_own(self.address.host, self._made)
+        loop = asyncio.get_running_loop()
+        for sock in self._listeners:
+            loop.remove_reader(sock)
+            sock.close()
+        self._listeners.clear()
+        for peer in self.places.all():
+            peer.drop()
 
-    def _peer(self) -> _Peer:
+    def _accept(self, listener: socket.socket) -> None:
+        """Take one connection; its place is a stranger's until it has shown who it is."""
+        loop = asyncio.get_running_loop()
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF:
+                loop.remove_reader(listener)
+                loop.call_later(_PAUSE, self._accept_again, listener)
+                log.warning("can't accept: %s; trying again in %g s", error.strerror, _PAUSE)
+            return  # else: it left again
+        sock.setblocking(False)
         self._keys += 1
-        return _Peer(self, f"peer-{self._keys}")
+        peer = _Peer(self, f"peer-{self._keys}")
+        gone = self.places.come(peer)
+        if gone is not None:
+            gone.drop()
+        peer.opening = loop.create_task(self._open(peer, sock))
+        peer.opening.add_done_callback(lambda task: self._opened(peer, sock, task))
+
+    async def _open(self, peer: _Peer, sock: socket.socket) -> None:
+        tls = self.access.tls if self.address is not None and self.address.kind == "tcp" else None
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: peer,
+            sock,
+            ssl=tls,
+            ssl_handshake_timeout=HELLO_SECONDS if tls is not None else None,
+            ssl_shutdown_timeout=HELLO_SECONDS if tls is not None else None,
+        )
+
+    def _opened(self, peer: _Peer, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is not None:  # no TLS, or it left; not worth a line each
+            self.places.leave(peer)
+            sock.close()
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     async def _tick_forever(self) -> None:
         while True:
             now = time.monotonic()
-            self.source.sample(now)
-            self.share(now)
-            for peer in list(self._peers):
+            try:
+                self.source.sample(now)
+            except Exception as error:  # whatever a source meets, leases run out and balancers come and go
+                self._say(f"source {self.source.name}: {error!r}")
+            self.share()
+            for peer in self.places.all():
                 peer.check(now)
             await asyncio.sleep(TICK)
 
-    def share(self, now: float) -> None:
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.error("%s", problem)
+
+    def changed(self) -> None:
+        """Something came that the leases depend on: share soon, once for all that comes until then."""
+        if self._sharing is None:
+            wait = self._shared_at + SHARE_EVERY - time.monotonic()
+            self._sharing = asyncio.get_running_loop().call_later(max(0.0, wait), self.share)
+
+    def share(self) -> None:
         """Work the leases out anew and tell whom it concerns."""
-        capacity = self.source.capacity(self.table.used())
-        grants = self.table.tick(now, capacity, self.source.idle())
-        for peer in self._peers:
-            if peer.key in grants:
-                peer.grant(grants[peer.key], now)
+        if self._sharing is not None:
+            self._sharing.cancel()
+            self._sharing = None
+        self._shared_at = now = time.monotonic()
+        source = self.source
+        try:
+            used = self.table.used()
+            capacity, idle = source.capacity(used), source.idle()
+            bounds = {} if self._host is None else self._host.bounds(used)
+            usable = float(whole_cores(source.usable()))
+        except Exception as error:  # grants run out
+            self._say(f"source {source.name}: {error!r}")
+            self.table.expire(now)
+            return
+        self.table.settle(now, capacity, idle, usable, bounds)
+        for peer in self.places.all():
+            holder = self.table.holders.get(peer.key)
+            if holder is not None:
+                peer.grant(holder, now)
+
+    def greeted(self, peer: _Peer, hello: Hello) -> None:
+        """A balancer has said who it is."""
+        if len(self._same) < 1000 and hello.name not in self._same:
+            others = (key for key, holder in self.table.holders.items() if holder.hello.name == hello.name)
+            if any(key != peer.key for key in others):
+                self._same.add(hello.name)
+                log.warning(
+                    "a second balancer (%s) calls itself %r: they count as two on one machine",
+                    *(peer.who, hello.name),
+                )
+        machine = None
+        if self._host is not None:
+            # Never by what it says: it would get another one's cores. Without a machine it gets one core.
+            machine = self._host.machine(peer.pid) or f"no machine: {peer.who}"
+        self.table.join(peer.key, hello, time.monotonic(), machine)
+        self.changed()
 
     def status(self) -> Status:
         """All there is to see."""
         leases = [
             {
                 "name": holder.hello.name,
+                "machine": holder.machine,
+                "peer": peer.who,
                 "min": holder.hello.min,
                 "max": holder.hello.max,
                 "weight": holder.hello.weight,
@@ -169,133 +281,244 @@ class ControllerServer:
                 "pressure": round(holder.report.pressure, 3),
                 "cores": holder.cores,
             }
-            for holder in self.table.holders.values()
+            for peer in self.places.all()
+            if (holder := self.table.holders.get(peer.key)) is not None
         ]
         source = self.source
         return Status(source.name, source.usable(), round(source.idle(), 3), leases, source.per_cpu())
 
 
-class _Peer(asyncio.Protocol):
+class _Peer(asyncio.BufferedProtocol):
     """One connection."""
 
     def __init__(self, server: ControllerServer, key: str) -> None:
         self.key = key
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
+        self.who = ""
+        """Where it comes from, for people."""
+        self.pid = 0
+        """The process at the other end of a unix socket; 0 where it is another kind of connection."""
+        self.opening: asyncio.Task[None] | None = None
+        self._transport: asyncio.Transport | None = None
         self._server = server
         self._decoder = LineDecoder()
         self._trusted = False
         self._greeted = False
+        self._session = ""
+        self._begun = False  # anything sent
+        self._quiet = False  # its silence means nothing
+        self._ending: float | None = None
         self._connected = self._heard = time.monotonic()
-        self._granted: Grant | None = None
+        self._read = 0
+        self._errors = 0
+        self._most_unsent = _MAX_UNSENT
+        self._granted: tuple[int, int] | None = None
         self._granted_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self._transport = transport  # type: ignore[assignment]  # uvloop's are no asyncio.Transport
         server = self._server
-        server._peers.add(self)
-        access = server._access
-        if len(server._peers) > MAX_PEERS:
-            self._refuse("full", f"more than {MAX_PEERS} peers")
-        elif server.address is not None and server.address.kind == "unix":
-            uid = peer_uid(transport.get_extra_info("socket"))
-            self._trusted = uid in (0, os.geteuid()) or uid in access.uids
-            if not self._trusted:
-                self._refuse("uid", f"user {uid} may not use this controller (--allow-uid {uid})")
-        elif access.tls is not None and access.tls.verify_mode is ssl.CERT_REQUIRED:
-            self._trusted = True  # the handshake has checked the certificate
-        elif server.address is not None and server.address.kind == "vsock" and not access.token:
-            self._trusted = True  # only this host's guests can reach it
+        access, address = server.access, server.address
+        assert address is not None
+        try:
+            if address.kind == "unix":
+                pid, uid = credentials(transport.get_extra_info("socket"))
+                self.pid, self.who = pid, f"process {pid}, user {uid}"
+                # When the other end has gone, the kernel says so. A machine's port without a balancer stays.
+                self._quiet = True
+                if uid not in (0, os.geteuid()) and uid not in access.uids:
+                    raise ProtocolError("uid", f"user {uid} may not use this controller (--allow-uid {uid})")
+                self._trust()
+                return
+            name = transport.get_extra_info("peername")
+            self.who = ":".join(str(part) for part in name[:2]) if isinstance(name, tuple) else str(name)
+            if access.tls is not None and access.tls.verify_mode is ssl.CERT_REQUIRED:
+                self._trust()  # the handshake has checked the certificate
+            elif address.kind == "vsock" and not access.token:
+                self._trust()  # only this host's guests can reach it
+        except ProtocolError as error:
+            self._send(Error(error.code, error.message))
+            self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server._peers.discard(self)
-        self._server.table.leave(self.key)
+        self._server.places.leave(self)
+        self._leave()
 
-    def data_received(self, data: bytes) -> None:
+    def _leave(self) -> None:
+        if self.key in self._server.table.holders:
+            self._server.table.leave(self.key)
+            self._server.changed()
+
+    def drop(self) -> None:
+        """End the connection, or the handshake that should become one, at once."""
+        self._server.places.leave(self)
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._server.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        assert self._transport is not None
         self._heard = time.monotonic()
-        for message in self._decoder.feed(data):
-            if self.transport.is_closing():
+        self._read += nbytes
+        if self._read > MOST_READ:
+            self._transport.pause_reading()  # until the next tick
+        if self._ending is not None:
+            return
+        for message in self._decoder.feed(bytes(self._server.buffer[:nbytes])):
+            if self._ending is not None or self._transport.is_closing():
                 return
             try:
                 if isinstance(message, ProtocolError):
                     raise message
                 self._take(message)
             except ProtocolError as error:
-                self._send(Error(error.code, error.message[:1000]))
+                self._errors += 1
+                if self._errors <= MOST_ERRORS or error.fatal:
+                    self._send(Error(error.code, error.message[:1000]))
                 if error.fatal or not self._trusted:
-                    self.transport.close()  # a stranger has one try
+                    self._end()  # a stranger has one try
 
     def _take(self, message: Message) -> None:
         server = self._server
-        now = time.monotonic()
         if isinstance(message, Hello | StatusRequest):
             self._check_token(message.token)
         if not self._trusted:
             raise ProtocolError("token", "say hello with the right token first", fatal=True)
         if isinstance(message, Hello):
-            self._greeted = True
-            server.table.join(self.key, message, now)
-            server.share(now)
+            self._greeted, self._session = True, message.session
+            self._granted = None  # a hello is always answered
+            server.places.greet(self)
+            server.greeted(self, message)
         elif isinstance(message, Report):
             if not self._greeted:
                 raise ProtocolError("hello", "say hello before you report")
-            if self.key not in server.table.holders:
+            # With sessions the same connection may go on: a port has no other, and one on TCP is as good.
+            fatal = not self._session
+            try:
+                server.table.report(self.key, message, time.monotonic())
+            except KeyError:
                 self._greeted = False
-                raise ProtocolError("lease", "your lease has expired; say hello again", fatal=True)
-            server.table.report(self.key, message, now)
-            server.share(now)
+                raise ProtocolError("lease", "your lease has expired; say hello again", fatal) from None
+            except ValueError as error:
+                self._greeted = False
+                raise ProtocolError("lease", f"{error}; say hello again", fatal) from None
+            finally:
+                server.changed()
         elif isinstance(message, StatusRequest):
-            self._send(server.status())
+            self._send_status()
         else:
             raise ProtocolError("type", f"{message.type} is for balancers to receive")
 
     def _check_token(self, token: str) -> None:
-        expected = self._server._access.token
+        expected = self._server.access.token
         if self._trusted or not expected:
             return
         if not hmac.compare_digest(token.encode(), expected.encode()):
             raise ProtocolError("token", "wrong token", fatal=True)
-        self._trusted = True
+        self._trust()
 
-    def grant(self, grant: Grant, now: float) -> None:
+    def _trust(self) -> None:
+        """It has shown who it is, and gets a place if there is one."""
+        self._trusted, gone = self._server.places.trust(self)
+        if gone is not None:
+            gone.drop()
+        if not self._trusted:
+            message = f"all {self._server.places.most_trusted} places are taken"
+            raise ProtocolError("full", message, fatal=True)
+
+    def grant(self, holder: Holder, now: float) -> None:
         """Send a grant on change, and again before the lease runs out."""
-        same = self._granted is not None and (grant.cores, grant.idle_cores) == (
-            self._granted.cores,
-            self._granted.idle_cores,
-        )
-        if same and now - self._granted_at < _RENEW:
+        granted = holder.cores, holder.idle
+        if granted == self._granted and now - self._granted_at < _RENEW:
             return
-        self._granted, self._granted_at = grant, now
-        self._send(grant)
+        self._granted, self._granted_at = granted, now
+        self._send(self._server.table.grant(self.key))
 
     def check(self, now: float) -> None:
-        """Drop a peer that says nothing or takes nothing."""
+        """Drop a peer that says nothing or takes nothing; read on from one that has said much."""
+        transport = self._transport
+        if transport is None:
+            return  # the handshake has its own limit
+        if self._read > MOST_READ:
+            transport.resume_reading()
+        self._read = self._errors = 0
         silent = now - self._heard > IDLE_SECONDS
         # A stranger that sends a byte now and then would keep its place for ever.
         late = not self._greeted and now - self._connected > HELLO_SECONDS
-        if silent or late or self.transport.get_write_buffer_size() > _MAX_UNSENT:
-            self.transport.abort()
+        if self._ending is not None:
+            if now - self._ending > _LINGER:
+                self.drop()
+        elif (silent or late) and not (self._quiet and self._trusted):
+            self.drop()
+        elif not (unsent := transport.get_write_buffer_size()):
+            self._most_unsent = _MAX_UNSENT
+        elif unsent > self._most_unsent:
+            self.drop()
+
+    def _send_status(self) -> None:
+        assert self._transport is not None
+        if self._transport.get_write_buffer_size():
+            raise ProtocolError("status", "read the last answer first")
+        answer = self._first(encode(self._server.status()))
+        self._most_unsent = len(answer) + _MAX_UNSENT
+        self._transport.write(answer)
 
     def _send(self, message: Message) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(encode(message))
+        assert self._transport is not None
+        if self._transport.get_write_buffer_size() > self._most_unsent:
+            self.drop()
+        elif self._ending is None and not self._transport.is_closing():
+            self._transport.write(self._first(encode(message)))
 
-    def _refuse(self, code: str, message: str) -> None:
-        self._send(Error(code, message))
-        self.transport.close()
+    def _first(self, line: bytes) -> bytes:
+        """With an empty line before the first one: half a line may lie there, where bytes are passed on."""
+        begun, self._begun = self._begun, True
+        return line if begun else b"\n" + line
+
+    def _end(self) -> None:
+        """Say no more. What it still sends is read for a moment, or the kernel throws our answer away."""
+        assert self._transport is not None
+        self._leave()
+        if self._transport.is_closing() or not self._transport.can_write_eof():
+            self._transport.close()
+        elif self._ending is None:
+            self._ending = time.monotonic()
+            self._transport.write_eof()
 
 
-def _remove_stale(path: str) -> None:
-    """Remove the socket of a controller that is gone; a living one's makes ``bind`` fail as it should."""
+def _bound(family: int, where: tuple[str, int] | tuple[int, int]) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: it can't be bound.
+    """
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return
+        if family != socket.AF_VSOCK:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
     except OSError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError:
-            return
+        sock.close()
+        raise
+    return sock
+
+
+async def _listen_tcp(address: Address) -> list[socket.socket]:
+    """A socket for each address of the host."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    with contextlib.ExitStack() as stack:
+        socks = []
+        for family, _, _, _, where in dict.fromkeys(found):
+            sock = _bound(family, where)  # type: ignore[arg-type]  # with IPv6 two more numbers
+            stack.callback(sock.close)
+            socks.append(sock)
+        stack.pop_all()
+        return socks

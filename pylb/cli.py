@@ -7,12 +7,15 @@ user can get wrong ends with one line that starts with ``pylb:`` and exit code 2
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+from controller import stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +43,35 @@ ControllerOption = Annotated[
     typer.Option(
         "--controller",
         metavar="ADDRESS",
-        help="Who says which cores are idle (unix:PATH, tcp:HOST:PORT, vsock:CID:PORT) [embedded].",
+        help="Who knows idle cores (unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, serial:PATH) [embedded].",
     ),
 ]
 LogOption = Annotated[
     str | None, typer.Option("--log-format", metavar="json|console", help="How the log is written.")
 ]
+
+
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="The token that an admin address on TCP asks for."),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from pylb import __version__
+
+        print(f"pylb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -113,6 +139,7 @@ def run(
     from pylb.net.listeners import BindError
     from pylb.supervisor.arbiter import Arbiter
 
+    stderr.take_over()
     try:
         configuration = read()
     except ConfigError as error:
@@ -120,7 +147,7 @@ def run(
             print(f"pylb: {source + ': ' if source else ''}{problem}", file=sys.stderr)
         raise typer.Exit(2) from None
     except OSError as error:
-        fail(f"{source}: {error.strerror}")
+        fail(f"{source}: {error.strerror or error}")
     log.setup(configuration.log.format, configuration.log.level)
     try:
         arbiter = Arbiter(configuration, read, hangup_ends=hangup_ends)
@@ -147,7 +174,7 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
             print(f"{config}: {problem}", file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:
-        fail(f"{config}: {error.strerror}")
+        fail(f"{config}: {error.strerror or error}")
     servers = sum(len(backend.servers) for backend in configuration.backends)
     print(
         f"{config}: ok: {len(configuration.frontends)} frontends, "
@@ -188,6 +215,7 @@ def demo(
 @app.command()
 def status(
     admin: AdminOption = None,
+    token_file: TokenOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -200,7 +228,7 @@ def status(
 
     from pylb.control import view
 
-    answer = _ask(admin, "GET", "/status")
+    answer = _ask(admin, token_file, "GET", "/status")
     console = Console()
     if json_:
         print(json.dumps(answer, indent=2))
@@ -212,7 +240,7 @@ def status(
         with Live(view.render(answer), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
-                live.update(view.render(_ask(admin, "GET", "/status")), refresh=True)
+                live.update(view.render(_ask(admin, token_file, "GET", "/status")), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -221,32 +249,48 @@ def status(
 def scale(
     count: Annotated[str, typer.Argument(metavar="N|auto", help="A number of workers, or auto.")],
     admin: AdminOption = None,
+    token_file: TokenOption = None,
 ) -> None:
     """Set the number of workers; auto gives it back."""
-    if count != "auto" and not count.isdigit():
-        fail(f"scale takes a number or 'auto' (got {count!r})")
-    answer = _ask(admin, "POST", "/scale", {"n": count if count == "auto" else int(count)})
+    if count != "auto" and re.fullmatch(r"\d{1,6}", count, re.ASCII) is None:
+        fail(f"scale takes a number or 'auto' (got {count!r:.40})")
+    body = {"n": count if count == "auto" else int(count)}
+    answer = _ask(admin, token_file, "POST", "/scale", body)
     print(answer["message"])
 
 
-def _ask(admin: str | None, method: str, path: str, body: object = None) -> dict[str, object]:
-    from pylb.config.address import parse_address
-    from pylb.config.load import default_admin_path
+def _ask(
+    admin: str | None, token_file: Path | None, method: str, path: str, body: object = None
+) -> dict[str, object]:
+    from pylb.config.address import Address, parse_address
+    from pylb.config.files import read_token
+    from pylb.config.runtime import admin_paths, distrust
     from pylb.control import view
 
-    text = admin if admin is not None else f"unix:{default_admin_path()}"
     try:
-        address = parse_address(text)
+        given = None if admin is None else parse_address(admin)
     except ValueError as error:
         fail(f"--admin: {error}")
     try:
-        return view.fetch(address, method, path, body)
-    except OSError as error:
-        fail(f"no balancer answers at {address}: {error.strerror or error}; is it running? (--admin ADDRESS)")
-    except view.AdminError as error:
-        fail(str(error))
+        token = read_token(str(token_file)) if token_file is not None else None
+    except (OSError, ValueError) as error:
+        fail(f"--token-file: {error}")
+    problems = []
+    for address in [given] if given is not None else [Address("", 0, one) for one in admin_paths()]:
+        doubt = distrust(address.path) if admin is None else ""
+        if doubt:
+            problems.append(doubt)
+            continue
+        try:
+            return view.fetch(address, method, path, body, token=token)
+        except OSError as error:
+            problems.append(f"no balancer answers at {address}: {error.strerror or error}")
+        except view.AdminError as error:
+            fail(str(error))
+    fail("; ".join(problems) + "; is it running? (--admin ADDRESS)")
 
 
 def main() -> None:
     """Entry point of ``pylb`` and ``python -m pylb``."""
+    stderr.fill()
     app()

@@ -1,39 +1,47 @@
 """Logging set-up shared by every process: lines for people or one JSON object per line.
 
-Everything goes to standard error through one handler. A line is written with one ``write``, so lines
-of different processes don't mix.
+Everything goes to standard error, by `controller.stderr`: nobody waits for a reader, and what there was no
+room for is counted. A line is written with one ``write``, so lines of different processes don't mix, and
+strangers' bytes in it can't make it two.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
+from collections.abc import Callable
 from typing import Literal
+
+from controller import stderr
+from controller.stderr import clean, indented
 
 log = logging.getLogger("pylb")
 
 _role = "supervisor"
+_handler: stderr.Handler | None = None
+_sink: stderr.Stderr | None = None
 
 # What a LogRecord holds anyway; whatever else is found in it was given through ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def set_role(role: str) -> None:
-    """Say which process this is (``supervisor``, ``worker 0``, ``control``); shown on every line."""
+def in_child(role: str) -> None:
+    """In a process that was just forked: say which it is (``worker 0``, ``control``), as every line shows."""
     global _role
     _role = role
+    if _sink is not None:
+        _sink.forked()
 
 
 class ConsoleFormatter(logging.Formatter):
-    """``2026-01-31 12:00:00.123 INFO  [worker 0 123] text``."""
+    """``2026-01-31 12:00:00.123 INFO  [worker 0 123] text``; lines of a traceback are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-        text = record.getMessage()
+        text = clean(record.getMessage())
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text += indented(self.formatException(record.exc_info))
         level = record.levelname
         return f"{moment}.{int(record.msecs):03d} {level:<7} [{_role} {record.process}] {text}"
 
@@ -54,8 +62,28 @@ class JsonFormatter(logging.Formatter):
             if key not in _STANDARD and key not in line:
                 line[key] = value
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            exception = self.formatException(record.exc_info)
+            room = stderr.PIECE - len(json.dumps(line, default=str)) - len(', "exception": ""\n')
+            # Another process could write into a line that is longer than a piece.
+            if len(json.dumps(exception)) > room:
+                exception = _shortened(exception, room)
+            line["exception"] = exception
         return json.dumps(line, default=str)
+
+
+def _shortened(traceback: str, room: int) -> str:
+    """At most so many bytes as JSON: where it began, and what it was in the end."""
+    lines = traceback.split("\n")
+    lines = [line if len(json.dumps(line)) < room // 3 else line[: room // 20] for line in lines]
+    sizes = [len(json.dumps(line)) for line in lines]  # the quotes stand for the line end
+    first, last, used = 0, len(lines) - 1, sizes[-1] + 40
+    while first < last and used + sizes[first] < room // 2:
+        used += sizes[first]
+        first += 1
+    while first < last and used + sizes[last - 1] < room:
+        used += sizes[last - 1]
+        last -= 1
+    return "\n".join([*lines[:first], f"  ... {last - first} lines left out", *lines[last:]])
 
 
 def setup(format: Literal["console", "json"] = "console", level: str = "info") -> None:
@@ -63,8 +91,30 @@ def setup(format: Literal["console", "json"] = "console", level: str = "info") -
 
     Other libraries' warnings (asyncio's above all) are written in the same way.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter())
-    logging.getLogger().handlers[:] = [handler]
+    global _handler, _sink
+    _sink = stderr.take_over()
+    _handler = stderr.Handler(_sink)
+    _handler.setFormatter(JsonFormatter() if format == "json" else ConsoleFormatter())
+    logging.getLogger().handlers[:] = [_handler]
     logging.captureWarnings(True)
     log.setLevel(level.upper())
+
+
+def count_lost(add: Callable[[int], None]) -> None:
+    """Have lines of this process that are dropped added to a cell of the scoreboard."""
+    if _sink is not None:
+        _sink.on_lost = add
+        if _sink.lost:
+            add(_sink.lost)
+
+
+def tick(lost: int | None = None) -> None:
+    """Write what waits for room; to be called every now and then.
+
+    Args:
+        lost: lines that all processes have dropped so far; given by the one that says so in the log.
+    """
+    if _sink is not None:
+        _sink.finish()
+        if lost is not None and _handler is not None:
+            _sink.tell(lost, _handler.warning)

@@ -135,6 +135,7 @@ class SupervisorField(IntEnum):
 
     ANNOUNCING = 0  # 1 from the beginning of a stop: health paths answer 503
     ROWS = 1  # all rows in use are below this one
+    LOG_LOST = 2  # log lines for which there was no room
 
 
 class ControlField(IntEnum):
@@ -142,6 +143,13 @@ class ControlField(IntEnum):
 
     HEARTBEAT_NS = 0  # time.monotonic_ns() of its last tick
     LOG_LOST = 1  # log lines for which there was no room
+    # What the next control plane's scaling goes on with; moments are monotonic nanoseconds, 0: never.
+    USED_NS = 2  # when the next one was worked out
+    USED_MICROCORES = 3  # CPU that the workers use, smoothed
+    CHANGED_NS = 4  # when the worker count was changed last
+    GREW_NS = 5  # when it grew last, unless that was claimed back
+    PAYS_MS = 6  # how long that growth has to last to be worth it
+    OWED_NS = 7  # when growth that was claimed back too soon is made up for
 
 
 class Scoreboard:
@@ -150,13 +158,12 @@ class Scoreboard:
     Args:
         slots: number of worker slots (the most workers that may serve at once).
         servers: how many servers can be told apart at once, those of leaving workers included.
-
-    ``rows`` is ``4 * slots + 4``, so that several generations can drain while a new one serves.
+        rows: how many workers may exist at once, those that leave included; at least ``4 * slots + 4``.
     """
 
-    def __init__(self, slots: int, servers: int = 512) -> None:
+    def __init__(self, slots: int, servers: int = 512, rows: int = 0) -> None:
         self.slots = slots
-        self.rows = 4 * slots + 4
+        self.rows = max(4 * slots + 4, rows)
         self.servers = servers
         width = int(Field.END)
         rows_size = (self.rows + 1) * width  # the last one is the retired row
@@ -206,7 +213,8 @@ class Scoreboard:
 
     def live_rows(self) -> list[int]:
         """Rows of workers that exist (starting, serving or retiring)."""
-        return [row for row in range(self.rows) if self.row(row)[Field.STATE] != State.FREE]
+        used = self.supervisor[SupervisorField.ROWS] or self.rows  # where no supervisor has said it: any
+        return [row for row in range(used) if self.row(row)[Field.STATE] != State.FREE]
 
     def retire(self, row: int) -> None:
         """Fold a gone worker's counters into the retired row and free the row (supervisor only)."""
@@ -231,6 +239,12 @@ class Scoreboard:
     def total(self, field: Field) -> int:
         """Sum of a field over all rows, gone workers included."""
         return sum(self.row(row)[field] for row in range(self.rows + 1))
+
+    def log_lost(self) -> int:
+        """Log lines that all processes had to drop, gone ones included."""
+        everywhere = self._cells[: (self.rows + 1) * int(Field.END)]
+        workers = sum(everywhere[int(Field.LOG_LOST) :: int(Field.END)])
+        return workers + self.control[ControlField.LOG_LOST] + self.supervisor[SupervisorField.LOG_LOST]
 
     def server_total(self, field: ServerField, server: int) -> int:
         """Sum of a server's field over all rows, gone workers included."""

@@ -7,16 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
-from controller.sources.quota import usable_cores
+from controller.sources.quota import usable_cores, whole_cores
 
 HALF_LIFE = 0.7
 """Seconds after which a measurement counts half. Balancers smooth their own use so: the two are added up."""
 
+_SHORTEST = 0.1
+"""Seconds without which nothing is known yet: the kernel counts in hundredths."""
+
 
 def _read_times() -> list[tuple[float, float]]:
-    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute."""
+    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute.
+
+    Where the kernel doesn't tell (no ``/proc``), no core is known to be idle, and balancers don't grow.
+    """
     times = []
-    for cpu in psutil.cpu_times(percpu=True):
+    try:
+        cpus = psutil.cpu_times(percpu=True)
+    except OSError:
+        return []
+    for cpu in cpus:
         idle = cpu.idle + getattr(cpu, "iowait", 0.0)
         # guest time is counted in user time already (man 5 proc).
         total = sum(cpu) - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0)
@@ -54,14 +64,15 @@ class MeasuredSource:
     def sample(self, now: float) -> None:
         times = list(self._read())
         if len(times) != len(self._last):  # a CPU came or went
-            self._last, self._idle, self._started = times, [0.0] * len(times), False
+            # What is known of the others stays: else all of them would look used for a moment.
+            self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
             return
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
         keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0
         moved = False
         for cpu, (idle, total) in enumerate(times):
             idle_before, total_before = self._last[cpu]
-            if total - total_before <= 0:
+            if total - total_before <= (0.0 if self._started else _SHORTEST):
                 continue
             moved = True
             share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
@@ -75,7 +86,8 @@ class MeasuredSource:
         return sum(self._idle[cpu] for cpu in self._mask() if cpu < len(self._idle))
 
     def capacity(self, used: Mapping[str, float]) -> float:
-        return min(self.idle() + sum(used.values()), self.usable())
+        # How much of a core is idle may be rounded by whoever shares it out; what a quota allows is known.
+        return min(self.idle() + sum(used.values()), float(whole_cores(self.usable())))
 
     def usable(self) -> float:
         return self._usable()

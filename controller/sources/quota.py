@@ -6,8 +6,22 @@ Documentation/scheduler/sched-bwc.rst (cpu.cfs_quota_us) of the kernel.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+
+ROUND_UP = 0.25
+"""From what fraction of a core a quota allows another process: see `whole_cores`."""
+
+
+def whole_cores(usable: float) -> int:
+    """How many single-threaded processes mask and quota allow, at least one.
+
+    A quota's fraction is rounded up: of 1.5 CPUs one process can use only 1. Two use all of it, and both
+    stand still for the rest of each period when it is used up, which is the longer the smaller the fraction
+    is; below `ROUND_UP` that costs more than it brings (bench/results/fractional_quota.md).
+    """
+    return max(1, math.ceil(usable - ROUND_UP + 1e-9))
 
 
 def usable_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float:

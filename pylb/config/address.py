@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
+import socket
 from dataclasses import dataclass
 
 
@@ -36,20 +38,23 @@ def parse_address(text: str) -> Address:
         path = text[5:]
         if not path:
             raise ValueError("unix: needs a path, as in unix:/run/pylb.sock")
-        if len(path.encode()) > 107:
+        refuse_in_path(path)
+        if len(os.fsencode(path)) > 107:
             raise ValueError(f"unix socket path is longer than 107 bytes: {path}")
         return Address("", 0, path)
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit():
         raise ValueError(f"{text!r} is not an address; write HOST:PORT, [IPV6]:PORT or unix:PATH")
-    if int(port) > 65535:
+    if len(port) > 20 or int(port) > 65535:
         raise ValueError(f"port {port} is greater than 65535")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         try:
-            ipaddress.IPv6Address(host)
+            parsed = ipaddress.IPv6Address(host)
         except ValueError:
             raise ValueError(f"[{host}] is not an IPv6 address") from None
+        if parsed.scope_id is not None and not parsed.is_link_local:
+            raise ValueError(f"[{host}]: only a link-local address (fe80::…) has a zone")
     elif ":" in host:
         raise ValueError(f"write IPv6 addresses in brackets: [{host}]:{port}")
     elif host in ("", "*"):
@@ -59,15 +64,64 @@ def parse_address(text: str) -> Address:
             ipaddress.IPv4Address(host)
         except ValueError:
             raise ValueError(f"{host} is not an IPv4 address") from None
-    elif not _is_host_name(host):
+    elif not is_host_name(host):
         raise ValueError(f"{host!r} is not a host name")
     return Address(host, int(port))
 
 
-def _is_host_name(host: str) -> bool:
+def refuse_in_path(path: str) -> None:
+    """Raise ValueError for a path that no file can have, or that would spoil the log's lines."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in path):
+        raise ValueError(f"{path!r} holds a control character, such as a NUL byte")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"{path!r} holds a character that no file name can have") from None
+
+
+Place = tuple[str, int]
+"""A numeric host and a port, or the real path of a unix socket and -1."""
+
+
+def resolve(address: Address) -> list[tuple[int, tuple[str | int, ...]]]:
+    """(family, socket address) of each that a TCP address stands for; it is listened on the first one.
+
+    Raises:
+        OSError: the host name can't be resolved.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_UNSPEC
+    found = socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM, 0, socket.AI_PASSIVE)
+    return [(kind, (*target[:2], *target[2:])) for kind, _, _, _, target in found]
+
+
+def place(address: Address) -> Place:
+    """Where an address is listened on, whichever way it is spelled; raises as `resolve`."""
+    if address.is_unix:
+        return _real(address.path), -1
+    _, target = resolve(address)[0]
+    return str(target[0]), address.port
+
+
+def _real(path: str) -> str:
+    """The path of a socket's file without links, dots and the like; the file itself isn't followed."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder or "."), name)
+
+
+def loopback(address: Address) -> bool:
+    """Whether only this machine reaches an address: a unix socket, a loopback address, or ``localhost``."""
+    if address.is_unix:
+        return True
+    try:
+        return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
+    except ValueError:
+        return address.host.lower().rstrip(".") == "localhost"
+
+
+def is_host_name(host: str) -> bool:
     """Whether the resolver takes it; it raises for labels that are empty or too long (RFC 1035 §2.3.4)."""
     try:
         name = host.encode("idna").decode()
     except UnicodeError:
         return False
-    return re.fullmatch(r"[A-Za-z0-9._-]+", name) is not None
+    return re.fullmatch(r"[A-Za-z0-9._-]+", name) is not None and not host.startswith(".")

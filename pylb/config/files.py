@@ -2,57 +2,137 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import ssl
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from controller.client import client_tls
-from pylb.config.model import Config, Controller
+from pylb.config import identity
+from pylb.config.model import Backend, Config, Controller
+
+_LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """A file's bytes, if it is one that ends: a pipe or device could keep the supervisor waiting for ever.
+
+    Raises:
+        OSError: it is no regular file, is larger than ``most`` bytes, or can't be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        _refuse_irregular(path, os.fstat(descriptor), most)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > most:
+        raise OSError(errno.EINVAL, f"is larger than {most >> 10} KiB", os.fspath(path))
+    return data
+
+
+def _refuse_irregular(path: str | os.PathLike[str], about: os.stat_result, most: int) -> None:
+    said = ""
+    if stat.S_ISDIR(about.st_mode):
+        said = "is a directory"
+    elif not stat.S_ISREG(about.st_mode):
+        said = "is no regular file; it is read again at a reload, which a pipe or device doesn't allow"
+    elif about.st_size > most:
+        said = f"is larger than {most >> 10} KiB"
+    if said:
+        raise OSError(errno.EINVAL, said, os.fspath(path))
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError unless a library may be told to read this file without ever waiting for it."""
+    _refuse_irregular(path, os.stat(path), _LARGEST_PEM)
+
+
 def problems(config: Config) -> list[str]:
-    """One line for each certificate, key, CA or token that can't be used, with the key's path.
+    """One line for each certificate, key, CA, token, user or group that can't be used, with the key's path.
 
     Found here, before a process is forked that would need them.
     """
-    from pylb.net.tls import client_context, server_context
+    from pylb.net.tls import server_context
 
-    found = []
+    found: list[str] = []
+
+    def tried(key: str, use: Callable[[], object]) -> None:
+        try:
+            use()
+        except Exception as error:  # ssl and cryptography have many kinds
+            found.append(f"{key}: {_said(error)}")
+
     for number, frontend in enumerate(config.frontends):
         if frontend.tls is not None:
-            try:
-                server_context(frontend.tls)
-            except (OSError, ssl.SSLError, ValueError) as error:
-                found.append(f"frontend[{number}].tls: {error}")
+            tried(f"frontend[{number}].tls", partial(server_context, frontend.tls))
     for number, backend in enumerate(config.backends):
         if backend.tls is not None:
-            try:
-                client_context(backend.tls)
-            except (OSError, ssl.SSLError, ValueError) as error:
-                found.append(f"backend[{number}].tls: {error}")
-    for key, use in (("token_file", controller_token), ("tls_ca", controller_tls)):
-        try:
-            use(config.controller)
-        except (OSError, ValueError) as error:
-            found.append(f"controller.{key}: {error}")
-    return found
+            tried(f"backend[{number}].tls", partial(_try_client, backend))
+    tried("controller.token_file", lambda: controller_token(config.controller))
+    tried("controller.tls_ca", lambda: controller_tls(config.controller))
+    tried("admin_token_file", lambda: admin_token(config))
+    return found + identity.problems(config)
+
+
+def _said(error: Exception) -> str:
+    """What an exception says; of the system's own without the number."""
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _try_client(backend: Backend) -> None:
+    """Begin TLS as to each server: the library judges the names only then."""
+    from pylb.net.tls import client_context
+
+    assert backend.tls is not None
+    context = client_context(backend.tls, backend.http2)
+    for server in backend.servers:
+        name = backend.tls.name or server.address.host
+        if not name:
+            raise ValueError(f"name must be set, as {server.address} has no host name")
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+
+
+def _token(path: str) -> str:
+    token = read_regular(path, 65536).decode().strip()
+    if not 0 < len(token) <= 4096:
+        raise ValueError(f"{path} holds no token of 1 to 4096 characters")
+    return token
 
 
 def controller_token(section: Controller) -> str:
     """The token that the controller asks for; raises OSError or ValueError where the file is no good."""
-    if section.token_file is None:
-        return ""
-    token = Path(section.token_file).read_text().strip()
-    if not 0 < len(token) <= 4096:
-        raise ValueError(f"{section.token_file} holds no token of 1 to 4096 characters")
+    return "" if section.token_file is None else _token(section.token_file)
+
+
+def admin_token(config: Config) -> str | None:
+    """The token that an admin address on TCP asks for, if there is one; raises as `controller_token`."""
+    return None if config.admin_token_file is None else read_token(config.admin_token_file)
+
+
+def read_token(path: str) -> str:
+    """A token that fits into a header field; raises as `controller_token`."""
+    token = _token(path)
+    if re.fullmatch(r"[!-~]+", token) is None:
+        raise ValueError(f"{path}: a token is visible ASCII characters without spaces")
     return token
 
 
 def controller_tls(section: Controller) -> ssl.SSLContext | None:
     """TLS to the controller; raises OSError (ssl.SSLError is one) where a file is no good."""
+    for path in (section.tls_ca, section.tls_cert, section.tls_key):
+        if path is not None:
+            require_regular(path)
     return client_tls(section.tls_ca, section.tls_cert, section.tls_key) if section.tls_ca else None
 
 
@@ -61,8 +141,7 @@ def _paths(config: Config) -> Iterator[Path]:
         if frontend.tls is not None:
             place = Path(frontend.tls.certificates)
             yield place
-            if place.is_dir():
-                yield from place.iterdir()
+            yield from _below(place)
             if frontend.tls.client_ca is not None:
                 yield Path(frontend.tls.client_ca)
     for backend in config.backends:
@@ -72,10 +151,24 @@ def _paths(config: Config) -> Iterator[Path]:
                     yield Path(name)
 
 
+def _below(place: Path) -> list[Path]:
+    """What may belong to the certificates at a place; it may vanish while one looks."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        if place.is_dir():
+            for one in place.iterdir():
+                found.append(one)
+                if one.is_dir():
+                    found += one.iterdir()
+        else:
+            found += [place.with_name("privkey.pem"), place.with_suffix(".key")]
+    return found
+
+
 def fingerprint(config: Config) -> Fingerprint:
     """Name, time of the last change (ns) and size of each TLS file; differs when one was renewed."""
     found = []
-    for path in sorted(_paths(config)):
+    for path in sorted(set(_paths(config))):
         try:
             about = os.stat(path)
         except OSError:

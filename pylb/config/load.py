@@ -5,23 +5,42 @@ Every mistake is reported, each as one line that names the key as it stands in t
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import re
 import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pylb.config.address import parse_address
-from pylb.config.files import problems
+from pylb.config.address import Address, parse_address
+from pylb.config.conflicts import conflicts
+from pylb.config.files import problems, read_regular
 from pylb.config.model import Config
+from pylb.config.runtime import default_admin_path
+from pylb.net.messages import shown
 
 # The file has HAProxy's singular section names; the model holds lists of them.
 _SECTIONS = {"frontend": "frontends", "backend": "backends", "server": "servers"}
 _SINGULAR = {plural: singular for singular, plural in _SECTIONS.items()}
+
+_LARGEST_FILE = 4 * 1024 * 1024  # bytes; the supervisor does nothing else while it reads them
+_DEEPEST = 500
+"""Dots of a key. No key of ours has as many, and `tomllib` needs their number squared."""
+_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
+_MOST_BINDS = 1024
+"""So that their names fit into one message to a worker (`pylb.net.channel.MAX_PACKET`)."""
+
+# Of two that begin alike the longer one is first.
+_MARKS = (
+    (codecs.BOM_UTF8, "UTF-8 with a byte order mark (BOM)"),
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 
 
 class ConfigError(Exception):
@@ -52,11 +71,20 @@ def with_files(config: Config) -> Config:
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Parse a TOML file without checking what it says; raises as `load_file`."""
-    data = Path(path).read_bytes()
+    data = read_regular(path, _LARGEST_FILE)
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            raise ConfigError([f"not valid TOML: the file is {encoding}; save it as UTF-8 without a BOM"])
     try:
-        return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"not valid TOML: {error}"]) from None
+        text = data.decode()
+        if any(line.count(".") > _DEEPEST for line in _STRING.sub("", text).splitlines()):
+            raise RecursionError
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(["not valid TOML: it is nested too deeply"]) from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError, and a number of too many digits
+        hint = "; it looks like UTF-16, save it as UTF-8" if b"\0" in data[:4] else ""
+        raise ConfigError([f"not valid TOML: {error}{hint}"]) from None
 
 
 def from_document(document: dict[str, Any]) -> Config:
@@ -66,11 +94,16 @@ def from_document(document: dict[str, Any]) -> Config:
         ConfigError: with every mistake in it.
     """
     problems: list[str] = []
-    translated = _translate(document, problems)
-    problems += _links(translated)
+    try:
+        translated = _translate(document, problems)
+        problems += _links(translated)
+    except RecursionError:
+        raise ConfigError(["it is nested too deeply"]) from None
     config: Config | None = None
     try:
         config = Config.model_validate(translated)
+    except RecursionError:
+        raise ConfigError(["it is nested too deeply"]) from None
     except ValidationError as error:
         found = error.errors()
         # A list that holds a mistake is also reported as too short; the mistake itself says enough.
@@ -114,7 +147,7 @@ def _links(document: dict[str, Any]) -> list[str]:
     for number, name in enumerate(names):
         if name is not None and name in names[:number]:
             problems.append(f"backend[{number}].name: another backend is named {name!r}")
-    bound: dict[str, str] = {}
+    bound: list[tuple[str, Address]] = []
     for number, frontend in enumerate(frontends):
         sni = frontend.get("sni")
         used = {"backend": frontend.get("backend")}
@@ -133,11 +166,12 @@ def _links(document: dict[str, Any]) -> list[str]:
         for position, bind in enumerate(binds if isinstance(binds, list) else []):
             path = f"frontend[{number}].bind[{position}]"
             with contextlib.suppress(ValueError, AttributeError):
-                address = str(parse_address(bind))
-                if address in bound:
-                    problems.append(f"{path}: {address} is bound by {bound[address]}, too")
-                bound.setdefault(address, path)
-    return problems
+                bound.append((path, parse_address(bind)))
+    if len(bound) > _MOST_BINDS:
+        return [*problems, f"frontend: {len(bound)} addresses to bind, at most {_MOST_BINDS}"]
+    with contextlib.suppress(ValueError, AttributeError):
+        bound.append(("admin", parse_address(document.get("admin", f"unix:{default_admin_path()}"))))
+    return problems + [f"{key}: {sentence}" for key, sentence in conflicts(bound)]
 
 
 def _section(item: Any) -> Any:
@@ -179,8 +213,8 @@ def _line(problem: Any) -> str:
     if kind in ("model_type", "dict_type"):
         message = "expected a table"
     message = message[0].lower() + message[1:] if message[1:2].islower() else message
-    if isinstance(given, str | int | float | bool) and repr(given) not in message:
-        message += f" (got {given!r})"
+    if isinstance(given, str | int | float | bool) and (text := shown(given, 120)) not in message:
+        message += f" (got {text})"
     return f"{path}: {message}" if path else message
 
 
@@ -270,11 +304,10 @@ def workers_range(text: str) -> dict[str, int]:
     Raises:
         ConfigError: it is neither.
     """
-    low, dots, high = text.partition("..")
-    try:
-        return {"min": int(low), "max": int(high if dots else low)}
-    except ValueError:
-        raise ConfigError([f"--workers: expected N or MIN..MAX, as in 1..4 (got {text!r})"]) from None
+    match = re.fullmatch(r"(\d{1,6})(?:\.\.(\d{1,6}))?", text, re.ASCII)
+    if match is None:
+        raise ConfigError([f"--workers: expected N or MIN..MAX, as in 1..4 (got {shown(text)})"])
+    return {"min": int(match[1]), "max": int(match[2] or match[1])}
 
 
 def _server(text: str) -> dict[str, Any]:
@@ -284,19 +317,5 @@ def _server(text: str) -> dict[str, Any]:
         key, equals, value = option.partition("=")
         if not equals:
             raise ConfigError([f"--server {text}: expected KEY=VALUE after the comma (got {option!r})"])
-        server[key] = int(value) if value.isdigit() else value
+        server[key] = int(value) if re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
     return server
-
-
-def default_admin_path() -> str:
-    """Where the admin socket lies unless the configuration says otherwise; nothing is made here."""
-    directory = os.environ.get("PYLB_RUNTIME_DIR")
-    if not directory:
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
-        if runtime:
-            directory = f"{runtime}/pylb"
-        elif os.geteuid() == 0:
-            directory = "/run/pylb"
-        else:
-            directory = f"/tmp/pylb-{os.geteuid()}"
-    return f"{directory}/admin.sock"

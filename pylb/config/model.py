@@ -13,6 +13,7 @@ import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,11 +24,11 @@ from pydantic import (
 )
 
 from controller.address import parse as parse_controller
-from pylb.config.address import Address, parse_address
+from pylb.config.address import Address, is_host_name, loopback, parse_address, refuse_in_path
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h)$")
+_DURATION = re.compile(r"^(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h)$", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"^(\d+)(B|KiB|MiB|GiB)$")
+_SIZE = re.compile(r"^(\d{1,15})(B|KiB|MiB|GiB)$", re.ASCII)
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 
 
@@ -53,10 +54,35 @@ def _address(value: Any) -> Any:
     return parse_address(value) if isinstance(value, str) else value
 
 
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
-SecondsOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, allow_inf_nan=False)]
-Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
-SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+def _listenable(address: Address) -> Address:
+    """Our IPv6 sockets take IPv6 only, so that ``*:80`` and ``[::]:80`` can be two binds."""
+    try:
+        mapped = ipaddress.IPv6Address(address.host).ipv4_mapped
+    except ValueError:
+        return address
+    if mapped is not None:
+        raise ValueError(f"{address} is an IPv4 address; write {mapped}:{address.port}")
+    return address
+
+
+def _path(value: str) -> str:
+    if not value:
+        raise ValueError("expected a path")
+    refuse_in_path(value)
+    return value
+
+
+# Bounds so far away that nobody means what lies beyond, and near enough for every number that is made of
+# them.
+_LONGEST = 1e9  # seconds: 31 years
+_HEAD_MOST = 1 << 30  # bytes; HTTP/2 announces it as a 32-bit number
+
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=_LONGEST, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=_LONGEST, allow_inf_nan=False)]
+Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=_HEAD_MOST)]
+SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0, le=1 << 60)]
+FilePath = Annotated[str, AfterValidator(_path)]
+BindField = Annotated[Address, BeforeValidator(_address), AfterValidator(_listenable)]
 AddressField = Annotated[Address, BeforeValidator(_address)]
 
 
@@ -95,11 +121,11 @@ class Limits(Section):
 
     header_bytes: Size = 16 * 1024  # a whole head: 431 for requests, 502 for responses
     line_bytes: Size = 8 * 1024  # request line: 414
-    header_count: int = Field(default=100, gt=0)
+    header_count: int = Field(default=100, gt=0, le=100_000)
     body_bytes: SizeOrZero = 0  # a request's body: 413; 0 for no limit
     pipelined_bytes: Size = 64 * 1024  # requests read ahead while one is under way; then reading stops
     body_rate: SizeOrZero = 0  # bytes per second below which a request's body is cut off (408)
-    connections: int = Field(default=0, ge=0)  # client connections over all workers; 0 for no limit
+    connections: int = Field(default=0, ge=0, le=1 << 40)  # of clients, over all workers; 0: no limit
     connection_age: SecondsOrZero = 0  # from which a client is asked to connect anew; 0 for never
 
 
@@ -130,18 +156,19 @@ class Drain(Section):
 class Controller(Section):
     """Where the controller listens; without an address pylb runs it embedded."""
 
-    address: str | None = None  # unix:PATH, tcp:HOST:PORT or vsock:CID:PORT
+    address: str | None = None  # unix:PATH, tcp:HOST:PORT, vsock:CID:PORT or serial:PATH
     name: str = Field(default="pylb", min_length=1, max_length=128)
     weight: float = Field(default=1.0, gt=0, le=1000)
-    token_file: str | None = None
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
+    token_file: FilePath | None = None
+    tls_ca: FilePath | None = None
+    tls_cert: FilePath | None = None
+    tls_key: FilePath | None = None
 
     @field_validator("address")
     @classmethod
     def _readable(cls, value: str | None) -> str | None:
         if value is not None:
+            refuse_in_path(value)
             parse_controller(value)
         return value
 
@@ -162,13 +189,13 @@ class Log(Section):
 class Tls(Section):
     """TLS towards clients."""
 
-    certificates: str  # a .pem with certificate and key, or a folder of them (or of .crt + .key)
+    certificates: FilePath  # a .pem with certificate and key, or a folder of them (or of .crt + .key)
     min_version: Literal["1.2", "1.3"] = "1.2"
     ciphers: str | None = None  # OpenSSL's notation, for TLS 1.2; default: forward secrecy with AEAD only
     alpn: tuple[Literal["h2", "http/1.1"], ...] = ("h2", "http/1.1")
     client_certificate: Literal["none", "optional", "required"] = "none"
-    client_ca: str | None = None  # PEM file of who may issue client certificates
-    hsts: float = Field(default=0, ge=0)  # seconds of Strict-Transport-Security; 0 for none
+    client_ca: FilePath | None = None  # PEM file of who may issue client certificates
+    hsts: SecondsOrZero = 0  # of Strict-Transport-Security; 0 for none
 
     @model_validator(mode="after")
     def _has_ca(self) -> Tls:
@@ -181,10 +208,26 @@ class ServerTls(Section):
     """TLS towards servers."""
 
     verify: bool = True
-    ca: str | None = None  # PEM file; default: the system's
+    ca: FilePath | None = None  # PEM file; default: the system's
     name: str | None = None  # expected in the certificate and sent as SNI; default: the server's host
-    certificate: str | None = None  # PEM file with which pylb identifies itself
-    key: str | None = None
+    certificate: FilePath | None = None  # PEM file with which pylb identifies itself
+    key: FilePath | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _host_name(cls, value: str | None) -> str | None:
+        if value is not None and not is_host_name(value):
+            try:
+                ipaddress.ip_address(value)
+            except ValueError:
+                raise ValueError("expected a host name or an IP address") from None
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> ServerTls:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key needs certificate")
+        return self
 
 
 class Server(Section):
@@ -247,7 +290,7 @@ class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
     name: str
-    bind: tuple[AddressField, ...] = Field(min_length=1)
+    bind: tuple[BindField, ...] = Field(min_length=1)
     backend: str
     mode: Literal["http", "tcp"] = "http"
     tls: Tls | None = None
@@ -259,6 +302,21 @@ class Frontend(Section):
     body_bytes: SizeOrZero | None = None  # instead of limits.body_bytes
     health: Health | None = None
     sni: dict[str, str] = Field(default_factory=dict)  # tcp: TLS server name (or *.name) to backend
+
+    @field_validator("sni")
+    @classmethod
+    def _server_names(cls, value: dict[str, str]) -> dict[str, str]:
+        lower: dict[str, str] = {}
+        for name, backend in value.items():
+            plain = name.removeprefix("*.")
+            if not (plain.isascii() and is_host_name(plain)):
+                raise ValueError(
+                    f"{name!r} is no name that a client asks for (one with umlauts begins with xn--)"
+                )
+            if name.lower() in lower:
+                raise ValueError(f"{name!r} is listed twice")
+            lower[name.lower()] = backend  # names have no case (RFC 6066 §3)
+        return lower
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -298,11 +356,20 @@ class Config(Section):
     drain: Drain = Field(default_factory=Drain)
     controller: Controller = Field(default_factory=Controller)
     log: Log = Field(default_factory=Log)
-    admin: AddressField | None = None  # default: a unix socket under the run-time directory
-    admin_token_file: str | None = None  # whose token an admin address on TCP asks for
+    admin: BindField | None = None  # default: a unix socket under the run-time directory
+    admin_token_file: FilePath | None = None  # whose token an admin address on TCP asks for
     user: str | None = None  # whom workers and control plane run as, when root starts pylb
     group: str | None = None  # default: the user's
-    backlog: int = Field(default=4096, ge=1)
+    backlog: int = Field(default=4096, ge=1, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _admin_guarded(self) -> Config:
+        if self.admin is not None and not loopback(self.admin) and self.admin_token_file is None:
+            raise ValueError(
+                f"admin: {self.admin} can be reached from elsewhere, so admin_token_file must be set; "
+                "or use a unix socket or 127.0.0.1"
+            )
+        return self
 
 
 ServerKey = tuple[str, str, str]

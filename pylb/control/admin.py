@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
+from pylb.control.gate import Asked, Gate
+
+LARGEST_BODY = 65536
+
+Pin = Callable[[int | None], Awaitable[tuple[int, str]]]
+"""Asks the supervisor to pin the number of workers; gives the status and the sentence that says what was
+done."""
+
 
 def application(
     status: Callable[[], dict[str, Any]],
-    pin: Callable[[int | None], None],
+    pin: Pin,
     metrics: Callable[[], bytes],
     limits: tuple[int, int],
+    gate: Gate,
 ) -> web.Application:
     """The HTTP application; ``limits`` are the fewest and most workers that ``/scale`` takes."""
     least, most = limits
+
+    @web.middleware
+    async def guarded(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        fields = request.headers
+        hosts = fields.getall("Host", [])
+        refusal = gate.refusal(
+            Asked(
+                *(request.method, hosts[0] if len(hosts) == 1 else None, fields.get("Origin")),
+                *(fields.get("Content-Type"), fields.get("Authorization")),
+            )
+        )
+        if refusal is None:
+            return await handler(request)
+        code, reason = refusal
+        answer = web.json_response({"error": reason}, status=code)
+        if code == 401:
+            answer.headers["WWW-Authenticate"] = "Bearer"
+        return answer
 
     async def get_status(request: web.Request) -> web.Response:
         return web.json_response(status())
@@ -27,22 +56,31 @@ def application(
         )
 
     async def post_scale(request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            body = None
+        body = await _json(request)
         count = body.get("n") if isinstance(body, dict) else None
         if count == "auto":
-            pin(None)
-            return web.json_response({"message": "the number of workers follows the idle cores again"})
-        if type(count) is int and least <= count <= most:
-            pin(count)
-            return web.json_response({"message": f"pinned to {count} workers until 'scale auto'"})
-        error = f"n must be 'auto' or a number from {least} to {most}, as workers.min and max say"
-        return web.json_response({"error": error}, status=400)
+            code, said = await pin(None)
+        elif type(count) is int and least <= count <= most:
+            code, said = await pin(count)
+        else:
+            code = 400
+            said = f"n must be 'auto' or a number from {least} to {most}, as workers.min and max say"
+        return web.json_response({"message" if code < 400 else "error": said}, status=code)
 
-    app = web.Application(client_max_size=65536)
+    # Compressed bodies aren't taken apart: nobody needs them here, and a small one can become a large one.
+    app = web.Application(
+        client_max_size=LARGEST_BODY, middlewares=[guarded], handler_args={"auto_decompress": False}
+    )
     app.router.add_get("/status", get_status)
     app.router.add_get("/metrics", get_metrics)
     app.router.add_post("/scale", post_scale)
     return app
+
+
+async def _json(request: web.Request) -> object:
+    """The body as JSON; None where it is none, whatever else it is."""
+    data = await request.read()
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):  # a wrong encoding, too many digits or brackets
+        return None

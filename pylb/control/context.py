@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from dataclasses import dataclass
 
+from pylb.config.address import Address
 from pylb.config.model import Config, ServerKey
 from pylb.scoreboard import Scoreboard
 
@@ -21,6 +23,11 @@ class ControlContext:
     """(backend, server, address) to the server's index in the scoreboard."""
     admin_socket: socket.socket | None
     """Listening already, and kept by the supervisor when the control plane restarts."""
+    admin_address: Address
+    admin_token: str | None
+    """What a client on TCP must know; read by the supervisor, since its file need not be readable here."""
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
+    controller_token: str = ""
+    controller_tls: ssl.SSLContext | None = None

@@ -6,20 +6,30 @@ It may die at any time: traffic goes on, and the supervisor starts it again.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
 from pylb import __version__
+from pylb import log as log_
 from pylb.config.model import server_keys
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
+from pylb.control.gate import Gate
 from pylb.control.metrics import BoardCollector, exposition
 from pylb.control.scaler import Scaler
 from pylb.log import log
-from pylb.net import channel
+from pylb.net import channel, messages
+from pylb.scoreboard import ControlField
+
+_BEAT = 0.25  # seconds between signs of life for the supervisor
+_ANSWER = 5.0  # seconds that the supervisor gets to carry an operator's order out
+_AGAIN = 1.0  # seconds until a part that has failed is begun anew
 
 
 class ControlPlane:
@@ -32,24 +42,64 @@ class ControlPlane:
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
-        self.scaler = Scaler(context.config, context.board, self._scale)
+        self._site: web.SockSite | None = None
+        self._stopping_site: asyncio.Future[None] | None = None
+        self._orders = itertools.count(1)
+        self._pins: dict[int, asyncio.Future[tuple[int, str]]] = {}
+        log_.count_lost(self._count_lost)
+        self.scaler = Scaler(
+            *(context.config, context.board, self._scale, context.controller_token, context.controller_tls)
+        )
 
     def _scale(self, count: int, reason: str) -> None:
         channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})
 
-    def _pin(self, count: int | None) -> None:
-        channel.send(self._context.channel, {"op": "pin", "n": count})
+    def _count_lost(self, lines: int) -> None:
+        self._context.board.control[ControlField.LOG_LOST] += lines
+
+    async def _pin(self, count: int | None) -> tuple[int, str]:
+        """Have the supervisor pin the count, and say what came of it."""
+        number = next(self._orders)
+        done = self._pins[number] = asyncio.get_running_loop().create_future()
+        try:
+            if channel.send(self._context.channel, {"op": "pin", "n": count, "id": number}):
+                async with asyncio.timeout(_ANSWER):
+                    code, said = await done
+                    return code, said
+        except TimeoutError:
+            pass
+        finally:
+            del self._pins[number]
+        return 503, "the supervisor doesn't answer; status says what holds"
 
     def _read(self) -> None:
         for message in channel.waiting(self._context.channel):
             if message is None:
                 self.gone.set()
                 return
-            if message.get("op") == "state":
-                self._state = message
-                self.scaler.target = message["target"]
-                self.scaler.pinned = message["pinned"]
-                self._heard.set()
+            wrong = messages.wrong(message, messages.TO_CONTROL)
+            if wrong:
+                log.error("a message of the supervisor is passed over: %s", wrong)
+            elif message.get("op") == "state":
+                self._take(message)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        """The supervisor's newest word."""
+        self._state = state
+        self.scaler.target = state["target"]
+        self.scaler.pinned = state["pinned"]
+        self._heard.set()
+        done = state.get("pin")  # the last order that was carried out: its number, a status and a sentence
+        if isinstance(done, list) and len(done) == 3:
+            for number, waiting in self._pins.items():
+                if number == done[0] and not waiting.done():
+                    waiting.set_result((done[1], done[2]))
+        if state.get("stopping") and self._site is not None and not self._context.admin_address.is_unix:
+            # The port is the next instance's. (A unix socket's file was moved out of its way.)
+            site, self._site = self._site, None
+            self._stopping_site = asyncio.ensure_future(site.stop())
+            if self._context.admin_socket is not None:
+                self._context.admin_socket.close()
 
     def status(self) -> dict[str, Any]:
         """What ``/status`` answers."""
@@ -62,9 +112,15 @@ class ControlPlane:
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self._servers),
             "totals": snapshot.totals(board),
+            "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
         }
+
+    def _beat(self) -> None:
+        """Show that the loop turns."""
+        self._context.board.control[ControlField.HEARTBEAT_NS] = time.monotonic_ns()
+        asyncio.get_running_loop().call_later(_BEAT, self._beat)
 
     async def serve(self) -> None:
         """Work until told to stop or until the supervisor is gone."""
@@ -72,25 +128,39 @@ class ControlPlane:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
+        self._beat()
         collector = BoardCollector(context.board, self._servers, self.scaler)
-        app = admin.application(self.status, self._pin, lambda: exposition(collector), self.scaler.limits)
+        gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
+        app = admin.application(
+            self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate
+        )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         if context.admin_socket is not None:
-            await web.SockSite(runner, context.admin_socket.dup()).start()
+            self._site = web.SockSite(runner, context.admin_socket.dup())
+            await self._site.start()
         channel.send(context.channel, {"op": "ready"})
         tasks = [
-            asyncio.create_task(self.scaler.controller.run()),
-            asyncio.create_task(self._decide()),
-            asyncio.create_task(self.gone.wait()),
+            asyncio.create_task(self._keep("the controller's end", self.scaler.controller.run)),
+            asyncio.create_task(self._keep("scaling", self._decide)),
         ]
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            if task.exception() is not None:
-                log.error("control plane: %r", task.exception())
+        await self.gone.wait()
         for task in tasks:
             task.cancel()
         await runner.cleanup()
+
+    async def _keep(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin a part anew when it fails: the others, the admin address among them, have no share in it."""
+        said: set[str] = set()
+        while True:
+            try:
+                await work()
+            except Exception as error:
+                # Once per kind; the same one may come every second.
+                if repr(error)[:200] not in said and len(said) < 100:
+                    said.add(repr(error)[:200])
+                    log.exception("%s failed unexpectedly; it is begun anew", part)
+            await asyncio.sleep(_AGAIN)
 
     async def _decide(self) -> None:
         await self._heard.wait()  # the count to start from is the supervisor's

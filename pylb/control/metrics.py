@@ -23,6 +23,8 @@ _COUNTERS = {
     "bytes_out": "Bytes written to clients.",
     "timeouts": "Client and server timeouts.",
     "aborted": "Requests whose client or server left in the middle.",
+    "internal": "Requests and connections that an error of pylb's own has ended.",
+    "pauses": "Times that accepting was stopped, since descriptors ran short.",
 }
 
 
@@ -50,6 +52,9 @@ class BoardCollector:
         yield CounterMetricFamily("pylb_requests", "Requests answered.", value=totals["requests"])
         yield GaugeMetricFamily("pylb_connections", "Open client connections.", value=totals["connections"])
         yield GaugeMetricFamily("pylb_in_flight", "Requests under way.", value=totals["in_flight"])
+        yield CounterMetricFamily(
+            "pylb_log_lost", "Log lines that nobody read in time.", value=self._board.log_lost()
+        )
         yield self._latency()
         yield from self._workers()
         yield from self._per_server()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,30 +16,42 @@ from controller.client import ControllerClient
 from controller.embedded import EmbeddedController
 from controller.protocol import Hello, Report
 from controller.sources.measured import HALF_LIFE, MeasuredSource
-from controller.sources.quota import usable_cores
-from pylb.config.files import controller_tls, controller_token
+from controller.sources.quota import usable_cores, whole_cores
+from pylb import log as log_
 from pylb.config.model import Config
 from pylb.control import snapshot
 from pylb.log import log
-from pylb.scaling.policy import Decision, Inputs, Policy, demand
-from pylb.scoreboard import Field, Scoreboard
+from pylb.scaling.policy import Decision, Inputs, Memory, Policy, demand
+from pylb.scoreboard import ControlField, Field, Scoreboard
 
 TICK = 0.25
 _REPORT = 0.5
+YOUNG = 3.0
+"""Seconds for which a control plane that has just begun, or whose controller was connected anew, takes no
+grant as a reason to shrink: as long as a lease. The controller may have begun to measure just now, too."""
 
 
 class Scaler:
     """Holds the controller's end, the policy, and the last decisions."""
 
-    def __init__(self, config: Config, board: Scoreboard, order: Callable[[int, str], None]) -> None:
-        """``order`` takes a number of workers and the reason to the supervisor."""
+    def __init__(
+        self,
+        config: Config,
+        board: Scoreboard,
+        order: Callable[[int, str], None],
+        token: str = "",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """``order`` takes a number of workers and the reason to the supervisor; ``token`` and ``tls`` are for
+        the controller."""
         self._board = board
         self._order = order
         workers = config.workers
         high = min(workers.max, board.slots)  # a reload can't add slots
         self.limits = min(workers.min, high), high
-        self._policy = Policy(*self.limits)
-        self.controller = make_controller(config, self.limits)
+        self._policy = Policy(*self.limits, memory=remembered(board))
+        self._began = math.inf
+        self.controller = make_controller(config, self.limits, token, tls)
         self.busy = snapshot.Busy(board)
         self._percentiles = snapshot.Percentiles(board)
         self.target = workers.min
@@ -46,35 +59,36 @@ class Scaler:
         self.decision = Decision(workers.min, "starting")
         self.history: deque[dict[str, Any]] = deque(maxlen=20)
         self._next_report = 0.0
-        self._used = 0.0  # cores, smoothed
-        self._used_at = -math.inf
+        self._used = board.control[ControlField.USED_MICROCORES] / 1e6  # cores, smoothed
+        self._used_at = _seconds(board.control[ControlField.USED_NS])
         self._said = (True, "")  # what the log knows of the controller: connected, problem
 
     async def run(self) -> None:
         """Decide four times a second, for ever."""
         while True:
             self.step(time.monotonic())
+            log_.tick()
             await asyncio.sleep(TICK)
 
     def step(self, now: float) -> None:
         """One look and decision."""
         self._say_how_the_controller_is()
         self.busy.sample()
+        self._began = min(self._began, now)
         inputs = self.inputs(now)
-        keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
-        self._used = keep * self._used + (1 - keep) * math.fsum(inputs.busy)
-        self._used_at = now
+        self._smooth(now)
         if now >= self._next_report:
             self._report(now, inputs)
         if self.pinned is not None:
             self.decision = Decision(self.pinned, f"pinned to {self.pinned} by the operator")
             return
         decision = self._policy.decide(now, inputs)
+        remember(self._board, self._policy.memory)
         self.decision = decision
         if decision.target != inputs.current:
             log.info(
                 "scaling from %d to %d workers: %s "
-                "(granted %s, idle %s, usable %.2f, busy %s, waiting for CPU %s, accept queue %d)",
+                "(granted %s, idle %s, usable %d, busy %s, waiting for CPU %s, accept queue %d)",
                 *(inputs.current, decision.target, decision.reason, inputs.granted, inputs.idle),
                 *(inputs.usable, [round(share, 2) for share in inputs.busy]),
                 *([round(share, 2) for share in inputs.waiting], inputs.accept_queue),
@@ -86,6 +100,16 @@ class Scaler:
             self._order(decision.target, decision.reason)
             # At once: until it knows of a new worker the controller may give the core to somebody else.
             self._report(now, replace(inputs, current=decision.target))
+
+    def _smooth(self, now: float) -> None:
+        """CPU of all workers, those that leave included: no core is idle that they use."""
+        if not self.busy.known:
+            return
+        keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
+        self._used = keep * self._used + (1 - keep) * math.fsum(self.busy.fractions.values())
+        self._used_at = now
+        self._board.control[ControlField.USED_MICROCORES] = round(self._used * 1e6)
+        self._board.control[ControlField.USED_NS] = _ns(now)
 
     def _say_how_the_controller_is(self) -> None:
         """Log when the controller comes or goes, and why."""
@@ -117,18 +141,21 @@ class Scaler:
     def inputs(self, now: float) -> Inputs:
         """What the next decision rests on."""
         board = self._board
-        rows = snapshot.serving(board)
+        serving = snapshot.serving(board)
+        rows = serving if self.busy.known else []
         grant = self.controller.current(now)
         return Inputs(
             current=self.target,
-            usable=usable_cores(),
+            usable=whole_cores(usable_cores()),
             granted=None if grant is None else grant.cores,
             idle=None if grant is None else grant.idle_cores,
             busy=[self.busy.fractions.get(row, 0.0) for row in rows],
             waiting=[self.busy.waiting.get(row, 0.0) for row in rows],
-            lag_us=max((board.row(row)[Field.LAG_US] for row in rows), default=0),
+            lag_us=max((board.row(row)[Field.LAG_US] for row in serving), default=0),
             accept_queue=snapshot.accept_queue(board),
             in_flight=board.total(Field.IN_FLIGHT),
+            connections=board.total(Field.CONNECTIONS),
+            young=now < max(self._began, self.controller.since) + YOUNG,
         )
 
     def status(self) -> dict[str, Any]:
@@ -152,11 +179,40 @@ class Scaler:
         }
 
 
-def make_controller(config: Config, limits: tuple[int, int]) -> ControllerClient | EmbeddedController:
+def _seconds(monotonic_ns: int) -> float:
+    return monotonic_ns / 1e9 or -math.inf
+
+
+def _ns(monotonic: float) -> int:
+    return max(0, round(monotonic * 1e9)) if math.isfinite(monotonic) else 0
+
+
+def remembered(board: Scoreboard) -> Memory:
+    """What the last control plane's policy knew."""
+    cells = board.control
+    return Memory(
+        changed=_seconds(cells[ControlField.CHANGED_NS]),
+        grew=_seconds(cells[ControlField.GREW_NS]),
+        pays=cells[ControlField.PAYS_MS] / 1000,
+        owed=_seconds(cells[ControlField.OWED_NS]),
+    )
+
+
+def remember(board: Scoreboard, memory: Memory) -> None:
+    """Keep it for the next control plane."""
+    cells = board.control
+    cells[ControlField.CHANGED_NS] = _ns(memory.changed)
+    cells[ControlField.GREW_NS] = _ns(memory.grew)
+    cells[ControlField.PAYS_MS] = round(memory.pays * 1000)
+    cells[ControlField.OWED_NS] = _ns(memory.owed)
+
+
+def make_controller(
+    config: Config, limits: tuple[int, int], token: str, tls: ssl.SSLContext | None
+) -> ControllerClient | EmbeddedController:
     """The controller that the configuration names, or the embedded one; it is told the ``limits``."""
     section = config.controller
-    token = controller_token(section)
     hello = Hello(section.name, *limits, section.weight, token)
     if section.address is None:
         return EmbeddedController(hello, MeasuredSource())
-    return ControllerClient(parse(section.address), hello, controller_tls(section))
+    return ControllerClient(parse(section.address), hello, tls)

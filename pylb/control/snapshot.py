@@ -7,15 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pylb.config.model import ServerKey
-from pylb.scoreboard import LATENCY_BUCKETS, Field, Scoreboard, ServerField, SlotField, State
+from pylb.scoreboard import LATENCY_BUCKETS, Field, RowField, Scoreboard, ServerField, SlotField, State
+
+_PATIENCE = 12
+"""Looks, four a second, after which a worker that shows no sign of life counts as idle."""
 
 
 class Busy:
-    """Shares of wall time in which workers ran, and could have run but waited for a CPU."""
+    """Shares of wall time in which workers ran, and could have run but waited for a CPU.
+
+    Workers that are there at the first look have none until the second: theirs isn't known yet.
+    """
 
     def __init__(self, board: Scoreboard) -> None:
         self._board = board
         self._before: dict[int, tuple[int, int, int, int]] = {}
+        self._looks = 0
         self.fractions: dict[int, float] = {}
         self.waiting: dict[int, float] = {}
 
@@ -33,11 +40,21 @@ class Busy:
             before = self._before.get(row)
             if before is None or before[0] != pid:
                 self._before[row] = (pid, beat, cpu, waited)
-                self.fractions[row] = self.waiting[row] = 0.0
+                if self._looks:  # it has only just begun
+                    self.fractions[row] = self.waiting[row] = 0.0
             elif (wall := beat - before[1]) >= 200_000_000:
                 self.fractions[row] = busy = min(1.0, max(0.0, (cpu - before[2]) / wall))
                 self.waiting[row] = min(1.0 - busy, max(0.0, (waited - before[3]) / wall))
                 self._before[row] = (pid, beat, cpu, waited)
+            elif self._looks >= _PATIENCE:  # it hangs, and one that hangs must not hide the others
+                self.fractions.setdefault(row, 0.0)
+                self.waiting.setdefault(row, 0.0)
+        self._looks += 1
+
+    @property
+    def known(self) -> bool:
+        """Whether all workers that are there have been compared with themselves."""
+        return self._before.keys() == self.fractions.keys()
 
 
 class Percentiles:
@@ -69,6 +86,13 @@ class Percentiles:
         return 0.0
 
 
+def state(board: Scoreboard, row: int) -> str:
+    """How a worker is, in one word: what it says itself, unless the supervisor knows better."""
+    if board.note(row)[RowField.STUCK]:
+        return "stuck"
+    return State(board.row(row)[Field.STATE]).name.lower()
+
+
 def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]]:
     """One entry per worker process, by slot and generation."""
     found = []
@@ -78,9 +102,11 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
             {
                 "slot": cells[Field.SLOT],
                 "pid": cells[Field.PID],
-                "state": State(cells[Field.STATE]).name.lower(),
+                "state": state(board, row),
                 "generation": cells[Field.GENERATION],
                 "connections": cells[Field.CONNECTIONS],
+                "tunnels": cells[Field.TUNNELS],
+                "fixed": cells[Field.FIXED],
                 "in_flight": cells[Field.IN_FLIGHT],
                 "requests": cells[Field.REQUESTS],
                 "busy": round(busy.get(row, 0.0), 3),
@@ -88,6 +114,7 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
                 "accepted": cells[Field.ACCEPTED],
                 "adopted": cells[Field.ADOPTED],
                 "handed_over": cells[Field.HANDED_OVER],
+                "log_lost": cells[Field.LOG_LOST],
             }
         )
     return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))
@@ -100,7 +127,7 @@ def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str,
             "backend": backend,
             "name": name,
             "address": address,
-            "state": "up",
+            "state": "unchecked",
             "active": board.server_total(ServerField.ACTIVE, number),
             "requests": board.server_total(ServerField.REQUESTS, number),
             "errors": board.server_total(ServerField.ERRORS, number),
@@ -115,14 +142,14 @@ def totals(board: Scoreboard) -> dict[str, int]:
         *(Field.CONNECTIONS, Field.IN_FLIGHT, Field.ACCEPTED, Field.ADOPTED, Field.HANDED_OVER),
         *(Field.REQUESTS, Field.RETRIES, Field.BYTES_IN, Field.BYTES_OUT, Field.STATUS_1XX),
         *(Field.STATUS_2XX, Field.STATUS_3XX, Field.STATUS_4XX, Field.STATUS_5XX, Field.REFUSED),
-        *(Field.TIMEOUTS, Field.ABORTED),
+        *(Field.TIMEOUTS, Field.ABORTED, Field.INTERNAL, Field.PAUSES),
     )
     return {field.name.lower(): board.total(field) for field in names}
 
 
 def serving(board: Scoreboard) -> Sequence[int]:
     """Rows of the workers that take new connections."""
-    return [row for row in board.live_rows() if board.row(row)[Field.STATE] == State.SERVING]
+    return [row for row in board.live_rows() if state(board, row) == "serving"]
 
 
 def accept_queue(board: Scoreboard) -> int:

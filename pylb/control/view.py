@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pylb.config.address import Address
+from pylb.net.adminsocket import aside_of
 
 
 class AdminError(Exception):
@@ -30,27 +31,31 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def fetch(
-    address: Address, method: str, path: str, body: object = None, timeout: float = 5
+    address: Address,
+    method: str,
+    path: str,
+    body: object = None,
+    timeout: float = 5,
+    token: str | None = None,
 ) -> dict[str, Any]:
     """Ask the admin address for JSON.
+
+    Where no unix socket is, one is asked that an instance which drains has moved away from there.
 
     Raises:
         OSError: nobody answers there.
         AdminError: the answer is an error.
     """
-    connection = (
-        _UnixConnection(address.path, timeout)
-        if address.is_unix
-        else http.client.HTTPConnection(address.host, address.port, timeout=timeout)
-    )
+    fields = {} if body is None else {"Content-Type": "application/json"}
+    if token is not None:
+        fields["Authorization"] = f"Bearer {token}"
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
-        response = connection.getresponse()
-        text = response.read()
-    except http.client.HTTPException as error:
-        raise OSError(f"no HTTP answer: {error}") from None
-    finally:
-        connection.close()
+        response, text = _ask(address, method, path, body, timeout, fields)
+    except FileNotFoundError:
+        aside = aside_of(address.path) if address.is_unix else []
+        if not aside:
+            raise
+        response, text = _ask(Address("", 0, aside[-1]), method, path, body, timeout, fields)
     try:
         answer = json.loads(text)
     except ValueError:
@@ -62,12 +67,30 @@ def fetch(
     return answer
 
 
+def _ask(
+    address: Address, method: str, path: str, body: object, timeout: float, fields: dict[str, str]
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = (
+        _UnixConnection(address.path, timeout)
+        if address.is_unix
+        else http.client.HTTPConnection(address.host, address.port, timeout=timeout)
+    )
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), fields)
+        response = connection.getresponse()
+        return response, response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"no HTTP answer: {error}") from None
+    finally:
+        connection.close()
+
+
 def serving(status: dict[str, Any]) -> bool:
     """Whether any worker serves."""
     return any(worker["state"] == "serving" for worker in status["workers"])
 
 
-def _bar(share: float, width: int = 10) -> Text:
+def _bar(share: float, width: int = 6) -> Text:
     full = round(share * width)
     colour = "red" if share > 0.9 else "yellow" if share > 0.6 else "green"
     return Text("█" * full + "░" * (width - full) + f" {share:4.0%}", style=colour)
@@ -117,8 +140,8 @@ def render(status: dict[str, Any]) -> RenderableType:
     head.add_row("grant", Text(scaling["grant_reason"]))
     workers = _table(
         "Workers",
-        *("slot", "pid", "state", "connections", "in flight", "requests", "busy"),
-        numbers=frozenset({"slot", "pid", "connections", "in flight", "requests"}),
+        *("slot", "pid", "state", "connections", "tunnels", "active", "requests", "busy"),
+        numbers=frozenset({"slot", "pid", "connections", "tunnels", "active", "requests"}),
     )
     for worker in status["workers"]:
         workers.add_row(
@@ -126,6 +149,7 @@ def render(status: dict[str, Any]) -> RenderableType:
             str(worker["pid"]),
             worker["state"],
             f"{worker['connections']:,}",
+            f"{worker['tunnels']:,}",
             f"{worker['in_flight']:,}",
             f"{worker['requests']:,}",
             _bar(worker["busy"]),
@@ -148,4 +172,6 @@ def render(status: dict[str, Any]) -> RenderableType:
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
         f"{totals['handed_over']:,} connections handed over"
     )
+    if lost := status.get("log_lost"):
+        foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     return Group(head, "", workers, "", servers, "", foot)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from pylb.log import log
 
 MAX_FDS = 200
 """Descriptors per packet; the kernel refuses more than 253."""
@@ -31,12 +34,22 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def send(sock: socket.socket, message: dict[str, Any]) -> bool:
-    """Send one message; False when the other end's queue is full (or it is gone)."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    """Send one message; False when the other end's queue is full (or it is gone).
+
+    A message that can never be sent (too large for the kernel, or no JSON) is a programming error. It is
+    logged, dropped, and answered with True: to keep it would hold up those behind it for ever.
+    """
     try:
+        data = json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+        if len(data) > MAX_PACKET:
+            raise OSError(errno.EMSGSIZE, f"{len(data)} bytes are more than a packet holds")
         sock.send(data, socket.MSG_NOSIGNAL)
-    except (BlockingIOError, BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-        return False
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            return False
+        log.error("a message %.40r can't be sent and is dropped: %s", message.get("op"), error)
+    except (TypeError, ValueError, RecursionError) as error:
+        log.error("a message %.40r can't be sent and is dropped: %r", message.get("op"), error)
     return True
 
 
@@ -45,16 +58,22 @@ def recv(sock: socket.socket) -> dict[str, Any] | None:
 
     Raises:
         BlockingIOError: nothing is there now.
+        ValueError: what came is no message; the next one may be.
 
     Returns None at the end of file, which means that the other process is gone.
     """
     try:
         data = sock.recv(MAX_PACKET)
-    except ConnectionResetError:
+    except BlockingIOError:
+        raise
+    except OSError:  # reset; whatever else is wrong with it, nothing more will come
         return None
     if not data:
         return None
-    message = json.loads(data)
+    try:
+        message = json.loads(data)
+    except RecursionError:
+        raise ValueError("a message is nested too deeply") from None
     if not isinstance(message, dict):
         raise ValueError("a message must be a JSON object")
     return message
@@ -67,6 +86,9 @@ def waiting(sock: socket.socket) -> Iterator[dict[str, Any] | None]:
             message = recv(sock)
         except BlockingIOError:
             return
+        except ValueError as error:
+            log.error("what came is no message: %.200s", error)
+            continue
         yield message
         if message is None:
             return
@@ -106,7 +128,9 @@ def recv_connections(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | 
         return None
     try:
         header = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
         close_all(received)
         return {}, []
     return header, received

@@ -13,6 +13,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from pylb.config.files import require_regular
 from pylb.config.model import Config, ServerTls, Tls
 
 # Mozilla's "intermediate" list: forward secrecy and authenticated encryption only.
@@ -22,27 +23,52 @@ CIPHERS = (
 )
 
 
+_CHAIN, _KEY = "fullchain.pem", "privkey.pem"
+"""How ACME clients (Let's Encrypt's certbot) name the two in a certificate's folder below ``live/``."""
+
+
 def certificate_files(place: str) -> list[tuple[Path, Path]]:
     """(certificate, key) files: of one ``.pem`` that holds both, or of all pairs in a folder.
 
     In a folder, ``NAME.pem`` holds both, or ``NAME.crt`` the certificate chain and ``NAME.key`` the key.
+    Where ``fullchain.pem`` and ``privkey.pem`` lie, in it or in its subfolders, they are a pair, and the
+    other files of an ACME client beside them (``cert.pem``, ``chain.pem``) are not needed.
 
     Raises:
         OSError: there is no such file or folder, or no certificate in it.
     """
     path = Path(place)
-    if path.is_file():
-        return [_pair(path)]
     if not path.is_dir():
-        raise FileNotFoundError(f"{place}: no such file or folder")
-    found = [_pair(file) for file in sorted(path.iterdir()) if file.suffix in (".pem", ".crt")]
+        if not path.exists():
+            raise FileNotFoundError(f"{place}: no such file or folder")
+        return [_pair(path)]
+    found = []
+    if _is_acme(path):
+        found.append((path / _CHAIN, path / _KEY))
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir():
+            if _is_acme(entry):
+                found.append((entry / _CHAIN, entry / _KEY))
+        elif entry.suffix in (".pem", ".crt") and not (_is_acme(path) and entry.name in _OTHERS):
+            found.append(_pair(entry))
     if not found:
-        raise FileNotFoundError(f"{place}: no *.pem and no *.crt in this folder")
+        raise FileNotFoundError(
+            f"{place}: no *.pem and no *.crt in this folder, and no subfolder with {_CHAIN} and {_KEY}"
+        )
     return found
+
+
+_OTHERS = (_CHAIN, _KEY, "cert.pem", "chain.pem")
+
+
+def _is_acme(folder: Path) -> bool:
+    return (folder / _CHAIN).is_file() and (folder / _KEY).is_file()
 
 
 def _pair(path: Path) -> tuple[Path, Path]:
     key = path.with_suffix(".key")
+    if path.name == _CHAIN and not key.is_file():
+        key = path.with_name(_KEY)
     return path, key if key.is_file() else path
 
 
@@ -115,20 +141,35 @@ def _listener_context(config: Tls, certificate: Path, key: Path) -> ssl.SSLConte
     )
     context.set_ciphers(config.ciphers or CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-    except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"{certificate}: no usable certificate and key: {error}") from None
+    _load_chain(context, certificate, key)
     context.set_alpn_protocols(list(config.alpn))
     if config.client_certificate != "none":
         context.verify_mode = (
             ssl.CERT_REQUIRED if config.client_certificate == "required" else ssl.CERT_OPTIONAL
         )
         try:
+            require_regular(config.client_ca or "")
             context.load_verify_locations(config.client_ca)
         except (OSError, ssl.SSLError) as error:
             raise ValueError(f"{config.client_ca}: no usable CA file: {error}") from None
     return context
+
+
+def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Load a certificate with its key; ValueError says what is wrong with them."""
+    try:
+        require_regular(certificate)
+        require_regular(key)
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = str(error)
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            why = f"the key in {key} belongs to another certificate"
+        elif isinstance(error, ssl.SSLError) and b"PRIVATE KEY-----" not in key.read_bytes():
+            why = f"there is no private key in it, and no {certificate.with_suffix('.key').name} beside it"
+            if key != certificate:
+                why = f"there is no private key in {key}"
+        raise ValueError(f"{certificate}: no usable certificate and key: {why}") from None
 
 
 def _no_password() -> str:
@@ -138,6 +179,8 @@ def _no_password() -> str:
 def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
     """The context for connections to servers; raises as `server_context`."""
     try:
+        if config.ca is not None:
+            require_regular(config.ca)
         context = ssl.create_default_context(cafile=config.ca)
     except (OSError, ssl.SSLError) as error:
         raise ValueError(f"{config.ca}: no usable CA file: {error}") from None
@@ -147,10 +190,7 @@ def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     if config.certificate is not None:
-        try:
-            context.load_cert_chain(config.certificate, config.key, password=_no_password)
-        except (OSError, ssl.SSLError) as error:
-            raise ValueError(f"{config.certificate}: no usable certificate and key: {error}") from None
+        _load_chain(context, Path(config.certificate), Path(config.key or config.certificate))
     return context
 
 

@@ -2,18 +2,31 @@
 
 The rules, in the order in which they are tried:
 
-1. Never outside ``min..max``, never more than the cores that may be used (but ``min`` always).
-2. A grant that is smaller than the count: someone else needs the cores. One worker fewer at each decision.
+1. Never outside ``min..max``, never more than mask and quota allow (but ``min`` always): in one step.
+2. A grant that is smaller than the count: someone else needs the cores. In one step down to what is granted
+   and idle, unless grant or measurements are too `young` to know of these workers: after a restart of the
+   control plane, and when the controller was connected anew.
 3. Pressure for `GROW_AFTER` seconds, *and* a core that the grant says is idle: one step up, by as many
-   workers as the load asks for, never beyond ``current + idle``. More processes than cores are slower, not
-   faster (paper, figure 2a). Workers that are busy all the time don't show how much load there is: then
-   up to `STEP` times as many.
-4. So little load that one worker fewer would stay below `LOW` for `SHRINK_AFTER` seconds: one fewer.
+   workers as the load asks for, never beyond ``current + idle`` nor beyond what is granted and idle together.
+   More processes than cores are slower, not faster (paper, figure 2a). Workers that are busy all the time
+   don't show how much load there is: then up to `STEP` times as many.
+4. So little load that fewer workers would stay below `LOW`, for `SHRINK_AFTER` seconds: half of those that
+   the most loaded moment of this time had no need of go. Each step needs that time anew: what the halved
+   surplus leaves is as long in coming back, and from 128 workers to one it is seven steps, 70 seconds.
 
 Between `LOW` and `HIGH` nothing happens; since a shrink must leave the rest below `LOW`, a load at either
-threshold can't make the count flap. A core that others claim as soon as it is taken is tried again at once:
-waiting for 2 to 32 s, longer each time, starves a balancer among others (simulated, 8 on 16 cores: p99 of 7 s
-instead of 0.1 s). Without a valid grant the count doesn't grow.
+threshold can't make the count flap.
+
+A neighbour can. A core that others claim as soon as it is taken is tried again at once, at first: waiting for
+2 to 32 s, longer each time, starves a balancer among others (simulated, 8 on 16 cores: p99 of 7 s instead of
+0.1 s). But a change costs CPU time, `FORK` and `MOVE` for each connection that is handed over
+(`bench/changes.py`), and of a growth `LOST` seconds help nobody. So a growth has to last until all this is at
+most `WORTH` of what it brought (`pays_after`: 5 to 6 s). Where it is claimed sooner, the rest of that time is
+owed; owed time passes, and while more than `CREDIT` seconds of it are left growth waits. So a few claims
+delay nobody, with a neighbour that comes and goes all the time there is about one growth in `pays_after`
+seconds, and no wait is longer than that.
+
+Without a valid grant the count doesn't grow; from workers that were not measured yet nothing is concluded.
 The constants were chosen on traces of load (`bench/model/tuning.py`, bench/results/model.md).
 """
 
@@ -32,6 +45,12 @@ SATURATED = 0.95  # mean load from which it says no more how much there is to do
 STEP = 3.0  # times as many workers then, if so many cores are idle
 QUEUE = 64  # connections waiting to be accepted, per worker, that count as pressure
 LAG_US = 50_000  # event-loop lag that counts as pressure
+FORK = 0.017  # CPU seconds of a change by one worker (bench/results/changes.md)
+MOVE = 40e-6  # CPU seconds of each connection that is handed over for it (same place)
+LOST = 1.25  # seconds of a growth that bring nothing: until load has moved, and until a claim is noticed
+WORTH = 0.25  # what growing and giving back may cost of the CPU time that growth brings
+CREDIT = 10.0  # seconds that growth may have been too short by, all together, before it waits
+MOST = 6.0  # seconds after which any growth has paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +63,8 @@ class Tuning:
     shrink_after: float = SHRINK_AFTER
     settle: float = SETTLE
     step: float = STEP
+    pays_most: float = MOST
+    credit: float = CREDIT
 
 
 _TUNING = Tuning()
@@ -54,14 +75,16 @@ class Inputs:
     """What a decision rests on.
 
     ``granted`` is the number of cores leased and ``idle`` how many more are idle (both None without a valid
-    grant); ``usable`` what mask and quota allow. ``busy`` has each worker's CPU time over wall time,
-    0..1, ``waiting`` its share of time in which it could have run and got no CPU (other processes had it,
-    or a quota was used up): a worker without CPU of its own is loaded, not idle. ``lag_us`` is the largest
-    event-loop lag; ``accept_queue`` and ``in_flight`` are sums.
+    grant); ``usable`` how many workers mask and quota allow. ``busy`` has each worker's CPU time over wall
+    time, 0..1, ``waiting`` its share of time in which it could have run and got no CPU (other processes had
+    it, or a quota was used up): a worker without CPU of its own is loaded, not idle. Both are empty before
+    the workers were measured. ``lag_us`` is the largest event-loop lag; ``accept_queue``, ``in_flight`` and
+    ``connections`` are sums. ``young``: whoever measures, here or at the controller, has not known these
+    workers for long enough to judge that they are too many.
     """
 
     current: int
-    usable: float
+    usable: int
     granted: int | None = None
     idle: int | None = None
     busy: Sequence[float] = ()
@@ -69,6 +92,8 @@ class Inputs:
     lag_us: int = 0
     accept_queue: int = 0
     in_flight: int = 0
+    connections: int = 0
+    young: bool = False
 
     @property
     def load(self) -> float:
@@ -113,20 +138,44 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-class Policy:
-    """Keeps how long pressure or idleness has lasted; everything else is in the inputs."""
+def pays_after(inputs: Inputs, more: int, tuning: Tuning = _TUNING) -> float:
+    """Seconds that so many workers more must last to be worth it: to start them and to give them back.
 
-    def __init__(self, min: int, max: int, tuning: Tuning = _TUNING) -> None:
+    Connections are levelled: each new worker gets its share of them, and hands it back.
+    """
+    moved = inputs.connections / (inputs.current + more)
+    return min(tuning.pays_most, (LOST + 2 * (FORK + MOVE * moved)) / WORTH)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What decisions rest on beside the inputs, in monotonic seconds. The next policy goes on with it."""
+
+    changed: float = -math.inf
+    """The last change."""
+    grew: float = -math.inf
+    """The last growth that nobody has claimed back."""
+    pays: float = 0.0
+    """Seconds that this growth must last."""
+    owed: float = -math.inf
+    """When growth that was claimed too soon will have been made up for."""
+
+
+class Policy:
+    """Keeps how long pressure or idleness has lasted and its `Memory`; everything else is in the inputs."""
+
+    def __init__(self, min: int, max: int, tuning: Tuning = _TUNING, memory: Memory | None = None) -> None:
         self.min = min
         self.max = max
+        self.memory = memory or Memory()
         self._tuning = tuning
         self._pressed_since: float | None = None
         self._calm_since: float | None = None
-        self._changed = -math.inf
+        self._calm_load = 0.0  # the most since then
 
-    def limit(self, usable: float) -> int:
+    def limit(self, usable: int) -> int:
         """The most workers that may run, whatever is granted."""
-        return max(self.min, min(self.max, max(1, math.floor(usable + 0.25))))
+        return max(self.min, min(self.max, usable))
 
     def decide(self, now: float, inputs: Inputs) -> Decision:
         """The number of workers from now on; ``now`` in monotonic seconds."""
@@ -135,46 +184,73 @@ class Policy:
         tuning = self._tuning
         why = pressed(inputs, tuning)
         self._pressed_since = (self._pressed_since or now) if why else None
-        fewer_is_enough = not why and current > 1 and inputs.load <= tuning.low * (current - 1)
-        self._calm_since = (self._calm_since or now) if fewer_is_enough else None
+        self._look_whether_calm(now, inputs, bool(why))
 
         if current < self.min:
             return self._change(now, self.min, f"workers.min is {self.min}")
-        if current > limit:
-            return self._change(now, current - 1, f"at most {_count(limit, 'worker')} may run here")
         # What is idle beside the lease is ours to stay on: only a real claim of others takes it.
-        available = None if inputs.granted is None else inputs.granted + (inputs.idle or 0)
-        if available is not None and available < current and current > self.min:
-            granted = _count(inputs.granted or 0, "core")
-            return self._change(now, current - 1, f"only {granted} granted: others need theirs")
+        available = limit if inputs.granted is None else inputs.granted + (inputs.idle or 0)
+        claimed = available < min(current, limit) and limit > self.min
+        only = f"only {_count(available, 'core')} granted"
+        if claimed and not inputs.young:
+            return self._give_back(now, max(self.min, available), f"{only}: others need theirs")
+        if current > limit:
+            return self._give_back(now, limit, f"at most {_count(limit, 'worker')} may run here")
+        if claimed and current > self.min:
+            return Decision(current, f"{only} so far, which is too early to go by")
         if self._pressed_since is not None and now - self._pressed_since >= tuning.grow_after:
             return self._grow(now, inputs, limit, why)
         calm = self._calm_since is not None and now - self._calm_since >= tuning.shrink_after
         if calm and current > self.min:
-            fewer = _count(current - 1, "worker")
-            why = f"{fewer} will do: the {current} are {inputs.mean_load:.0%} busy"
-            return self._change(now, current - 1, why)
+            enough = max(self.min, math.ceil(self._calm_load / tuning.low - 1e-9), 1)
+            target = enough + (current - enough) // 2
+            why = f"{_count(target, 'worker')} will do: the {current} are {inputs.mean_load:.0%} busy"
+            return self._change(now, target, why)
         return Decision(current, why or "steady")
 
+    def _look_whether_calm(self, now: float, inputs: Inputs, pressure: bool) -> None:
+        fewer_will_do = inputs.load <= self._tuning.low * (inputs.current - 1)
+        if pressure or not inputs.busy or inputs.current <= 1 or not fewer_will_do:
+            self._calm_since, self._calm_load = None, 0.0
+            return
+        self._calm_since = self._calm_since or now
+        self._calm_load = max(self._calm_load, inputs.load)
+
     def _grow(self, now: float, inputs: Inputs, limit: int, why: str) -> Decision:
-        current = inputs.current
+        current, memory, tuning = inputs.current, self.memory, self._tuning
         if current >= limit:
             return Decision(current, f"{why}, but no more than {_count(limit, 'worker')} may run")
         if inputs.granted is None:
             return Decision(current, f"{why}, but there is no grant from the controller")
-        if now - self._changed < self._tuning.settle:
+        if now - memory.changed < tuning.settle:
             return Decision(current, f"{why}; the last change is still settling")
+        # ``idle`` is beside the lease: where we run more than that, the lease doesn't reach for the rest.
         idle = max(inputs.idle or 0, inputs.granted - current)
-        room = min(limit, current + idle)
+        room = min(limit, current + idle, inputs.granted + (inputs.idle or 0))
         if room <= current:
             return Decision(current, f"{why}, but no core is idle")
-        wanted = max(current + 1, math.ceil(inputs.load / self._tuning.high))
+        wait = memory.owed - now - tuning.credit
+        if wait > 0:
+            return Decision(
+                current, f"{why}; others soon claimed what it grew to, so it waits for another {wait:.0f} s"
+            )
+        wanted = max(current + 1, math.ceil(inputs.load / tuning.high))
         if inputs.mean_load >= SATURATED:
-            wanted = max(wanted, math.floor(self._tuning.step * current))
+            wanted = max(wanted, math.floor(tuning.step * current))
         target = min(room, wanted)
-        return self._change(now, target, f"{why}; idle: {_count(idle, 'core')}")
+        memory.grew, memory.pays = now, pays_after(inputs, target - current, tuning)
+        return self._change(now, target, f"{why}; idle: {_count(room - current, 'core')}")
+
+    def _give_back(self, now: float, target: int, reason: str) -> Decision:
+        """Others need the cores; if they were taken only just now, that is remembered."""
+        memory, tuning = self.memory, self._tuning
+        if (short := memory.grew + memory.pays - now) > 0:
+            memory.owed = min(max(memory.owed, now) + short, now + tuning.credit + tuning.pays_most)
+        memory.grew = -math.inf
+        return self._change(now, target, reason)
 
     def _change(self, now: float, target: int, reason: str) -> Decision:
-        self._changed = now
+        self.memory.changed = now
         self._pressed_since = self._calm_since = None
+        self._calm_load = 0.0
         return Decision(target, reason)

@@ -17,6 +17,7 @@ from pylb import log as logging_
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.net import channel
+from pylb.supervisor.watchdog import Watch
 
 
 @dataclass(eq=False)
@@ -30,6 +31,13 @@ class Child:
     retiring: bool = False
     kill_at: float | None = None
     """When to stop being patient with it."""
+    nonsense: int = 0
+    """Messages from it that could not be understood."""
+    watch: Watch = field(default_factory=Watch)
+    stuck: bool = False
+    """It shows no sign of life."""
+    killed: bool = False
+    """By the watchdog; it is gone as soon as the kernel is done with it."""
     outbox: deque[dict[str, Any]] = field(default_factory=deque)
     """Messages its channel had no room for."""
 
@@ -60,10 +68,18 @@ class Worker(Child):
     """With which it was started."""
     listening: list[int] = field(default_factory=list)
     """The slots whose listeners it was told to read."""
+    successors: list[int] = field(default_factory=list)
+    """The rows to which it was told to move its connections."""
+    replaced_at: float = 0.0
+    """When it was told so first, in monotonic seconds."""
+    cut: bool = False
+    """It was told to close what it still has."""
 
     @property
     def state(self) -> str:
         """One word for the control plane."""
+        if self.stuck:
+            return "stuck"
         return "retiring" if self.retiring else "serving" if self.ready else "starting"
 
 
@@ -116,7 +132,7 @@ def _child(
 ) -> NoReturn:
     code = 1
     try:
-        logging_.set_role(role)
+        logging_.in_child(role)
         setproctitle(title)
         prepare()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 from types import FrameType
 
-HANDLED = (
+MEANT = (
     signal.SIGTERM,
     signal.SIGINT,
     signal.SIGQUIT,
@@ -15,10 +16,44 @@ HANDLED = (
     signal.SIGTTOU,
     signal.SIGCHLD,
 )
+"""Those that do something."""
+
+IGNORED = {
+    signal.SIGUSR1: "it will reopen logs in a later version; the log goes to standard error",
+    signal.SIGUSR2: "it will upgrade the program in a later version; restart instead",
+    signal.SIGALRM: "it has no meaning here",
+    signal.SIGVTALRM: "it has no meaning here",
+    signal.SIGPROF: "it has no meaning here",
+    signal.SIGIO: "it has no meaning here",
+    signal.SIGPWR: "it has no meaning here",
+    signal.SIGSTKFLT: "it has no meaning here",
+}
+"""Those that would end a process by default (man 7 signal) and are sent by mistake, or to another version,
+with what the log says of them. Python ignores PIPE and XFSZ by itself. XCPU and what says that the program is
+broken (SEGV, ABRT, …) keep their meaning."""
+
+HANDLED = (*MEANT, *IGNORED)
+
+_CAN_WAIT = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+"""Which do their work as well a moment later; a stop can't wait, since a start may hang in a name's
+resolution."""
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """Python must have a handler for the wake-up descriptor to be written."""
+
+
+def survive(serving: bool) -> None:
+    """At the very beginning of the program, before anything slow is imported.
+
+    Args:
+        serving: whether this process will be a supervisor: then an order that comes early waits until
+            there is one to carry it out. Another command may be ended by a terminal's hang-up.
+    """
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    if serving:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _CAN_WAIT)
 
 
 class Signals:
@@ -28,8 +63,9 @@ class Signals:
         self.reader, self._writer = socket.socketpair()
         self.reader.setblocking(False)
         self._writer.setblocking(False)
-        self._before = {number: signal.signal(number, _ignore) for number in HANDLED}
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, _ignore) for number in HANDLED}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _CAN_WAIT)  # what `survive` has held back comes now
 
     def pending(self) -> list[int]:
         """The signals that arrived since the last call, in order."""
@@ -52,13 +88,23 @@ class Signals:
         self._writer.close()
 
     def reset_in_child(self) -> None:
-        """Default handlers in a forked child, except that Ctrl-C is the supervisor's to decide."""
+        """Default handlers in a forked child, except for what is the supervisor's to decide.
+
+        A terminal's Ctrl-C goes to the whole group, and so do kill(1)'s signals to a group and those of a
+        service manager to every process: what the supervisor survives, its children do.
+        """
         signal.set_wakeup_fd(-1)
-        for number in HANDLED:
+        for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # As a terminal sends these to the whole group, they would end a child by default.
-        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(number, signal.SIG_IGN)
+        for number in HANDLED:
+            if number not in (signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_IGN)
         self.reader.close()
         self._writer.close()
+
+
+def name(number: int) -> str:
+    """``HUP`` of SIGHUP."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name.removeprefix("SIG")
+    return str(number)

@@ -22,6 +22,7 @@ from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, HttpExchange, endpoint, tls_facts
+from pylb.worker.guard import guarded
 from pylb.worker.http2 import QUIET, Http2Connection
 from pylb.worker.lingering import Lingering
 from pylb.worker.server import WRITE_BUFFER
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from pylb.worker.server import ServerConnection
 
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
-_CONNECTIONS = int(Field.CONNECTIONS)
 _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
@@ -91,6 +91,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     # asyncio's side
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         worker = self.worker
@@ -101,22 +102,22 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
                 return
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         worker.clients.add(self)
-        self.counters[_CONNECTIONS] += 1
         self.deadline = worker.now + worker.timeouts.keep_alive
         self.head = self.listener.request_head(transport, self.peer)
         if worker.leaving and (worker.stopping or not self.movable):
             self.recalled = True
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.clients.discard(self)
-        self.counters[_CONNECTIONS] -= 1
         if self.busy:
             self.counters[Field.ABORTED] += 1
             self.leave_server()
             self.done()
         self.worker.client_gone()
 
+    @guarded
     def eof_received(self) -> bool:
         self.eof = True
         if not self.busy:
@@ -130,6 +131,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         # A client may half-close and still wait for its answer. Not with TLS; uvloop would log a warning.
         return self.transport.can_write_eof()
 
+    @guarded
     def pause_writing(self) -> None:
         self.write_paused = True
         self.deadline = self.worker.now + self.worker.timeouts.client
@@ -138,6 +140,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             server.deadline = math.inf
             server.pause_reading()
 
+    @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
         self.deadline = math.inf if self.busy else self.worker.now + self.worker.timeouts.keep_alive
@@ -149,20 +152,23 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self.worker.loop.call_soon(self.go_on)
 
     def data_received(self, data: bytes) -> None:
-        self.counters[_BYTES_IN] += len(data)
-        if self.busy or self.write_paused:
-            if self.busy and not self.body_done:
-                self._body(data)
+        try:
+            self.counters[_BYTES_IN] += len(data)
+            if self.busy or self.write_paused:
+                if self.busy and not self.body_done:
+                    self._body(data)
+                else:
+                    self.buffer += data
+                    if len(self.buffer) > self.worker.limits.pipelined_bytes:
+                        self.update_reading()
+            elif self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+                self._request(data, False)
             else:
-                self.buffer += data
-                if len(self.buffer) > self.worker.limits.pipelined_bytes:
-                    self.update_reading()
-        elif self.buffer:
-            data = self.buffer + data
-            self.buffer = b""
-            self._request(data, False)
-        else:
-            self._request(data, True)
+                self._request(data, True)
+        except Exception as error:  # as `guarded` does, without another call on each request's way
+            self.crashed(error)
 
     # The request
 
@@ -195,6 +201,12 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             else:
                 self._refuse(refused)
             return
+        except Exception:
+            # It is the request that is to be answered with 500.
+            self.busy = True
+            self.started_ns = _now_ns()
+            self.response_started = False
+            raise
         self.method = head.method
         self.busy = True
         self.started_ns = _now_ns()
@@ -221,16 +233,13 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.replayable = self.body_done
         if self.tried:
             self.tried = frozenset()
-        if self.listener.redirect:
-            self._redirect(outgoing)
+        if self.listener.answers and self._answered_here(outgoing):
             return
         self.send()
 
     def _become_http2(self, data: bytes) -> None:
         """The client speaks HTTP/2, by prior knowledge (RFC 9113 §3.3) or as agreed in the TLS handshake."""
-        if self in self.worker.clients:
-            self.worker.clients.discard(self)
-            self.counters[_CONNECTIONS] -= 1
+        self.worker.clients.discard(self)
         self.closed = True
         connection = Http2Connection(self.worker, self.listener, self.peer)
         connection.born, connection.recall_at = self.born, self.recall_at
@@ -238,6 +247,22 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         connection.connection_made(self.transport)
         if data:
             connection.data_received(data)
+
+    def _answered_here(self, outgoing: bytes) -> bool:
+        """Answer what no server is asked; False when it is a server's."""
+        listener = self.listener
+        status = listener.health(outgoing)
+        if status:
+            self.close_after = self.close_after or not self.body_done or not self.head.http11
+            self.counters[Field.STATUS_1XX - 1 + status // 100] += 1
+            self.response_started = True
+            self.write(listener.health_response(status, self.close_after, self.method == b"HEAD"))
+            self.done()
+        elif listener.redirect:
+            self._redirect(outgoing)
+        else:
+            return False
+        return True
 
     def _redirect(self, outgoing: bytes) -> None:
         """The same place, by https."""
@@ -249,6 +274,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self._refuse(refused)
             return
         self.counters[Field.STATUS_3XX] += 1
+        self.response_started = True
         self.write(redirect_response(location, self.close_after))
         self.done()
 
@@ -327,6 +353,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     def write_error(self, status: int) -> None:
         self.close_after = self.close_after or not self.body_done or not self.head.http11
+        self.response_started = True
         self.write(self.listener.error(status, self.close_after, self.method == b"HEAD"))
 
     def before_open_end(self) -> None:
@@ -338,11 +365,12 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
 
     def tunnel(self, server: ServerConnection, head: ResponseHead, rest: bytes) -> None:
         """From here on bytes are relayed, whatever they mean (RFC 9110 §7.8)."""
+        self.response_started = True
         self.write(head.out)
         self.movable = False
         self.tunnelled = True
         early, self.buffer = self.buffer, b""
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     # Ends
 
@@ -354,13 +382,15 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self.leave_server()
         else:
             counters[Field.REQUESTS] += 1
-        if not (self.busy and self.response_started):
+        started = self.busy and self.response_started
+        if not started:
             counters[Field.STATUS_1XX - 1 + refused.status // 100] += 1
+            self.response_started = True
             self.write(self.listener.error(refused.status, True))
         self.buffer = b""
         if self.busy:
             self.body_done = False
-            self.done(abort=self.response_started)
+            self.done(abort=started)
         else:
             self.close(linger=True)
 
@@ -382,6 +412,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         elif self.buffer:
             worker.loop.call_soon(self.go_on)
 
+    @guarded
     def go_on(self) -> None:
         """Read the next request from what has come already."""
         if self.busy or self.closed or self.moving or self.write_paused:
@@ -425,6 +456,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         """Ask the client to come back on another connection with the next response."""
         self.recalled = True
 
+    @guarded
     def drain(self) -> None:
         """The worker leaves and nobody takes over: `recall`, and if nothing comes, close.
 
@@ -446,6 +478,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             return
         self.worker.loop.call_later(wait, self.drain)
 
+    @guarded
     def expire(self) -> None:
         """The deadline has passed."""
         left = self.transport.get_write_buffer_size()
@@ -464,6 +497,11 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self._refuse(Refused(408, "timeout"))
         else:
             self.transport.close()
+
+    def cut_off(self) -> None:
+        self.worker.clients.discard(self)
+        if self.transport is not None:
+            self.transport.abort()
 
     def client_tls(self) -> dict[str, bytes]:
         return tls_facts(self.transport)

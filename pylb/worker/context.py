@@ -32,3 +32,5 @@ class WorkerContext:
     """(backend, server, address) to the server's index in the scoreboard."""
     tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Bind key to the listener's context, which all workers of a generation share."""
+    backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """Backend's name to the context of connections to its servers."""

@@ -9,6 +9,7 @@ exchange goes over into a tunnel.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from pylb.http.request import IDEMPOTENT
 from pylb.http.response import ResponseHead
 from pylb.net.tls import asked_name
 from pylb.scoreboard import LATENCY_BUCKETS, Field
+from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
+from pylb.worker.reasons import in_words
 
 if TYPE_CHECKING:
     from pylb.worker.http2server import Http2ServerStream
@@ -29,6 +32,8 @@ _REQUESTS = int(Field.REQUESTS)
 _STATUS = int(Field.STATUS_1XX) - 1
 _LATENCY = int(Field.LATENCY)
 _LAST_BUCKET = LATENCY_BUCKETS - 1
+
+_SLACK = 1.0  # seconds that a task may be late
 
 _now_ns = time.monotonic_ns
 
@@ -54,6 +59,7 @@ class Exchange(ABC):
         "upstream",
         "server",
         "connecting",
+        "connect_deadline",
         "tried",
         # response
         "response_started",
@@ -79,6 +85,7 @@ class Exchange(ABC):
         self.upstream: Upstream | None = None
         self.server: ServerConnection | Http2ServerStream | None = None
         self.connecting: asyncio.Task[None] | None = None
+        self.connect_deadline = math.inf  # by which one of the tries must have succeeded
         self.tried: frozenset[int] = frozenset()
         self.response_started = False
         self.close_after = False
@@ -112,6 +119,10 @@ class Exchange(ABC):
     def over(self, abort: bool) -> None:
         """What follows when the exchange has ended; with ``abort`` in the middle of a response."""
 
+    @abstractmethod
+    def cut_off(self) -> None:
+        """End the connection (of HTTP/2 the stream) at once, whatever state it is in."""
+
     # To the server
 
     def send(self, fresh: bool = False) -> None:
@@ -128,39 +139,77 @@ class Exchange(ABC):
             server = self.server = pool.pop()
             self.take(server)
             return
-        self.connecting = self.worker.loop.create_task(self._connect(upstream, index))
+        worker = self.worker
+        if self.connect_deadline == math.inf:
+            self.connect_deadline = worker.now + worker.timeouts.connect * (1 + self.backend.retries) + _SLACK
+        worker.connecting.add(self)
+        self.connecting = worker.loop.create_task(self._connect(upstream, index))
 
     async def _connect(self, upstream: Upstream, index: int) -> None:
         worker = self.worker
         try:
-            server = await upstream.connect(worker, worker.timeouts.connect, self)
-        except (OSError, TimeoutError) as error:
+            try:
+                server = await upstream.connect(worker, worker.timeouts.connect, self)
+            except (OSError, TimeoutError) as error:
+                self._not_connected(upstream, index, error)
+                return
             self.connecting = None
-            upstream.errors += 1
-            self.leave_server()
-            self.tried |= {index}
-            if len(self.tried) <= self.backend.retries and len(self.tried) < len(self.backend.upstreams):
-                self.counters[Field.RETRIES] += 1
-                self.send()
-            else:
-                self.fail(504 if isinstance(error, TimeoutError) else 503)
-            return
+            self.connect_deadline = math.inf
+            worker.connecting.discard(self)
+            self.server = server
+            if upstream.failing:
+                upstream.works(worker)
+            self.take(server)
+            self.update_reading()
+        except Exception as error:
+            self.connecting = None  # this task is not to be cancelled, it ends
+            self.crashed(error)
+
+    def _not_connected(self, upstream: Upstream, index: int, error: OSError) -> None:
+        """Try another server, or give up."""
+        worker = self.worker
         self.connecting = None
-        self.server = server
-        self.take(server)
-        self.update_reading()
+        deadline = self.connect_deadline
+        self.leave_server()
+        if error.errno in OUT_OF_DESCRIPTORS:  # no server's fault, and no other one can be connected to
+            worker.out_of_descriptors(error)
+            self.fail(503)
+            return
+        upstream.errors += 1
+        upstream.failed(worker, "connect", in_words(error))
+        self.tried |= {index}
+        if len(self.tried) <= self.backend.retries and len(self.tried) < len(self.backend.upstreams):
+            self.counters[Field.RETRIES] += 1
+            self.connect_deadline = deadline
+            self.send()
+        else:
+            self.fail(504 if isinstance(error, TimeoutError) else 503)
+
+    def connect_expired(self) -> None:
+        """All tries together have taken too long; each has a limit of its own, so something is wrong."""
+        try:
+            self.counters[Field.TIMEOUTS] += 1
+            self.leave_server()
+            self.fail(504)
+        except Exception as error:
+            self.crashed(error)
 
     def leave_server(self) -> None:
         """Let go of the server, whatever it is doing."""
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
+        # What is counted comes first: it must be right whatever happens below.
+        upstream = self.upstream
+        if upstream is not None:
+            self.upstream = None
+            upstream.active[upstream.row] -= 1
+        connecting, self.connecting = self.connecting, None
         server, self.server = self.server, None
+        if self.connect_deadline != math.inf:
+            self.connect_deadline = math.inf
+            self.worker.connecting.discard(self)
+        if connecting is not None:
+            connecting.cancel()
         if server is not None:
             server.abort()
-        upstream, self.upstream = self.upstream, None
-        if upstream is not None:
-            upstream.active[upstream.row] -= 1
 
     def tunnel_over(self) -> None:
         """Both sides of a tunnel have closed."""
@@ -170,6 +219,23 @@ class Exchange(ABC):
         self.done()
 
     # Ends
+
+    def crashed(self, error: Exception) -> None:
+        """An error of our own: the request under way is answered with 500, or its connection ends."""
+        worker = self.worker
+        worker.internal(error)
+        try:
+            self.leave_server()
+            if self.busy and not self.response_started and not self.closed:
+                self.close_after = True
+                self.fail(500)
+                return
+        except Exception as another:
+            worker.internal(another)
+        try:
+            self.cut_off()
+        except Exception as another:
+            worker.internal(another)
 
     def fail(self, status: int) -> None:
         """Answer the request with an error of pylb's own."""
@@ -259,6 +325,7 @@ class HttpExchange(Exchange):
             self.counters[Field.RETRIES] += 1
             self.send(fresh=True)
         else:
+            server.upstream.failed(self.worker, "lost", "closed the connection before its response was whole")
             self.server_failed(502)
 
     def server_failed(self, status: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import logging
 import socket
 import time
 from collections import deque
@@ -17,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from pylb.log import log
 from pylb.net import channel
-from pylb.scoreboard import Field
+from pylb.scoreboard import Field, RowField
 from pylb.worker.client import ClientConnection
 from pylb.worker.http2 import Http2Connection
+from pylb.worker.reasons import in_words
 from pylb.worker.tcp import TcpConnection
 
 if TYPE_CHECKING:
@@ -43,12 +45,14 @@ class HandOver:
         self._offered: deque[tuple[ClientConnection, int]] = deque()
         self._scheduled = False
         self._quota: dict[int, int] = {}
-        self._targets: itertools.cycle[int] | None = None
-        self.adopting = 0
+        self._targets: list[int] | None = None
+        self._turn = itertools.count()
+        self.adopting = 0  # connections that come and aren't clients yet, those included that begin with TLS
+        self.deaf = False  # the inbox isn't read, since there is no room
 
     # What moves
 
-    def level(self, target: int, count: int, excess: int = 0, lively: int = 0) -> None:
+    def level(self, target: int, count: int, excess: int, lively: int) -> None:
         """Give ``count`` connections to the worker of a row, idle ones first.
 
         Args:
@@ -83,7 +87,7 @@ class HandOver:
     def empty(self, targets: list[int]) -> None:
         """Give every connection away, in turn to ``targets``."""
         self._quota.clear()
-        self._targets = itertools.cycle(targets)
+        self._targets = targets or None
         self._worker.moves = True
         for client in list(self._worker.clients):
             if client.movable and not client.busy:
@@ -105,9 +109,7 @@ class HandOver:
         while self._offered:
             client, _ = self._offered.popleft()
             if not client.closed and not client.transport.is_closing():
-                client.moving = False
-                client.transport.resume_reading()
-                client.go_on()
+                self._stay(client)
 
     def offer(self, client: ClientConnection | TcpConnection | Http2Connection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
@@ -117,15 +119,8 @@ class HandOver:
             # More than fits beside others in a packet. It is offered again after its next request.
             self._worker.loop.call_soon(client.go_on)
             return
-        if self._targets is not None:
-            target = next(self._targets)
-        elif self._quota:
-            target, left = next(iter(self._quota.items()))
-            if left > 1:
-                self._quota[target] = left - 1
-            else:
-                del self._quota[target]
-        else:
+        target = self._next_target()
+        if target is None:
             self._worker.moves = False
             client.go_on()
             return
@@ -137,6 +132,30 @@ class HandOver:
             # Not now: what was just written leaves at the end of this turn of the loop.
             self._worker.loop.call_soon(self._send)
 
+    def _stuck(self, row: int) -> bool:
+        """Whether the worker of a row shows no sign of life."""
+        return bool(self._worker.board.note(row)[RowField.STUCK])
+
+    def _next_target(self) -> int | None:
+        """Whom the next connection goes to; None when it stays."""
+        if self._targets is not None:
+            well = [row for row in self._targets if not self._stuck(row)] or self._targets
+            return well[next(self._turn) % len(well)]
+        for target in list(self._quota):
+            self._quota[target] -= 1
+            stuck = self._stuck(target)
+            if stuck or not self._quota[target]:
+                del self._quota[target]
+            if not stuck:
+                return target
+        return None
+
+    def _stay(self, client: ClientConnection) -> None:
+        """A connection that was offered isn't given away after all."""
+        client.moving = False
+        client.transport.resume_reading()
+        client.go_on()
+
     def _send(self) -> None:
         self._scheduled = False
         waiting: list[tuple[ClientConnection, int]] = []
@@ -145,6 +164,12 @@ class HandOver:
             client, target = self._offered.popleft()
             if client.closed or client.transport.is_closing():
                 continue
+            if self._stuck(target):
+                other = self._next_target()
+                if other is None:
+                    self._stay(client)
+                    continue
+                target = other
             if client.transport.get_write_buffer_size():
                 waiting.append((client, target))
             else:
@@ -153,11 +178,18 @@ class HandOver:
             while clients:
                 batch: list[ClientConnection] = []
                 size = 0
-                while clients and len(batch) < channel.MAX_FDS and size < _PENDING_LIMIT:
+                while clients and len(batch) < self._worker.descriptors.packet and size < _PENDING_LIMIT:
                     client = clients.pop()
                     batch.append(client)
                     size += len(client.buffer) * 4 // 3
-                if not self._send_batch(target, batch):
+                try:
+                    sent = self._send_batch(target, batch)
+                except Exception as error:
+                    self._worker.internal(error)
+                    for client in batch:
+                        self._keep(client)
+                    continue
+                if not sent:
                     waiting += [(client, target) for client in batch + clients]
                     break
         if waiting:
@@ -177,25 +209,55 @@ class HandOver:
             return False
         self._worker.counters[Field.HANDED_OVER] += len(batch)
         for client in batch:
-            client.buffer = b""
-            client.transport.abort()  # closes our descriptor without a shutdown
+            try:
+                client.buffer = b""
+            finally:
+                client.cut_off()  # closes our descriptor without a shutdown
         return True
+
+    def _keep(self, client: ClientConnection) -> None:
+        """A connection that could not be packed goes on here."""
+        try:
+            client.moving = False
+            client.transport.resume_reading()
+            client.go_on()
+        except Exception as error:
+            client.crashed(error)
 
     # What comes
 
+    def listen(self) -> None:
+        """Take what comes to the inbox, from now on."""
+        self.deaf = False
+        self._worker.loop.add_reader(self._inbox.fileno(), self.receive)
+
     def receive(self) -> None:
-        """Adopt all connections that wait in the inbox."""
+        """Adopt all connections that wait in the inbox, as far as the descriptors suffice."""
+        worker = self._worker
         while True:
+            if worker.descriptors.full(worker.held() + worker.descriptors.packet):
+                # The inbox keeps them; the worker looks again with each tick.
+                self.deaf = True
+                worker.loop.remove_reader(self._inbox.fileno())
+                return
             packet = channel.recv_connections(self._inbox)
             if packet is None:
                 return
             header, fds = packet
-            columns = (header["binds"], header["peers"], header["born"], header["pending"])
-            for fd, bind, peer, born, pending in zip(fds, *columns, strict=True):
-                sock = socket.socket(fileno=fd)
-                sock.setblocking(False)
-                self.adopting += 1
-                self._worker.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
+            try:
+                columns = (header["binds"], header["peers"], header["born"], header["pending"])
+                for bind, peer, born, pending in zip(*columns, strict=True):
+                    if not fds:
+                        log.error("connections were lost in a hand-over: no descriptors for them")
+                        break
+                    sock = socket.socket(fileno=fds.pop(0))
+                    sock.setblocking(False)
+                    worker.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
+                    self.adopting += 1
+            except Exception as error:
+                worker.internal(error)
+            finally:
+                channel.close_all(fds)
 
     async def _adopt(
         self, sock: socket.socket, bind: str, peer: list[Any] | None, born: int, pending: bytes
@@ -220,8 +282,13 @@ class HandOver:
             if worker.stopping:
                 worker.loop.call_later(worker.spread, client.drain)
         except OSError as error:
-            log.debug("a connection ended while it was handed over: %s", error)
+            worker.say(
+                logging.INFO, "adopt", f"a connection ended while it was handed over: {in_words(error)}"
+            )
             sock.close()
+        except Exception:
+            sock.close()
+            raise
         finally:
             self.adopting -= 1
             worker.client_gone()

@@ -39,6 +39,7 @@ from pylb.http.flood import Budget
 from pylb.http.frames import H2Connection
 from pylb.http.translate import trailers_to_http1
 from pylb.scoreboard import Field
+from pylb.worker.guard import guarded
 from pylb.worker.http2stream import Http2Stream
 from pylb.worker.server import WRITE_BUFFER
 
@@ -117,6 +118,7 @@ class Http2Connection(asyncio.Protocol):
             return self._idle_deadline
         return min(stream.deadline for stream in self.streams.values())
 
+    @guarded
     def expire(self) -> None:
         """A deadline has passed: that of a stream, or of an idle connection."""
         now = self.worker.now
@@ -131,7 +133,7 @@ class Http2Connection(asyncio.Protocol):
         late = [stream for stream in self.streams.values() if stream.deadline < now]
         for stream in late:
             self.worker.counters[Field.TIMEOUTS] += 1
-            stream.abandon(h2.errors.ErrorCodes.CANCEL)
+            self._of(stream, stream.abandon, h2.errors.ErrorCodes.CANCEL)
         if late or self.streams:
             return
         if self._announced == math.inf:
@@ -155,6 +157,7 @@ class Http2Connection(asyncio.Protocol):
         if self._due == math.inf:
             self._due = self.worker.now
 
+    @guarded
     def drain(self) -> None:
         """The worker leaves: `recall`, and if nothing comes, end."""
         self.recall()
@@ -194,11 +197,11 @@ class Http2Connection(asyncio.Protocol):
 
     # asyncio's side
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.worker.clients.add(self)
-        self.worker.counters[Field.CONNECTIONS] += 1
         self._idle_deadline = self.worker.now + self.worker.timeouts.keep_alive
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
@@ -207,28 +210,31 @@ class Http2Connection(asyncio.Protocol):
             self.recall()
             self.worker.loop.call_later(self.worker.spread, self.drain)
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.clients.discard(self)
-        self.worker.counters[Field.CONNECTIONS] -= 1
         for stream in list(self.streams.values()):
-            stream.gone()
+            self._of(stream, stream.gone)
         self.worker.client_gone()
 
     def eof_received(self) -> bool:
         return False
 
+    @guarded
     def pause_writing(self) -> None:
         self.write_paused = True
-        for stream in self.streams.values():
-            stream.update_server()
+        for stream in list(self.streams.values()):
+            self._of(stream, stream.update_server)
 
+    @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
         for stream in list(self.streams.values()):
-            stream.push()
+            self._of(stream, stream.push)
         self.flush()
 
+    @guarded
     def data_received(self, data: bytes) -> None:
         self.worker.counters[Field.BYTES_IN] += len(data)
         try:
@@ -244,10 +250,30 @@ class Http2Connection(asyncio.Protocol):
         for event in events:
             handler = _HANDLERS.get(type(event))
             if handler is not None:
-                handler(self, event)
+                try:
+                    handler(self, event)
+                except Exception as error:
+                    # What is a stream's is that stream's error, all else the connection's.
+                    (self.streams.get(getattr(event, "stream_id", None) or 0) or self).crashed(error)
                 if self.closed or self.transport.is_closing():
                     return
         self.flush()
+
+    def _of(self, stream: Http2Stream, do: Callable[..., None], *arguments: object) -> None:
+        """Do one stream's part; an error there is that stream's alone."""
+        try:
+            do(*arguments)
+        except Exception as error:
+            stream.crashed(error)
+
+    def crashed(self, error: Exception) -> None:
+        """An error of our own that is no single stream's: it costs the connection."""
+        self.worker.internal(error)
+        self.closed = True
+        self.worker.clients.discard(self)
+        self.transport.abort()
+        for stream in list(self.streams.values()):
+            self._of(stream, stream.gone)
 
     def _refuse(self) -> None:
         self.worker.count_refusal(Refused(400, "http2"))
@@ -326,7 +352,7 @@ class Http2Connection(asyncio.Protocol):
                 stream.push()
         else:
             for stream in list(self.streams.values()):
-                stream.push()
+                self._of(stream, stream.push)
 
     def _noise(self, event: h2.events.Event) -> None:
         self._too_much(self._chatter)
@@ -334,7 +360,7 @@ class Http2Connection(asyncio.Protocol):
     def _settings(self, event: h2.events.Event) -> None:
         if not self._too_much(self._chatter):
             for stream in list(self.streams.values()):
-                stream.push()  # the initial window may have grown
+                self._of(stream, stream.push)  # the initial window may have grown
 
     def _closed(self, event: h2.events.Event) -> None:
         self.leaving = True
@@ -364,6 +390,7 @@ class Http2Connection(asyncio.Protocol):
             self._flushing = True
             self.worker.loop.call_soon(self.flush)
 
+    @guarded
     def flush(self) -> None:
         """Send what h2 has to say."""
         self._flushing = False

@@ -20,7 +20,7 @@ from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.frames import H2Connection
 from pylb.http.response import BadResponse, ResponseHead, read_response
 from pylb.http.translate import request_to_http2, response_to_http1, trailers_to_http1, trailers_to_http2
-from pylb.log import log
+from pylb.worker.guard import guarded, serving
 from pylb.worker.server import WRITE_BUFFER
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Http2Upstream(asyncio.Protocol):
 
     # asyncio's side
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
@@ -80,6 +81,7 @@ class Http2Upstream(asyncio.Protocol):
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
         self.flush()
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.server_connections.discard(self)
@@ -88,20 +90,30 @@ class Http2Upstream(asyncio.Protocol):
         for stream in list(self.streams.values()):
             stream.lost()
 
+    def crashed(self, error: Exception) -> None:
+        """An error of our own that is no single stream's: it costs the connection."""
+        self.worker.internal(error)
+        self.closed = True  # for new streams; those that it has hear of its end
+        if self.transport is not None:
+            self.transport.abort()
+
+    @guarded
     def pause_writing(self) -> None:
         self.write_paused = True
 
+    @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
         for stream in list(self.streams.values()):
             stream.push()
         self.flush()
 
+    @guarded
     def data_received(self, data: bytes) -> None:
         try:
             events = self.h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
-            log.debug("%s: HTTP/2: %s", self.upstream.name, error)
+            self.upstream.failed(self.worker, "http2", f"broke the rules of HTTP/2: {error}")
             self.flush()
             self.transport.close()
             return
@@ -136,9 +148,12 @@ class Http2Upstream(asyncio.Protocol):
 
     # For streams and the worker
 
+    @guarded
     def expire(self) -> None:
         """Unused for too long."""
-        if not self.streams:
+        if self.transport.is_closing():
+            self.transport.abort()  # it does not take what was written
+        elif not self.streams:
             self.transport.close()
 
     def acknowledge(self, number: int, length: int) -> None:
@@ -156,6 +171,7 @@ class Http2Upstream(asyncio.Protocol):
             self._flushing = True
             self.worker.loop.call_soon(self.flush)
 
+    @guarded
     def flush(self) -> None:
         """Send what h2 has to say."""
         self._flushing = False
@@ -218,7 +234,7 @@ class Http2ServerStream:
             ended = not chunked and not length
             connection.h2.send_headers(self.number, headers, end_stream=ended)
         except h2.exceptions.H2Error as error:
-            log.debug("%s: HTTP/2: %s", self.upstream.name, error)
+            self.upstream.failed(self.worker, "stream", f"HTTP/2: {error}")
             self.closed = True
             client.server_failed(502)
             return
@@ -248,6 +264,7 @@ class Http2ServerStream:
             self._request_ended = self._left <= 0
         self.push()
 
+    @serving
     def push(self) -> None:
         """Send of the queue what the server's window and the connection take."""
         connection = self.connection
@@ -284,6 +301,7 @@ class Http2ServerStream:
 
     # The response
 
+    @serving
     def _response(self, event: h2.events.ResponseReceived) -> None:
         client = self.client
         if client is None:
@@ -302,6 +320,7 @@ class Http2ServerStream:
             client.before_open_end()
         client.write_head(head, b"")
 
+    @serving
     def _interim(self, event: h2.events.InformationalResponseReceived) -> None:
         client = self.client
         if client is None:
@@ -315,6 +334,7 @@ class Http2ServerStream:
             return
         client.write_interim(head)
 
+    @serving
     def _data(self, event: h2.events.DataReceived) -> None:
         client = self.client
         length = event.flow_controlled_length or 0
@@ -336,10 +356,12 @@ class Http2ServerStream:
         else:
             self.connection.acknowledge(self.number, length)
 
+    @serving
     def _trailers(self, event: h2.events.TrailersReceived) -> None:
         if self.client is not None:
             self.client.write_trailers(trailers_to_http1(event.headers or []))
 
+    @serving
     def _finished(self, event: h2.events.StreamEnded) -> None:
         client = self.client
         if client is None:
@@ -354,6 +376,7 @@ class Http2ServerStream:
             client.write(b"0\r\n" + b"".join(line + b"\r\n" for line in client.trailer_lines) + b"\r\n")
         client.response_done(True)
 
+    @serving
     def _reset(self, event: h2.events.StreamReset) -> None:
         self.reused = event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
         if event.error_code == h2.errors.ErrorCodes.NO_ERROR and self.client is not None:
@@ -362,10 +385,11 @@ class Http2ServerStream:
 
     def _bad(self, client: HttpExchange, reason: str) -> None:
         """The server said something that must not be passed on."""
-        log.debug("%s: HTTP/2: bad response: %s", self.upstream.name, reason)
+        self.upstream.failed(self.worker, "response", f"bad response: {reason}")
         self.abort()
         client.server_failed(502)
 
+    @serving
     def lost(self) -> None:
         """The stream or its connection is gone."""
         client = self.client
@@ -406,12 +430,35 @@ class Http2ServerStream:
             self.connection.acknowledge(self.number, self._unacknowledged)
             self.connection.stream_over(self.number)
 
+    @serving
     def expire(self) -> None:
         """The deadline has passed."""
         client = self.client
         self.abort()
         if client is not None:
+            self.upstream.failed(self.worker, "late", "no answer in time (timeouts.server)")
             client.server_failed(504)
+
+    def crashed(self, error: Exception, client: HttpExchange | None) -> None:
+        """An error of our own: it costs this stream, and the request that it worked for."""
+        connection = self.connection
+        self.client = None
+        self.deadline = math.inf
+        self.closed = True
+        self.worker.server_connections.discard(self)
+        connection.streams.pop(self.number, None)
+        try:
+            connection.h2.reset_stream(self.number, h2.errors.ErrorCodes.CANCEL)
+            connection.acknowledge(self.number, self._unacknowledged)
+            connection.stream_over(self.number)
+        except h2.exceptions.H2Error:
+            pass
+        except Exception as another:
+            connection.crashed(another)
+        if client is not None:
+            client.crashed(error)
+        else:
+            self.worker.internal(error)
 
 
 _HANDLERS: dict[type[h2.events.Event], Callable[[Http2ServerStream, object], None]] = {

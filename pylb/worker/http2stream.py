@@ -99,7 +99,8 @@ class Http2Stream(HttpExchange):
             if (b":method", b"CONNECT") in headers and not self.upgrading:
                 raise Refused(400, "method")  # to a protocol that is none; its data would follow as they are
             host = head.fields.host if head.fields is not None else None
-            location = https_location(host, outgoing) if listener.redirect else b""
+            health = listener.health(outgoing) if listener.answers else 0
+            location = https_location(host, outgoing) if listener.redirect and not health else b""
         except Refused as refused:
             self.refuse(refused)
             return
@@ -109,6 +110,11 @@ class Http2Stream(HttpExchange):
         self.body_done = ended or self.upgrading
         self.outgoing = outgoing
         self.replayable = self.body_done
+        if health:
+            self.counters[Field.STATUS_1XX - 1 + health // 100] += 1
+            self._own(listener.health_response(health, False, False))
+            self.done()
+            return
         if location:
             self._redirect(location)
             return
@@ -244,7 +250,10 @@ class Http2Stream(HttpExchange):
         self.trailers = trailers_to_http2(lines)
 
     def write_error(self, status: int) -> None:
-        raw = self.connection.listener.error(status, False)
+        self._own(self.connection.listener.error(status, False))
+
+    def _own(self, raw: bytes) -> None:
+        """Send a response of pylb's own."""
         end = raw.index(b"\r\n\r\n") + 4
         self._headers(response_to_http2(raw[:end]))
         if self.method != b"HEAD":
@@ -327,6 +336,23 @@ class Http2Stream(HttpExchange):
 
     # Ends
 
+    def cut_off(self) -> None:
+        connection = self.connection
+        tunnelled, self.tunnelled = self.tunnelled, None
+        self.closed = True
+        self.busy = False
+        try:
+            connection.h2.reset_stream(self.number, h2.errors.ErrorCodes.INTERNAL_ERROR)
+            connection.soon()
+        except h2.exceptions.H2Error:
+            pass  # it had ended
+        finally:
+            connection.streams.pop(self.number, None)
+        if tunnelled is not None:
+            tunnelled.lost()
+        connection.acknowledge(self.number, self.unacknowledged)
+        connection.stream_over(self.number)
+
     def gone(self) -> None:
         """The client has reset the stream, or the connection is gone."""
         if self.closed:
@@ -369,7 +395,8 @@ class Http2Stream(HttpExchange):
         self.transport = self.tunnelled
         early, self.early = self.early, b""
         self.upgrading = False
-        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel).start(early, rest)
+        self.response_started = True
+        Tunnel(self.worker, self, server, self.worker.timeouts.tunnel, head.upgrade).start(early, rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The tunnel has ended on both sides."""

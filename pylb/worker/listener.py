@@ -8,9 +8,10 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from pylb.config.model import Frontend
-from pylb.http.errors import Refused, error_response
+from pylb.http.errors import Refused, error_response, health_response
 from pylb.http.request import RequestHead
-from pylb.net.tls import server_context, subject
+from pylb.net.tls import subject
+from pylb.scoreboard import Field, SupervisorField
 from pylb.worker.client import ClientConnection
 from pylb.worker.tcp import TcpConnection
 
@@ -42,21 +43,39 @@ class Listener:
         self.backend = backends[frontend.backend]
         self.accept_proxy = frontend.accept_proxy
         self.redirect = frontend.redirect_to_https
+        self._health = frontend.health.path.partition("?")[0].encode() if frontend.health is not None else b""
+        self.answers = self.redirect or bool(self._health)
+        """Some requests are answered here and reach no server."""
         limit = frontend.body_bytes
         self.body_bytes = worker.limits.body_bytes if limit is None else limit
         self.context: ssl.SSLContext | None = None
         self.response_fields = b""
         """Added to each response; the last field's CRLF and the empty line included."""
         if frontend.tls is not None:
-            self.context = worker.tls.get(bind) or server_context(frontend.tls)
+            self.context = worker.tls[bind]
             if frontend.tls.hsts:
                 age = int(frontend.tls.hsts)
                 self.response_fields = b"Strict-Transport-Security: max-age=%d\r\n\r\n" % age
         self.tls = self.context is not None
+        self.by_hand = self.accept_proxy or self.tls
+        """Something comes before a connection is a client's: `proxied` accepts it."""
         self.sni = {name: backends[backend] for name, backend in frontend.sni.items()}
         self._worker = worker
         self._frontend = frontend
         self._trusted = [ipaddress.ip_network(network) for network in frontend.trusted_proxies]
+
+    def accepted(self) -> asyncio.Protocol:
+        """The protocol of a connection that the event loop has accepted."""
+        worker = self._worker
+        worker.counters[Field.ACCEPTED] += 1
+        try:
+            if worker.descriptors.full(worker.held() + 1):
+                worker.loop.call_soon(worker.pause)  # this one is accepted; libuv accepts one in a turn
+            return self.protocol()
+        except Exception as error:
+            # Raised, it would reach libuv, which would wait for ever for somebody to take this connection.
+            worker.internal(error)
+            return Overflow(False)
 
     def protocol(self, peer: Peer | None = None) -> ClientConnection | TcpConnection | Overflow:
         """The protocol of a new connection; ``peer`` is the client that a PROXY header has told."""
@@ -69,7 +88,23 @@ class Listener:
 
     def error(self, status: int, close: bool, head_only: bool = False) -> bytes:
         """A response of pylb's own, with what is added to each."""
-        response = error_response(status, close, head_only)
+        return self._with_fields(error_response(status, close, head_only))
+
+    def health(self, outgoing: bytes) -> int:
+        """The status for a request that asks how this balancer is; 0 when it asks for something else.
+
+        Whatever its method and query are, as with HAProxy's ``monitor-uri``.
+        """
+        if not self._health or outgoing.split(b" ", 2)[1].partition(b"?")[0] != self._health:
+            return 0
+        worker = self._worker
+        return 503 if worker.stopping or worker.board.supervisor[SupervisorField.ANNOUNCING] else 200
+
+    def health_response(self, status: int, close: bool, head_only: bool) -> bytes:
+        """The answer to it."""
+        return self._with_fields(health_response(status, close, head_only))
+
+    def _with_fields(self, response: bytes) -> bytes:
         if self.response_fields:
             head, _, body = response.partition(b"\r\n\r\n")
             response = b"".join((head, b"\r\n", self.response_fields, body))

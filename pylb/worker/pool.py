@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pylb.balance import ALGORITHMS
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
+from pylb.log import log
 from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
-from pylb.net.tls import client_context
 from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.server import ServerConnection
@@ -36,8 +37,12 @@ class Upstream:
         send_proxy: str = "off",
         send_proxy_tlvs: Sequence[str] = (),
         http2: bool = False,
+        backend: str = "",
     ) -> None:
         self.name = config.name
+        self.backend = backend
+        self.failing = 0  # connections that failed since the last one that did not
+        self._failing_since = 0.0
         self.address = config.address
         self.pool: list[ServerConnection] = []
         # Columns over all rows; this worker writes its own row's cell only.
@@ -54,6 +59,25 @@ class Upstream:
         self._send_proxy_tlvs = send_proxy_tlvs
         self._http2 = http2
         self.multiplexed: list[Http2Upstream] = []
+
+    def failed(self, worker: Worker, kind: str, why: str) -> None:
+        """Say what the server did wrong, once; repetitions of the ``kind`` are counted."""
+        if kind == "connect":
+            if not self.failing:
+                self._failing_since = worker.now
+            self.failing += 1
+        who = f"server {self.backend}/{self.name} at {self.address}"
+        worker.say(logging.WARNING, ("server", self.backend, self.name, kind), f"{who}: {why}")
+
+    def works(self, worker: Worker) -> None:
+        """There is a connection again."""
+        seconds, failures = worker.now - self._failing_since, self.failing
+        self.failing = 0
+        worker.repeats.over(("server", self.backend, self.name, "connect"))
+        log.warning(
+            "server %s/%s at %s: can be connected to again, after %d failures in %.0f s",
+            *(self.backend, self.name, self.address, failures, seconds),
+        )
 
     def flush(self) -> None:
         """Write the counters to the scoreboard."""
@@ -73,6 +97,8 @@ class Upstream:
         for multiplexed in self.multiplexed:
             if multiplexed.free:
                 return Http2ServerStream(multiplexed)
+        if len(worker.server_connections) >= worker.descriptors.bound:
+            worker.close_an_idle_server_connection()
         made: list[ServerConnection | Http2Upstream] = []
         try:
             async with asyncio.timeout(timeout):
@@ -163,19 +189,22 @@ class Backend:
         index_of: Callable[[ServerConfig], int],
         row: int,
         alone: Callable[[], bool],
+        context: ssl.SSLContext | None = None,
     ) -> None:
+        """``context`` is what its connections speak TLS with; required where the configuration says TLS."""
+        if config.tls is not None and context is None:
+            raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
-        context = client_context(config.tls, config.http2) if config.tls is not None else None
         name = config.tls.name if config.tls is not None else None
         self.upstreams = [
             Upstream(
                 *(server, board, index_of(server), row, context, name),
-                *(config.send_proxy, config.send_proxy_tlvs, config.http2),
+                *(config.send_proxy, config.send_proxy_tlvs, config.http2, config.name),
             )
             for server in config.servers
         ]
-        columns = [upstream.active for upstream in self.upstreams]
+        columns = self._columns = [upstream.active for upstream in self.upstreams]
 
         def loads() -> Sequence[int]:
             # Live over all workers; with one worker its own cells say it all.
@@ -185,3 +214,7 @@ class Backend:
 
         weights = [server.weight for server in config.servers]
         self.balancer = ALGORITHMS[config.balance](weights, loads)
+
+    def look_at(self, rows: int) -> None:
+        """Sum over the first rows only: those behind them are unused."""
+        self._columns[:] = [upstream.active[:rows] for upstream in self.upstreams]

@@ -1,19 +1,23 @@
-"""Accepting connections that begin with a PROXY header.
+"""Accepting by hand: connections that begin with a PROXY header or a TLS handshake.
 
-The header is looked at (``MSG_PEEK``) and then taken from the socket, to the byte, before the event loop gets
-it: what follows can be HTTP, TLS or anything else.
+They take a descriptor before they are anybody's, may fail meanwhile, and somebody should hear why.
+
+A PROXY header is looked at (``MSG_PEEK``) and then taken from the socket, to the byte, before the event loop
+gets it: what follows can be HTTP, TLS or anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from typing import TYPE_CHECKING
 
-from pylb.log import log
 from pylb.net.proxyprotocol import BadProxyHeader, parse
 from pylb.scoreboard import Field
+from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
+from pylb.worker.reasons import in_words
 
 if TYPE_CHECKING:
     from pylb.worker.listener import Listener, Peer
@@ -36,38 +40,66 @@ class ProxiedServer:
 
     def close(self) -> None:
         """Accept no more."""
-        self._worker.loop.remove_reader(self._sock.fileno())
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            self._worker.loop.remove_reader(self._sock.fileno())
+            self._sock.close()
 
     def _accept(self) -> None:
+        worker = self._worker
         for _ in range(_ACCEPT_AT_ONCE):
+            if worker.descriptors.full(worker.held()):
+                worker.pause()
+                return
             try:
                 connection, address = self._sock.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS:
+                    worker.out_of_descriptors(error)
                 return
-            connection.setblocking(False)
-            self._worker.counters[Field.ACCEPTED] += 1
-            begin(self._worker, self._listener, connection, address)
+            try:
+                connection.setblocking(False)
+                worker.counters[Field.ACCEPTED] += 1
+                begin(worker, self._listener, connection, address)
+            except Exception as error:
+                worker.internal(error)
+                connection.close()
 
 
 def begin(worker: Worker, listener: Listener, connection: socket.socket, address: object) -> None:
     """Serve an accepted connection, from ``address``."""
     host = address[0] if isinstance(address, tuple) else ""
-    worker.spawn(_begin(worker, listener, connection, listener.trusts(host)))
+    worker.spawn(_begin(worker, listener, connection, host))
+    worker.hand_over.adopting += 1
 
 
-async def _begin(worker: Worker, listener: Listener, connection: socket.socket, trusted: bool) -> None:
+async def _begin(worker: Worker, listener: Listener, connection: socket.socket, host: str) -> None:
     peer: Peer | None = None
     try:
-        if trusted:
+        if listener.accept_proxy and listener.trusts(host):
             async with asyncio.timeout(worker.timeouts.request):
                 peer = await _header(worker.loop, connection)
         await worker.loop.connect_accepted_socket(
             lambda: listener.protocol(peer), connection, **listener.tls_options()
         )
-    except (OSError, TimeoutError, BadProxyHeader) as error:
-        log.debug("connection closed: %s", error)
+    except (BadProxyHeader, TimeoutError) as error:
+        # A proxy that is trusted and says no header is set up wrongly.
+        why = str(error) or "none in time"
+        worker.say(
+            logging.WARNING, ("proxy", listener.bind), f"{listener.bind}: bad PROXY header by {host}: {why}"
+        )
         connection.close()
+    except OSError as error:
+        # Who leaves in the middle of a handshake is nobody's concern, who can't agree on one may be.
+        level = logging.DEBUG if isinstance(error, ConnectionError) else logging.INFO
+        why = f"{listener.bind}: connection of {host} failed: {in_words(error)}"
+        worker.say(level, ("handshake", listener.bind, level), why)
+        connection.close()
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        worker.hand_over.adopting -= 1
+        worker.client_gone()
 
 
 async def _header(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> Peer | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.response import BadResponse, ResponseHead, read_response
-from pylb.log import log
+from pylb.worker.guard import serving
 
 if TYPE_CHECKING:
     from pylb.worker.exchange import HttpExchange
@@ -77,16 +77,19 @@ class ServerConnection(asyncio.Protocol):
 
     # asyncio's side
 
+    @serving
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.worker.server_connections.add(self)
 
+    @serving
     def connection_lost(self, exc: Exception | None) -> None:
+        self.worker.server_connections.discard(self)
         if not self.closed:
             self._ended(broken=exc is not None)
-        self.worker.server_connections.discard(self)
 
+    @serving
     def eof_received(self) -> bool:
         if self.speaks_first:
             self.eof = True
@@ -94,11 +97,13 @@ class ServerConnection(asyncio.Protocol):
         self._ended()
         return False
 
+    @serving
     def pause_writing(self) -> None:
         self.write_paused = True
         if self.client is not None:
             self.client.update_reading()
 
+    @serving
     def resume_writing(self) -> None:
         self.write_paused = False
         if self.client is not None:
@@ -106,65 +111,68 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         client = self.client
-        if client is None:
-            if self.speaks_first:
-                self.buffer += data
-                self.transport.pause_reading()
-            else:
-                self.abort()
-            return
-        self.deadline = self.worker.now + self.worker.timeouts.server
-        if self.in_body:
-            self._body(client, data)
-            return
-        if self.buffer:
-            data = self.buffer + data
-            self.buffer = b""
-        while True:
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4:
-                if len(data) > self.worker.limits.header_bytes:
-                    self._bad(client)
+        try:
+            if client is None:
+                if self.speaks_first:
+                    self.buffer += data
+                    self.transport.pause_reading()
                 else:
-                    self.buffer = data
+                    self.abort()
                 return
-            raw = data[:end]
-            head_only = client.method == b"HEAD"
-            if raw == self.raw_head and head_only is self.raw_head_only:
-                head = self.head
-            else:
-                try:
-                    head = self.head = read_response(raw, head_only)
-                except BadResponse as error:
-                    self._bad(client, str(error))
+            self.deadline = self.worker.now + self.worker.timeouts.server
+            if self.in_body:
+                self._body(client, data)
+                return
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            while True:
+                end = data.find(b"\r\n\r\n") + 4
+                if end < 4:
+                    if len(data) > self.worker.limits.header_bytes:
+                        self._bad(client)
+                    else:
+                        self.buffer = data
                     return
-                self.raw_head = raw
-                self.raw_head_only = head_only
-            if head.status >= 200:
-                break
-            if end > self.worker.limits.header_bytes:
-                self._bad(client)
-                return
-            if head.status == 101:
-                if client.wants_upgrade(head):
-                    self.client = None
-                    client.tunnel(self, head, data[end:])
+                raw = data[:end]
+                head_only = client.method == b"HEAD"
+                if raw == self.raw_head and head_only is self.raw_head_only:
+                    head = self.head
                 else:
-                    self._bad(client, "101 that nobody asked for")
-                return
-            client.write_interim(head)
-            data = data[end:]
-            if not data:
-                return
-        client.response_started = True
-        if len(data) - end == head.content_length and client.plain and not client.close_after:
-            if client.body_done:
-                # The usual: all of it is here, and nothing is to be added.
-                client.write(head.out + data[end:] if head.changed else data)
-                client.response_done(head.keep_alive)
-                return
-            client.close_after = True  # the rest of the request will be dropped
-        self._response(client, head, data, end)
+                    try:
+                        head = self.head = read_response(raw, head_only)
+                    except BadResponse as error:
+                        self._bad(client, str(error))
+                        return
+                    self.raw_head = raw
+                    self.raw_head_only = head_only
+                if head.status >= 200:
+                    break
+                if end > self.worker.limits.header_bytes:
+                    self._bad(client)
+                    return
+                if head.status == 101:
+                    if client.wants_upgrade(head):
+                        self.client = None
+                        client.tunnel(self, head, data[end:])
+                    else:
+                        self._bad(client, "101 that nobody asked for")
+                    return
+                client.write_interim(head)
+                data = data[end:]
+                if not data:
+                    return
+            client.response_started = True
+            if len(data) - end == head.content_length and client.plain and not client.close_after:
+                if client.body_done:
+                    # The usual: all of it is here, and nothing is to be added.
+                    client.write(head.out + data[end:] if head.changed else data)
+                    client.response_done(head.keep_alive)
+                    return
+                client.close_after = True  # the rest of the request will be dropped
+            self._response(client, head, data, end)
+        except Exception as error:  # as `serving` does, without another call on each response's way
+            self.crashed(error, client)
 
     # The response
 
@@ -233,7 +241,7 @@ class ServerConnection(asyncio.Protocol):
 
     def _bad(self, client: HttpExchange, reason: str = "header_bytes") -> None:
         """The server said something that must not be passed on."""
-        log.debug("%s: bad response: %s", self.upstream.name, reason)
+        self.upstream.failed(self.worker, "response", f"bad response: {reason}")
         self.abort()
         client.server_failed(502)
 
@@ -305,9 +313,23 @@ class ServerConnection(asyncio.Protocol):
             self.transport.abort()
         self.client = None
 
+    @serving
     def expire(self) -> None:
         """The deadline has passed."""
         client = self.client
         self.abort()
         if client is not None:
+            self.upstream.failed(self.worker, "late", "no answer in time (timeouts.server)")
             client.server_failed(504)
+
+    def crashed(self, error: Exception, client: HttpExchange | None) -> None:
+        """An error of our own: it costs this connection, and the request that it worked for."""
+        self.closed = True
+        self.client = None
+        self._leave_pool()
+        if self.transport is not None:
+            self.transport.abort()
+        if client is not None:
+            client.crashed(error)
+        else:
+            self.worker.internal(error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pylb.net.clienthello import NotTls, server_name
 from pylb.scoreboard import Field
 from pylb.worker.exchange import Endpoint, Exchange, endpoint, tls_facts
+from pylb.worker.guard import guarded
 from pylb.worker.server import WRITE_BUFFER, ServerConnection
 from pylb.worker.tunnel import Tunnel
 
@@ -44,27 +45,28 @@ class TcpConnection(Exchange, asyncio.Protocol):
         self.movable = False
         self.reading = True
 
+    @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.worker.clients.add(self)
-        self.counters[Field.CONNECTIONS] += 1
         self.started_ns = time.monotonic_ns()
         if self.listener.sni:
             self.deadline = self.worker.now + self.worker.timeouts.request
         else:
             self._begin()
 
+    @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         self.worker.clients.discard(self)
-        self.counters[Field.CONNECTIONS] -= 1
         if self.busy:
             self.counters[Field.ABORTED] += 1
             self.leave_server()
             self.done()
         self.worker.client_gone()
 
+    @guarded
     def data_received(self, data: bytes) -> None:
         self.outgoing += data
         if not self.busy:
@@ -80,6 +82,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
         else:
             self.update_reading()
 
+    @guarded
     def eof_received(self) -> bool:
         self.eof = True
         return self.busy and self.transport.can_write_eof()  # there is no half-close with TLS
@@ -112,6 +115,11 @@ class TcpConnection(Exchange, asyncio.Protocol):
         if not self.closed:
             self.transport.abort()
 
+    def cut_off(self) -> None:
+        self.worker.clients.discard(self)
+        if self.transport is not None:
+            self.transport.abort()
+
     def lively(self) -> bool:
         """It stays where it is."""
         return False
@@ -121,6 +129,7 @@ class TcpConnection(Exchange, asyncio.Protocol):
 
     drain = recall
 
+    @guarded
     def expire(self) -> None:
         """No server name in time."""
         self.counters[Field.TIMEOUTS] += 1

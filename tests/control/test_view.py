@@ -19,12 +19,12 @@ def shown(width: int, **scaling: Any) -> str:
             "grant_reason": "2 leased to you", **scaling,
         },
         "workers": [{
-            "slot": 1, "pid": 4131580, "state": "serving", "connections": 12345, "in_flight": 1200,
-            "requests": 123456789, "busy": 0.67,
+            "slot": 1, "pid": 4131580, "state": "serving", "connections": 12345, "tunnels": 1234,
+            "in_flight": 1200, "requests": 123456789, "busy": 0.67,
         }],
         "servers": [{
-            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "up", "active": 3,
-            "requests": 1234567, "errors": 0,
+            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "unchecked",
+            "active": 3, "requests": 1234567, "errors": 0,
         }],
         "totals": {
             "requests": 1, "status_2xx": 1, "status_3xx": 0, "status_4xx": 0, "status_5xx": 0, "retries": 0,
@@ -38,8 +38,9 @@ def shown(width: int, **scaling: Any) -> str:
 
 def test_nothing_is_cut_on_80_columns() -> None:
     text = shown(80)
-    for expected in ("4131580", "serving", "123,456,789", "67%", "10.0.0.11:40012", "up 1 h 6 min"):
+    for expected in ("4131580", "serving", " 1,234 ", "123,456,789", "67%", "10.0.0.11:40012"):
         assert expected in text
+    assert "up 1 h 6 min" in text
     assert "…" not in text
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.address import parse, vsock_pair
-from controller.leases import LeaseTable, share
+from controller.leases import Holder, LeaseTable, share
 from controller.protocol import (
     MAX_LINE,
     Grant,
@@ -21,7 +21,7 @@ from controller.protocol import (
 )
 from controller.sources.cgroups import CgroupSource
 from controller.sources.measured import MeasuredSource
-from controller.sources.quota import usable_cores
+from controller.sources.quota import usable_cores, whole_cores
 from controller.sources.table import TableSource
 
 texts = st.text(max_size=20).filter(str.isprintable)
@@ -105,32 +105,88 @@ def test_vsock_addresses_as_the_kernel_takes_them() -> None:
             parse(wrong)
 
 
-demands = st.dictionaries(
+balancers = st.dictionaries(
     names,
-    st.tuples(st.integers(1, 4), st.integers(0, 12), st.sampled_from([0.5, 1.0, 2.0])).map(
-        lambda wish: (wish[0], wish[0] + wish[1], wish[2])
+    st.builds(
+        lambda least, more, weight, workers, pressure: (
+            Hello("x", least, least + more, weight),
+            Report(workers, 0.0, pressure),
+        ),
+        st.integers(1, 40),
+        st.integers(0, 40),
+        st.sampled_from([0.5, 1.0, 2.0]),
+        st.integers(0, 100_000),
+        st.one_of(st.integers(0, 40).map(float), st.floats(0, 1_000_000)),
     ),
     max_size=6,
 )
 
 
-@given(st.integers(0, 32), demands)
+def leased(capacity: float, wishes: dict[str, tuple[Hello, Report]], usable: float = 1e6) -> dict[str, int]:
+    table = LeaseTable()
+    for name, (hello, report) in wishes.items():
+        table.join(name, hello, 0)
+        table.report(name, report, 0)
+    return {name: grant.cores for name, grant in table.tick(0, capacity, 0.0, usable).items()}
+
+
+@given(st.integers(0, 32), balancers)
 def test_a_core_is_leased_once_and_shares_are_max_min_fair(
-    capacity: int, wishes: dict[str, tuple[int, int, float]]
+    capacity: int, wishes: dict[str, tuple[Hello, Report]]
 ) -> None:
-    shares = share(capacity, wishes)
-    minimums = sum(least for least, _, _ in wishes.values())
-    assert sum(shares.values()) <= max(capacity, minimums)
-    wanting = {name for name, (_, demand, _) in wishes.items() if shares[name] < demand}
-    for name, (least, demand, _) in wishes.items():
-        assert least <= shares[name] <= demand
-    if wanting and sum(shares.values()) > minimums:
+    shares = leased(capacity, wishes)
+    assert sum(shares.values()) <= max(capacity, len(wishes))
+    demand = {name: Holder(hello, 0, report, 1).demand for name, (hello, report) in wishes.items()}
+    wanting = {name for name in wishes if shares[name] < demand[name]}
+    assert all(1 <= shares[name] <= demand[name] for name in wishes)
+    if wanting and capacity >= len(wishes):
         assert sum(shares.values()) == capacity
     for poor in wanting:
-        for rich, (least, _, weight) in wishes.items():
-            if shares[rich] > least:
+        for rich in wishes:
+            if shares[rich] > 1:
                 # Nobody got a core while another, with less for its weight, wanted it.
-                assert shares[rich] / weight <= (shares[poor] + 1) / wishes[poor][2] + 1e-9
+                weight = {name: hello.weight for name, (hello, _) in wishes.items()}
+                assert shares[rich] / weight[rich] <= (shares[poor] + 1) / weight[poor] + 1e-9
+
+
+@given(st.integers(1, 32), balancers, st.data())
+def test_nobody_loses_by_what_another_claims_as_its_minimum(
+    capacity: int, wishes: dict[str, tuple[Hello, Report]], data: st.DataObject
+) -> None:
+    if not wishes:
+        return
+    greedy = data.draw(st.sampled_from(sorted(wishes)))
+    hello, report = wishes[greedy]
+    claims = data.draw(st.integers(hello.min, 100_000))
+    claiming = leased(capacity, {**wishes, greedy: (Hello("x", claims, 100_000, hello.weight), report)})
+    asking = leased(
+        capacity, {**wishes, greedy: (Hello("x", 1, 100_000, hello.weight), Report(1, 0.0, 1_000_000))}
+    )
+    # A minimum is worth no more than pressure, which gives no more than the max-min fair share.
+    assert all(claiming[name] >= asking[name] for name in wishes.keys() - {greedy})
+
+
+def test_minimums_that_exceed_what_there_is_are_cut() -> None:
+    asks = Report(1, busy=0.0, pressure=8.0)
+    assert leased(4, {"a": (Hello("a", 100, 100), asks), "b": (Hello("b", 1, 8), asks)}) == {"a": 2, "b": 2}
+    assert leased(4, {"a": (Hello("a", 3, 3), asks), "b": (Hello("b", 1, 8), asks)}) == {"a": 2, "b": 2}
+    calm = Report(1)
+    assert leased(4, {"a": (Hello("a", 3, 3), calm), "b": (Hello("b", 1, 8), calm)}) == {"a": 3, "b": 1}
+    many = {name: (Hello(name, 9, 9), asks) for name in "abcde"}
+    assert set(leased(4, many).values()) == {1}
+
+
+@given(balancers, st.floats(0, 1e6), st.integers(1, 16))
+def test_nobody_is_leased_more_cores_than_exist(
+    wishes: dict[str, tuple[Hello, Report]], capacity: float, usable: int
+) -> None:
+    assert sum(leased(capacity, wishes, usable).values()) <= max(usable, len(wishes))
+
+
+def test_a_thousand_cores_are_shared_among_five_hundred_as_among_few() -> None:
+    shares = share(1000, {f"{number}": (100, 1 + number % 2) for number in range(500)})
+    assert sum(shares.values()) == 1000
+    assert set(shares.values()) == {1, 3}  # by weights of 1 and 2
 
 
 def test_the_silent_lose_their_lease_and_others_get_it() -> None:
@@ -188,6 +244,48 @@ def test_measured_idleness_is_smoothed_and_kept_within_the_mask() -> None:
     times = [(1.0, 2.0), (0.5, 2.0), (2.0, 2.0)]
     source.sample(2)
     assert source.idle() == 0.75
+
+
+def test_a_cpu_that_comes_or_goes_does_not_hide_the_others() -> None:
+    times = [(0.0, 0.0)] * 2
+    source = MeasuredSource(1.0, lambda: times, lambda: 4.0, lambda: {0, 1, 2, 3})
+    times = [(1.0, 1.0)] * 2
+    source.sample(1)
+    assert source.idle() == 2
+    times = [(1.0, 1.0)] * 4
+    source.sample(2)
+    assert source.idle() == 2
+    times = [(1.0, 1.0)]
+    source.sample(3)
+    assert source.idle() == 1
+
+
+def test_nothing_is_known_of_a_moment() -> None:
+    times = [(0.0, 0.0)]
+    source = MeasuredSource(1.0, lambda: times, lambda: 1.0, lambda: {0})
+    times = [(0.0, 0.01)]
+    source.sample(0.01)
+    times = [(0.24, 0.25)]
+    source.sample(0.25)
+    assert source.idle() == pytest.approx(0.96)
+
+
+@pytest.mark.parametrize(
+    ("usable", "workers"),
+    [(0.2, 1), (1.0, 1), (1.1, 1), (1.25, 2), (1.5, 2), (1.7, 2), (2.0, 2), (2.1, 2), (3.5, 4), (64.0, 64)],
+)
+def test_a_quotas_fraction_is_rounded_up_and_idleness_is_not(usable: float, workers: int) -> None:
+    assert whole_cores(usable) == workers
+    times = [(0.0, 0.0)] * 64
+    source = MeasuredSource(1.0, lambda: times, lambda: usable, lambda: set(range(64)))
+    times = [(1.0, 1.0)] * 64
+    source.sample(1)
+    assert source.capacity({}) == workers
+    times = [(1.5, 2.0)] + [(1.0, 2.0)] * 63  # half of one core is idle now, and none of the others
+    for second in range(2, 20):
+        source.sample(second)
+        times = [(idle + 0.5 * (cpu == 0), total + 1) for cpu, (idle, total) in enumerate(times)]
+    assert source.capacity({}) == pytest.approx(0.5, abs=0.01)
 
 
 def test_quota_of_both_cgroup_versions(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from controller.protocol import (
     StatusRequest,
     encode,
 )
-from controller.server import Access, ControllerServer, peer_uid, server_tls
+from controller.server import Access, ControllerServer, credentials, server_tls
 
 Start = Callable[..., "asyncio.Future[ControllerServer]"]
 
@@ -163,7 +163,7 @@ async def test_over_a_unix_socket_the_user_counts(
 ) -> None:
     address = await start(access=Access(uids=frozenset({4711} if allowed else ())))  # type: ignore[misc]
     assert stat.S_IMODE(os.stat(address.host).st_mode) == (0o666 if allowed else 0o600)
-    monkeypatch.setattr("controller.server.peer_uid", lambda sock: 4711)
+    monkeypatch.setattr("controller.server.credentials", lambda sock: (1, 4711))
     got = await talk(address, HELLO, until=Grant if allowed else Error)
     assert isinstance(got[-1], Grant if allowed else Error)
     if isinstance(got[-1], Error):
@@ -172,7 +172,7 @@ async def test_over_a_unix_socket_the_user_counts(
 
 async def test_the_user_at_the_other_end() -> None:
     ours, theirs = socket.socketpair()
-    assert peer_uid(ours) == os.getuid()
+    assert credentials(ours) == (os.getpid(), os.getuid())
     ours.close()
     theirs.close()
 

@@ -40,7 +40,10 @@ def test_they_install_what_the_images_run(tmp_path: Path) -> None:
         elif name == "RUN" and "/opt/pylb" in rest:
             run("/bin/sh", "-ec", rest.replace("/opt/pylb", f"{tmp_path}/opt/pylb"), cwd=tmp_path / "src")
             installed.append(rest)
-    assert len(installed) == 4, installed  # the environment, pylb, locust, and pip removed
+            if "pip install" in rest:
+                run(f"{tmp_path}/opt/pylb/bin/pip", "check", cwd=tmp_path)
+    # The environment, what is locked, pylb, locust, and pip removed.
+    assert len(installed) == 5, installed
     python = str(tmp_path / "opt/pylb/bin/python")
     demo = tmp_path / "demo"
     assert "status" in run(python, "-m", "pylb", "--help", cwd=tmp_path)

@@ -93,7 +93,7 @@ def test_a_server_that_moved_is_counted_once(balancer: StartBalancer, origin: Or
 
 def test_what_the_controller_or_a_name_says_is_no_markup() -> None:
     worker = {"slot": 0, "pid": 1, "state": "serving"}
-    worker |= dict.fromkeys(("connections", "in_flight", "requests", "busy"), 0)
+    worker |= dict.fromkeys(("connections", "tunnels", "in_flight", "requests", "busy"), 0)
     server = {"backend": "[/b]", "name": "[a]", "address": "[fd00::1]:80", "state": "up"}
     scaling = {"target": 1, "min": 1, "max": 1, "pinned": None, "reason": "[/x]", "idle_cores": None}
     scaling |= {"controller": "tcp:[::1]:1", "controller_connected": False, "controller_problem": "[/y]"}

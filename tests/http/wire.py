@@ -62,6 +62,8 @@ class _Worker:
         self.now = 0.0
         self.clients: set[Any] = set()
         self.server_connections: set[Any] = set()
+        self.connecting: set[Any] = set()
+        self.said: list[str] = []
         self.moves = self.leaving = self.stopping = False
         self.recalls = Recalls(2.0)
 
@@ -70,6 +72,13 @@ class _Worker:
 
     def recall_at(self, born: float) -> float:
         return math.inf
+
+    def say(self, level: int, kind: object, text: str) -> None:
+        self.said.append(text)
+
+    def internal(self, error: BaseException) -> None:
+        """There are none."""
+        raise error
 
     def client_gone(self) -> None:
         """Nobody waits for it."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pylb.config.address import Address
-from pylb.net.listeners import BindError, Listeners, listen_admin, listen_unix
+from pylb.net.adminsocket import AdminSocket
+from pylb.net.listeners import BindError, Listeners, listen_unix
 
 
 def test_a_port_in_use_is_refused_in_one_line() -> None:
@@ -54,7 +55,7 @@ def test_an_update_keeps_what_stays(tmp_path: Path) -> None:
 
 def test_unix_files(tmp_path: Path) -> None:
     path = str(tmp_path / "dir" / "admin.sock")
-    first = listen_admin(Address("", 0, path))
+    first = AdminSocket(Address("", 0, path), False).sock
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     with pytest.raises(BindError, match="another process"):
         listen_unix(path, 1)

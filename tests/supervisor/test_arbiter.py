@@ -64,7 +64,11 @@ def fake_worker(context: WorkerContext) -> None:
             if message is None or message["op"] == "retire":
                 for sock in listening:
                     serve(sock)
-                return
+                if message is None or os.environ.get("LINGER") is None:
+                    return
+                for sock in listening:
+                    selector.unregister(sock)
+                listening = {}
             if message["op"] == "listen":
                 groups = context.listeners.values()
                 wanted = {group[slot]: None for group in groups for slot in message["slots"]}
@@ -87,6 +91,7 @@ from pylb import log
 from pylb.config.address import parse_address
 from pylb.config.model import Config
 from pylb.net import channel
+from pylb.scoreboard import Field, State
 from pylb.supervisor.arbiter import Arbiter
 
 class Mistakes(Exception):
@@ -108,23 +113,27 @@ def control(context):
         os.rename(sys.argv[2] + ".state.new", sys.argv[2] + ".state")
 
 log.setup()
-raise SystemExit(Arbiter(config(), config, fake_worker, control).run())
+arbiter = Arbiter(config(), config, fake_worker, control)
+if "ROWS" in os.environ:  # all others are taken
+    for row in range(int(os.environ["ROWS"]), arbiter.board.rows):
+        arbiter.board.row(row)[Field.STATE] = State.SERVING
+raise SystemExit(arbiter.run())
 """
 
 
 class Pylb:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run: str = RUN, **environment: str) -> None:
         self.file = folder / "config.json"
         self.crash = folder / "crash"
         self.admin = folder / "admin.sock"
         self.port = free_port()
         self.write(1, 3)
         paths = f"{Path(__file__).parent}:{Path(__file__).parents[2]}"
-        environment = {**os.environ, "CRASH": str(self.crash)}
+        environment = {**os.environ, "CRASH": str(self.crash), **environment}
         self.log = folder / "log"
         with self.log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(RUN), paths, str(self.file)],
+                [sys.executable, "-c", textwrap.dedent(run), paths, str(self.file)],
                 stderr=output, env=environment,
             )  # fmt: skip
 
@@ -159,7 +168,7 @@ class Pylb:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def until(self, what: Callable[[], object], seconds: float = 8) -> None:
+    def until(self, what: Callable[[], object], seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, self.log.read_text()
@@ -266,6 +275,26 @@ def test_servers_may_change_for_ever(pylb: Pylb) -> None:
         pylb.until(lambda generation=generation: pylb.state().get("generation") == generation)  # type: ignore[misc]
         pylb.until(lambda: not pylb.pids("retiring"))
     assert "refused" not in pylb.log.read_text()
+
+
+def test_a_reload_waits_for_a_row_and_says_so(tmp_path: Path) -> None:
+    pylb = Pylb(tmp_path, LINGER="", ROWS="2")
+    try:
+        pylb.until(lambda: pylb.pids())
+        first = pylb.pids()[0]
+        pylb.signal(signal.SIGHUP)
+        pylb.until(lambda: pylb.state().get("generation") == 2 and pylb.pids("retiring") == {0: first})
+        pylb.signal(signal.SIGHUP)
+        pylb.until(lambda: "no row" in str(pylb.state().get("reload")))
+        assert pylb.log.read_text().count("no row") == 1
+        assert pylb.ask()[2] == 2
+        os.kill(first, signal.SIGKILL)
+        pylb.until(lambda: pylb.state().get("generation") == 3)
+        assert pylb.state()["reload"] == {"ok": True, "errors": []}
+        assert pylb.ask()[2] == 3
+    finally:
+        pylb.signal(signal.SIGQUIT)
+        pylb.process.wait(10)
 
 
 def test_no_descriptor_for_a_child_is_no_end(pylb: Pylb) -> None:

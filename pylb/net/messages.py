@@ -1,0 +1,86 @@
+"""What the messages between supervisor and children must look like. Pure.
+
+Both ends are pylb, and yet neither believes the other: a child may have gone mad, and a field that is missing
+must not end the process that reads it. A message whose ``op`` isn't listed here passes; who reads it passes
+it over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+LARGEST = 1_000_000
+"""No count, row or slot is as large."""
+
+REASON_LENGTH = 500
+"""Characters of a reason that are kept."""
+
+_Test = Callable[[Any], bool]
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST  # for Python, True is a number, too
+
+
+def _number_or_none(value: Any) -> bool:
+    return value is None or _number(value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(_number(one) for one in value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+TO_SUPERVISOR: Mapping[str, Mapping[str, _Test]] = {
+    "ready": {},
+    "scale": {"n": _number, "reason": _text},
+    "pin": {"n": _number_or_none, "id": _number},
+}
+TO_CONTROL: Mapping[str, Mapping[str, _Test]] = {
+    "state": {"target": _number, "pinned": _number_or_none, "generation": _number},
+}
+TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
+    "listen": {"slots": _numbers},
+    "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
+    "retire": {"to": _numbers, "binds": _texts},
+    "cut": {"reason": _text},
+}
+
+
+def wrong(message: Mapping[str, Any], known: Mapping[str, Mapping[str, _Test]]) -> str:
+    """What is wrong with a message, empty if nothing is."""
+    op = message.get("op")
+    if not isinstance(op, str):
+        return f"op is {shown(op)}"
+    for name, good in known.get(op, {}).items():
+        if name not in message:
+            return f"{shown(op)} without {name}"
+        if not good(message[name]):
+            return f"{name} of {shown(op)} is {shown(message[name])}"
+    return ""
+
+
+def shown(value: Any, width: int = 60) -> str:
+    """A value for the log, cut where it is long (or too deep, or a number of too many digits to print)."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        text = f"a {type(value).__name__} that can't be shown"
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def shortened(lines: list[str], most: int = 20, width: int = 300) -> list[str]:
+    """At most ``most`` lines of ``width`` characters; the last one says how many were left out."""
+    kept = lines if len(lines) <= most else lines[: most - 1]
+    result = [line if len(line) <= width else line[: width - 1] + "…" for line in kept]
+    if len(kept) < len(lines):
+        result.append(f"… and {len(lines) - len(kept)} more, see the log")
+    return result

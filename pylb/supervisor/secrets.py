@@ -1,0 +1,43 @@
+"""What only the supervisor can read: certificates, keys and tokens, as its children need them."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+
+from pylb.config.files import controller_tls, controller_token
+from pylb.config.model import Config
+from pylb.net.tls import client_context, listener_contexts
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """One generation's; made before the fork, since its processes may have no right to the files."""
+
+    listeners: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By bind."""
+    backends: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By name; for connections to servers."""
+    controller_token: str = ""
+    controller_tls: ssl.SSLContext | None = None
+
+
+def read_secrets(config: Config) -> Secrets:
+    """Read all files.
+
+    Raises:
+        OSError: one can't be read or used.
+    """
+    try:
+        return Secrets(
+            listener_contexts(config),
+            {
+                backend.name: client_context(backend.tls, backend.http2)
+                for backend in config.backends
+                if backend.tls is not None
+            },
+            controller_token(config.controller),
+            controller_tls(config.controller),
+        )
+    except ValueError as error:
+        raise OSError(str(error)) from None

@@ -1,0 +1,54 @@
+"""The event loop calls us; what an error of our own may cost is decided where it does.
+
+A callback that raised would leave its connection half done, and whoever waits for it would wait for ever. So
+each catches everything and lets its object end what it was at: the request, if there is one, else the
+connection.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+
+class Guarded(Protocol):
+    """Whose callbacks are guarded."""
+
+    def crashed(self, error: Exception) -> None:
+        """End what the callback was at; raises nothing."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+One = TypeVar("One", bound=Guarded)
+Server = TypeVar("Server")
+
+
+def guarded(callback: Callable[Concatenate[One, P], T]) -> Callable[Concatenate[One, P], T | None]:
+    """A callback of the event loop that raises nothing; after an error it gives None."""
+
+    @functools.wraps(callback)
+    def call(self: One, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return callback(self, *args, **kwargs)
+        except Exception as error:
+            self.crashed(error)
+            return None
+
+    return call  # type: ignore[return-value]
+
+
+def serving(callback: Callable[Concatenate[Server, P], T]) -> Callable[Concatenate[Server, P], T | None]:
+    """`guarded`, for the server's side of a request: ``crashed`` is told whose it was when it began."""
+
+    @functools.wraps(callback)
+    def call(self: Server, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        client = self.client  # type: ignore[attr-defined]
+        try:
+            return callback(self, *args, **kwargs)
+        except Exception as error:
+            self.crashed(error, client)  # type: ignore[attr-defined]
+            return None
+
+    return call  # type: ignore[return-value]
