@@ -442,9 +442,10 @@ class Worker:
 
     def _close_idle(self) -> None:
         """Have connections that stay here end, one after the other, so that clients don't come back as a
-        herd."""
+        herd; busy ones first, as an answer is the best moment to say it."""
         staying = [client for client in self.clients if self.stopping or not client.movable]
-        for position, client in enumerate(staying, 1):
+        staying.sort(key=lambda client: not client.busy)
+        for position, client in enumerate(staying):
             self.loop.call_later(self.spread * position / len(staying), client.drain)
 
     # Time
