@@ -265,9 +265,7 @@ class Worker:
                     self._slots = order["slots"]
                     await self._listen(order["slots"])
                 elif order["op"] == "move":
-                    self.hand_over.level(
-                        order["to"], order["count"], order.get("excess", 0), order.get("lively", 0)
-                    )
+                    self.hand_over.level(order["to"], order["count"], order["excess"], order["lively"])
             except Exception as error:
                 if not self._ready:
                     raise  # who can't begin says so, and another one tries
@@ -444,8 +442,9 @@ class Worker:
 
     def _close_idle(self) -> None:
         """Have connections that stay here end, one after the other, so that clients don't come back as a
-        herd."""
+        herd; busy ones first, as an answer is the best moment to say it."""
         staying = [client for client in self.clients if self.stopping or not client.movable]
+        staying.sort(key=lambda client: not client.busy)
         for position, client in enumerate(staying):
             self.loop.call_later(self.spread * position / len(staying), client.drain)
 

@@ -494,7 +494,7 @@ async def handed_over(stage: Stage) -> None:
     await stage.exchange(reader, writer, GET[10:])
     for _ in range(3):
         await stage.ask("plain", GET)
-    channel.send(stage.supervisor, {"op": "move", "to": OTHER, "count": 2})
+    channel.send(stage.supervisor, {"op": "move", "to": OTHER, "count": 2, "excess": 2, "lively": 0})
     for _ in range(100):
         packet = channel.recv_connections(stage.pairs[OTHER][0])
         if packet is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylb.net import levelling
@@ -75,14 +75,15 @@ def test_an_order_that_isnt_renewed_ends() -> None:
     assert not recalls.open and not recalls.take("a", SETTLE + LAPSE + 0.1)
 
 
+@settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.integers(2, 60), min_size=1, max_size=4),
+    st.lists(st.integers(2, 40), min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(0, 4), st.floats(0.0, 0.4), st.booleans()), max_size=200),
 )
 def test_workers_become_level_and_then_nobody_is_asked(
     held: list[int], returns: list[tuple[int, float, bool]]
 ) -> None:
-    """Clients that were asked are away for a while, and then come to any worker, to that they left as well."""
+    """Clients that were asked are away for a while, then come to any worker, to that they left as well."""
     held = [*held, 0]
     workers = [Recalls(SPREAD) for _ in held]
     clients = [{(row, number) for number in range(count)} for row, count in enumerate(held)]
