@@ -32,6 +32,7 @@ from pylb.config.load import from_document
 from pylb.config.model import server_keys
 from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
+from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
 from pylb.worker.main import Worker
 
@@ -243,10 +244,12 @@ class Stage:
         self.supervisor, child = channel.pair()
         self.pairs = [channel.pair(), channel.pair()]
         self.listeners = listeners
+        secrets = read_secrets(config)
         self.context = WorkerContext(
             config, ROW, 0, 1, listeners, self.board, child, self.pairs[ROW][0],
             [writer for _, writer in self.pairs],
             {key: number for number, key in enumerate(server_keys(config))},
+            secrets.listeners, secrets.backends,
         )  # fmt: skip
         self.worker = Worker(self.context, self.loop)
         self.life = asyncio.create_task(self.worker.serve())
