@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 USER = "nobody"
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def low_port() -> int:
