@@ -17,9 +17,16 @@ _SHORTEST = 0.1
 
 
 def _read_times() -> list[tuple[float, float]]:
-    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute."""
+    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute.
+
+    Where the kernel doesn't tell (no ``/proc``), no core is known to be idle, and balancers don't grow.
+    """
     times = []
-    for cpu in psutil.cpu_times(percpu=True):
+    try:
+        cpus = psutil.cpu_times(percpu=True)
+    except OSError:
+        return []
+    for cpu in cpus:
         idle = cpu.idle + getattr(cpu, "iowait", 0.0)
         # guest time is counted in user time already (man 5 proc).
         total = sum(cpu) - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0)

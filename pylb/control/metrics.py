@@ -23,6 +23,8 @@ _COUNTERS = {
     "bytes_out": "Bytes written to clients.",
     "timeouts": "Client and server timeouts.",
     "aborted": "Requests whose client or server left in the middle.",
+    "internal": "Requests and connections that an error of pylb's own has ended.",
+    "pauses": "Times that accepting was stopped, since descriptors ran short.",
 }
 
 

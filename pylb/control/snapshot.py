@@ -127,7 +127,7 @@ def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str,
             "backend": backend,
             "name": name,
             "address": address,
-            "state": "up",
+            "state": "unchecked",
             "active": board.server_total(ServerField.ACTIVE, number),
             "requests": board.server_total(ServerField.REQUESTS, number),
             "errors": board.server_total(ServerField.ERRORS, number),
@@ -142,7 +142,7 @@ def totals(board: Scoreboard) -> dict[str, int]:
         *(Field.CONNECTIONS, Field.IN_FLIGHT, Field.ACCEPTED, Field.ADOPTED, Field.HANDED_OVER),
         *(Field.REQUESTS, Field.RETRIES, Field.BYTES_IN, Field.BYTES_OUT, Field.STATUS_1XX),
         *(Field.STATUS_2XX, Field.STATUS_3XX, Field.STATUS_4XX, Field.STATUS_5XX, Field.REFUSED),
-        *(Field.TIMEOUTS, Field.ABORTED),
+        *(Field.TIMEOUTS, Field.ABORTED, Field.INTERNAL, Field.PAUSES),
     )
     return {field.name.lower(): board.total(field) for field in names}
 

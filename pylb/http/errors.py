@@ -33,9 +33,9 @@ _TEXT = {
 }
 
 
-def _render(status: int, close: bool) -> bytes:
+def _render(status: int, close: bool, text: str) -> bytes:
     phrase = HTTPStatus(status).phrase
-    body = f"{status} {phrase}\n{_TEXT[status]}\n".encode()
+    body = f"{status} {phrase}\n{text}\n".encode()
     head = (
         f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
@@ -47,12 +47,27 @@ def _render(status: int, close: bool) -> bytes:
     return head.encode() + b"\r\n" + body
 
 
-_RESPONSES = {(status, close): _render(status, close) for status in _TEXT for close in (False, True)}
+_RESPONSES = {
+    (status, close): _render(status, close, text) for status, text in _TEXT.items() for close in (False, True)
+}
+_HEALTH = {
+    (status, close): _render(status, close, text)
+    for status, text in ((200, "This load balancer serves."), (503, "This load balancer is about to stop."))
+    for close in (False, True)
+}
 
 
 def error_response(status: int, close: bool, head_only: bool = False) -> bytes:
     """A complete response; with ``head_only`` without its body, as HEAD requires."""
-    response = _RESPONSES[status, close]
+    return _shown(_RESPONSES[status, close], head_only)
+
+
+def health_response(status: int, close: bool, head_only: bool = False) -> bytes:
+    """What a path of pylb's own is answered: 200, or 503 before a stop."""
+    return _shown(_HEALTH[status, close], head_only)
+
+
+def _shown(response: bytes, head_only: bool) -> bytes:
     return response[: response.index(b"\r\n\r\n") + 4] if head_only else response
 
 

@@ -51,6 +51,7 @@ TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "listen": {"slots": _numbers},
     "move": {"to": _number, "count": _number},
     "retire": {"to": _numbers, "binds": _texts},
+    "cut": {"reason": _text},
 }
 
 

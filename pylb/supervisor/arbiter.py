@@ -128,6 +128,7 @@ class Arbiter:
         self._state_sent: dict[str, Any] = {}
         self._state_due = 0.0
         self._stopping_since = 0.0
+        self._stop_at = 0.0  # while a stop is announced: when it begins
 
     @property
     def admin_address(self) -> Address:
@@ -286,6 +287,9 @@ class Arbiter:
                     with guard("messages of a child"):
                         self._messages(child)
             now = time.monotonic()
+            if self.announcing and now >= self._stop_at:
+                with guard("the stop"):
+                    self._stop()
             if now >= tick_due:
                 tick_due = now + SLOW_TICK
                 self._reap()
@@ -381,18 +385,19 @@ class Arbiter:
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT) or number == signal.SIGHUP and self._hangup_ends:
             now = time.monotonic()
-            if self.fleet.stopping:
+            name, announce = signal.Signals(number).name, self.config.drain.announce
+            if self.fleet.stopping or self.announcing:
                 if now - self._stopping_since >= AGAIN:
                     self._kill_now()
+            elif announce:
+                self._stopping_since = now
+                self._stop_at = now + announce
+                self.board.supervisor[SupervisorField.ANNOUNCING] = 1
+                log.info("%s: health paths say so for %g s, then draining, then quitting", name, announce)
             else:
                 self._stopping_since = now
-                log.info("%s: draining, then quitting", signal.Signals(number).name)
-                self.fleet.stop()
-                # The workers have copies; once they have emptied and closed theirs, the kernel refuses
-                # new connections instead of queueing what nobody would accept.
-                self.reload.close()
-                self.listeners.close()
-                self._free_admin()
+                log.info("%s: draining, then quitting", name)
+                self._stop()
         elif number == signal.SIGQUIT:
             self._kill_now()
         elif number == signal.SIGHUP:
@@ -412,6 +417,19 @@ class Arbiter:
             log.info("the admin socket is now at %s", aside)
         elif not before.is_unix:
             log.info("the admin address %s is given up", before)
+
+    @property
+    def announcing(self) -> bool:
+        """A stop was ordered, and all goes on for a while so that those who ask can hear of it."""
+        return bool(self._stop_at) and not self.fleet.stopping
+
+    def _stop(self) -> None:
+        self.fleet.stop()
+        # The workers have copies; once they have emptied and closed theirs, the kernel refuses new
+        # connections instead of queueing what nobody would accept.
+        self.reload.close()
+        self.listeners.close()
+        self._free_admin()
 
     def _reap(self) -> None:
         gone: list[tuple[int, int]] = []

@@ -200,10 +200,12 @@ class Fleet:
         title = f"pylb: worker {slot} (gen {self.generation})"
         try:
             pid = fork(title, f"worker {slot}", prepare, lambda: self.entry(context))
-        except OSError as error:
+        except Exception as error:
             ours.close()
             theirs.close()
             cells[Field.STATE] = State.FREE
+            if not isinstance(error, OSError):
+                raise
             return self._not_started(slot, error)
         theirs.close()
         self.used_rows.add(row)

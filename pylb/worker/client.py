@@ -233,8 +233,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.replayable = self.body_done
         if self.tried:
             self.tried = frozenset()
-        if self.listener.redirect:
-            self._redirect(outgoing)
+        if self.listener.answers and self._answered_here(outgoing):
             return
         self.send()
 
@@ -248,6 +247,22 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         connection.connection_made(self.transport)
         if data:
             connection.data_received(data)
+
+    def _answered_here(self, outgoing: bytes) -> bool:
+        """Answer what no server is asked; False when it is a server's."""
+        listener = self.listener
+        status = listener.health(outgoing)
+        if status:
+            self.close_after = self.close_after or not self.body_done or not self.head.http11
+            self.counters[Field.STATUS_1XX - 1 + status // 100] += 1
+            self.response_started = True
+            self.write(listener.health_response(status, self.close_after, self.method == b"HEAD"))
+            self.done()
+        elif listener.redirect:
+            self._redirect(outgoing)
+        else:
+            return False
+        return True
 
     def _redirect(self, outgoing: bytes) -> None:
         """The same place, by https."""

@@ -99,7 +99,8 @@ class Http2Stream(HttpExchange):
             if (b":method", b"CONNECT") in headers and not self.upgrading:
                 raise Refused(400, "method")  # to a protocol that is none; its data would follow as they are
             host = head.fields.host if head.fields is not None else None
-            location = https_location(host, outgoing) if listener.redirect else b""
+            health = listener.health(outgoing) if listener.answers else 0
+            location = https_location(host, outgoing) if listener.redirect and not health else b""
         except Refused as refused:
             self.refuse(refused)
             return
@@ -109,6 +110,11 @@ class Http2Stream(HttpExchange):
         self.body_done = ended or self.upgrading
         self.outgoing = outgoing
         self.replayable = self.body_done
+        if health:
+            self.counters[Field.STATUS_1XX - 1 + health // 100] += 1
+            self._own(listener.health_response(health, False, False))
+            self.done()
+            return
         if location:
             self._redirect(location)
             return
@@ -244,7 +250,10 @@ class Http2Stream(HttpExchange):
         self.trailers = trailers_to_http2(lines)
 
     def write_error(self, status: int) -> None:
-        raw = self.connection.listener.error(status, False)
+        self._own(self.connection.listener.error(status, False))
+
+    def _own(self, raw: bytes) -> None:
+        """Send a response of pylb's own."""
         end = raw.index(b"\r\n\r\n") + 4
         self._headers(response_to_http2(raw[:end]))
         if self.method != b"HEAD":

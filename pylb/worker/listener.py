@@ -8,10 +8,10 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from pylb.config.model import Frontend
-from pylb.http.errors import Refused, error_response
+from pylb.http.errors import Refused, error_response, health_response
 from pylb.http.request import RequestHead
 from pylb.net.tls import subject
-from pylb.scoreboard import Field
+from pylb.scoreboard import Field, SupervisorField
 from pylb.worker.client import ClientConnection
 from pylb.worker.tcp import TcpConnection
 
@@ -43,6 +43,9 @@ class Listener:
         self.backend = backends[frontend.backend]
         self.accept_proxy = frontend.accept_proxy
         self.redirect = frontend.redirect_to_https
+        self._health = frontend.health.path.partition("?")[0].encode() if frontend.health is not None else b""
+        self.answers = self.redirect or bool(self._health)
+        """Some requests are answered here and reach no server."""
         limit = frontend.body_bytes
         self.body_bytes = worker.limits.body_bytes if limit is None else limit
         self.context: ssl.SSLContext | None = None
@@ -85,7 +88,23 @@ class Listener:
 
     def error(self, status: int, close: bool, head_only: bool = False) -> bytes:
         """A response of pylb's own, with what is added to each."""
-        response = error_response(status, close, head_only)
+        return self._with_fields(error_response(status, close, head_only))
+
+    def health(self, outgoing: bytes) -> int:
+        """The status for a request that asks how this balancer is; 0 when it asks for something else.
+
+        Whatever its method and query are, as with HAProxy's ``monitor-uri``.
+        """
+        if not self._health or outgoing.split(b" ", 2)[1].partition(b"?")[0] != self._health:
+            return 0
+        worker = self._worker
+        return 503 if worker.stopping or worker.board.supervisor[SupervisorField.ANNOUNCING] else 200
+
+    def health_response(self, status: int, close: bool, head_only: bool) -> bytes:
+        """The answer to it."""
+        return self._with_fields(health_response(status, close, head_only))
+
+    def _with_fields(self, response: bytes) -> bytes:
         if self.response_fields:
             head, _, body = response.partition(b"\r\n\r\n")
             response = b"".join((head, b"\r\n", self.response_fields, body))

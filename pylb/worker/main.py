@@ -29,7 +29,7 @@ from pylb.config.model import Server
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
-from pylb.net import channel
+from pylb.net import channel, messages
 from pylb.scoreboard import REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
@@ -301,7 +301,12 @@ class Worker:
             if message is None:
                 log.error("the supervisor is gone; closing when the requests under way are answered")
                 self.loop.remove_reader(self._context.channel.fileno())
-            self._order(message or _STOP)
+                message = _STOP
+            wrong = messages.wrong(message, messages.TO_WORKER)
+            if wrong:
+                log.error("a message of the supervisor is passed over: %s", wrong)
+            else:
+                self._order(message)
 
     async def _listen(self, slots: list[int]) -> None:
         """Accept from exactly these slots' sockets; a unix socket is one for all slots."""

@@ -69,11 +69,11 @@ def begin(worker: Worker, listener: Listener, connection: socket.socket, address
     """Serve an accepted connection, from ``address``."""
     host = address[0] if isinstance(address, tuple) else ""
     worker.spawn(_begin(worker, listener, connection, host))
+    worker.hand_over.adopting += 1
 
 
 async def _begin(worker: Worker, listener: Listener, connection: socket.socket, host: str) -> None:
     peer: Peer | None = None
-    worker.hand_over.adopting += 1
     try:
         if listener.accept_proxy and listener.trusts(host):
             async with asyncio.timeout(worker.timeouts.request):

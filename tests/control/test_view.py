@@ -23,8 +23,8 @@ def shown(width: int, **scaling: Any) -> str:
             "in_flight": 1200, "requests": 123456789, "busy": 0.67,
         }],
         "servers": [{
-            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "up", "active": 3,
-            "requests": 1234567, "errors": 0,
+            "backend": "main", "name": "app1", "address": "10.0.0.11:40012", "state": "unchecked",
+            "active": 3, "requests": 1234567, "errors": 0,
         }],
         "totals": {
             "requests": 1, "status_2xx": 1, "status_3xx": 0, "status_4xx": 0, "status_5xx": 0, "retries": 0,

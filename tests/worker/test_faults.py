@@ -10,8 +10,10 @@ import ast
 import asyncio
 import base64
 import contextlib
+import errno
 import gc
 import logging
+import re
 import socket
 import ssl
 import sys
@@ -32,8 +34,11 @@ from pylb.config.load import from_document
 from pylb.config.model import server_keys
 from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
+from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
+from pylb.worker.listener import Listener
 from pylb.worker.main import Worker
+from pylb.worker.pool import Upstream
 
 FOLDER = Path(pylb.worker.__file__).parent
 ROW, OTHER = 0, 1
@@ -243,10 +248,12 @@ class Stage:
         self.supervisor, child = channel.pair()
         self.pairs = [channel.pair(), channel.pair()]
         self.listeners = listeners
+        secrets = read_secrets(config)
         self.context = WorkerContext(
             config, ROW, 0, 1, listeners, self.board, child, self.pairs[ROW][0],
             [writer for _, writer in self.pairs],
             {key: number for number, key in enumerate(server_keys(config))},
+            secrets.listeners, secrets.backends,
         )  # fmt: skip
         self.worker = Worker(self.context, self.loop)
         self.life = asyncio.create_task(self.worker.serve())
@@ -586,3 +593,108 @@ def test_an_error_anywhere_costs_its_own_request_only(
             wrong.append(f"{Path(site[0]).name}:{site[1]}: {error!r}")
     gc.collect()
     assert not wrong, "\n".join([f"{len(wrong)} of {len(look.visited)}:", *wrong])
+
+
+def test_a_connect_that_raises_what_nobody_expects_is_answered_and_said_once(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a name to look for in the server's certificate did that can't be a name."""
+
+    async def fails(*_: object) -> None:
+        raise ValueError("label empty or too long")
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            monkeypatch.setattr(Upstream, "_open", fails)
+            for _ in range(5):
+                assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 500 ")
+            monkeypatch.undo()
+            assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
+            stage.worker.flush()
+            assert stage.worker.cells[Field.INTERNAL] == 5
+            assert sum(stage.board.server_column(ServerField.ACTIVE, 0)) == 0
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+    (said,) = [record for record in caplog.records if record.name == "pylb"]
+    assert said.levelno == logging.ERROR and said.exc_info is not None
+    assert "label empty or too long" in said.getMessage()
+
+
+def test_a_factory_that_raises_does_not_stop_the_listener(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libuv waits until what it has accepted is taken; after an error nobody would."""
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            monkeypatch.setattr(Listener, "protocol", lambda listener: {}[listener])
+            assert await stage.ask("plain", GET) == b""
+            monkeypatch.undo()
+            async with asyncio.timeout(10):
+                assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+
+
+def test_a_connect_without_descriptors_is_nobodys_error_and_pauses_accepting(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            worker = stage.worker
+            monkeypatch.setattr(Upstream, "_open", none_left)
+            for _ in range(2):
+                assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 503 ")
+                await _until("accepting again", lambda: worker._accepting)
+            monkeypatch.undo()
+            assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
+            worker.flush()
+            assert worker.cells[Field.PAUSES] == 2
+            assert sum(stage.board.server_column(ServerField.ERRORS, 0)) == 0
+
+    caplog.set_level(logging.INFO)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+    said = [record.getMessage() for record in caplog.records if record.name == "pylb"]
+    assert said[0] == "out of descriptors: Too many open files"
+    assert len(said) == 3 and said[1].startswith("accepting is paused: ")
+    assert said[2].startswith("accepting goes on after ")
+
+
+def test_a_server_that_fails_is_named_once_and_again_when_it_works(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def play() -> None:
+        async with Stage(folder, asyncio.get_running_loop()) as stage:
+            for _ in range(3):
+                assert (await stage.ask("down", GET)).startswith(b"HTTP/1.1 503 ")
+            server = await asyncio.start_server(_http1_server, sock=stage.closed)
+            assert (await stage.ask("down", GET)).startswith(b"HTTP/1.1 200 ")
+            for path in ("/junk", "/drop", "/never"):
+                await stage.ask("plain", get(path))
+            server.close()
+            for level, text in stage.worker.repeats.due(stage.worker.now + 20):
+                logging.getLogger("pylb").log(level, text)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(play())
+    said = "\n".join(
+        f"{record.levelname} {record.getMessage()}" for record in caplog.records if record.name == "pylb"
+    )
+    said = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", said)
+    assert said.count("WARNING server down/a at ADDRESS: connection refused") == 1
+    assert said.count("can be connected to again, after 3 failures") == 1
+    for line in (
+        "WARNING server http1/s1 at ADDRESS: bad response: ",
+        "WARNING server http1/s1 at ADDRESS: closed the connection before its response was whole",
+        "WARNING server http1/s1 at ADDRESS: no answer in time (timeouts.server)",
+        "WARNING server down/b at ADDRESS: connection refused (2 more in ",
+    ):
+        assert said.count(line) == 1, f"{line}\n{said}"
