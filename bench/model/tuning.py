@@ -56,6 +56,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "shrink_after": (5.0, 20.0),
     "settle": (0.25, 1.0, 2.0),
     "step": (1.0, 2.0, 4.0),
+    "credit": (0.0, 20.0),
 }
 TOGETHER = (
     {"high": 0.6, "low": 0.4},

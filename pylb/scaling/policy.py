@@ -11,8 +11,8 @@ The rules, in the order in which they are tried:
    More processes than cores are slower, not faster (paper, figure 2a). Workers that are busy all the time
    don't show how much load there is: then up to `STEP` times as many.
 4. So little load that fewer workers would stay below `LOW`, for `SHRINK_AFTER` seconds: half of those that
-   the most loaded moment of this time had no need of go. Each step needs that time anew: what the halved
-   surplus leaves is as long in coming back, and from 128 workers to one it is seven steps, 70 seconds.
+   the most loaded moment of this time had no need of go. Each step needs that time anew, since only the load
+   at the new count shows that it was not too much; from 128 workers to one it is seven steps, 70 seconds.
 
 Between `LOW` and `HIGH` nothing happens; since a shrink must leave the rest below `LOW`, a load at either
 threshold can't make the count flap.
