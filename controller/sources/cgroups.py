@@ -11,8 +11,8 @@ For a host whose machines each have a cgroup. They are named in a TOML file::
 ``core = 0.25`` says that one of these cores is only that part of a real one, as in a test bed.
 
 A machine needs what it uses and, with cgroup v2, what it waits for, at most its quota: one that is starved
-looks content by what it uses. The kernel only says for how long *some* process of it waited, so up to one core
-is seen. Sources: Documentation/admin-guide/cgroup-v2.rst (cpu.stat, cpu.max), cgroup-v1/cpuacct.rst
+looks content by what it uses. The kernel only says for how long *some* process of it waited, so up to one
+core is seen. Sources: Documentation/admin-guide/cgroup-v2.rst (cpu.stat, cpu.max), cgroup-v1/cpuacct.rst
 (cpuacct.usage), Documentation/accounting/psi.rst (cpu.pressure).
 """
 

@@ -43,6 +43,18 @@ class _Process:
     """By the vCPU's number."""
 
 
+def host_idle(stat: int) -> dict[int, float]:
+    """Idle seconds of each CPU, I/O wait included, by a descriptor of ``/proc/stat`` (man 5 proc)."""
+    idle: dict[int, float] = {}
+    for line in os.pread(stat, 1 << 20, 0).splitlines():
+        words = line.split()
+        if not words or not words[0].startswith(b"cpu"):
+            break
+        if words[0] != b"cpu":
+            idle[int(words[0][3:])] = (int(words[4]) + int(words[5])) / _TICKS
+    return idle
+
+
 class ProcReader:
     """Reads this host's ``/proc``.
 
@@ -101,18 +113,7 @@ class ProcReader:
                 machines[process.name] = MachineFacts(vcpus, process.cap, process.weight)
             else:
                 self._forget(pid)
-        return Facts(now, machines, self._idle())
-
-    def _idle(self) -> dict[int, float]:
-        """Idle seconds of each CPU (man 5 proc); I/O wait is idle, the CPU is free."""
-        idle: dict[int, float] = {}
-        for line in os.pread(self._stat, 1 << 20, 0).splitlines():
-            words = line.split()
-            if not words or not words[0].startswith(b"cpu"):
-                break
-            if words[0] != b"cpu":
-                idle[int(words[0][3:])] = (int(words[4]) + int(words[5])) / _TICKS
-        return idle
+        return Facts(now, machines, host_idle(self._stat))
 
     def _scan(self) -> None:
         pids = {int(name) for name in os.listdir(self._proc) if name.isdigit()}
