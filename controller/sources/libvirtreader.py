@@ -5,7 +5,7 @@ last stays, with its time; whoever reads decides what old facts are worth. A cal
 to itself, and another thread connects anew.
 
 Sources: virConnectGetAllDomainStats (``vcpu.N.time`` and ``vcpu.N.delay`` in nanoseconds; the latter is when
-a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and virDomainGetSchedulerParameters of the API's
+a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and virDomainGetSchedulerParameters of the
 reference; the QEMU driver keeps a machine's pid in ``/run/libvirt/qemu/NAME.pid``.
 """
 

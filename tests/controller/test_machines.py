@@ -310,6 +310,7 @@ def test_what_a_starved_neighbour_waits_for_is_not_lent(tmp_path: Path) -> None:
         host.sample(now)
     assert host.problem == ""
     assert host.capacity({"lb": 99.0}) == pytest.approx(1.0, abs=0.01)  # what it says doesn't enter
+    assert host.needs()["web"] == pytest.approx((0.5, 1.0), abs=0.01)
     assert host.bounds(["lb", "who"]) == {"lb": pytest.approx(1.0, abs=0.01), "who": 0}
     assert (host.usable(), host.idle(), host.per_cpu()) == (2, 0, [0, 0])
     host.sample(4.5)  # the reader is stuck
@@ -406,6 +407,9 @@ class Host:
     def machine(self, pid: int) -> str | None:
         return self.known if pid == os.getpid() else "not this one"
 
+    def needs(self) -> Mapping[str, tuple[float, float]]:
+        return {"lb": (1.25, 1.75)}
+
     def bounds(self, machines: Collection[str]) -> Mapping[str, float]:
         return {machine: {"lb": 4.0, "rich": 8.0}.get(machine, 0.0) for machine in machines}
 
@@ -427,6 +431,8 @@ async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
             found = decoder.feed(await reader.read(65536))
             grants += [message for message in found if isinstance(message, Grant)]
     assert max(grant.cores for grant in grants) == cores
+    assert (grants[-1].used, grants[-1].waited) == ((1.25, 0.5) if known else (0, 0))
+    assert ("your machine uses 1.25 cores and waits for 0.50" in grants[-1].reason) is bool(known)
     assert server.status().leases[0]["machine"] == (
         known or f"no machine: process {os.getpid()}, user {os.getuid()}"
     )
