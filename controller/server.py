@@ -40,7 +40,7 @@ from controller.sources import Hosting, Source
 from controller.sources.quota import whole_cores
 
 TICK = 0.25
-SHARE_EVERY = 0.04
+SHARE_EVERY = 0.025
 """Seconds between two sharings; a report waits for the next one."""
 HELLO_SECONDS = 5.0
 IDLE_SECONDS = 10.0

@@ -19,7 +19,7 @@ from controller.sources.machines import Facts, MachineFacts, VcpuFacts
 from controller.sources.quota import cgroup_quota
 
 RESCAN = 1.0
-"""Seconds after which machines, threads, masks, caps and weights are looked for again."""
+"""Seconds after which new machines and threads are looked for; masks, caps and weights are read in turns."""
 _LOOKS = 5  # times that a process is looked at before it counts as no machine
 _VCPU = re.compile(r"(?:CPU |fc_vcpu |vcpu)(\d+)(?:/(?:KVM|TCG))?$|ALL CPUs/TCG$")
 _VMM = ("qemu", "kvm", "firecracker", "cloud-hyp")
@@ -41,6 +41,8 @@ class _Process:
     weight: float = 100.0
     threads: dict[int, _Thread] = field(default_factory=dict)
     """By the vCPU's number."""
+    links: int = 0
+    """Of its folder of tasks: changes with their number."""
 
 
 def host_idle(stat: int) -> dict[int, float]:
@@ -75,6 +77,8 @@ class ProcReader:
         self._machines: dict[int, _Process] = {}
         self._looked: dict[int, int] = {}
         self._next_scan = -math.inf
+        self._turn: list[int] = []
+        """Machines to look at again, one at each reading."""
         self._stat = os.open(proc / "stat", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -97,6 +101,10 @@ class ProcReader:
         if now >= self._next_scan:
             self._scan()
             self._next_scan = now + RESCAN
+        elif self._machines:
+            if not self._turn:
+                self._turn = list(self._machines)
+            self._look(self._turn.pop())
         machines: dict[str, MachineFacts] = {}
         for pid in list(self._machines):
             process = self._machines[pid]
@@ -124,9 +132,15 @@ class ProcReader:
             looked = self._looked.get(pid, 0)
             if pid not in self._machines and looked >= _LOOKS:
                 continue
+            with contextlib.suppress(OSError):
+                if pid in self._machines and self._links(pid) == self._machines[pid].links:
+                    continue
             self._look(pid)
             if pid not in self._machines:
                 self._looked[pid] = looked + 1
+
+    def _links(self, pid: int) -> int:
+        return os.stat(f"{self._proc}/{pid}/task").st_nlink
 
     def _look(self, pid: int) -> None:
         """Whether a process is a machine, and which vCPUs it has."""
@@ -135,6 +149,7 @@ class ProcReader:
                 self._look_at_threads(pid)
 
     def _look_at_threads(self, pid: int) -> None:
+        links = self._links(pid)
         found: dict[int, int] = {}
         for tid in sorted(map(int, os.listdir(self._proc / f"{pid}/task"))):
             match = _VCPU.match((self._proc / f"{pid}/task/{tid}/comm").read_text().rstrip("\n"))
@@ -147,6 +162,7 @@ class ProcReader:
             taken = {other.name for other in self._machines.values()}
             name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
             process = self._machines[pid] = _Process(name if name not in taken else f"{name} ({pid})")
+        process.links = links
         for number, tid in found.items():
             cpus = frozenset(self._affinity(tid))
             known = process.threads.get(number)

@@ -198,9 +198,17 @@ def test_machines_are_found_by_their_threads(tmp_path: Path) -> None:
     ]
     (proc / "100/task/101/schedstat").write_text("7000 20 3\n")  # the file is kept open
     assert reader.read(0.5).machines["web"].vcpus[0].run == 7000
+    (proc / "100/task/104").mkdir()  # a vCPU that was plugged in
+    (proc / "100/task/104/comm").write_text("CPU 2/TCG\n")
+    (proc / "100/task/104/schedstat").write_text("4 4 4\n")
+    (scope / "cpu.weight").write_text("50\n")
     fake_proc(proc, 500, "kvm", b"kvm\0-name\0web\0", {501: ("CPU 0/KVM", "1 2 3")})
     assert "web (500)" not in reader.read(0.6).machines
     assert "web (500)" in reader.read(1.2).machines
+    assert set(reader.read(1.2).machines["web"].vcpus) == {0, 1, 2}
+    for _ in range(4):  # each machine has its turn
+        facts = reader.read(1.2)
+    assert facts.machines["web"].weight == 50
     for file in (proc / "200").rglob("schedstat"):
         file.write_text("")
     assert "fc" not in reader.read(1.3).machines
