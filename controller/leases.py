@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from controller.protocol import Grant, Hello, Report
@@ -93,6 +93,7 @@ class LeaseTable:
     def __init__(self, lease: float = LEASE_SECONDS) -> None:
         self.lease = lease
         self.holders: dict[str, Holder] = {}
+        self._needs: Mapping[str, tuple[float, float]] = {}
         self._shared = ""  # what the last sharing went by, in words
 
     def join(self, key: str, hello: Hello, now: float, machine: str | None = None) -> None:
@@ -146,6 +147,7 @@ class LeaseTable:
         idle: float,
         usable: float = math.inf,
         bounds: Mapping[str, float] = MappingProxyType({}),
+        needs: Mapping[str, tuple[float, float]] = MappingProxyType({}),
     ) -> None:
         """Share anew.
 
@@ -155,8 +157,10 @@ class LeaseTable:
             idle: how many of them nobody uses, for the reason in words.
             usable: cores that exist; nobody gets more, whatever sources and balancers say.
             bounds: per machine the cores that its balancers may have; of all machines or of none.
+            needs: per machine what it uses and what it would use if it were alone, for the grants.
         """
         self.expire(now)
+        self._needs = needs
         capacity = min(capacity, usable)
         used = sum(holder.report.busy for holder in self.holders.values())
         running: dict[str, int] = {}
@@ -186,7 +190,13 @@ class LeaseTable:
         holder = self.holders[key]
         reason = f"{self._shared}{holder.cores} leased to you"
         session, seq = holder.hello.session, holder.report.seq
-        return Grant(holder.idle, holder.cores, self.lease, reason, session, seq)
+        grant = Grant(holder.idle, holder.cores, self.lease, reason, session, seq)
+        if holder.machine not in self._needs:
+            return grant
+        used, need = self._needs[holder.machine]
+        waited = max(0.0, need - used)
+        words = f"{reason}; your machine uses {used:.2f} cores and waits for {waited:.2f}"
+        return replace(grant, reason=words, used=round(used, 3), waited=round(waited, 3))
 
     def tick(
         self,

@@ -40,7 +40,7 @@ from controller.sources import Hosting, Source
 from controller.sources.quota import whole_cores
 
 TICK = 0.25
-SHARE_EVERY = 0.04
+SHARE_EVERY = 0.025
 """Seconds between two sharings; a report waits for the next one."""
 HELLO_SECONDS = 5.0
 IDLE_SECONDS = 10.0
@@ -238,12 +238,13 @@ class ControllerServer:
             used = self.table.used()
             capacity, idle = source.capacity(used), source.idle()
             bounds = {} if self._host is None else self._host.bounds(used)
+            needs = {} if self._host is None else self._host.needs()
             usable = float(whole_cores(source.usable()))
         except Exception as error:  # grants run out
             self._say(f"source {source.name}: {error!r}")
             self.table.expire(now)
             return
-        self.table.settle(now, capacity, idle, usable, bounds)
+        self.table.settle(now, capacity, idle, usable, bounds, needs)
         for peer in self.places.all():
             holder = self.table.holders.get(peer.key)
             if holder is not None:

@@ -42,6 +42,9 @@ class Hosting(Source, Protocol):
     def bounds(self, machines: Collection[str]) -> Mapping[str, float]:
         """Cores that the balancers of each of these machines may have at most."""
 
+    def needs(self) -> Mapping[str, tuple[float, float]]:
+        """Per machine the cores that it uses, and those that it would use if it were alone."""
+
 
 SOURCES: dict[str, Callable[[str | None], Source]] = {
     "measured": lambda argument: MeasuredSource(),

@@ -4,7 +4,7 @@ The machine that a balancer runs in is known by the process at the other end of 
 port), never by what it says; what it says of its own use doesn't enter, since within an emulated machine
 stolen time looks like use. The file is TOML, and may be empty::
 
-    reader = "proc"     # what knows the machines
+    reader = "proc"     # what knows the machines: proc or libvirt
     cpus = "0-3"        # the host's CPUs that machines may use; default: all
 
 Other hypervisors are further readers: a class with `Reader`'s methods, and a line in `READERS`.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from controller.sources.libvirtreader import LibvirtReader
 from controller.sources.machines import Facts, Machine, Rates, may_use
 from controller.sources.procreader import ProcReader
 from controller.sources.table import read_document
@@ -41,7 +42,7 @@ class Reader(Protocol):
         """The name of the machine that a process runs."""
 
 
-READERS: dict[str, Callable[[], Reader]] = {"proc": ProcReader}
+READERS: dict[str, Callable[[], Reader]] = {"proc": ProcReader, "libvirt": LibvirtReader}
 
 
 class HypervisorSource:

@@ -19,7 +19,7 @@ from controller.sources.machines import Facts, MachineFacts, VcpuFacts
 from controller.sources.quota import cgroup_quota
 
 RESCAN = 1.0
-"""Seconds after which machines, threads, masks, caps and weights are looked for again."""
+"""Seconds after which new machines and threads are looked for; masks, caps and weights are read in turns."""
 _LOOKS = 5  # times that a process is looked at before it counts as no machine
 _VCPU = re.compile(r"(?:CPU |fc_vcpu |vcpu)(\d+)(?:/(?:KVM|TCG))?$|ALL CPUs/TCG$")
 _VMM = ("qemu", "kvm", "firecracker", "cloud-hyp")
@@ -41,6 +41,20 @@ class _Process:
     weight: float = 100.0
     threads: dict[int, _Thread] = field(default_factory=dict)
     """By the vCPU's number."""
+    links: int = 0
+    """Of its folder of tasks: changes with their number."""
+
+
+def host_idle(stat: int) -> dict[int, float]:
+    """Idle seconds of each CPU, I/O wait included, by a descriptor of ``/proc/stat`` (man 5 proc)."""
+    idle: dict[int, float] = {}
+    for line in os.pread(stat, 1 << 20, 0).splitlines():
+        words = line.split()
+        if not words or not words[0].startswith(b"cpu"):
+            break
+        if words[0] != b"cpu":
+            idle[int(words[0][3:])] = (int(words[4]) + int(words[5])) / _TICKS
+    return idle
 
 
 class ProcReader:
@@ -63,6 +77,8 @@ class ProcReader:
         self._machines: dict[int, _Process] = {}
         self._looked: dict[int, int] = {}
         self._next_scan = -math.inf
+        self._turn: list[int] = []
+        """Machines to look at again, one at each reading."""
         self._stat = os.open(proc / "stat", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -85,6 +101,10 @@ class ProcReader:
         if now >= self._next_scan:
             self._scan()
             self._next_scan = now + RESCAN
+        elif self._machines:
+            if not self._turn:
+                self._turn = list(self._machines)
+            self._look(self._turn.pop())
         machines: dict[str, MachineFacts] = {}
         for pid in list(self._machines):
             process = self._machines[pid]
@@ -101,18 +121,7 @@ class ProcReader:
                 machines[process.name] = MachineFacts(vcpus, process.cap, process.weight)
             else:
                 self._forget(pid)
-        return Facts(now, machines, self._idle())
-
-    def _idle(self) -> dict[int, float]:
-        """Idle seconds of each CPU (man 5 proc); I/O wait is idle, the CPU is free."""
-        idle: dict[int, float] = {}
-        for line in os.pread(self._stat, 1 << 20, 0).splitlines():
-            words = line.split()
-            if not words or not words[0].startswith(b"cpu"):
-                break
-            if words[0] != b"cpu":
-                idle[int(words[0][3:])] = (int(words[4]) + int(words[5])) / _TICKS
-        return idle
+        return Facts(now, machines, host_idle(self._stat))
 
     def _scan(self) -> None:
         pids = {int(name) for name in os.listdir(self._proc) if name.isdigit()}
@@ -123,9 +132,15 @@ class ProcReader:
             looked = self._looked.get(pid, 0)
             if pid not in self._machines and looked >= _LOOKS:
                 continue
+            with contextlib.suppress(OSError):
+                if pid in self._machines and self._links(pid) == self._machines[pid].links:
+                    continue
             self._look(pid)
             if pid not in self._machines:
                 self._looked[pid] = looked + 1
+
+    def _links(self, pid: int) -> int:
+        return os.stat(f"{self._proc}/{pid}/task").st_nlink
 
     def _look(self, pid: int) -> None:
         """Whether a process is a machine, and which vCPUs it has."""
@@ -134,6 +149,7 @@ class ProcReader:
                 self._look_at_threads(pid)
 
     def _look_at_threads(self, pid: int) -> None:
+        links = self._links(pid)
         found: dict[int, int] = {}
         for tid in sorted(map(int, os.listdir(self._proc / f"{pid}/task"))):
             match = _VCPU.match((self._proc / f"{pid}/task/{tid}/comm").read_text().rstrip("\n"))
@@ -146,6 +162,7 @@ class ProcReader:
             taken = {other.name for other in self._machines.values()}
             name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
             process = self._machines[pid] = _Process(name if name not in taken else f"{name} ({pid})")
+        process.links = links
         for number, tid in found.items():
             cpus = frozenset(self._affinity(tid))
             known = process.threads.get(number)

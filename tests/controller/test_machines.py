@@ -198,9 +198,17 @@ def test_machines_are_found_by_their_threads(tmp_path: Path) -> None:
     ]
     (proc / "100/task/101/schedstat").write_text("7000 20 3\n")  # the file is kept open
     assert reader.read(0.5).machines["web"].vcpus[0].run == 7000
+    (proc / "100/task/104").mkdir()  # a vCPU that was plugged in
+    (proc / "100/task/104/comm").write_text("CPU 2/TCG\n")
+    (proc / "100/task/104/schedstat").write_text("4 4 4\n")
+    (scope / "cpu.weight").write_text("50\n")
     fake_proc(proc, 500, "kvm", b"kvm\0-name\0web\0", {501: ("CPU 0/KVM", "1 2 3")})
     assert "web (500)" not in reader.read(0.6).machines
     assert "web (500)" in reader.read(1.2).machines
+    assert set(reader.read(1.2).machines["web"].vcpus) == {0, 1, 2}
+    for _ in range(4):  # each machine has its turn
+        facts = reader.read(1.2)
+    assert facts.machines["web"].weight == 50
     for file in (proc / "200").rglob("schedstat"):
         file.write_text("")
     assert "fc" not in reader.read(1.3).machines
@@ -310,6 +318,7 @@ def test_what_a_starved_neighbour_waits_for_is_not_lent(tmp_path: Path) -> None:
         host.sample(now)
     assert host.problem == ""
     assert host.capacity({"lb": 99.0}) == pytest.approx(1.0, abs=0.01)  # what it says doesn't enter
+    assert host.needs()["web"] == pytest.approx((0.5, 1.0), abs=0.01)
     assert host.bounds(["lb", "who"]) == {"lb": pytest.approx(1.0, abs=0.01), "who": 0}
     assert (host.usable(), host.idle(), host.per_cpu()) == (2, 0, [0, 0])
     host.sample(4.5)  # the reader is stuck
@@ -406,6 +415,9 @@ class Host:
     def machine(self, pid: int) -> str | None:
         return self.known if pid == os.getpid() else "not this one"
 
+    def needs(self) -> Mapping[str, tuple[float, float]]:
+        return {"lb": (1.25, 1.75)}
+
     def bounds(self, machines: Collection[str]) -> Mapping[str, float]:
         return {machine: {"lb": 4.0, "rich": 8.0}.get(machine, 0.0) for machine in machines}
 
@@ -427,6 +439,8 @@ async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
             found = decoder.feed(await reader.read(65536))
             grants += [message for message in found if isinstance(message, Grant)]
     assert max(grant.cores for grant in grants) == cores
+    assert (grants[-1].used, grants[-1].waited) == ((1.25, 0.5) if known else (0, 0))
+    assert ("your machine uses 1.25 cores and waits for 0.50" in grants[-1].reason) is bool(known)
     assert server.status().leases[0]["machine"] == (
         known or f"no machine: process {os.getpid()}, user {os.getuid()}"
     )

@@ -327,6 +327,39 @@ def test_a_table_gives_a_balancer_its_own_machines_cores_and_the_idle_ones(tmp_p
     assert source.capacity({"stranger": 1.0}) == 1
 
 
+@pytest.mark.parametrize(
+    ("quotas", "left"),
+    [
+        ({}, 3.0),
+        ({"vms/web": "30000 100000"}, 3.7),
+        ({"vms": "80000 100000"}, 3.2),
+        ({"vms/web": "max 1"}, 3.0),
+    ],
+)
+def test_what_a_starved_machine_waits_for_is_not_lent(
+    tmp_path: Path, quotas: dict[str, str], left: float
+) -> None:
+    file = tmp_path / "vms.toml"
+    file.write_text('cores = 4\n[vms]\nweb.cgroup = "/vms/web"\n')
+    folder = tmp_path / "cgroup/vms/web"
+    folder.mkdir(parents=True)
+    for path, quota in quotas.items():
+        (tmp_path / "cgroup" / path / "cpu.max").write_text(f"{quota}\n")
+
+    def has(ran: float, waited: float) -> None:
+        (folder / "cpu.stat").write_text(f"usage_usec {ran * 1e6:.0f}\nuser_usec 1\n")
+        total = f"{waited * 1e6:.0f}"
+        (folder / "cpu.pressure").write_text(f"some avg10=1.00 total={total}\nfull avg10=0.00 total=0\n")
+
+    has(10, 50)
+    source = CgroupSource(str(file), tmp_path / "cgroup")
+    source.sample(0)
+    has(10.3, 50.7)
+    source.sample(1)
+    assert source.capacity({"lb": 1.0}) == pytest.approx(left)
+    assert source.idle() == pytest.approx(3.7)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_cgroups_tell_what_machines_use(tmp_path: Path, version: int) -> None:
     file = tmp_path / "vms.toml"
