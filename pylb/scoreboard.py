@@ -16,10 +16,12 @@ global number of active requests of a server is one ``sum`` over a slice.
 from __future__ import annotations
 
 import mmap
+from array import array
+from collections.abc import Iterable
 from enum import IntEnum
+from operator import add
 
-LATENCY_BUCKETS = 32
-"""Bucket *i* counts requests that took less than 2**i microseconds (and not less than 2**(i-1))."""
+from pylb import latency
 
 REASONS = (
     "syntax",
@@ -78,9 +80,8 @@ class Field(IntEnum):
     TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
     FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
     LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
-    LATENCY = 31  # first of LATENCY_BUCKETS counters
-    REFUSED_FOR = 31 + LATENCY_BUCKETS  # first of len(REASONS) counters
-    END = 31 + LATENCY_BUCKETS + len(REASONS)
+    REFUSED_FOR = 31  # first of len(REASONS) counters
+    END = 31 + len(REASONS)
 
 
 GAUGES = frozenset(
@@ -152,16 +153,22 @@ class ControlField(IntEnum):
     OWED_NS = 7  # when growth that was claimed back too soon is made up for
 
 
+NO_BACKEND, OTHER_BACKENDS = 0, 1
+"""Whose response times are kept beside those of backends: requests that were for none (redirects, refusals),
+and backends for which there was no room."""
+
+
 class Scoreboard:
     """The mapping and typed views of it.
 
     Args:
         slots: number of worker slots (the most workers that may serve at once).
         servers: how many servers can be told apart at once, those of leaving workers included.
+        backends: how many backends' response times are told apart at once.
         rows: how many workers may exist at once, those that leave included; at least ``4 * slots + 4``.
     """
 
-    def __init__(self, slots: int, servers: int = 512, rows: int = 0) -> None:
+    def __init__(self, slots: int, servers: int = 512, rows: int = 0, backends: int = 256) -> None:
         self.slots = slots
         self.rows = max(4 * slots + 4, rows)
         self.servers = servers
@@ -171,7 +178,11 @@ class Scoreboard:
         slots_size = len(SlotField) * slots
         notes_size = len(RowField) * self.rows
         singles = len(SupervisorField) + len(ControlField)
-        self._map = mmap.mmap(-1, 8 * (rows_size + servers_size + slots_size + notes_size + singles))
+        self._times = 2 + backends
+        times_size = self._times * (self.rows + 1) * latency.WIDTH  # most of it is never touched
+        self._map = mmap.mmap(
+            -1, 8 * (rows_size + servers_size + slots_size + notes_size + singles + times_size)
+        )
         self._cells = memoryview(self._map).cast("q")
         self._server_base = rows_size
         self._slot_base = rows_size + servers_size
@@ -181,6 +192,9 @@ class Scoreboard:
         """Cells indexed by `SupervisorField`."""
         self.control = self._cells[singles_base + len(SupervisorField) : singles_base + singles]
         """Cells indexed by `ControlField`."""
+        self._times_base = singles_base + singles
+        self.backends: dict[str, int] = {}
+        """Whose response times are where. The supervisor changes it, and children have it from their fork."""
 
     def row(self, row: int) -> memoryview:
         """The cells of one row, indexed by `Field`. `rows` itself is the retired row."""
@@ -193,6 +207,30 @@ class Scoreboard:
             raise IndexError(f"server {server} of {self.servers}")
         start = self._server_base + (field * self.servers + server) * (self.rows + 1)
         return self._cells[start : start + self.rows + 1]
+
+    def times(self, backend: int, row: int) -> memoryview:
+        """A backend's response times by one worker: `latency.WIDTH` cells."""
+        start = self._times_base + (backend * (self.rows + 1) + row) * latency.WIDTH
+        return self._cells[start : start + latency.WIDTH]
+
+    def add_backends(self, wanted: Iterable[str], kept: Iterable[str]) -> None:
+        """Make room for backends (supervisor only); ``kept`` are others that workers still know."""
+        known = self.backends
+        fresh = [name for name in dict.fromkeys(wanted) if name not in known]
+        if len(known) + len(fresh) > self._times - 2:
+            for name in known.keys() - {*wanted, *kept}:
+                self.times(known.pop(name), self.rows)[:] = memoryview(array("q", bytes(8 * latency.WIDTH)))
+        free = iter(sorted(set(range(2, self._times)) - set(known.values())))
+        known.update(zip(fresh, free, strict=False))
+
+    def times_total(self, backend: int) -> list[int]:
+        """A backend's response times over all workers, gone ones included."""
+        total = self.times(backend, self.rows).tolist()
+        for row in self.live_rows():
+            times = self.times(backend, row)
+            if any(times):
+                total = list(map(add, total, times))
+        return total
 
     def slot(self, slot: int) -> memoryview:
         """The cells of one slot, indexed by `SlotField`."""
@@ -230,6 +268,14 @@ class Scoreboard:
                     if field is not ServerField.ACTIVE:
                         column[self.rows] += column[row]
                     column[row] = 0
+        for backend in (NO_BACKEND, OTHER_BACKENDS, *self.backends.values()):
+            self._fold_times(backend, row)
+
+    def _fold_times(self, backend: int, row: int) -> None:
+        times, retired = self.times(backend, row), self.times(backend, self.rows)
+        if any(times):
+            retired[:] = memoryview(array("q", map(add, retired, times)))
+            times[:] = memoryview(array("q", bytes(8 * latency.WIDTH)))
 
     def forget_server(self, server: int) -> None:
         """Clear the figures of a server that no worker knows, for another one to come (supervisor only)."""

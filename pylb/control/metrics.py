@@ -9,10 +9,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
+from pylb import latency
 from pylb.config.model import ServerKey
 from pylb.control import snapshot
 from pylb.control.scaler import Scaler
-from pylb.scoreboard import LATENCY_BUCKETS, REASONS, Field, Scoreboard
+from pylb.scoreboard import NO_BACKEND, OTHER_BACKENDS, REASONS, Field, Scoreboard
 
 _COUNTERS = {
     "accepted": "Client connections accepted.",
@@ -34,6 +35,7 @@ class BoardCollector:
     def __init__(self, board: Scoreboard, servers: dict[ServerKey, int], scaler: Scaler) -> None:
         self._board = board
         self._servers = servers
+        self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
 
     def collect(self) -> Iterator[Metric]:
@@ -72,14 +74,22 @@ class BoardCollector:
         )
 
     def _latency(self) -> Metric:
-        buckets = []
-        seen = 0
-        for bucket in range(LATENCY_BUCKETS):
-            seen += sum(self._board.row(row)[Field.LATENCY + bucket] for row in range(self._board.rows + 1))
-            bound = "+Inf" if bucket == LATENCY_BUCKETS - 1 else repr((1 << bucket) / 1e6)
-            buckets.append((bound, seen))
-        histogram = HistogramMetricFamily("pylb_request_duration_seconds", "Head read to answer written.")
-        histogram.add_metric([], buckets, sum_value=None)
+        histogram = HistogramMetricFamily(
+            "pylb_request_duration_seconds", "Head read to answer written.", labels=["backend"]
+        )
+        named = {"(none)": NO_BACKEND, "(other)": OTHER_BACKENDS}
+        named |= {name: self._board.backends[name] for name in self._backends if name in self._board.backends}
+        for name, backend in named.items():
+            times = self._board.times_total(backend)
+            if name == "(other)" and not any(times):
+                continue
+            buckets = []
+            seen = 0
+            for bucket, count in enumerate(times[: latency.BUCKETS]):
+                seen += count
+                bound = "+Inf" if bucket == latency.LAST else repr(latency.bound(bucket) / 1e6)
+                buckets.append((bound, seen))
+            histogram.add_metric([name], buckets, sum_value=times[latency.SUM] / 1e6)
         return histogram
 
     def _workers(self) -> Iterator[Metric]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from operator import add
 from typing import Any
 
+from pylb import latency
 from pylb.config.model import ServerKey
-from pylb.scoreboard import LATENCY_BUCKETS, Field, RowField, Scoreboard, ServerField, SlotField, State
+from pylb.scoreboard import (
+    NO_BACKEND,
+    OTHER_BACKENDS,
+    Field,
+    RowField,
+    Scoreboard,
+    ServerField,
+    SlotField,
+    State,
+)
 
 _PATIENCE = 12
 """Looks, four a second, after which a worker that shows no sign of life counts as idle."""
@@ -65,25 +75,17 @@ class Percentiles:
         self._before = self._counts()
 
     def _counts(self) -> list[int]:
-        counts = [0] * LATENCY_BUCKETS
-        for row in range(self._board.rows + 1):
-            cells = self._board.row(row)
-            for bucket in range(LATENCY_BUCKETS):
-                counts[bucket] += cells[Field.LATENCY + bucket]
+        counts = [0] * latency.BUCKETS
+        for backend in (NO_BACKEND, OTHER_BACKENDS, *self._board.backends.values()):
+            counts = list(map(add, counts, self._board.times_total(backend)))
         return counts
 
     def sample(self, quantile: float) -> float:
-        """An upper bound of the quantile in milliseconds; 0 when nothing was answered."""
+        """An upper bound of the quantile in milliseconds (`latency`); 0 when nothing was answered."""
         counts = self._counts()
         delta = [max(0, after - before) for after, before in zip(counts, self._before, strict=True)]
         self._before = counts
-        wanted = math.ceil(sum(delta) * quantile)
-        seen = 0
-        for bucket, count in enumerate(delta):
-            seen += count
-            if wanted and seen >= wanted:
-                return float(1 << bucket) / 1000
-        return 0.0
+        return latency.quantile(delta, quantile)
 
 
 def state(board: Scoreboard, row: int) -> str:

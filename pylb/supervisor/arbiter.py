@@ -153,6 +153,12 @@ class Arbiter:
         if len(found) < len(fresh):
             return False
         self.servers.update(found)
+        workers = self.fleet.workers.values() if hasattr(self, "fleet") else ()
+        configs = [self.served_config, *(worker.config for worker in workers)]
+        self.board.add_backends(
+            [backend.name for backend in config.backends],
+            [backend.name for known in configs for backend in known.backends],
+        )
         return True
 
     def _count_lost(self, lines: int) -> None:

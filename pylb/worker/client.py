@@ -257,7 +257,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
             self.counters[Field.STATUS_1XX - 1 + status // 100] += 1
             self.response_started = True
             self.write(listener.health_response(status, self.close_after, self.method == b"HEAD"))
-            self.done()
+            self.done(times=self.worker.times)
         elif listener.redirect:
             self._redirect(outgoing)
         else:
@@ -276,7 +276,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.counters[Field.STATUS_3XX] += 1
         self.response_started = True
         self.write(redirect_response(location, self.close_after))
-        self.done()
+        self.done(times=self.worker.times)
 
     def _body_begins(self, data: bytes) -> bytes:
         """Take from what came with the head that which belongs to the body."""
@@ -378,6 +378,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         """Answer what can't be understood, and close: what follows can't be trusted either."""
         counters = self.counters
         self.worker.count_refusal(refused)
+        times = self.worker.times if self.upstream is None else None
         if self.busy:
             self.leave_server()
         else:
@@ -390,7 +391,7 @@ class ClientConnection(HttpExchange, asyncio.Protocol):
         self.buffer = b""
         if self.busy:
             self.body_done = False
-            self.done(abort=started)
+            self.done(abort=started, times=times)
         else:
             self.close(linger=True)
 

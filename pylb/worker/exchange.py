@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from pylb.http.request import IDEMPOTENT
 from pylb.http.response import ResponseHead
+from pylb.latency import LAST, SUM
 from pylb.net.tls import asked_name
-from pylb.scoreboard import LATENCY_BUCKETS, Field
+from pylb.scoreboard import Field
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.reasons import in_words
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
 _REQUESTS = int(Field.REQUESTS)
 _STATUS = int(Field.STATUS_1XX) - 1
-_LATENCY = int(Field.LATENCY)
-_LAST_BUCKET = LATENCY_BUCKETS - 1
 
 _SLACK = 1.0  # seconds that a task may be late
 
@@ -237,19 +236,27 @@ class Exchange(ABC):
         except Exception as another:
             worker.internal(another)
 
-    def fail(self, status: int) -> None:
+    def fail(self, status: int, times: list[int] | None = None) -> None:
         """Answer the request with an error of pylb's own."""
         if not self.closed:
             self.counters[_STATUS + status // 100] += 1
             self.write_error(status)
-        self.done()
+        self.done(times=times)
 
-    def done(self, abort: bool = False) -> None:
-        """Count the request and let the client side go on."""
-        counters = self.counters
-        counters[_REQUESTS] += 1
-        bucket = ((_now_ns() - self.started_ns) // 1000).bit_length()
-        counters[_LATENCY + (bucket if bucket < _LAST_BUCKET else _LAST_BUCKET)] += 1
+    def done(self, abort: bool = False, times: list[int] | None = None) -> None:
+        """Count the request and let the client side go on; ``times`` are those it is one of, if not the
+        backend's."""
+        self.counters[_REQUESTS] += 1
+        if times is None:
+            times = self.backend.times
+        spent = (_now_ns() - self.started_ns) // 1000
+        times[SUM] += spent
+        bits = spent.bit_length()  # as in `latency.bucket`
+        if bits < 7:
+            times[0] += 1
+        else:
+            index = 4 * bits + (spent >> bits - 3) - 31
+            times[index if index < LAST else LAST] += 1
         self.busy = False
         self.outgoing = b""
         if self.trailer_lines:

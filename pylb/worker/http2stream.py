@@ -113,7 +113,7 @@ class Http2Stream(HttpExchange):
         if health:
             self.counters[Field.STATUS_1XX - 1 + health // 100] += 1
             self._own(listener.health_response(health, False, False))
-            self.done()
+            self.done(times=self.worker.times)
             return
         if location:
             self._redirect(location)
@@ -128,7 +128,7 @@ class Http2Stream(HttpExchange):
         self.counters[Field.STATUS_3XX] += 1
         self.ended = True
         self._headers([(b":status", b"308"), (b"location", location), (b"content-length", b"0")], True)
-        self.done()
+        self.done(times=self.worker.times)
 
     def received(self, data: bytes, length: int) -> None:
         """A piece of the body, and how much of the window it has cost."""
@@ -204,11 +204,12 @@ class Http2Stream(HttpExchange):
     def refuse(self, refused: Refused) -> None:
         """Answer a request that is not passed on."""
         self.worker.count_refusal(refused)
+        times = self.worker.times if self.upstream is None else None
         self.leave_server()
         if self.response_started:
             self.done(abort=True)
         else:
-            self.fail(refused.status)
+            self.fail(refused.status, times)
 
     # The response
 

@@ -24,13 +24,14 @@ from typing import Any
 
 import uvloop
 
+from pylb import latency
 from pylb import log as logging_
 from pylb.config.model import Server
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
 from pylb.net import channel, messages
-from pylb.scoreboard import REASONS, Field, State, SupervisorField
+from pylb.scoreboard import NO_BACKEND, REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
 from pylb.worker.context import WorkerContext
@@ -88,6 +89,8 @@ class Worker:
         self.tls = context.tls
         self._run_queue = RunQueue()
         self._held_by_others = 0  # client connections of other workers, as of the last tick
+        self.times = [0] * latency.WIDTH  # of requests that are for no backend
+        self._times = context.board.times(NO_BACKEND, context.row)
         backends = {}
         for backend in config.backends:
 
@@ -524,8 +527,9 @@ class Worker:
         counters[Field.CONNECTIONS] = len(self.clients)
         counters[Field.IN_FLIGHT] = sum(upstream.active[upstream.row] for upstream in self.upstreams)
         self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
-        for upstream in self.upstreams:
-            upstream.flush()
+        self._times[:] = memoryview(array("q", self.times))
+        for backend in self._backends:
+            backend.flush()
 
 
 def _open_descriptors() -> int:

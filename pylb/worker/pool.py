@@ -6,15 +6,17 @@ import asyncio
 import logging
 import socket
 import ssl
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pylb import latency
 from pylb.balance import ALGORITHMS
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.log import log
 from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
-from pylb.scoreboard import Scoreboard, ServerField
+from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.server import ServerConnection
 
@@ -196,6 +198,9 @@ class Backend:
             raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
+        # Counted here and written with each tick, as all is.
+        self.times = [0] * latency.WIDTH
+        self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)
         name = config.tls.name if config.tls is not None else None
         self.upstreams = [
             Upstream(
@@ -218,3 +223,9 @@ class Backend:
     def look_at(self, rows: int) -> None:
         """Sum over the first rows only: those behind them are unused."""
         self._columns[:] = [upstream.active[:rows] for upstream in self.upstreams]
+
+    def flush(self) -> None:
+        """Write what was counted to the scoreboard."""
+        self._times[:] = memoryview(array("q", self.times))
+        for upstream in self.upstreams:
+            upstream.flush()

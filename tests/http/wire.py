@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import h11
 
+from pylb import latency
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend, Limits, Server, Timeouts
@@ -64,6 +65,7 @@ class _Worker:
         self.server_connections: set[Any] = set()
         self.connecting: set[Any] = set()
         self.said: list[str] = []
+        self.times = [0] * latency.WIDTH
         self.moves = self.leaving = self.stopping = False
         self.recalls = Recalls(2.0)
 
