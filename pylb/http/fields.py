@@ -23,10 +23,9 @@ def finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
     """What finds the lines with these names in a head *in lower case*, and where its field lines end.
 
     To be used with `finditer`, from the CRLF before the first line on. Each match is a line from the LF
-    before it to the CR behind it; group 1 is the name, group 2 the value without the white space before it.
-    The last match has neither: it begins where there is no field line (RFC 9110 §5), and has all that
-    follows. In a good head that is the empty line, three bytes before the end; anywhere else the head is
-    malformed.
+    before it to the CR behind it; group 1 is the name, group 2 the value with the white space around it. The
+    last match has neither: it begins where there is no field line (RFC 9110 §5), and has all that follows. In
+    a good head that is the empty line, three bytes before the end; anywhere else the head is malformed.
 
     CGI and WSGI take ``_`` and ``-`` for the same, so a line could pass for another (a forged
     ``X_Forwarded_For``): names that are written so are found too, as they are written, and mean nothing
@@ -39,7 +38,7 @@ def finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
     )
     # The LF that is looked at next is the one that ends the line: before it there is none.
     return re.compile(
-        rb"\n(?:(" + meaningful + rb"):[\t ]*(" + TEXT + rb"*)\r(?=\n)"
+        rb"\n(?:(" + meaningful + rb"):(" + TEXT + rb"*)\r(?=\n)"
         rb"|(?!" + TOKEN + rb"+:" + TEXT + rb"*\r\n)(?s:.*))"
     )
 

@@ -89,10 +89,25 @@ def _read_line(line: bytes) -> tuple[bytes, bool, bytes, bytes | None]:
     return method, version == b"HTTP/1.1", b"%s %s HTTP/1.1" % (method, target), authority
 
 
+def _judge(block: bytes) -> None:
+    """What llhttp says of a block of fields.
+
+    Raises:
+        Refused: it can't be read.
+    """
+    try:
+        httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
+    except httptools.HttpParserUpgrade:
+        # It doesn't look at the transfer coding then.
+        _judge(without(block[:-4], {b"upgrade"}) + b"\r\n\r\n")
+    except httptools.HttpParserError:
+        raise Refused(400, "syntax") from None
+
+
 def _value(block: bytes, match: re.Match[bytes]) -> bytes:
     """The value of a field that was found, as it came, without the white space around it."""
     start, end = match.span(2)
-    return block[start:end].rstrip(b"\t ")
+    return block[start:end].strip(b"\t ")
 
 
 class RequestHead:
@@ -264,10 +279,10 @@ class RequestHead:
                     raise Refused(400, "content_length")
                 content_length = int(value)
             elif name == b"transfer-encoding":
-                if chunked or match[2].rstrip(b"\t ") != b"chunked" or not http11:
+                if chunked or match[2].strip(b"\t ") != b"chunked" or not http11:
                     raise Refused(400, "transfer_encoding")
                 chunked = True
-            elif name == b"expect" and match[2].rstrip(b"\t ") != b"100-continue":
+            elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
                 raise Refused(417, "expect")
             elif (
                 name == b"x-request-id"
@@ -279,12 +294,7 @@ class RequestHead:
                 cut.append(match)
         if content_length >= 0 and chunked:
             raise Refused(400, "content_length_and_transfer_encoding")
-        try:
-            httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError:
-            raise Refused(400, "syntax") from None
+        _judge(block)
         if host is None and http11:
             raise Refused(400, "host")
         self.keep_alive = http11

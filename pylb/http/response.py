@@ -69,7 +69,7 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
     end = 0  # of the last line that was cut
     for match in found:
         name, value = match.groups()
-        value = value.rstrip(b"\t ")
+        value = value.strip(b"\t ")
         if name == b"content-length":
             if content_length >= 0 or not value.isdigit() or len(value) > 18:
                 raise BadResponse("content-length")
@@ -87,8 +87,7 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
                     keep_alive = False
                 named.update(tokens)
             elif name == b"upgrade":
-                at = match.start(2)
-                upgrade = raw[at : at + len(value)]
+                upgrade = raw[match.start(2) : match.end(2)].strip(b"\t ")
     if chunked and (content_length >= 0 or not http11):
         raise BadResponse("ambiguous length")
     if status < 200 or status == 204:

@@ -1,4 +1,3 @@
-
 LINES = [
     *(b"Host: a", b"host: b", b"Connection: close", b"Connection: keep-alive, x-gone", b"X-Gone: 1", b"A: b"),
     *(b"Content-Length: 2", b"content-length:3", b"Transfer-Encoding: chunked", b"A: c", b"A : c", b" d: e"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import random
+import re
 import sys
 import time
 import uuid
@@ -34,7 +35,7 @@ HEADS = [
     b"Cookie: session=0123456789abcdef; theme=dark\r\n\r\n",
     b"GET /style.css HTTP/1.1\r\nHost: example.org:8080\r\nUser-Agent: Mozilla/5.0 (rv:140.0) Firefox/140.0\r\n"
     b"Accept: text/css,*/*;q=0.1\r\nReferer: https://example.org/\r\nDNT: 1\r\nConnection: keep-alive\r\n"
-    b"If-None-Match: \"abc\"\r\nPriority: u=2\r\nPragma: no-cache\r\nCache-Control: no-cache\r\nTE: trailers\r\n\r\n",
+    b'If-None-Match: "abc"\r\nPriority: u=2\r\nPragma: no-cache\r\nCache-Control: no-cache\r\nTE: trailers\r\n\r\n',
     b"POST /form HTTP/1.1\r\nHost: [2001:db8::1]:80\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     b"Content-Length: 27\r\nOrigin: https://example.org\r\nConnection: keep-alive\r\n\r\n",
     # Tools
@@ -75,7 +76,7 @@ RESPONSES = [
     b"set-cookie: c=d\r\nvary: accept-encoding\r\nx-request-id: 17\r\nconnection: keep-alive\r\n"
     b"keep-alive: timeout=5\r\n\r\n",
     b"HTTP/1.0 302 Found\r\nLocation: /x\r\nConnection: close\r\n\r\n",
-    b"HTTP/1.1 304 Not Modified\r\nETag: \"a\"\r\nContent-Length: 10\r\n\r\n",
+    b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\nContent-Length: 10\r\n\r\n',
     b"HTTP/1.1 204 No Content\r\nServer: a\r\n\r\n",
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\nLink: </s.css>; rel=preload\r\n\r\n",
@@ -93,19 +94,62 @@ LINES = [
     *(b"Upgrade:", b"Upgrade: a/b", b"Upgrade: a b", b"upgrade: H2", b"Upgrade: x,", b"Connection: upgrade"),
     *(b"Connection:", b"Connection: ,", b"Connection: close, upgrade", b"Connection: Keep-Alive"),
     *(b"Connection: host", b"Connection: content-length, via", b"Connection: transfer-encoding,cookie"),
-    *(b"Connection: a b;c", b"Connection: \xe9x-a", b"connection: x-forwarded-for", b"Connection: upgrade,te"),
-    *(b"Host:", b"Host: [::1]:80", b"Host: a:65535", b"Host: a:65536", b"Host: A.B", b"HOST:\ta \t", b"Host: a/b"),
+    *(
+        b"Connection: a b;c",
+        b"Connection: \xe9x-a",
+        b"connection: x-forwarded-for",
+        b"Connection: upgrade,te",
+    ),
+    *(
+        b"Host:",
+        b"Host: [::1]:80",
+        b"Host: a:65535",
+        b"Host: a:65536",
+        b"Host: A.B",
+        b"HOST:\ta \t",
+        b"Host: a/b",
+    ),
     *(b"X-Request-ID:", b"x-request-id: 1", b"X-Forwarded-Host: c:1", b"x-forwarded-proto: https"),
-    *(b"x-forwarded-for:", b"X-Forwarded-For:  1.2.3.4 ", b"forwarded:", b"Forwarded: a, b", b"tex: 1", b"hosts: a"),
-    *(b"Content-Length: 0", b"Content-Length: 000000000000000001", b"Content-Length:\t5 ", b"Content-Length:7"),
-    *(b"Transfer-Encoding:\tChunked ", b"transfer-encoding:chunked", b"TE:", b"te: a", b"TE: b", b"A:", b"A: "),
+    *(
+        b"x-forwarded-for:",
+        b"X-Forwarded-For:  1.2.3.4 ",
+        b"forwarded:",
+        b"Forwarded: a, b",
+        b"tex: 1",
+        b"hosts: a",
+    ),
+    *(
+        b"Content-Length: 0",
+        b"Content-Length: 000000000000000001",
+        b"Content-Length:\t5 ",
+        b"Content-Length:7",
+    ),
+    *(
+        b"Transfer-Encoding:\tChunked ",
+        b"transfer-encoding:chunked",
+        b"TE:",
+        b"te: a",
+        b"TE: b",
+        b"A:",
+        b"A: ",
+    ),
 ]
 REQUEST_LINES = [
     *(raw.split(b"\r\n")[0] for raw, _, _ in test_refusals.CASES.values()),
     *(raw.split(b"\r\n")[0] for raw, _ in test_refusals.ACCEPTED.values()),
-    *(b"GET http://[::1]:8/ HTTP/1.1", b"GET HTTPS://a?b HTTP/1.0", b"A / HTTP/1.1", b"GET http://A/ HTTP/1.1"),
+    *(
+        b"GET http://[::1]:8/ HTTP/1.1",
+        b"GET HTTPS://a?b HTTP/1.0",
+        b"A / HTTP/1.1",
+        b"GET http://A/ HTTP/1.1",
+    ),
     *(b"TRACER / HTTP/1.1", b"CONNECT / HTTP/1.1", b"get / HTTP/1.0", b"GET /" + b"p" * 8170 + b" HTTP/1.1"),
-    *(b"GET http://a/#x HTTP/1.1", b"GET http://a:99999/ HTTP/1.1", b"OPTIONS * HTTP/1.0", b"OPTIONS http://a?b HTTP/1.1"),
+    *(
+        b"GET http://a/#x HTTP/1.1",
+        b"GET http://a:99999/ HTTP/1.1",
+        b"OPTIONS * HTTP/1.0",
+        b"OPTIONS http://a?b HTTP/1.1",
+    ),
 ]
 STATUS_LINES = [raw.split(b"\r\n")[0] for raw in test_bad_responses.BAD] + [
     *(b"HTTP/1.1 200 OK: a", b"HTTP/1.0 199 ", b"HTTP/1.1 599 \xe9\t", b"HTTP/1.1 100", b"HTTP/1.1 200 a:b"),
@@ -113,13 +157,46 @@ STATUS_LINES = [raw.split(b"\r\n")[0] for raw in test_bad_responses.BAD] + [
 ]
 BITS = [
     *(b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\x00", b"0", b"chunked", b",", b";", b"\r\n\r\n", b"\x0b"),
-    *(b"HTTP/1.1", b"-", b"_", b"+", b"\xff", b"\x7f", b"\x80", b": ", b"\r\n ", b"\r\r\n", b"#", b'"', b"/", b"?"),
-    *(b"close", b"upgrade", b"keep-alive", b"\r\nHost: a", b"\r\nContent-Length: 1", b"\x1f", b"\x85", b"\xa0", b"\x0c"),
+    *(
+        b"HTTP/1.1",
+        b"-",
+        b"_",
+        b"+",
+        b"\xff",
+        b"\x7f",
+        b"\x80",
+        b": ",
+        b"\r\n ",
+        b"\r\r\n",
+        b"#",
+        b'"',
+        b"/",
+        b"?",
+    ),
+    *(
+        b"close",
+        b"upgrade",
+        b"keep-alive",
+        b"\r\nHost: a",
+        b"\r\nContent-Length: 1",
+        b"\x1f",
+        b"\x85",
+        b"\xa0",
+        b"\x0c",
+    ),
 ]
 NAMES = [
     *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings", b"keep-alive"),
     *(b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"x-client-cert-subject"),
-    *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-request-id", b"cookie", b"x-a", b"date"),
+    *(
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-request-id",
+        b"cookie",
+        b"x-a",
+        b"date",
+    ),
 ]
 
 
@@ -134,7 +211,9 @@ def mutate(source: random.Random, raw: bytes, firsts: list[bytes], heads: list[b
         if kind == 0:
             lines.insert(max(place, 1), source.choice(LINES))
         elif kind == 1:
-            lines.insert(max(place, 1), source.choice(source.choice(heads)[:-4].split(b"\r\n")[1:] or [b"A: b"]))
+            lines.insert(
+                max(place, 1), source.choice(source.choice(heads)[:-4].split(b"\r\n")[1:] or [b"A: b"])
+            )
         elif kind == 2 and place:
             del lines[place]
         elif kind == 3 and place:
@@ -142,12 +221,24 @@ def mutate(source: random.Random, raw: bytes, firsts: list[bytes], heads: list[b
         elif kind == 4:
             lines[0] = source.choice(firsts)
         elif kind == 5:  # named by Connection
-            named = b", ".join(source.choice(lines).partition(b":")[0] for _ in range(source.choice((1, 1, 2))))
+            named = b", ".join(
+                source.choice(lines).partition(b":")[0] for _ in range(source.choice((1, 1, 2)))
+            )
             lines.append(source.choice((b"Connection: ", b"connection:", b"Connection: close, ")) + named)
         elif kind == 6:
             name, colon, value = line.partition(b":")
-            name = source.choice((name.upper(), name.lower(), name.title(), name.replace(b"-", b"_", 1),
-                                  name.replace(b"-", b"_"), name.replace(b"_", b"-"), name + b" ", b" " + name))
+            name = source.choice(
+                (
+                    name.upper(),
+                    name.lower(),
+                    name.title(),
+                    name.replace(b"-", b"_", 1),
+                    name.replace(b"-", b"_"),
+                    name.replace(b"_", b"-"),
+                    name + b" ",
+                    b" " + name,
+                )
+            )
             lines[place] = name + colon + value
         elif kind == 7:
             name, colon, value = line.partition(b":")
@@ -163,9 +254,13 @@ def mutate(source: random.Random, raw: bytes, firsts: list[bytes], heads: list[b
             lines[place], lines[other] = lines[other], line
         elif kind == 10 and pick() < 0.1:
             count = source.choice((90, 99, 100, 101, 150)) - len(lines)
-            lines += [source.choice(lines[1:] or [b"A: b"]) if pick() < 0.1 else b"A: b" for _ in range(count)]
+            lines += [
+                source.choice(lines[1:] or [b"A: b"]) if pick() < 0.1 else b"A: b" for _ in range(count)
+            ]
         elif kind == 11 and pick() < 0.05:
-            lines[place] += source.choice((b"x", b"/", b" ", b"1")) * source.choice((4000, 8150, 8200, 16000, 17000))
+            lines[place] += source.choice((b"x", b"/", b" ", b"1")) * source.choice(
+                (4000, 8150, 8200, 16000, 17000)
+            )
         elif kind == 12:  # what differs from request to request
             lines[0] = lines[0].replace(b" /", b" /%d" % source.randrange(1000), 1)
         else:
@@ -173,9 +268,9 @@ def mutate(source: random.Random, raw: bytes, firsts: list[bytes], heads: list[b
             if kind == 13:
                 lines[place] = line[:at] + source.choice(BITS) + line[at:]
             elif kind == 14:
-                lines[place] = line[:at] + line[at + source.choice((1, 1, 2, 5)):]
+                lines[place] = line[:at] + line[at + source.choice((1, 1, 2, 5)) :]
             else:
-                lines[place] = line[:at] + bytes([source.randrange(256)]) + line[at + 1:]
+                lines[place] = line[:at] + bytes([source.randrange(256)]) + line[at + 1 :]
     raw = b"\r\n".join(lines) + b"\r\n\r\n"
     if pick() < 0.02:
         return raw  # may have an empty line in it, as no caller gives it
@@ -225,7 +320,13 @@ def batch(seed: str, counts: collections.Counter[str], say: bool = False) -> lis
     if source.random() < 0.6:
         options = {name: source.random() < 0.5 for name in ("trusted", "forwarded", "request_id")}
         options["extra"] = source.choice((b"", b"X-Client-Cert-Subject: CN=a\r\n"))
-    where = source.choice(((b"192.0.2.7", b"h:80", b"http"), (b"2001:db8::1", b"[::1]:443", b"https"), (b"unix", b"localhost", b"http")))
+    where = source.choice(
+        (
+            (b"192.0.2.7", b"h:80", b"http"),
+            (b"2001:db8::1", b"[::1]:443", b"https"),
+            (b"unix", b"localhost", b"http"),
+        )
+    )
     limits = source.choice(((8192, 16384, 100),) * 4 + ((200, 400, 5), (1 << 20, 1 << 20, 5000)))
     new = new_request.RequestHead(*where, new_request.HeadLimits(*limits), **options)
     raw = source.choice(HEADS)
@@ -238,7 +339,10 @@ def batch(seed: str, counts: collections.Counter[str], say: bool = False) -> lis
             if len(raw) > 20000:
                 raw = source.choice(HEADS)
         elif kind < 0.85:  # only the line differs
-            raw = b"%s /%d HTTP/1.%d" % (source.choice((b"GET", b"POST")), number, source.choice((1, 1, 1, 0))) + raw[raw.find(b"\r\n") :]
+            raw = (
+                b"%s /%d HTTP/1.%d" % (source.choice((b"GET", b"POST")), number, source.choice((1, 1, 1, 0)))
+                + raw[raw.find(b"\r\n") :]
+            )
         if bare:
             forget()
         old = old_request.RequestHead(*where, old_request.HeadLimits(*limits), **options)
@@ -254,6 +358,12 @@ def batch(seed: str, counts: collections.Counter[str], say: bool = False) -> lis
                 and raw[raw.find(b"\r\n") : -4].count(b"\r\n") > limits[2]
             ):
                 counts["too many fields, refused for another reason before"] += 1
+            elif ours == (400, "syntax") and ours == read(
+                old_request.RequestHead(*where, old_request.HeadLimits(*limits), **options),
+                re.sub(rb"(?i)\nupgrade *:", b"\nX:", raw),
+                NewRefused,
+            ):
+                counts["refused without the upgrade before, and with it if the line had been seen"] += 1
             else:
                 found.append(f"{seed} {number} {options} {limits}\n {raw!r}\n old {theirs!r}\n new {ours!r}")
     raw = source.choice(RESPONSES)
@@ -292,7 +402,9 @@ def main() -> None:
         done += 90
         if number % 2000 == 0:
             print(f"{done:,} heads, {differences} differences, {time.monotonic() - began:.0f} s", flush=True)
-    print(f"seed {seed}: {done:,} heads in {number:,} batches, {differences} differences, {time.monotonic() - began:.0f} s")
+    print(
+        f"seed {seed}: {done:,} heads in {number:,} batches, {differences} differences, {time.monotonic() - began:.0f} s"
+    )
     for what, count in counts.most_common():
         print(f"{count:>9,}  {what}")
 
