@@ -33,6 +33,7 @@ import pylb.worker
 from pylb.config.load import from_document
 from pylb.config.model import server_keys
 from pylb.net import channel
+from pylb.net.tls import listener_contexts
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.worker.context import WorkerContext
 from pylb.worker.listener import Listener
@@ -62,7 +63,7 @@ def _calls() -> frozenset[Site]:
 CALLS = _calls()
 # What runs only in a process of its own, or only after an error.
 NOT_TRIED = {
-    *("run", "_main", "serve", "__init__", "_tick", "_spawned"),
+    *("run", "_main", "serve", "__init__", "_tick", "spawn", "_spawned"),
     *("internal", "crashed", "cut_off", "call"),
 }
 
@@ -250,7 +251,7 @@ class Stage:
         self.context = WorkerContext(
             config, ROW, 0, 1, listeners, self.board, child, self.pairs[ROW][0],
             [writer for _, writer in self.pairs],
-            {key: number for number, key in enumerate(server_keys(config))},
+            {key: number for number, key in enumerate(server_keys(config))}, listener_contexts(config),
         )  # fmt: skip
         self.worker = Worker(self.context, self.loop)
         self.life = asyncio.create_task(self.worker.serve())
@@ -482,7 +483,7 @@ async def handed_over(stage: Stage) -> None:
     ours, _ = listener.accept()
     bind = f"127.0.0.1:{stage.ports['plain']}"
     pending = base64.b64encode(GET[:10]).decode()
-    header = {"binds": [bind], "peers": [["192.0.2.1", 5]], "pending": [pending]}
+    header = {"binds": [bind], "peers": [["192.0.2.1", 5]], "born": [0], "pending": [pending]}
     channel.send_connections(stage.pairs[ROW][1], header, [ours.fileno()])
     ours.close()
     client.setblocking(False)
