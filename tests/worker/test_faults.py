@@ -42,7 +42,7 @@ from pylb.worker.pool import Upstream
 
 FOLDER = Path(pylb.worker.__file__).parent
 ROW, OTHER = 0, 1
-LIMIT = 2
+LIMIT = 20
 Site = tuple[str, int]
 
 
