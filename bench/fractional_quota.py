@@ -5,19 +5,21 @@ stopped for the rest of each period (100 ms, as containers have it) when it is u
 worker and one with 2 take turns under real cgroup quotas, in random order; wrk and the server are outside of
 the cgroup. The load is that of `bench.real_cores`, which costs the balancer much and the others little, so
 that the quota is the limit and not this machine. `ROUND_UP` (controller/sources/quota.py) is chosen by this.
-Needs root and wrk.
+Others on this machine wait meanwhile. Needs root and wrk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import re
 import shutil
 import statistics
 import subprocess
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,9 +34,9 @@ from bench.testbed import CORE, Group, tidy_when_terminated
 from controller.sources.quota import ROUND_UP, whole_cores
 
 console = Console()
-QUOTAS = (1.1, 1.25, 1.4, 1.5, 1.7)
+QUOTAS = (1.1, 1.25, 1.5, 1.7)
 WORKERS = (1, 2)
-CONNECTIONS = (2, 16)
+CONNECTIONS = (4, 16)
 PERIOD_US = 100_000
 SECONDS = 2
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -53,9 +55,23 @@ class Turn:
     cpus: float
 
 
-def load(port: int, connections: int, seconds: int) -> tuple[float, float, float]:
+def inside(group: Group) -> list[str]:
+    """What to put before a command so that it runs there."""
+    enter = "".join(f"echo $$ > {folder}/cgroup.procs; " for folder in group.folders)
+    return ["sh", "-c", f'{enter}exec "$@"', "sh"]
+
+
+def load(port: int, connections: int, seconds: int, where: Sequence[str]) -> tuple[float, float, float]:
     """Requests per second, and the median and the 99th percentile of response times in milliseconds."""
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}/"]
+    command = [
+        *where,
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+        f"http://127.0.0.1:{port}/",
+    ]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate = re.search(r"Requests/sec:\s*([\d.]+)", text)
     assert rate is not None, text
@@ -71,26 +87,29 @@ def measure(turns: int, seconds: int) -> list[Turn]:
     """All quotas, numbers of workers and of connections, so many times."""
     found = []
     with ExitStack() as stack:
-        pipe = stack.enter_context(child(serve))
-        server = f"127.0.0.1:{pipe.recv()}"
         balancers, groups = {}, {}
+        for name in (0, *WORKERS):
+            groups[name] = Group(f"pylb-fractional-{name or 'clients'}")
+            groups[name].prefer()
+            stack.callback(groups[name].remove)
+        clients = inside(groups[0])
+        pipe = stack.enter_context(child(serve))
+        for process in multiprocessing.active_children():
+            groups[0].add(process.pid or 0)
+        server = f"127.0.0.1:{pipe.recv()}"
         for workers in WORKERS:
-            group = groups[workers] = Group(f"pylb-fractional-{workers}")
-            group.prefer()
-            stack.callback(group.remove)
-            enter = "".join(f"echo $$ > {folder}/cgroup.procs; " for folder in group.folders)
-            wrap = ["sh", "-c", f'{enter}exec "$@"', "sh"]
+            wrap = inside(groups[workers])
             balancers[workers] = Balancer("--workers", str(workers), servers=(server,), wrap=wrap)
             stack.callback(balancers[workers].stop)
             balancers[workers].wait_workers(workers)
-            load(balancers[workers].port, max(CONNECTIONS), 1)
+            load(balancers[workers].port, max(CONNECTIONS), 1, clients)
         cells = [(q, w, c) for q in QUOTAS for w in WORKERS for c in CONNECTIONS] * turns
         random.shuffle(cells)
         for quota, workers, connections in cells:
             group = groups[workers]
             group.limit(quota, core=1.0, period_us=PERIOD_US)
             before = group.use()
-            seen = load(balancers[workers].port, connections, seconds)
+            seen = load(balancers[workers].port, connections, seconds, clients)
             cpus = (group.use() - before) * CORE / seconds
             found.append(Turn(quota, workers, connections, *seen, cpus))
             console.log(str(found[-1]))
@@ -151,7 +170,6 @@ def main() -> None:
         parser.error("wrk is not installed (apt-get install wrk)")
     options.out.mkdir(parents=True, exist_ok=True)
     tidy_when_terminated()
-    os.setpriority(os.PRIO_PROCESS, 0, -20)  # whatever else runs here is not what is asked about
     write(measure(options.turns, options.seconds), options.seconds, options.out)
 
 

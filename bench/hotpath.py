@@ -41,6 +41,7 @@ BROWSER = (
     "X-Requested-With: XMLHttpRequest",
 )
 
+CURL = ("Accept: */*", "User-Agent: curl/8.5.0")
 _VARIED = Path(__file__).with_name("varied.lua")
 
 
@@ -54,14 +55,15 @@ class Case:
     bar: float
     fields: tuple[str, ...] = ()
     varied: bool = False
-    """Whether target and cookie differ in each request, so that no head is ever seen twice."""
+    """Whether target, cookie and trace differ in each request, so that no head is ever seen twice."""
 
 
 CASES = (
     Case("small, 64 keep-alive", "/small", 64, 1.25),
     Case("small, 250 keep-alive", "/small", 250, 1.25),
     Case("12 headers, 64 keep-alive", "/small", 64, 1.5, BROWSER),
-    Case("12 headers, all different", "/small", 64, 1.5, BROWSER, varied=True),
+    Case("differing heads, few headers", "/small", 64, 1.25, CURL, varied=True),
+    Case("differing heads, 12 headers", "/small", 64, 1.25, BROWSER, varied=True),
     Case("64 KiB, 64 keep-alive", "/64k", 64, 1.0),
     Case("1 MiB, 16 keep-alive", "/1m", 16, 1.0),
     Case("small, new connection each", "/small", 64, 1.7, ("Connection: close",)),

@@ -75,7 +75,7 @@ def serve(
         typer.Option(
             "--source",
             metavar="NAME[:FILE]",
-            help="What knows the idle cores: measured, table:FILE, cgroups:FILE.",
+            help="What knows the idle cores: measured, table:FILE, cgroups:FILE, hypervisor:FILE.",
         ),
     ] = "measured",
     token_file: TokenOption = None,

@@ -1,4 +1,4 @@
-"""Addresses of a controller: ``unix:PATH``, ``tcp:HOST:PORT``, ``vsock:CID:PORT``."""
+"""Addresses of a controller: ``unix:PATH``, ``tcp:HOST:PORT``, ``vsock:CID:PORT``, ``serial:PATH``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """``kind`` is unix, tcp or vsock; ``host`` the path, the host or the CID."""
+    """``kind`` is unix, tcp, vsock or serial; ``host`` the path, the host or the CID."""
 
     kind: str
     host: str
     port: int = 0
 
     def __str__(self) -> str:
-        if self.kind == "unix":
-            return f"unix:{self.host}"
+        if self.kind in ("unix", "serial"):
+            return f"{self.kind}:{self.host}"
         return f"{self.kind}:{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
@@ -29,6 +29,8 @@ def parse(text: str) -> Address:
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest and len(rest.encode()) <= 107:
         return Address("unix", rest)
+    if kind == "serial" and rest and "\0" not in rest:
+        return Address("serial", rest)
     host, _, port = rest.rpartition(":")
     if kind in ("tcp", "vsock") and host and port.isascii() and port.isdigit() and int(port) < 2**32:
         if kind == "tcp" and int(port) > 65535:
@@ -41,7 +43,9 @@ def parse(text: str) -> Address:
         except UnicodeError:
             raise ValueError(f"{text}: {host!r} is not a host name") from None
         return Address(kind, host, int(port))
-    raise ValueError(f"{text!r} is no controller address; write unix:PATH, tcp:HOST:PORT or vsock:CID:PORT")
+    raise ValueError(
+        f"{text!r} is no controller address; write unix:PATH, tcp:HOST:PORT, vsock:CID:PORT or serial:PATH"
+    )
 
 
 def _is_cid(text: str) -> bool:

@@ -23,9 +23,11 @@ from dataclasses import replace
 
 from controller.address import Address, vsock_pair
 from controller.protocol import Error, Grant, Hello, LineDecoder, Message, ProtocolError, Report, encode
+from controller.serial import open_serial
 
 _RETRY_FIRST = 0.1
 _RETRY_MOST = 5.0
+_RETRY_PORT = 1.0  # a port says nothing when its other end comes back
 _SILENCE = 10.0  # seconds without a word after which the connection is made anew
 _MAX_UNSENT = 65536
 _HELLO_EVERY = 0.5  # seconds between two hellos on one stream
@@ -43,6 +45,8 @@ async def open_stream(
     """
     if address.kind == "unix":
         return await asyncio.open_unix_connection(sock=_connect_unix(address.host))
+    if address.kind == "serial":
+        return await open_serial(address.host)
     if address.kind == "tcp":
         return await asyncio.open_connection(address.host, address.port, ssl=tls)
     sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
@@ -162,7 +166,7 @@ class ControllerClient:
                         self._writer.transport.abort()
                 self._writer = None
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-            wait = min(2 * wait, _RETRY_MOST)
+            wait = min(2 * wait, _RETRY_PORT if self._address.kind == "serial" else _RETRY_MOST)
 
     async def _listen(self, reader: asyncio.StreamReader) -> bool:
         """Read until the connection ends; whether the controller ever granted anything."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from controller.protocol import Grant, Hello, Report
 
@@ -30,6 +31,7 @@ class Holder:
     heard: float  # time of its last message
     report: Report
     cores: int  # leased
+    machine: str = ""  # that it runs in, for the source
     idle: int = 0  # cores that it could have beside those
 
     @property
@@ -39,30 +41,50 @@ class Holder:
         return max(self.hello.min, min(self.hello.max, wanted))
 
 
-def share(capacity: int, demands: Mapping[str, tuple[int, float]]) -> dict[str, int]:
+def share(
+    capacity: int,
+    demands: Mapping[str, tuple[int, float]],
+    groups: Mapping[str, str] = MappingProxyType({}),
+    bounds: Mapping[str, int] = MappingProxyType({}),
+) -> dict[str, int]:
     """Weighted max-min fair shares of whole cores.
 
     Args:
         capacity: cores to share.
         demands: per name the demand (at least 1) and the weight.
+        groups: per name the group, where several have a bound together.
+        bounds: per group how many cores it may have.
 
     Gives per name at least 1 and at most its demand. One core at a time goes to whoever has least for its
     weight and still wants more, which is max-min fairness for indivisible cores.
     """
     shares = dict.fromkeys(demands, 1)
+    left = dict(bounds)
+    for name in demands:
+        if (group := groups.get(name)) in left:
+            left[group] -= 1
     poorest = [(2 / weight, name) for name, (demand, weight) in demands.items() if demand > 1]
     heapq.heapify(poorest)
     for _ in range(capacity - len(shares)):
+        while poorest and left.get(groups.get(poorest[0][1], ""), 1) <= 0:
+            heapq.heappop(poorest)
         if not poorest:
             break
         name = poorest[0][1]
         demand, weight = demands[name]
         shares[name] += 1
+        if (group := groups.get(name)) in left:
+            left[group] -= 1
         if shares[name] < demand:
             heapq.heapreplace(poorest, ((shares[name] + 1) / weight, name))
         else:
             heapq.heappop(poorest)
     return shares
+
+
+def _whole(capacity: float, running: int) -> int:
+    """Cores that can be leased of a capacity, of which so many workers run already."""
+    return max(math.floor(capacity + _ROUND_UP), min(running, math.floor(capacity + _KEEP)))
 
 
 class LeaseTable:
@@ -71,18 +93,21 @@ class LeaseTable:
     def __init__(self, lease: float = LEASE_SECONDS) -> None:
         self.lease = lease
         self.holders: dict[str, Holder] = {}
+        self._needs: Mapping[str, tuple[float, float]] = {}
         self._shared = ""  # what the last sharing went by, in words
 
-    def join(self, key: str, hello: Hello, now: float) -> None:
+    def join(self, key: str, hello: Hello, now: float, machine: str | None = None) -> None:
         """A balancer says who it is; its earlier lease, if any, goes on.
 
-        Not so with another session: then it has begun anew, or another one has taken its place.
+        Not so with another session: then it has begun anew, or another one has taken its place. ``machine``
+        is what it runs in, where the source knows that; else its name is.
         """
         known = self.holders.get(key)
         if known is not None and known.hello.session == hello.session:
             known.hello, known.heard = hello, now
         else:
             self.holders[key] = Holder(hello, now, Report(workers=1), 1)
+        self.holders[key].machine = hello.name if machine is None else machine
 
     def report(self, key: str, report: Report, now: float) -> None:
         """A balancer says how it is.
@@ -102,10 +127,10 @@ class LeaseTable:
         self.holders.pop(key, None)
 
     def used(self) -> dict[str, float]:
-        """Cores that each balancer's own workers use, by its name; these are not counted against it."""
+        """Cores that balancers' own workers use, by machine; these are not counted against them."""
         used: dict[str, float] = {}
         for holder in self.holders.values():
-            used[holder.hello.name] = used.get(holder.hello.name, 0.0) + holder.report.busy
+            used[holder.machine] = used.get(holder.machine, 0.0) + holder.report.busy
         return used
 
     def expire(self, now: float) -> list[str]:
@@ -115,7 +140,15 @@ class LeaseTable:
             del self.holders[key]
         return silent
 
-    def settle(self, now: float, capacity: float, idle: float, usable: float = math.inf) -> None:
+    def settle(
+        self,
+        now: float,
+        capacity: float,
+        idle: float,
+        usable: float = math.inf,
+        bounds: Mapping[str, float] = MappingProxyType({}),
+        needs: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+    ) -> None:
         """Share anew.
 
         Args:
@@ -123,19 +156,29 @@ class LeaseTable:
             capacity: cores that the balancers may have all together (a fraction counts).
             idle: how many of them nobody uses, for the reason in words.
             usable: cores that exist; nobody gets more, whatever sources and balancers say.
+            bounds: per machine the cores that its balancers may have; of all machines or of none.
+            needs: per machine what it uses and what it would use if it were alone, for the grants.
         """
         self.expire(now)
+        self._needs = needs
         capacity = min(capacity, usable)
         used = sum(holder.report.busy for holder in self.holders.values())
-        running = sum(holder.report.workers for holder in self.holders.values())
-        cores = max(math.floor(capacity + _ROUND_UP), min(running, math.floor(capacity + _KEEP)))
+        running: dict[str, int] = {}
+        for holder in self.holders.values():
+            running[holder.machine] = running.get(holder.machine, 0) + holder.report.workers
+        cores = _whole(capacity, sum(running.values()))
+        most = {machine: _whole(bounds[machine], count) for machine, count in running.items() if bounds}
+        groups = {key: holder.machine for key, holder in self.holders.items() if bounds}
         demands = {key: (holder.demand, holder.hello.weight) for key, holder in self.holders.items()}
-        shares = share(cores, demands)
+        shares = share(cores, demands, groups, most)
         spare = max(0, cores - sum(shares.values()))
+        for key, machine in groups.items():
+            most[machine] -= shares[key]
         for key, holder in self.holders.items():
             holder.cores = shares[key]
             # Above its demand a balancer is told of idle cores, but they are leased when it asks.
-            holder.idle = max(0, min(spare, holder.hello.max - holder.cores))
+            more = min(spare, holder.hello.max - holder.cores, most.get(groups.get(key, ""), spare))
+            holder.idle = max(0, more)
         many = "s" if len(self.holders) != 1 else ""
         self._shared = (
             f"{idle:.2f} cores idle, {capacity:.2f} to share, {used:.2f} used by "
@@ -147,9 +190,22 @@ class LeaseTable:
         holder = self.holders[key]
         reason = f"{self._shared}{holder.cores} leased to you"
         session, seq = holder.hello.session, holder.report.seq
-        return Grant(holder.idle, holder.cores, self.lease, reason, session, seq)
+        grant = Grant(holder.idle, holder.cores, self.lease, reason, session, seq)
+        if holder.machine not in self._needs:
+            return grant
+        used, need = self._needs[holder.machine]
+        waited = max(0.0, need - used)
+        words = f"{reason}; your machine uses {used:.2f} cores and waits for {waited:.2f}"
+        return replace(grant, reason=words, used=round(used, 3), waited=round(waited, 3))
 
-    def tick(self, now: float, capacity: float, idle: float, usable: float = math.inf) -> dict[str, Grant]:
+    def tick(
+        self,
+        now: float,
+        capacity: float,
+        idle: float,
+        usable: float = math.inf,
+        bounds: Mapping[str, float] = MappingProxyType({}),
+    ) -> dict[str, Grant]:
         """`settle`, and everybody's grant."""
-        self.settle(now, capacity, idle, usable)
+        self.settle(now, capacity, idle, usable, bounds)
         return {key: self.grant(key) for key in self.holders}

@@ -72,6 +72,8 @@ class Grant:
     ``cores`` is the lease: how many workers may run. ``idle_cores`` is how many cores more are idle now.
     ``session`` and ``seq`` are those of the last report that came (0: of the hello). The lease ends ``lease``
     seconds after *that was sent*, unless it is renewed: so a grant that lay somewhere says how old it is.
+    ``used`` and ``waited`` are the cores that the balancer's whole machine uses, and that it waits for, as
+    its host sees it; both are 0 where the source knows no machines.
     """
 
     type: ClassVar[str] = "grant"
@@ -81,6 +83,8 @@ class Grant:
     reason: str = ""
     session: str = ""
     seq: int = 0
+    used: float = 0.0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "token": ("at most 4096 printable characters", _text(4096)),
     "session": ("at most 64 printable characters", _text(64)),
     "seq": ("an integer from 0", _integer(0, 2**53)),
+    "used": ("a number of cores from 0", _number(0, MAX_CORES)),
+    "waited": ("a number of cores from 0", _number(0, MAX_CORES)),
     "workers": ("an integer from 0 to 100000", _integer(0, 100_000)),
     "busy": ("a number of cores from 0", _number(0, MAX_CORES)),
     "pressure": ("a number of cores from 0", _number(0, MAX_CORES)),

@@ -36,11 +36,11 @@ from controller.protocol import (
     encode,
 )
 from controller.socketfile import listen_unix, remove_own
-from controller.sources import Source
+from controller.sources import Hosting, Source
 from controller.sources.quota import whole_cores
 
 TICK = 0.25
-SHARE_EVERY = 0.04
+SHARE_EVERY = 0.025
 """Seconds between two sharings; a report waits for the next one."""
 HELLO_SECONDS = 5.0
 IDLE_SECONDS = 10.0
@@ -107,6 +107,7 @@ class ControllerServer:
 
     def __init__(self, source: Source, access: Access | None = None) -> None:
         self.source = source
+        self._host = source if isinstance(source, Hosting) else None
         self.table = LeaseTable()
         self.address: Address | None = None
         self.access = access or Access()
@@ -128,6 +129,8 @@ class ControllerServer:
             OSError: the address can't be listened on.
         """
         loop = asyncio.get_running_loop()
+        if address.kind == "serial":
+            raise OSError(errno.EOPNOTSUPP, "a serial port is the balancer's end; listen on unix:PATH")
         if address.kind == "unix":
             # With other users the peer's credentials decide.
             mode = 0o666 if self.access.uids else 0o600
@@ -232,13 +235,16 @@ class ControllerServer:
         self._shared_at = now = time.monotonic()
         source = self.source
         try:
-            capacity, idle = source.capacity(self.table.used()), source.idle()
+            used = self.table.used()
+            capacity, idle = source.capacity(used), source.idle()
+            bounds = {} if self._host is None else self._host.bounds(used)
+            needs = {} if self._host is None else self._host.needs()
             usable = float(whole_cores(source.usable()))
         except Exception as error:  # grants run out
             self._say(f"source {source.name}: {error!r}")
             self.table.expire(now)
             return
-        self.table.settle(now, capacity, idle, usable)
+        self.table.settle(now, capacity, idle, usable, bounds, needs)
         for peer in self.places.all():
             holder = self.table.holders.get(peer.key)
             if holder is not None:
@@ -254,7 +260,11 @@ class ControllerServer:
                     "a second balancer (%s) calls itself %r: they count as two on one machine",
                     *(peer.who, hello.name),
                 )
-        self.table.join(peer.key, hello, time.monotonic())
+        machine = None
+        if self._host is not None:
+            # Never by what it says: it would get another one's cores. Without a machine it gets one core.
+            machine = self._host.machine(peer.pid) or f"no machine: {peer.who}"
+        self.table.join(peer.key, hello, time.monotonic(), machine)
         self.changed()
 
     def status(self) -> Status:
@@ -262,6 +272,7 @@ class ControllerServer:
         leases = [
             {
                 "name": holder.hello.name,
+                "machine": holder.machine,
                 "peer": peer.who,
                 "min": holder.hello.min,
                 "max": holder.hello.max,
@@ -285,6 +296,8 @@ class _Peer(asyncio.BufferedProtocol):
         self.key = key
         self.who = ""
         """Where it comes from, for people."""
+        self.pid = 0
+        """The process at the other end of a unix socket; 0 where it is another kind of connection."""
         self.opening: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._server = server
@@ -303,15 +316,14 @@ class _Peer(asyncio.BufferedProtocol):
         self._granted_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport  # type: ignore[assignment]  # uvloop's are no asyncio.Transport
         server = self._server
         access, address = server.access, server.address
         assert address is not None
         try:
             if address.kind == "unix":
                 pid, uid = credentials(transport.get_extra_info("socket"))
-                self.who = f"process {pid}, user {uid}"
+                self.pid, self.who = pid, f"process {pid}, user {uid}"
                 # When the other end has gone, the kernel says so. A machine's port without a balancer stays.
                 self._quiet = True
                 if uid not in (0, os.geteuid()) and uid not in access.uids:

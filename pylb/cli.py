@@ -43,7 +43,7 @@ ControllerOption = Annotated[
     typer.Option(
         "--controller",
         metavar="ADDRESS",
-        help="Who says which cores are idle (unix:PATH, tcp:HOST:PORT, vsock:CID:PORT) [embedded].",
+        help="Who knows idle cores (unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, serial:PATH) [embedded].",
     ),
 ]
 LogOption = Annotated[

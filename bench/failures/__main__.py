@@ -9,6 +9,8 @@ from pathlib import Path
 from bench.failures.report import write
 
 SCENARIOS: dict[str, str] = {
+    "hung_worker": "hung_worker",
+    "long_connections": "long_connections",
     "stuck_log": "stuck_log",
     "goaway": "goaway",
     "levelling": "levelling",

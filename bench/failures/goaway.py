@@ -1,9 +1,9 @@
 """Requests over HTTP/2 through five reloads: what do clients lose?
 
-Java's HttpClient and httpx end every stream of a connection at any GOAWAY; Go's net/http and Chromium wait for
-those that it allows. All run at once against one balancer, then against the other: GETs one after the other on
-connections of their own (Java, httpx) and several at once on a shared one (Java, httpx, Chromium), POSTs on a
-shared one (Go), and event streams that say nothing while the reloads come (httpx).
+Java's HttpClient and httpx end every stream of a connection at any GOAWAY; Go's net/http and Chromium wait
+for those that it allows. All run at once against one balancer, then against the other: GETs one after the
+other on connections of their own (Java, httpx) and several at once on a shared one (Java, httpx, Chromium),
+POSTs on a shared one (Go), and event streams that say nothing while the reloads come (httpx).
 
 Programs that aren't installed are left out, and named.
 """
@@ -22,8 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -297,7 +295,7 @@ def _expect(pipe: Connection[Any, Any], what: str | None) -> Any:
     raise TimeoutError("the page says nothing")
 
 
-def run(only: str = "", balancers: tuple[str, ...] = tuple(BALANCERS)) -> list[Row]:
+def run(only: str = "", *balancers: str) -> list[Row]:
     """Both balancers, one after the other."""
     names, missing = installed()
     rows = []
@@ -307,7 +305,7 @@ def run(only: str = "", balancers: tuple[str, ...] = tuple(BALANCERS)) -> list[R
             subprocess.run(["javac", "-d", str(work), str(_HERE / "Requests.java")], check=True)
         if "go" in names:
             _go(work)
-        for name in balancers:
+        for name in balancers or BALANCERS:
             folder = work / name
             folder.mkdir()
             found = play(name, names, folder, work, only)
@@ -335,5 +333,5 @@ def _row(name: str, found: dict[str, dict[str, Any]], missing: list[str]) -> Row
 
 
 if __name__ == "__main__":
-    for row in run(*sys.argv[1:2], balancers=tuple(sys.argv[2:]) or tuple(BALANCERS)):
+    for row in run(*sys.argv[1:]):
         print(f"{row.balancer}: {row.outcome}")

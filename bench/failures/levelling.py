@@ -1,7 +1,7 @@
 """A second worker comes: how soon does it have its share of the clients that hold a connection?
 
-Twenty busy clients with HTTP/1.1 over TLS, then with HTTP/2, then ten of each and ten without TLS. HAProxy can't
-change ``nbthread`` while it runs: it is reloaded with two threads instead.
+Twenty busy clients with HTTP/1.1 over TLS, then with HTTP/2, then ten of each and ten without TLS. HAProxy
+can't change ``nbthread`` while it runs: it is reloaded with two threads instead.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def _pylb(case: str, folder: Path, server: int) -> Row:
     plain, tls = free_port(), free_port()
     file = folder / "pylb.toml"
     file.write_text(
-        f'workers = {{min = 1, max = 2}}\n[[frontend]]\nname = "p"\nbind = "127.0.0.1:{plain}"\nbackend = "b"\n'
+        "workers = {min = 1, max = 2}\n"
+        f'[[frontend]]\nname = "p"\nbind = "127.0.0.1:{plain}"\nbackend = "b"\n'
         f'[[frontend]]\nname = "t"\nbind = "127.0.0.1:{tls}"\nbackend = "b"\n'
         f'[frontend.tls]\ncertificates = "{folder}/both.pem"\n'
         f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server}"\n'

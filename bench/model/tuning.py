@@ -25,6 +25,8 @@ CORES, VCPUS, MOST = 8, 6, 6
 """The host; the balancer's machine, which owns one core of it; the most workers."""
 WAKES, SLEEPS = 20.0, 40.0
 """When a neighbour needs 4 of the 8 cores, in the trace ``neighbour``."""
+TOGGLES = 1.0
+"""Seconds that it needs them and then doesn't, in the trace ``toggling``."""
 WARM_UP = 10.0
 """Seconds at the trace's first level before it begins."""
 COARSE = 8.0
@@ -43,6 +45,7 @@ TRACES: dict[str, Callable[[float], float]] = {
     "day": lambda at: 2.5 - 2.0 * math.cos(2 * math.pi * at / SECONDS),
     "bursts": lambda at: 4.0 if at % 10 > 8 else 1.0,
     "neighbour": lambda at: 3.0,
+    "toggling": lambda at: 4.5,
 }
 """Offered load over time in workers' worth: 1 keeps one worker busy all the time."""
 
@@ -53,6 +56,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "shrink_after": (5.0, 20.0),
     "settle": (0.25, 1.0, 2.0),
     "step": (1.0, 2.0, 4.0),
+    "credit": (0.0, 20.0),
 }
 TOGETHER = (
     {"high": 0.6, "low": 0.4},
@@ -109,7 +113,10 @@ def run_trace(trace: str, costs: Costs, tuning: Tuning | None, fixed: int | None
 
     env.process(open_loop(balancer, rate, env, chance, seen))
     if trace == "neighbour":
-        env.process(_awake(env, neighbour, costs.cold))
+        env.process(_awake(env, neighbour, costs.cold, WAKES, SLEEPS))
+    if trace == "toggling":
+        for wakes in range(0, int(SECONDS), int(2 * TOGGLES)):
+            env.process(_awake(env, neighbour, costs.cold, wakes, wakes + TOGGLES))
     env.run(WARM_UP)
     del seen[:]
     used = machine.used
@@ -128,14 +135,16 @@ def run_trace(trace: str, costs: Costs, tuning: Tuning | None, fixed: int | None
     )
 
 
-def _awake(env: Environment, vm: Vm, cold: float) -> Generator[Event, None, None]:
+def _awake(
+    env: Environment, vm: Vm, cold: float, wakes: float, sleeps: float
+) -> Generator[Event, None, None]:
     """The neighbour needs all its vCPUs for a while."""
-    yield env.timeout(WARM_UP + WAKES)
+    yield env.timeout(WARM_UP + wakes)
     for _ in range(vm.vcpus.number):
         process = Process(env, vm, cold)
 
         def again(process: Process = process) -> None:
-            if env.now < WARM_UP + SLEEPS:
+            if env.now < WARM_UP + sleeps:
                 process.put(SLICE, again)
 
         again()

@@ -17,9 +17,16 @@ _SHORTEST = 0.1
 
 
 def _read_times() -> list[tuple[float, float]]:
-    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute."""
+    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute.
+
+    Where the kernel doesn't tell (no ``/proc``), no core is known to be idle, and balancers don't grow.
+    """
     times = []
-    for cpu in psutil.cpu_times(percpu=True):
+    try:
+        cpus = psutil.cpu_times(percpu=True)
+    except OSError:
+        return []
+    for cpu in cpus:
         idle = cpu.idle + getattr(cpu, "iowait", 0.0)
         # guest time is counted in user time already (man 5 proc).
         total = sum(cpu) - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0)
@@ -57,7 +64,8 @@ class MeasuredSource:
     def sample(self, now: float) -> None:
         times = list(self._read())
         if len(times) != len(self._last):  # a CPU came or went
-            self._last, self._idle, self._started = times, [0.0] * len(times), False
+            # What is known of the others stays: else all of them would look used for a moment.
+            self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
             return
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
         keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0

@@ -31,18 +31,27 @@ def number_of_cores(path: Path, key: str, value: object) -> float:
     return float(value)
 
 
+def read_document(path: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        ValueError: it is missing or wrong.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+
+
 def read_table(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The file's keys, and its table ``vms``.
 
     Raises:
         ValueError: it is missing or wrong.
     """
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    table = read_document(path)
     vms = table.get("vms", {})
     if not isinstance(vms, dict):
         raise ValueError(f"{path}: vms: expected a table")

@@ -50,9 +50,11 @@ def parse_address(text: str) -> Address:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         try:
-            ipaddress.IPv6Address(host)
+            parsed = ipaddress.IPv6Address(host)
         except ValueError:
             raise ValueError(f"[{host}] is not an IPv6 address") from None
+        if parsed.scope_id is not None and not parsed.is_link_local:
+            raise ValueError(f"[{host}]: only a link-local address (fe80::…) has a zone")
     elif ":" in host:
         raise ValueError(f"write IPv6 addresses in brackets: [{host}]:{port}")
     elif host in ("", "*"):

@@ -54,6 +54,17 @@ def _address(value: Any) -> Any:
     return parse_address(value) if isinstance(value, str) else value
 
 
+def _listenable(address: Address) -> Address:
+    """Our IPv6 sockets take IPv6 only, so that ``*:80`` and ``[::]:80`` can be two binds."""
+    try:
+        mapped = ipaddress.IPv6Address(address.host).ipv4_mapped
+    except ValueError:
+        return address
+    if mapped is not None:
+        raise ValueError(f"{address} is an IPv4 address; write {mapped}:{address.port}")
+    return address
+
+
 def _path(value: str) -> str:
     if not value:
         raise ValueError("expected a path")
@@ -71,6 +82,7 @@ SecondsOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=_LON
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=_HEAD_MOST)]
 SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0, le=1 << 60)]
 FilePath = Annotated[str, AfterValidator(_path)]
+BindField = Annotated[Address, BeforeValidator(_address), AfterValidator(_listenable)]
 AddressField = Annotated[Address, BeforeValidator(_address)]
 
 
@@ -144,7 +156,7 @@ class Drain(Section):
 class Controller(Section):
     """Where the controller listens; without an address pylb runs it embedded."""
 
-    address: str | None = None  # unix:PATH, tcp:HOST:PORT or vsock:CID:PORT
+    address: str | None = None  # unix:PATH, tcp:HOST:PORT, vsock:CID:PORT or serial:PATH
     name: str = Field(default="pylb", min_length=1, max_length=128)
     weight: float = Field(default=1.0, gt=0, le=1000)
     token_file: FilePath | None = None
@@ -278,7 +290,7 @@ class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
     name: str
-    bind: tuple[AddressField, ...] = Field(min_length=1)
+    bind: tuple[BindField, ...] = Field(min_length=1)
     backend: str
     mode: Literal["http", "tcp"] = "http"
     tls: Tls | None = None
@@ -344,7 +356,7 @@ class Config(Section):
     drain: Drain = Field(default_factory=Drain)
     controller: Controller = Field(default_factory=Controller)
     log: Log = Field(default_factory=Log)
-    admin: AddressField | None = None  # default: a unix socket under the run-time directory
+    admin: BindField | None = None  # default: a unix socket under the run-time directory
     admin_token_file: FilePath | None = None  # whose token an admin address on TCP asks for
     user: str | None = None  # whom workers and control plane run as, when root starts pylb
     group: str | None = None  # default: the user's

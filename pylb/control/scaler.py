@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import psutil
+
 from controller.address import parse
 from controller.client import ControllerClient
 from controller.embedded import EmbeddedController
@@ -22,6 +24,7 @@ from pylb.config.model import Config
 from pylb.control import snapshot
 from pylb.log import log
 from pylb.scaling.policy import Decision, Inputs, Memory, Policy, demand
+from pylb.scaling.steal import Steal
 from pylb.scoreboard import ControlField, Field, Scoreboard
 
 TICK = 0.25
@@ -53,6 +56,7 @@ class Scaler:
         self._began = math.inf
         self.controller = make_controller(config, self.limits, token, tls)
         self.busy = snapshot.Busy(board)
+        self.steal = Steal()
         self._percentiles = snapshot.Percentiles(board)
         self.target = workers.min
         self.pinned: int | None = None
@@ -74,6 +78,7 @@ class Scaler:
         """One look and decision."""
         self._say_how_the_controller_is()
         self.busy.sample()
+        self.steal.look(*stolen_and_busy())
         self._began = min(self._began, now)
         inputs = self.inputs(now)
         self._smooth(now)
@@ -144,13 +149,15 @@ class Scaler:
         serving = snapshot.serving(board)
         rows = serving if self.busy.known else []
         grant = self.controller.current(now)
+        busy = [self.busy.fractions.get(row, 0.0) for row in rows]
+        waiting = [self.busy.waiting.get(row, 0.0) for row in rows]
         return Inputs(
             current=self.target,
             usable=whole_cores(usable_cores()),
             granted=None if grant is None else grant.cores,
             idle=None if grant is None else grant.idle_cores,
-            busy=[self.busy.fractions.get(row, 0.0) for row in rows],
-            waiting=[self.busy.waiting.get(row, 0.0) for row in rows],
+            busy=busy,
+            waiting=self.steal.waiting(busy, waiting),
             lag_us=max((board.row(row)[Field.LAG_US] for row in serving), default=0),
             accept_queue=snapshot.accept_queue(board),
             in_flight=board.total(Field.IN_FLIGHT),
@@ -171,12 +178,21 @@ class Scaler:
             "usable_cores": usable_cores(),
             "idle_cores": None if grant is None else grant.idle_cores,
             "granted_cores": None if grant is None else grant.cores,
+            "stolen": round(self.steal.share, 3),
+            "machine_used_cores": None if grant is None else grant.used,
+            "machine_waited_cores": None if grant is None else grant.waited,
             "grant_reason": "no valid grant" if grant is None else grant.reason,
             "controller": self.controller.description,
             "controller_connected": self.controller.connected,
             "controller_problem": self.controller.problem,
             "decisions": list(self.history),
         }
+
+
+def stolen_and_busy() -> tuple[float, float]:
+    """CPU seconds since boot that the hypervisor gave to others, and that this machine ran."""
+    times = psutil.cpu_times()
+    return times.steal, times.user + times.nice + times.system + times.irq + times.softirq
 
 
 def _seconds(monotonic_ns: int) -> float:

@@ -1,9 +1,9 @@
 """Request heads: what a client sent, and what is sent on to the server.
 
-llhttp (through httptools) judges the syntax of fields, beside `fields.py`: among others it refuses bare CR or
-LF, folded lines, control bytes, and white space before a colon. This module adds what it leaves open and
-works out the framing. A head is edited line by line and not rebuilt from a list of fields: most lines pass as
-they are.
+Fields are judged twice: by the grammar of `fields.py`, and by llhttp (through httptools), which among others
+refuses bare CR or LF, folded lines, control bytes, and white space before a colon. This module adds what both
+leave open and works out the framing. A head is edited and not rebuilt from a list of fields: most of its
+bytes pass as they are.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Self
 
 import httptools
 
 from pylb.http.errors import Refused
-from pylb.http.fields import FieldLines, Malformed
+from pylb.http.fields import TOKEN, finder, without
 
-_LINES = FieldLines(
+# Fields that mean something here; those that nothing is said about below are cut.
+_FIND = finder(
     [
         *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings"),
         *(b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"),
@@ -26,7 +27,6 @@ _LINES = FieldLines(
         b"x-request-id",
     ]
 )
-
 # Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
 # hop-by-hop fields; taking these away would change the message or its framing).
 _KEPT = frozenset(
@@ -34,13 +34,16 @@ _KEPT = frozenset(
     | {b"authorization", b"cookie", b"content-type"}
     | {b"x-request-id", b"x-forwarded-proto", b"x-forwarded-host"}
 )
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 # RFC 9112 §3. A target is visible ASCII; a fragment has no place in it.
-_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-\"$-~]+) (HTTP/[0-9]\.[0-9])")
+_TARGET = rb"[!-\"$-~]"
+# A line that goes to the server as it is, but for the version.
+_USUAL_LINE = re.compile(rb"(?!CONNECT |TRACE )(" + TOKEN + rb"{1,32}) /" + _TARGET + rb"* HTTP/1\.[01]\r\n")
+_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}) (" + _TARGET + rb"+) (HTTP/[0-9]\.[0-9])")
 _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
 _PORT = rb"[0-9]{0,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
 _HOST = re.compile(rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::(?:" + _PORT + rb"))?)?")
-_UPGRADE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:/[!#$%&'*+\-.^_`|~0-9A-Za-z]+)?")
+_UPGRADE = re.compile(TOKEN + rb"+(?:/" + TOKEN + rb"+)?")
 IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 """Methods that may be sent twice (RFC 9110 §9.2.2)."""
 
@@ -54,43 +57,11 @@ class HeadLimits:
     header_count: int = 100
 
 
-# The next two are made often; frozen ones cost three times as much.
-@dataclass(slots=True)
-class RequestLine:
-    """A request line, understood. ``out`` is the line for the server, in origin form."""
+def _read_line(line: bytes) -> tuple[bytes, bool, bytes, bytes | None]:
+    """Understand a request line (without its CRLF) that is not the usual one.
 
-    method: bytes
-    http11: bool
-    out: bytes
-    authority: bytes | None
-    """What an absolute target names; it must agree with ``Host``."""
-
-
-@dataclass(slots=True)
-class RequestFields:
-    """The fields of a request, understood."""
-
-    out: bytes
-    """The lines that go to the server, each with a CRLF before it."""
-    host: bytes | None
-    content_length: int
-    chunked: bool
-    expect_continue: bool
-    keep_alive: bool
-    upgrade: bytes
-    """The protocol that the client wants to change to, or nothing."""
-    forwarded_for: bytes
-    """A trusted peer's ``X-Forwarded-For``, to be continued."""
-    forwarded: bytes
-    """Likewise its ``Forwarded``."""
-    given: tuple[bytes, ...]
-    """Which of X-Forwarded-Proto and -Host a trusted peer has set, and whether there is an X-Request-ID."""
-    count: int
-
-
-@lru_cache(1024)
-def read_line(line: bytes) -> RequestLine:
-    """Understand a request line (without its CRLF).
+    Gives the method, whether it is HTTP/1.1, the line for the server in origin form, and what an absolute
+    target names.
 
     Raises:
         Refused: 400, 405 for CONNECT and TRACE, 505 for a version other than 1.0 and 1.1.
@@ -115,125 +86,49 @@ def read_line(line: bytes) -> RequestLine:
         target = absolute[2] or (b"*" if method == b"OPTIONS" else b"/")
         if target[:1] == b"?":
             target = b"/" + target
-    return RequestLine(method, version == b"HTTP/1.1", b"%s %s HTTP/1.1" % (method, target), authority)
+    return method, version == b"HTTP/1.1", b"%s %s HTTP/1.1" % (method, target), authority
 
 
-@lru_cache(256)  # for clients that open a connection for each request
-def read_fields(block: bytes, http11: bool, trusted: bool) -> RequestFields:
-    """Understand a block of fields, from the CRLF before the first to the empty line at the end.
-
-    ``trusted``: the peer's own forwarding fields are believed and passed on; otherwise they are removed.
+def _judge(block: bytes) -> None:
+    """What llhttp says of a block of fields.
 
     Raises:
-        Refused: 400, or 417 for an unknown expectation.
+        Refused: it can't be read.
     """
-    lines = block[2:-4].split(b"\r\n") if len(block) > 4 else []
     try:
-        found, new = _LINES.read(lines)
-    except Malformed:
+        httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
+    except httptools.HttpParserUpgrade:
+        # It doesn't look at the transfer coding then.
+        _judge(without(block[:-4], {b"upgrade"}) + b"\r\n\r\n")
+    except httptools.HttpParserError:
         raise Refused(400, "syntax") from None
-    host: bytes | None = None
-    content_length = 0
-    lengths = encodings = 0
-    expect = False
-    closing = keeping = upgrading = False
-    upgrade = forwarded_for = forwarded = b""
-    given: tuple[bytes, ...] = ()
-    named: set[bytes] = set()
-    cut: list[bytes] = []
-    for line, name, value in found:
-        if name == b"host":
-            if host is not None or not _HOST.fullmatch(value):
-                raise Refused(400, "host")
-            host = value
-        elif name == b"content-length":
-            lengths += 1
-            if lengths > 1 or not value.isdigit() or len(value) > 18:
-                raise Refused(400, "content_length")
-            content_length = int(value)
-        elif name == b"transfer-encoding":
-            encodings += 1
-            if encodings > 1 or value.lower() != b"chunked" or not http11:
-                raise Refused(400, "transfer_encoding")
-        elif name == b"x-request-id":
-            given += (name,)
-        elif name == b"expect":
-            if value.lower() != b"100-continue":
-                raise Refused(417, "expect")
-            expect = http11
-            if not http11:
-                cut.append(line)
-        elif trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"):
-            given += (name,)
-        else:
-            cut.append(line)
-            if name == b"connection":
-                tokens = _TOKEN.findall(value.lower())
-                closing = closing or b"close" in tokens
-                keeping = keeping or b"keep-alive" in tokens
-                upgrading = upgrading or b"upgrade" in tokens
-                named.update(token for token in tokens if token not in _KEPT)
-            elif name == b"upgrade":
-                upgrade += b", " + value if upgrade else value  # of several none is taken
-            elif trusted and name == b"x-forwarded-for":
-                forwarded_for += value + b", "
-            elif trusted and name == b"forwarded":
-                forwarded += value + b", "
-    if lengths and encodings:
-        raise Refused(400, "content_length_and_transfer_encoding")
-    if new:
-        try:
-            httptools.HttpRequestParser(None).feed_data(
-                b"POST / HTTP/1.1\r\n" + b"\r\n".join(new) + b"\r\n\r\n"
-            )
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError:
-            raise Refused(400, "syntax") from None
-        _LINES.remember(new, found)
-    if host is None and http11:
-        raise Refused(400, "host")
-    if named:
-        cut += [line for line in lines if line.partition(b":")[0].lower() in named]
-    out = b"\r\n".join((b"", *(line for line in lines if line not in cut))) if cut else block[:-4]
-    # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes too),
-    # and with a body it would be unclear where the other protocol begins.
-    if upgrade and (
-        not (upgrading and http11 and _UPGRADE.fullmatch(upgrade))
-        or upgrade[:2].lower() == b"h2"
-        or content_length
-        or encodings
-    ):
-        upgrade = b""
-    if upgrade:
-        out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
-    keep_alive = not closing and (http11 or keeping)
-    return RequestFields(
-        *(out, host, content_length, bool(encodings), expect, keep_alive, upgrade, forwarded_for, forwarded),
-        *(given, len(lines)),
-    )
+
+
+def _value(block: bytes, match: re.Match[bytes]) -> bytes:
+    """The value of a field that was found, as it came, without the white space around it."""
+    start, end = match.span(2)
+    return block[start:end].strip(b"\t ")
 
 
 class RequestHead:
     """The head of the request that a connection is at; one object per connection, used again.
+
+    A client mostly sends much the same head in each of its requests: one that repeats the last is not read
+    again, and neither are fields that repeat those of the last.
 
     Args:
         client: the client's address as it goes into ``X-Forwarded-For``.
         host: the address that the client connected to, for HTTP/1.0 requests without a ``Host``.
         scheme: ``http`` or ``https``.
         extra: field lines to add to each request, each ending with CRLF.
-        trusted: whether the peer's own forwarding fields are believed.
+        trusted: whether the peer's own forwarding fields are believed and passed on; otherwise they are
+            removed.
         forwarded: whether to send ``Forwarded`` (RFC 7239) too.
         request_id: whether a request without ``X-Request-ID`` gets one.
     """
 
     __slots__ = (
-        "method",
-        "http11",
-        "keep_alive",
-        "content_length",
-        "chunked",
-        "fields",
+        # of the connection
         "_client",
         "_host",
         "_scheme",
@@ -243,9 +138,20 @@ class RequestHead:
         "_trusted",
         "_forwarded",
         "_request_id",
-        "_usual",
-        "_block",
-        "_block_http11",
+        # of the request
+        "method",
+        "http11",
+        "keep_alive",
+        "content_length",
+        "chunked",
+        "host",
+        "upgrade",
+        # of the last head that was understood
+        "_raw",
+        "_usual_line",
+        "_edited",
+        "_tail",
+        "_identify",
     )
 
     def __init__(
@@ -259,12 +165,6 @@ class RequestHead:
         forwarded: bool = False,
         request_id: bool = False,
     ) -> None:
-        self.method = b""
-        self.http11 = True
-        self.keep_alive = True
-        self.content_length = 0
-        self.chunked = False
-        self.fields: RequestFields | None = None
         self._client = client
         self._host = host
         self._scheme = scheme
@@ -273,13 +173,31 @@ class RequestHead:
         self._trusted = trusted
         self._forwarded = forwarded
         self._request_id = request_id
-        # A client mostly sends the same fields in each of its requests.
-        self._block = b""
-        self._block_http11 = True
-        self._usual = not (trusted or forwarded or request_id)
-        self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
-            b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
-        )
+        # What mostly goes behind the fields, up to the host; nothing where that depends on the request.
+        self._suffix = b""
+        if not (trusted or forwarded or request_id):
+            self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
+                b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
+            )
+        self.method = b""
+        self.http11 = True
+        self.keep_alive = True
+        self.content_length = 0
+        self.chunked = False
+        self.host: bytes | None = None
+        """The ``Host`` field."""
+        self.upgrade = b""
+        """The protocol that the client wants to change to, or nothing."""
+        self._raw = b""
+        self._usual_line = 0  # bytes of the request line, where it goes to the server as it is
+        self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
+        self._tail: bytes | None = None  # what goes behind them, if not the usual
+        self._identify = False  # whether the request is to get an identity of its own
+
+    @property
+    def fields(self) -> Self | None:
+        """What was read of the fields; None before the first head was understood."""
+        return self if self.method else None
 
     def parse(self, raw: bytes) -> bytes:
         """Read a complete head (it ends with an empty line) and give the head for the server.
@@ -287,58 +205,183 @@ class RequestHead:
         Raises:
             Refused: with the status to answer; the connection can't be used any longer.
         """
+        if raw != self._raw:
+            self._read(raw)
+        head = self._edited
+        if head is None:
+            head = raw[:-4]
+        tail = self._tail
+        if tail is None:
+            return b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
+        if self._identify:
+            tail += b"\r\nX-Request-ID: " + uuid.uuid4().hex.encode()
+        return b"".join((head, tail, b"\r\n\r\n"))
+
+    def _read(self, raw: bytes) -> None:
+        """Understand a head that is not the last one again."""
         limits = self._limits
         eol = raw.find(b"\r\n")
         if eol > limits.line_bytes:
             raise Refused(414, "line_bytes")
         if len(raw) > limits.header_bytes:
             raise Refused(431, "header_bytes")
-        line = read_line(raw[:eol])
-        http11 = self.http11 = line.http11
+        usual = _USUAL_LINE.match(raw)
+        if usual is not None:
+            method = usual[1]
+            line = raw[:eol]
+            http11 = line[-1] == 0x31  # "1"
+            if not http11:
+                line = line[:-1] + b"1"
+            authority = None
+        else:
+            method, http11, line, authority = _read_line(raw[:eol])
         block = raw[eol:]
-        fields = self.fields
-        if fields is None or block != self._block or http11 is not self._block_http11:
-            fields = read_fields(block, http11, self._trusted)
-            if fields.count > limits.header_count:
+        last = self._usual_line
+        if usual is not None and last and http11 is self.http11 and block == self._raw[last:]:
+            if self._edited is not None:
+                self._edited = line + self._edited[last:]
+        else:
+            # Before anything that takes longer the more there are; shorter ones can't have so many.
+            if len(block) > 4 * limits.header_count and block.count(b"\r\n") - 2 > limits.header_count:
                 raise Refused(431, "header_count")
-            self.fields = fields
-            self._block = block
-            self._block_http11 = http11
-        self.method = line.method
-        self.keep_alive = fields.keep_alive
-        self.content_length = fields.content_length
-        self.chunked = fields.chunked
-        host = fields.host
-        if self._usual and host is not None and line.authority is None:
-            return b"".join((line.out, fields.out, self._suffix, host, b"\r\n\r\n"))
-        return self._unusual(line, fields)
+            self._raw = b""  # what is known of it changes now
+            self._read_fields(line, block, http11, authority)
+            if self._edited is None and (usual is None or not http11):
+                self._edited = line + block[:-4]
+            self.http11 = http11
+        self.method = method
+        self._usual_line = eol if usual is not None else 0
+        self._raw = raw
 
-    def _unusual(self, line: RequestLine, fields: RequestFields) -> bytes:
-        """The head for the server where more than the usual fields are added."""
-        out = [line.out, fields.out]
-        host = fields.host
+    def _read_fields(self, line: bytes, block: bytes, http11: bool, authority: bytes | None) -> None:
+        """Understand a block of fields, from the CRLF before the first to the empty line at the end.
+
+        ``line`` is the request line for the server, ``authority`` what an absolute target names.
+        """
+        *found, rest = _FIND.finditer(block.lower())
+        if rest.start() != len(block) - 3:
+            raise Refused(400, "syntax")
+        host: bytes | None = None
+        content_length = -1
+        chunked = False
+        given: list[bytes] = []  # names that mean something, and whose fields stay as they came
+        cut: list[re.Match[bytes]] = []
+        for match in found:
+            name = match[1]
+            if name == b"host":
+                value = _value(block, match)
+                if host is not None or (value != self.host and not _HOST.fullmatch(value)):
+                    raise Refused(400, "host")
+                host = value
+            elif name == b"content-length":
+                value = _value(block, match)
+                if content_length >= 0 or not value.isdigit() or len(value) > 18:
+                    raise Refused(400, "content_length")
+                content_length = int(value)
+            elif name == b"transfer-encoding":
+                if chunked or match[2].strip(b"\t ") != b"chunked" or not http11:
+                    raise Refused(400, "transfer_encoding")
+                chunked = True
+            elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
+                raise Refused(417, "expect")
+            elif (
+                name == b"x-request-id"
+                or (name == b"expect" and http11)
+                or (self._trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"))
+            ):
+                given.append(name)
+            else:
+                cut.append(match)
+        if content_length >= 0 and chunked:
+            raise Refused(400, "content_length_and_transfer_encoding")
+        _judge(block)
+        if host is None and http11:
+            raise Refused(400, "host")
+        self.keep_alive = http11
+        self.upgrade = b""
+        self._edited = None
+        if cut:
+            self._edited = line + self._edit(block, cut, http11, content_length > 0 or chunked)
+        self._tail = None
+        if not self._suffix or host is None or authority is not None:
+            self._tail = self._behind(block, cut, given, host, authority)
+            self._identify = self._request_id and b"x-request-id" not in given
+        self.host = host
+        self.content_length = content_length if content_length > 0 else 0
+        self.chunked = chunked
+
+    def _edit(self, block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> bytes:
+        """The fields for the server, each with a CRLF before it, without those that are cut.
+
+        Those are also what says whether the connection stays, and which protocol the client wants.
+        """
+        pieces: list[bytes] = []
+        end = 0
+        tokens: set[bytes] = set()
+        upgrades: list[bytes] = []
+        for match in cut:
+            pieces.append(block[end : match.start() - 1])
+            end = match.end() - 1
+            if match[1] == b"connection":
+                tokens.update(_NAMED.findall(match[2]))
+            elif match[1] == b"upgrade":
+                value = _value(block, match)
+                if value or upgrades:
+                    upgrades.append(value)
+        pieces.append(block[end:-4])
+        out = b"".join(pieces)
+        named = tokens - _KEPT
+        if named:
+            out = without(out, named)
+        # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes
+        # too), and with a body it would be unclear where the other protocol begins. Of several none is taken.
+        upgrade = b", ".join(upgrades)
+        if (
+            upgrade
+            and (b"upgrade" in tokens and http11 and _UPGRADE.fullmatch(upgrade))
+            and upgrade[:2].lower() != b"h2"
+            and not body
+        ):
+            self.upgrade = upgrade
+            out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
+        self.keep_alive = b"close" not in tokens and (http11 or b"keep-alive" in tokens)
+        return out
+
+    def _behind(
+        self,
+        block: bytes,
+        cut: list[re.Match[bytes]],
+        given: list[bytes],
+        host: bytes | None,
+        authority: bytes | None,
+    ) -> bytes:
+        """What goes behind a request's own fields, where that is not the usual."""
+        forwarded_for: list[bytes] = []
+        forwarded: list[bytes] = []
+        if self._trusted:  # what its own fields say is continued
+            forwarded_for = [_value(block, match) for match in cut if match[1] == b"x-forwarded-for"]
+            forwarded = [_value(block, match) for match in cut if match[1] == b"forwarded"]
+        out: list[bytes] = []
         if host is None:
-            host = line.authority or self._host
+            host = authority or self._host
             out.append(b"\r\nHost: " + host)
-        elif line.authority is not None and line.authority.lower() != host.lower():
+        elif authority is not None and authority.lower() != host.lower():
             # RFC 9112 §3.2.2 has the authority win, but servers differ; refusing leaves no doubt.
             raise Refused(400, "target")
-        if b"x-forwarded-proto" not in fields.given:
+        if b"x-forwarded-proto" not in given:
             out.append(b"\r\nX-Forwarded-Proto: " + self._scheme)
         out.append(b"\r\nVia: 1.1 pylb\r\n" + self._extra)
-        out.append(b"X-Forwarded-For: " + fields.forwarded_for + self._client)
-        if b"x-forwarded-host" not in fields.given:
+        out.append(b"X-Forwarded-For: " + b", ".join([*forwarded_for, self._client]))
+        if b"x-forwarded-host" not in given:
             out.append(b"\r\nX-Forwarded-Host: " + host)
         if self._forwarded:
             # RFC 7239 §6: an address, or that there is none to tell.
             node = b"unknown" if self._client == b"unix" else self._client
             node = b'"[%s]"' % node if b":" in node else node
-            out.append(b"\r\nForwarded: %sfor=%s;proto=%s" % (fields.forwarded, node, self._scheme))
+            own = b"for=%s;proto=%s" % (node, self._scheme)
             if host:
-                out.append(b';host="%s"' % host)
-        elif fields.forwarded:
-            out.append(b"\r\nForwarded: " + fields.forwarded[:-2])
-        if self._request_id and b"x-request-id" not in fields.given:
-            out.append(b"\r\nX-Request-ID: " + uuid.uuid4().hex.encode())
-        out.append(b"\r\n\r\n")
+                own += b';host="%s"' % host
+            forwarded.append(own)
+        if forwarded:
+            out.append(b"\r\nForwarded: " + b", ".join(forwarded))
         return b"".join(out)

@@ -1,6 +1,6 @@
 """Response heads: what a server sent, and what is sent on to the client.
 
-Edited line by line, as in `request.py`, and checked as strictly: nothing ambiguous reaches a client.
+Judged and edited as in `request.py`, and as strictly: nothing ambiguous reaches a client.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 import httptools
 
-from pylb.http.fields import FieldLines, Malformed
+from pylb.http.fields import TEXT, finder, without
 
-_LINES = FieldLines(
+# Fields that mean something here; those that nothing is said about below are cut.
+_FIND = finder(
     [
         *(b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding"),
         b"upgrade",
     ]
 )
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _KEPT = frozenset({b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"date", b"via"})
-_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [\t -~\x80-\xff]*)?")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: " + TEXT + rb"*)?\r\n")
 
 
 class BadResponse(Exception):
@@ -50,40 +51,43 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
     Raises:
         BadResponse: the head must not be passed on.
     """
-    line, *lines = raw[:-4].split(b"\r\n")
-    match = _STATUS.fullmatch(line)
-    if match is None:
+    line = _STATUS.match(raw)
+    if line is None:
         raise BadResponse("status line")
-    try:
-        found, new = _LINES.read(lines)
-    except Malformed:
-        raise BadResponse("field line") from None
-    status = int(match[1])
-    http11 = line[7:8] == b"1"
+    begin = line.end() - 2
+    *found, rest = _FIND.finditer(raw.lower(), begin)
+    if rest.start() != len(raw) - 3:
+        raise BadResponse("field line")
+    http11 = line[1] == b"1"
+    status = int(line[2])
     keep_alive = http11
     content_length = -1
     chunked = False
     upgrade = b""
     named: set[bytes] = set()
-    cut: list[bytes] = []
-    for one, name, value in found:
+    pieces: list[bytes] = []
+    end = 0  # of the last line that was cut
+    for match in found:
+        name, value = match.groups()
+        value = value.strip(b"\t ")
         if name == b"content-length":
             if content_length >= 0 or not value.isdigit() or len(value) > 18:
                 raise BadResponse("content-length")
             content_length = int(value)
         elif name == b"transfer-encoding":
-            if chunked or value.lower() != b"chunked":
+            if chunked or value != b"chunked":
                 raise BadResponse("transfer-encoding")
             chunked = True
         else:
-            cut.append(one)
+            pieces.append(raw[end : match.start() - 1])
+            end = match.end() - 1
             if name == b"connection":
-                tokens = _TOKEN.findall(value.lower())
+                tokens = _NAMED.findall(value)
                 if b"close" in tokens:
                     keep_alive = False
-                named.update(token for token in tokens if token not in _KEPT)
+                named.update(tokens)
             elif name == b"upgrade":
-                upgrade = value
+                upgrade = raw[match.start(2) : match.end(2)].strip(b"\t ")
     if chunked and (content_length >= 0 or not http11):
         raise BadResponse("ambiguous length")
     if status < 200 or status == 204:
@@ -91,26 +95,25 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
             # RFC 9112 §6.3: no body here, whatever the fields say; some readers would wait for one.
             raise BadResponse("length where there is no body")
         content_length = 0
-    if new:
-        try:
-            httptools.HttpResponseParser(None).feed_data(
-                b"HTTP/1.1 200 OK\r\n" + b"\r\n".join(new) + b"\r\n\r\n"
-            )
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError as error:
-            raise BadResponse(str(error)) from None
-        _LINES.remember(new, found)
+    try:
+        httptools.HttpResponseParser(None).feed_data(b"HTTP/1.1 200 OK" + raw[begin:])
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise BadResponse(str(error)) from None
     if head_request or status == 304:
         content_length, chunked = 0, False
     if chunked:
         content_length = -1
-    if named:
-        cut += [one for one in lines if one.partition(b":")[0].lower() in named]
     out = raw
-    if cut or not http11:
-        kept = [one for one in lines if one not in cut]
-        out = b"\r\n".join((b"HTTP/1.1" + line[8:], *kept, b"", b""))
+    if pieces:
+        pieces.append(raw[end:])
+        out = b"".join(pieces)
+        named -= _KEPT
+        if named:
+            out = without(out[:-4], named) + b"\r\n\r\n"
+    if not http11:
+        out = b"HTTP/1.1" + out[8:]
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
     return ResponseHead(out, out != raw, status, keep_alive, content_length, chunked, upgrade)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from pylb.config.address import Address, Place, loopback, place
 from pylb.config.runtime import distrust
-from pylb.net import strangers
 from pylb.net.listeners import BindError, identity, listen_unix, open_group, unlink_own
 
 
@@ -38,7 +37,7 @@ class AdminSocket:
         self.address = address
         self._file = None
         if not address.is_unix:
-            self.sock = open_group(address, 1, 128, strangers.inodes(own))[0]
+            self.sock = open_group(address, 1, 128, own)[0]
             name = Address(*self.sock.getsockname()[:2])
             if not guarded and not loopback(name):  # a name that isn't where it seemed to be
                 self.sock.close()

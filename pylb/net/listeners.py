@@ -43,15 +43,21 @@ def _explain(what: str, error: Exception) -> str:
     return f"cannot listen on {what}: {fix}"
 
 
-def open_group(address: Address, slots: int, backlog: int, own: frozenset[int]) -> list[socket.socket]:
+def open_group(
+    address: Address, slots: int, backlog: int, own: Sequence[socket.socket] = ()
+) -> list[socket.socket]:
     """The reuseport group of one TCP bind; index in the group = slot, as listening order decides it.
 
-    ``own`` are the inodes of sockets that may be in the way, as they are ours.
+    ``own`` are sockets that may be in the way, as they are ours; one at the very same address may not, since
+    the kernel would make one group of them.
     """
     opened: list[socket.socket] = []
     try:
         family, target = resolve(address)[0]
-        _refuse_strangers(family, target, own)
+        open_ = [sock for sock in own if sock.fileno() >= 0 and sock.family == family]
+        if any(sock.getsockname()[:2] == target[:2] for sock in open_):
+            raise ValueError("pylb itself has it for another purpose; reload without it first, then with it")
+        _refuse_strangers(family, target, strangers.inodes(own))
         for _ in range(slots):
             sock = socket.socket(family, socket.SOCK_STREAM)
             opened.append(sock)
@@ -183,7 +189,7 @@ class Listeners:
             self.close()
             raise
 
-    def _open(self, address: Address, own: frozenset[int] = frozenset()) -> None:
+    def _open(self, address: Address, own: Sequence[socket.socket] = ()) -> None:
         key = str(address)
         if address.is_unix:
             group = [listen_unix(address.path, self.backlog)] * self.slots
@@ -236,7 +242,7 @@ class Listeners:
             BindError: a new address can't be used; nothing has changed then.
         """
         new = Listeners([], self.slots, self.backlog)
-        known = strangers.inodes([*self.all(), *own])
+        known = [*self.all(), *own]
         used = self._places()
         fresh: list[str] = []
         try:

@@ -49,8 +49,9 @@ TO_CONTROL: Mapping[str, Mapping[str, _Test]] = {
 }
 TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "listen": {"slots": _numbers},
-    "move": {"to": _number, "count": _number},
+    "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
     "retire": {"to": _numbers, "binds": _texts},
+    "cut": {"reason": _text},
 }
 
 

@@ -110,9 +110,7 @@ class Arrivals:
             self._total, self._at = total, now
 
 
-def weights_for(
-    connections: Mapping[int, float], rate: float = 0.0, strong: bool = False
-) -> dict[int, int]:
+def weights_for(connections: Mapping[int, float], rate: float = 0.0, strong: bool = False) -> dict[int, int]:
     """Weights (adding up to `TOTAL`) that send more new connections to slots that hold fewer.
 
     Args:

@@ -11,8 +11,8 @@ The rules, in the order in which they are tried:
    More processes than cores are slower, not faster (paper, figure 2a). Workers that are busy all the time
    don't show how much load there is: then up to `STEP` times as many.
 4. So little load that fewer workers would stay below `LOW`, for `SHRINK_AFTER` seconds: half of those that
-   the most loaded moment of this time had no need of go. Each step needs that time anew: what the halved
-   surplus leaves is as long in coming back, and from 128 workers to one it is seven steps, 70 seconds.
+   the most loaded moment of this time had no need of go. Each step needs that time anew, since only the load
+   at the new count shows that it was not too much; from 128 workers to one it is seven steps, 70 seconds.
 
 Between `LOW` and `HIGH` nothing happens; since a shrink must leave the rest below `LOW`, a load at either
 threshold can't make the count flap.
@@ -45,8 +45,8 @@ SATURATED = 0.95  # mean load from which it says no more how much there is to do
 STEP = 3.0  # times as many workers then, if so many cores are idle
 QUEUE = 64  # connections waiting to be accepted, per worker, that count as pressure
 LAG_US = 50_000  # event-loop lag that counts as pressure
-FORK = 0.015  # CPU seconds of a change by one worker (bench/results/changes.md)
-MOVE = 35e-6  # CPU seconds of each connection that is handed over for it (same place)
+FORK = 0.017  # CPU seconds of a change by one worker (bench/results/changes.md)
+MOVE = 40e-6  # CPU seconds of each connection that is handed over for it (same place)
 LOST = 1.25  # seconds of a growth that bring nothing: until load has moved, and until a claim is noticed
 WORTH = 0.25  # what growing and giving back may cost of the CPU time that growth brings
 CREDIT = 10.0  # seconds that growth may have been too short by, all together, before it waits

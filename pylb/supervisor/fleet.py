@@ -27,6 +27,8 @@ SETTLE = 1.0
 GRACE = 5.0
 """Seconds that a worker has beyond the time in which it is to be gone."""
 LEVEL_PAUSE = 0.2
+STAND_INS = 3
+"""How many workers start, at most, in place of those that are stuck and will soon be killed."""
 MOST_ROWS = 512
 """Of the scoreboard, unless even that is too few; each has an inbox, of two descriptors in every process."""
 
@@ -200,10 +202,12 @@ class Fleet:
         title = f"pylb: worker {slot} (gen {self.generation})"
         try:
             pid = fork(title, f"worker {slot}", prepare, lambda: self.entry(context))
-        except OSError as error:
+        except Exception as error:
             ours.close()
             theirs.close()
             cells[Field.STATE] = State.FREE
+            if not isinstance(error, OSError):
+                raise
             return self._not_started(slot, error)
         theirs.close()
         self.used_rows.add(row)
@@ -319,7 +323,8 @@ class Fleet:
         """Slots in which a worker is to be started now."""
         current = self._current()
         slots = [slot for slot in sorted(self.wanted) if slot not in current]
-        if current and all(worker.stuck for worker in current.values()):
+        stuck = sum(worker.stuck and not worker.retiring for worker in self.workers.values())
+        if current and all(worker.stuck for worker in current.values()) and stuck < len(current) + STAND_INS:
             slots.append(min(current))  # somebody must serve until they are back or replaced
         return [slot for slot in slots if self.not_before.get(slot, 0.0) <= now]
 

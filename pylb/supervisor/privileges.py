@@ -92,16 +92,21 @@ def _try_out(who: Identity) -> None:
     """
     read, write = os.pipe2(os.O_CLOEXEC)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
-    if pid == 0:
-        try:
-            drop(who)
-        except BaseException as error:
-            os.write(write, str(error).encode()[:512] or b"?")
-        finally:
-            os._exit(0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    os.close(write)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                drop(who)
+            except BaseException as error:
+                os.write(write, str(error).encode()[:512] or b"?")
+            finally:
+                os._exit(0)
+    except OSError:
+        os.close(read)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        os.close(write)
     try:
         why = os.read(read, 512).decode(errors="replace")
         try:

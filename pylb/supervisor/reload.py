@@ -48,7 +48,7 @@ class _Before:
     config: Config
     listeners: Listeners
     generation: int
-    target: int
+    wanted: frozenset[int]
     pinned: int | None
     not_before: dict[int, float]
     servers: dict[ServerKey, int]
@@ -138,7 +138,13 @@ class Reload:
         arbiter, fleet = self._arbiter, self._arbiter.fleet
         self._pending = _Pending(
             _Before(
-                *(arbiter.config, arbiter.listeners, fleet.generation, fleet.target, arbiter.pinned),
+                *(
+                    arbiter.config,
+                    arbiter.listeners,
+                    fleet.generation,
+                    frozenset(fleet.wanted),
+                    arbiter.pinned,
+                ),
                 *(dict(fleet.not_before), dict(arbiter.servers)),
             ),
             renewal,
@@ -158,7 +164,7 @@ class Reload:
         pending.admin_token = admin_token(config)
         address = admin_address_of(config)
         listening = [*arbiter.listeners.all(), arbiter.admin.sock]
-        pending.listeners, pending.removed = arbiter.listeners.updated(binds_of(config))
+        pending.listeners, pending.removed = arbiter.listeners.updated(binds_of(config), [arbiter.admin.sock])
         if not arbiter.admin.is_at(address):
             pending.admin = AdminSocket(
                 *(address, pending.admin_token is not None, listening),
@@ -173,8 +179,10 @@ class Reload:
             log.warning("workers.max %d is clamped to %d until restart", config.workers.max, fleet.slots)
         self._in_use = fingerprint(config)
         self._last_generation += 1
-        for _, bind in (*binds_of(config), ("", address)):
+        for bind in [bind for _, bind in binds_of(config) if str(bind) not in arbiter.listeners.sockets]:
             privileges.give(bind, who)
+        if pending.admin is not None:
+            privileges.give(address, who)
         arbiter.config = config
         arbiter.listeners = fleet.listeners = pending.listeners
         fleet.begin(self._last_generation, config, secrets)
@@ -218,6 +226,9 @@ class Reload:
         if old_admin is not None:
             with guard("closing the old admin address"):
                 old_admin.close()
+        with guard("giving sockets to the user"):  # those that stayed may have had another one
+            for _, bind in (*binds_of(arbiter.config), ("", arbiter.admin.address)):
+                privileges.give(bind, arbiter.identities.of(arbiter.config))
         with guard("closing removed binds"):
             # The old workers have copies of their own, which they empty before they leave.
             pending.before.listeners.close_others(arbiter.listeners)
@@ -241,7 +252,7 @@ class Reload:
         arbiter.listeners = fleet.listeners = before.listeners
         arbiter.config = fleet.config = before.config
         fleet.generation = before.generation
-        fleet.target, arbiter.pinned = before.target, before.pinned
+        fleet.wanted, arbiter.pinned = set(before.wanted), before.pinned
         fleet.not_before.clear()
         fleet.not_before.update(before.not_before)
         if not new:  # else their figures are still to be folded; `add_servers` frees what it needs

@@ -52,7 +52,7 @@ class HandOver:
 
     # What moves
 
-    def level(self, target: int, count: int, excess: int = 0, lively: int = 0) -> None:
+    def level(self, target: int, count: int, excess: int, lively: int) -> None:
         """Give ``count`` connections to the worker of a row, idle ones first.
 
         Args:

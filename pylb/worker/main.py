@@ -30,7 +30,7 @@ from pylb.config.model import Server
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
-from pylb.net import channel
+from pylb.net import channel, messages
 from pylb.scoreboard import NO_BACKEND, REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
@@ -268,9 +268,7 @@ class Worker:
                     self._slots = order["slots"]
                     await self._listen(order["slots"])
                 elif order["op"] == "move":
-                    self.hand_over.level(
-                        order["to"], order["count"], order.get("excess", 0), order.get("lively", 0)
-                    )
+                    self.hand_over.level(order["to"], order["count"], order["excess"], order["lively"])
             except Exception as error:
                 if not self._ready:
                     raise  # who can't begin says so, and another one tries
@@ -304,7 +302,12 @@ class Worker:
             if message is None:
                 log.error("the supervisor is gone; closing when the requests under way are answered")
                 self.loop.remove_reader(self._context.channel.fileno())
-            self._order(message or _STOP)
+                message = _STOP
+            wrong = messages.wrong(message, messages.TO_WORKER)
+            if wrong:
+                log.error("a message of the supervisor is passed over: %s", wrong)
+            else:
+                self._order(message)
 
     async def _listen(self, slots: list[int]) -> None:
         """Accept from exactly these slots' sockets; a unix socket is one for all slots."""
@@ -442,9 +445,10 @@ class Worker:
 
     def _close_idle(self) -> None:
         """Have connections that stay here end, one after the other, so that clients don't come back as a
-        herd."""
+        herd; busy ones first, as an answer is the best moment to say it."""
         staying = [client for client in self.clients if self.stopping or not client.movable]
-        for position, client in enumerate(staying, 1):
+        staying.sort(key=lambda client: not client.busy)
+        for position, client in enumerate(staying):
             self.loop.call_later(self.spread * position / len(staying), client.drain)
 
     # Time

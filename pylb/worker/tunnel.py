@@ -73,6 +73,7 @@ class Tunnel:
         self._near.transport.abort()
         self._far.transport.abort()
 
+    @guarded
     def cut(self) -> None:
         """The worker can't wait any longer: say so where that is possible, and close."""
         self.cutting = True

@@ -41,7 +41,9 @@ def test_roots_is_the_services_whatever_the_session(monkeypatch: pytest.MonkeyPa
     assert admin_paths() == ["/run/pylb/admin.sock"]
 
 
-def test_a_users_own_comes_before_the_services(user: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_users_own_comes_before_the_services(
+    user: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert admin_paths() == [f"{user}/admin.sock", "/run/pylb/admin.sock"]
     os.chown(tmp_path, USER, -1)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))

@@ -26,7 +26,8 @@ def refusal(gate: Gate, method: str = "GET", host: str | None = "127.0.0.1:9000"
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1:9000", "127.0.0.1", "localhost:9000", "LocalHost", "[::1]:9000", "10.0.0.1:80", "lb1:9000"]
+    "host",
+    ["127.0.0.1:9000", "127.0.0.1", "localhost:9000", "LocalHost", "[::1]:9000", "10.0.0.1:80", "lb1:9000"],
 )
 def test_our_own_names(host: str) -> None:
     assert refusal(Gate(HERE, None, "lb1"), host=host) is None
@@ -82,7 +83,9 @@ def test_with_a_token_everybody_needs_it(authorization: str, expected: int | Non
     assert refusal(gate, "POST", authorization=authorization, content_type=JSON) == expected
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""]
+)
 def test_what_a_form_can_send_changes_nothing(kind: str) -> None:
     gate = Gate(HERE, "secret")
     assert refusal(gate, "POST", authorization="Bearer secret", content_type=kind) == 415

@@ -228,3 +228,16 @@ def test_a_quota_of_one_and_a_half_cpus_gives_two_workers(monkeypatch: pytest.Mo
     assert machine.orders == [2]
     # Half of an idle core is none: that one is somebody else's, too.
     assert scaler.status()["usable_cores"] == 1.5
+
+
+def test_a_machine_that_does_not_tell_its_times_has_no_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ``/proc`` the control plane died at each start, and nobody could ask for the status."""
+
+    def unknown(percpu: bool) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/proc/stat")
+
+    monkeypatch.setattr("psutil.cpu_times", unknown)
+    source = MeasuredSource()
+    for second in range(5):
+        source.sample(1000.0 + second)
+    assert source.idle() == 0.0 and source.per_cpu() == []

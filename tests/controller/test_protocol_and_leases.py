@@ -21,7 +21,7 @@ from controller.protocol import (
 )
 from controller.sources.cgroups import CgroupSource
 from controller.sources.measured import MeasuredSource
-from controller.sources.quota import usable_cores
+from controller.sources.quota import usable_cores, whole_cores
 from controller.sources.table import TableSource
 
 texts = st.text(max_size=20).filter(str.isprintable)
@@ -246,6 +246,48 @@ def test_measured_idleness_is_smoothed_and_kept_within_the_mask() -> None:
     assert source.idle() == 0.75
 
 
+def test_a_cpu_that_comes_or_goes_does_not_hide_the_others() -> None:
+    times = [(0.0, 0.0)] * 2
+    source = MeasuredSource(1.0, lambda: times, lambda: 4.0, lambda: {0, 1, 2, 3})
+    times = [(1.0, 1.0)] * 2
+    source.sample(1)
+    assert source.idle() == 2
+    times = [(1.0, 1.0)] * 4
+    source.sample(2)
+    assert source.idle() == 2
+    times = [(1.0, 1.0)]
+    source.sample(3)
+    assert source.idle() == 1
+
+
+def test_nothing_is_known_of_a_moment() -> None:
+    times = [(0.0, 0.0)]
+    source = MeasuredSource(1.0, lambda: times, lambda: 1.0, lambda: {0})
+    times = [(0.0, 0.01)]
+    source.sample(0.01)
+    times = [(0.24, 0.25)]
+    source.sample(0.25)
+    assert source.idle() == pytest.approx(0.96)
+
+
+@pytest.mark.parametrize(
+    ("usable", "workers"),
+    [(0.2, 1), (1.0, 1), (1.1, 1), (1.25, 2), (1.5, 2), (1.7, 2), (2.0, 2), (2.1, 2), (3.5, 4), (64.0, 64)],
+)
+def test_a_quotas_fraction_is_rounded_up_and_idleness_is_not(usable: float, workers: int) -> None:
+    assert whole_cores(usable) == workers
+    times = [(0.0, 0.0)] * 64
+    source = MeasuredSource(1.0, lambda: times, lambda: usable, lambda: set(range(64)))
+    times = [(1.0, 1.0)] * 64
+    source.sample(1)
+    assert source.capacity({}) == workers
+    times = [(1.5, 2.0)] + [(1.0, 2.0)] * 63  # half of one core is idle now, and none of the others
+    for second in range(2, 20):
+        source.sample(second)
+        times = [(idle + 0.5 * (cpu == 0), total + 1) for cpu, (idle, total) in enumerate(times)]
+    assert source.capacity({}) == pytest.approx(0.5, abs=0.01)
+
+
 def test_quota_of_both_cgroup_versions(tmp_path: Path) -> None:
     proc = tmp_path / "cgroup"
     proc.write_text("0::/a/b\n")
@@ -283,6 +325,39 @@ def test_a_table_gives_a_balancer_its_own_machines_cores_and_the_idle_ones(tmp_p
     for busy in (0.0, 1.0, 2.0):
         assert source.capacity({"lb": busy}) == 2
     assert source.capacity({"stranger": 1.0}) == 1
+
+
+@pytest.mark.parametrize(
+    ("quotas", "left"),
+    [
+        ({}, 3.0),
+        ({"vms/web": "30000 100000"}, 3.7),
+        ({"vms": "80000 100000"}, 3.2),
+        ({"vms/web": "max 1"}, 3.0),
+    ],
+)
+def test_what_a_starved_machine_waits_for_is_not_lent(
+    tmp_path: Path, quotas: dict[str, str], left: float
+) -> None:
+    file = tmp_path / "vms.toml"
+    file.write_text('cores = 4\n[vms]\nweb.cgroup = "/vms/web"\n')
+    folder = tmp_path / "cgroup/vms/web"
+    folder.mkdir(parents=True)
+    for path, quota in quotas.items():
+        (tmp_path / "cgroup" / path / "cpu.max").write_text(f"{quota}\n")
+
+    def has(ran: float, waited: float) -> None:
+        (folder / "cpu.stat").write_text(f"usage_usec {ran * 1e6:.0f}\nuser_usec 1\n")
+        total = f"{waited * 1e6:.0f}"
+        (folder / "cpu.pressure").write_text(f"some avg10=1.00 total={total}\nfull avg10=0.00 total=0\n")
+
+    has(10, 50)
+    source = CgroupSource(str(file), tmp_path / "cgroup")
+    source.sample(0)
+    has(10.3, 50.7)
+    source.sample(1)
+    assert source.capacity({"lb": 1.0}) == pytest.approx(left)
+    assert source.idle() == pytest.approx(3.7)
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -23,6 +23,8 @@ Fields = list[tuple[str, str]]
 class Client:
     """A connection by prior knowledge, or over a TLS connection that is there."""
 
+    machine: type[h2.connection.H2Connection] = h2.connection.H2Connection
+
     def __init__(self, port: int, window: int = 65535, sock: socket.socket | None = None) -> None:
         self.sock = sock or socket.create_connection(("127.0.0.1", port), timeout=20)
         config = h2.config.H2Configuration(
@@ -31,7 +33,7 @@ class Client:
             validate_outbound_headers=False,
             normalize_outbound_headers=False,
         )
-        self.h2 = h2.connection.H2Connection(config)
+        self.h2 = self.machine(config)
         self.h2.local_settings = h2.settings.Settings(
             client=True, initial_values={h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
         )

@@ -1,4 +1,4 @@
-"""The admin address: who may do what, and what happens to it when instances and generations follow each other."""
+"""The admin address: who may do what, and what becomes of it when instances and generations change."""
 
 from __future__ import annotations
 
@@ -91,7 +91,9 @@ def test_on_tcp_a_page_can_neither_read_nor_scale(
     start: Callable[..., Instance], origin: Origin, tmp_path: Path
 ) -> None:
     file, port, admin = tmp_path / "pylb.toml", free_port(), free_port()
-    configure(file, origin, f"127.0.0.1:{port}", more=f'admin = "127.0.0.1:{admin}"\nworkers = {{min = 1, max = 2}}')
+    configure(
+        file, origin, f"127.0.0.1:{port}", more=f'admin = "127.0.0.1:{admin}"\nworkers = {{min = 1, max = 2}}'
+    )
     one = start(file, Address("127.0.0.1", admin))
     one.until(one.serves)
     assert ask(admin, "GET", "/status")[0] == ask(admin, "GET", "/metrics")[0] == 200
@@ -181,7 +183,9 @@ def test_the_next_instance_gets_the_admin_port_while_one_drains(
     start: Callable[..., Instance], origin: Origin, tmp_path: Path
 ) -> None:
     file, port, admin = tmp_path / "pylb.toml", free_port(), free_port()
-    configure(file, origin, f"127.0.0.1:{port}", more=f'admin = "127.0.0.1:{admin}"\nworkers = {{min = 1, max = 1}}')
+    configure(
+        file, origin, f"127.0.0.1:{port}", more=f'admin = "127.0.0.1:{admin}"\nworkers = {{min = 1, max = 1}}'
+    )
     address = Address("127.0.0.1", admin)
     old = start(file, address)
     old.until(old.serves)
@@ -199,7 +203,9 @@ def test_the_next_instance_gets_the_admin_port_while_one_drains(
     assert new.workers() == ["serving"]
 
 
-def test_nobody_removes_anothers_socket(start: Callable[..., Instance], origin: Origin, tmp_path: Path) -> None:
+def test_nobody_removes_anothers_socket(
+    start: Callable[..., Instance], origin: Origin, tmp_path: Path
+) -> None:
     file, front, path = tmp_path / "pylb.toml", tmp_path / "front.sock", tmp_path / "admin.sock"
     configure(file, origin, f"unix:{front}", more=f'admin = "unix:{path}"')
     one = start(file, Address("", 0, str(path)))
@@ -269,5 +275,3 @@ def control_of(pylb: Pylb) -> psutil.Process:
             except psutil.Error:
                 continue
     raise AssertionError("no control plane")
-
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
 import threading
 from pathlib import Path
@@ -134,24 +133,6 @@ def test_through_two_balancers_in_http_2(
     assert origin.trailers == [b"x-sum: 5", b"x-sum: 7"]
     client.sock.close()
     nothing_left(front, 0)
-
-
-def test_a_reload_lets_streams_end(client: Client, running: Balancer, origin: Origin) -> None:
-    number = client.request("/held")
-    running.wait("at the server", lambda status: status["servers"][0]["active"] == 1)
-    running.signal(signal.SIGHUP)
-    while not any(isinstance(event, h2.events.ConnectionTerminated) for event in client.events):
-        assert client.receive()
-    goaway = client.events.pop()
-    assert isinstance(goaway, h2.events.ConnectionTerminated)
-    assert (goaway.error_code, goaway.last_stream_id) == (0, number)
-    origin.release()
-    data = b""
-    while piece := client.sock.recv(65536):
-        data += piece
-    # h2 reads nothing after a GOAWAY, so look at the frames: an answer with its end, then the close.
-    assert b"late" in data
-    nothing_left(running, 0)
 
 
 def test_websocket_by_extended_connect(running: Balancer, balancer: StartBalancer) -> None:

@@ -7,6 +7,8 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import psutil
 import pytest
 
 from bench.balancer import Balancer, free_port, frontend
+from bench.testbed import Group
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 
@@ -154,3 +157,29 @@ def test_a_leaving_worker_that_hangs_is_killed(
         hang(victim, stopped)
         running.wait_workers(1)
         assert victim not in states(running)
+
+
+def test_a_worker_that_gets_no_cpu_is_not_judged(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    """It shares a thousandth of a CPU with others, and so is late by seconds."""
+    running = start(balancer, origin, tmp_path, "1", watchdog="1s")
+    worker = running.workers()[0]["pid"]
+    with contextlib.ExitStack() as stack:
+        try:
+            group = Group(f"pylb-test-{os.getpid()}")
+        except OSError as error:
+            pytest.skip(f"no cgroup can be made here: {error}")
+        stack.callback(group.remove)
+        group.limit(0.001, core=1, period_us=1_000_000)
+        for _ in range(6):
+            hog = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.callback(hog.wait)
+            stack.callback(hog.kill)
+            group.add(hog.pid)
+        group.add(worker)
+        running.wait("late", lambda status: status["workers"][0]["lag_ms"] > 1500, seconds=60)
+        group.limit(1, core=1)
+        assert states(running) == {worker: "serving"}
+        running.stop()
+    assert "sign" not in running.log.read_text()

@@ -28,7 +28,7 @@ from tests.e2e.origin import Origin
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 CTRL_S, CTRL_Q = b"\x13", b"\x11"
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def fill(fd: int) -> None:

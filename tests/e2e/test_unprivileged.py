@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 USER = "nobody"
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\n\r\n"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def low_port() -> int:
@@ -252,6 +252,8 @@ def test_a_reload_changes_the_user_or_refuses_a_stranger(balancer: StartBalancer
     running.wait("its control plane", lambda _: facts(children(running)["pylb: control"])["Uid"][0] != "0")
     groups = " ".join(map(str, sorted(os.getgrouplist(USER, group.gr_gid))))
     all_are(running, entry.pw_uid, group.gr_gid, groups)
+    for path in (str(site.front), running.admin.path):
+        assert (os.stat(path).st_uid, os.stat(path).st_gid) == (entry.pw_uid, group.gr_gid)
     ask_at(site.port)
     for head, says in (
         ('user = "no-such-user"', "user: this machine has no user 'no-such-user'"),

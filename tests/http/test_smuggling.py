@@ -27,14 +27,14 @@ def test_damaged_streams() -> None:
 
 def test_the_judge_is_awake(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one rule broken, the check must find it."""
-    broken = request.read_fields.__wrapped__  # what it gives is changed below
+    parse = request.RequestHead.parse
 
-    def blind(block: bytes, http11: bool, trusted: bool) -> request.RequestFields:
-        fields = broken(block, http11, trusted)
-        fields.content_length = 0  # the body is taken for the next request
-        return fields
+    def blind(head: request.RequestHead, raw: bytes) -> bytes:
+        out = parse(head, raw)
+        head.content_length = 0  # the body is taken for the next request
+        return out
 
-    monkeypatch.setattr(request, "read_fields", blind)
+    monkeypatch.setattr(request.RequestHead, "parse", blind)
     with pytest.raises(Finding):
         for number in range(3000):
             source = random.Random(number)

@@ -17,7 +17,9 @@ ANYTHING = st.recursive(
     max_leaves=8,
 )
 OPS = st.sampled_from(["ready", "scale", "pin", "state", "listen", "move", "retire", "", "else"])
-NAMES = st.sampled_from(["n", "reason", "id", "target", "pinned", "generation", "slots", "to", "count", "binds"])
+NAMES = st.sampled_from(
+    ["n", "reason", "id", "target", "pinned", "generation", "slots", "to", "count", "binds"]
+)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,9 @@ def test_the_longest_refusal_fits_into_a_packet() -> None:
 def test_a_message_that_is_too_large_is_dropped_and_told(caplog: pytest.LogCaptureFixture) -> None:
     one, other = channel.pair()
     with one, other:
-        assert channel.send(one, {"op": "huge", "text": "x" * 10_000_000})  # else it would be sent again for ever
+        assert channel.send(
+            one, {"op": "huge", "text": "x" * 10_000_000}
+        )  # else it would be sent again for ever
         assert channel.send(one, {"op": "no JSON", "text": b"x"})  # likewise
         assert channel.send(one, {"op": "next"})
         assert channel.recv(other) == {"op": "next"}

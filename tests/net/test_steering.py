@@ -137,3 +137,12 @@ def test_the_kernel_steers() -> None:
         listeners.close()
         for client in clients:
             client.close()
+
+
+def test_who_was_asked_to_come_back_goes_elsewhere() -> None:
+    """Stronger than usual, but everybody still gets some; and not where many come by themselves."""
+    usual = steering.weights_for({0: 14, 1: 6})
+    strong = steering.weights_for({0: 14, 1: 6}, strong=True)
+    assert usual[1] / usual[0] < 2 < 8 < strong[1] / strong[0] <= 16.1
+    many = 10_000.0
+    assert steering.weights_for({0: 14, 1: 6}, many, True) == steering.weights_for({0: 14, 1: 6}, many)

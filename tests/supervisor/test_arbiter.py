@@ -168,7 +168,7 @@ class Pylb:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def until(self, what: Callable[[], object], seconds: float = 8) -> None:
+    def until(self, what: Callable[[], object], seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, self.log.read_text()

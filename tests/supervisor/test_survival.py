@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.balancer import free_port
@@ -33,6 +34,8 @@ def breakable(owner, name):
         except FileNotFoundError:
             broken = []
         if name in broken and os.getpid() == supervisor:
+            if name == "fork":
+                raise BlockingIOError(11, "no process to be had")
             raise RuntimeError("broken: " + name)
         return real(*args, **more)
     setattr(owner, name, wrapped)
@@ -43,6 +46,7 @@ for owner, names in (
     (Arbiter, ("_control_tick", "_send_state", "_signal", "_pin", "add_servers", "_messages")),
     (Listeners, ("updated", "accept_queue")),
     (selectors.EpollSelector, ("select",)),
+    (os, ("fork",)),
 ):
     for name in names:
         breakable(owner, name)
@@ -213,3 +217,17 @@ def test_a_pin_says_what_was_done(tmp_path: Path) -> None:
     finally:
         pylb.signal(signal.SIGTERM)
         assert pylb.process.wait(10) == 0
+
+
+def test_no_process_to_be_had_is_no_end(pylb: Pylb) -> None:
+    break_(pylb, "fork")
+    for child in psutil.Process(pylb.process.pid).children():
+        child.kill()
+    for what in ("a worker", "the control plane"):
+        pylb.until(lambda what=what: f"cannot start {what}: " in pylb.log.read_text())  # type: ignore[misc]
+    pylb.signal(signal.SIGHUP)
+    pylb.until(lambda: "reload: starting generation 2" in pylb.log.read_text())
+    heal(pylb)
+    pylb.until(lambda: pylb.ask()[2] == 2)
+    pylb.signal(signal.SIGTERM)
+    assert pylb.process.wait(10) == 0

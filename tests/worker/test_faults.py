@@ -33,8 +33,8 @@ import pylb.worker
 from pylb.config.load import from_document
 from pylb.config.model import server_keys
 from pylb.net import channel
-from pylb.net.tls import listener_contexts
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
+from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
 from pylb.worker.listener import Listener
 from pylb.worker.main import Worker
@@ -248,10 +248,12 @@ class Stage:
         self.supervisor, child = channel.pair()
         self.pairs = [channel.pair(), channel.pair()]
         self.listeners = listeners
+        secrets = read_secrets(config)
         self.context = WorkerContext(
             config, ROW, 0, 1, listeners, self.board, child, self.pairs[ROW][0],
             [writer for _, writer in self.pairs],
-            {key: number for number, key in enumerate(server_keys(config))}, listener_contexts(config),
+            {key: number for number, key in enumerate(server_keys(config))},
+            secrets.listeners, secrets.backends,
         )  # fmt: skip
         self.worker = Worker(self.context, self.loop)
         self.life = asyncio.create_task(self.worker.serve())
@@ -492,7 +494,7 @@ async def handed_over(stage: Stage) -> None:
     await stage.exchange(reader, writer, GET[10:])
     for _ in range(3):
         await stage.ask("plain", GET)
-    channel.send(stage.supervisor, {"op": "move", "to": OTHER, "count": 2})
+    channel.send(stage.supervisor, {"op": "move", "to": OTHER, "count": 2, "excess": 2, "lively": 0})
     for _ in range(100):
         packet = channel.recv_connections(stage.pairs[OTHER][0])
         if packet is not None:
@@ -687,12 +689,13 @@ def test_a_server_that_fails_is_named_once_and_again_when_it_works(
         f"{record.levelname} {record.getMessage()}" for record in caplog.records if record.name == "pylb"
     )
     said = re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", said)
-    assert said.count("WARNING server down/a at ADDRESS: connection refused") == 1
+    for name in "ab":
+        assert said.count(f"WARNING server down/{name} at ADDRESS: connection refused\n") == 1
+    assert len(re.findall(r"server down/[ab] at ADDRESS: connection refused \(2 more in ", said)) == 1
     assert said.count("can be connected to again, after 3 failures") == 1
     for line in (
         "WARNING server http1/s1 at ADDRESS: bad response: ",
         "WARNING server http1/s1 at ADDRESS: closed the connection before its response was whole",
         "WARNING server http1/s1 at ADDRESS: no answer in time (timeouts.server)",
-        "WARNING server down/b at ADDRESS: connection refused (2 more in ",
     ):
         assert said.count(line) == 1, f"{line}\n{said}"

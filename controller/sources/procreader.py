@@ -1,0 +1,224 @@
+"""Virtual machines of this host as ``/proc`` shows them: a process per machine, a thread per vCPU.
+
+The threads' names tell them: ``CPU 0/KVM`` and ``CPU 0/TCG`` (QEMU with debug-threads, which libvirt sets),
+``fc_vcpu 0`` (Firecracker), ``vcpu0`` (Cloud Hypervisor). What a thread ran, and what it waited for a CPU,
+is in ``schedstat`` (Documentation/scheduler/sched-stats.rst of the kernel); its descriptor is kept open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from controller.sources.machines import Facts, MachineFacts, VcpuFacts
+from controller.sources.quota import cgroup_quota
+
+RESCAN = 1.0
+"""Seconds after which new machines and threads are looked for; masks, caps and weights are read in turns."""
+_LOOKS = 5  # times that a process is looked at before it counts as no machine
+_VCPU = re.compile(r"(?:CPU |fc_vcpu |vcpu)(\d+)(?:/(?:KVM|TCG))?$|ALL CPUs/TCG$")
+_VMM = ("qemu", "kvm", "firecracker", "cloud-hyp")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class _Thread:
+    tid: int
+    file: int
+    """Descriptor of its schedstat."""
+    cpus: frozenset[int]
+
+
+@dataclass(slots=True)
+class _Process:
+    name: str
+    cap: float = math.inf
+    weight: float = 100.0
+    threads: dict[int, _Thread] = field(default_factory=dict)
+    """By the vCPU's number."""
+    links: int = 0
+    """Of its folder of tasks: changes with their number."""
+
+
+def host_idle(stat: int) -> dict[int, float]:
+    """Idle seconds of each CPU, I/O wait included, by a descriptor of ``/proc/stat`` (man 5 proc)."""
+    idle: dict[int, float] = {}
+    for line in os.pread(stat, 1 << 20, 0).splitlines():
+        words = line.split()
+        if not words or not words[0].startswith(b"cpu"):
+            break
+        if words[0] != b"cpu":
+            idle[int(words[0][3:])] = (int(words[4]) + int(words[5])) / _TICKS
+    return idle
+
+
+class ProcReader:
+    """Reads this host's ``/proc``.
+
+    Args:
+        proc: where it is mounted; ``cgroups``: where cgroups are.
+        affinity: gives the CPUs that a thread may run on.
+    """
+
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        cgroups: Path = Path("/sys/fs/cgroup"),
+        affinity: Callable[[int], set[int]] = os.sched_getaffinity,
+    ) -> None:
+        self._proc = proc
+        self._cgroups = cgroups
+        self._affinity = affinity
+        self._machines: dict[int, _Process] = {}
+        self._looked: dict[int, int] = {}
+        self._next_scan = -math.inf
+        self._turn: list[int] = []
+        """Machines to look at again, one at each reading."""
+        self._stat = os.open(proc / "stat", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        for process in self._machines.values():
+            for thread in process.threads.values():
+                os.close(thread.file)
+        self._machines.clear()
+        os.close(self._stat)
+
+    def machine(self, pid: int) -> str | None:
+        """The name of the machine that a process runs."""
+        if pid not in self._machines:  # it may have just begun
+            self._look(pid)
+        process = self._machines.get(pid)
+        return None if process is None else process.name
+
+    def read(self, now: float) -> Facts:
+        """What is so now."""
+        if now >= self._next_scan:
+            self._scan()
+            self._next_scan = now + RESCAN
+        elif self._machines:
+            if not self._turn:
+                self._turn = list(self._machines)
+            self._look(self._turn.pop())
+        machines: dict[str, MachineFacts] = {}
+        for pid in list(self._machines):
+            process = self._machines[pid]
+            vcpus: dict[int, VcpuFacts] = {}
+            for number, thread in list(process.threads.items()):
+                try:
+                    run, wait, _ = os.pread(thread.file, 100, 0).split()
+                except (OSError, ValueError):  # it has ended
+                    os.close(thread.file)
+                    del process.threads[number]
+                    continue
+                vcpus[number] = VcpuFacts(int(run), int(wait), thread.cpus)
+            if vcpus:
+                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight)
+            else:
+                self._forget(pid)
+        return Facts(now, machines, host_idle(self._stat))
+
+    def _scan(self) -> None:
+        pids = {int(name) for name in os.listdir(self._proc) if name.isdigit()}
+        for pid in self._machines.keys() - pids:
+            self._forget(pid)
+        self._looked = {pid: count for pid, count in self._looked.items() if pid in pids}
+        for pid in sorted(pids):
+            looked = self._looked.get(pid, 0)
+            if pid not in self._machines and looked >= _LOOKS:
+                continue
+            with contextlib.suppress(OSError):
+                if pid in self._machines and self._links(pid) == self._machines[pid].links:
+                    continue
+            self._look(pid)
+            if pid not in self._machines:
+                self._looked[pid] = looked + 1
+
+    def _links(self, pid: int) -> int:
+        return os.stat(f"{self._proc}/{pid}/task").st_nlink
+
+    def _look(self, pid: int) -> None:
+        """Whether a process is a machine, and which vCPUs it has."""
+        with contextlib.suppress(OSError, ValueError):  # it may end at any time
+            if (self._proc / f"{pid}/comm").read_text().startswith(_VMM):
+                self._look_at_threads(pid)
+
+    def _look_at_threads(self, pid: int) -> None:
+        links = self._links(pid)
+        found: dict[int, int] = {}
+        for tid in sorted(map(int, os.listdir(self._proc / f"{pid}/task"))):
+            match = _VCPU.match((self._proc / f"{pid}/task/{tid}/comm").read_text().rstrip("\n"))
+            if match is not None:
+                found.setdefault(int(match[1] or 0), tid)
+        if not found:
+            return
+        process = self._machines.get(pid)
+        if process is None:
+            taken = {other.name for other in self._machines.values()}
+            name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
+            process = self._machines[pid] = _Process(name if name not in taken else f"{name} ({pid})")
+        process.links = links
+        for number, tid in found.items():
+            cpus = frozenset(self._affinity(tid))
+            known = process.threads.get(number)
+            if known is not None and known.tid == tid:
+                known.cpus = cpus
+                continue
+            if known is not None:
+                os.close(known.file)
+                del process.threads[number]
+            file = os.open(self._proc / f"{pid}/task/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            process.threads[number] = _Thread(tid, file, cpus)
+        cgroup = self._proc / f"{pid}/cgroup"
+        quota = cgroup_quota(self._cgroups, cgroup)
+        process.cap = math.inf if quota is None else quota
+        process.weight = cgroup_weight(self._cgroups, cgroup)
+
+    def _forget(self, pid: int) -> None:
+        for thread in self._machines.pop(pid).threads.values():
+            os.close(thread.file)
+
+
+def machine_name(cmdline: bytes) -> str:
+    """The name that a machine was started with: QEMU's ``-name``, Firecracker's ``--id``; "" without one."""
+    words = cmdline.decode(errors="replace").split("\0")
+    for option, value in zip(words, words[1:], strict=False):
+        if option in ("-name", "--name"):
+            first = value.split(",")[0]
+            return first.removeprefix("guest=") if "=" in first and first.startswith("guest=") else first
+        if option == "--id":
+            return value
+    return ""
+
+
+def cgroup_weight(root: Path, proc: Path) -> float:
+    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual).
+
+    libvirt's cgroups of emulator and vCPUs lie within the machine's, whose name ends in ``.scope``.
+    """
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        return 100.0
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        end = path.find(".scope/")
+        path = path if end < 0 else path[: end + len(".scope")]
+        with contextlib.suppress(OSError, ValueError):
+            if not controllers:
+                for base in (root, root / "unified"):
+                    file = base / path.lstrip("/") / "cpu.weight"
+                    if file.exists():
+                        return float(file.read_text())
+            elif "cpu" in controllers.split(","):
+                # 1024 shares of version 1 are as usual as a weight of 100.
+                for mount in (controllers, "cpu", "cpu,cpuacct"):
+                    file = root / mount / path.lstrip("/") / "cpu.shares"
+                    if file.exists():
+                        return float(file.read_text()) * 100 / 1024
+    return 100.0
