@@ -14,6 +14,7 @@ SCENARIOS: dict[str, str] = {
     "stuck_log": "stuck_log",
     "goaway": "goaway",
     "levelling": "levelling",
+    "descriptors": "descriptors",
 }
 """By name, the module whose ``run() -> list[Row]`` plays it."""
 
