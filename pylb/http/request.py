@@ -219,7 +219,19 @@ class RequestHead:
 
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""
+        global _last
+        last_read = _last
         limits = self._limits
+        if (
+            not self._raw
+            and last_read is not None
+            and raw == last_read._raw
+            and last_read._tail is None
+            and self._suffix
+            and limits is last_read._limits
+        ):
+            self._take(last_read)
+            return
         eol = raw.find(b"\r\n")
         if eol > limits.line_bytes:
             raise Refused(414, "line_bytes")
@@ -252,6 +264,22 @@ class RequestHead:
         self.method = method
         self._usual_line = eol if usual is not None else 0
         self._raw = raw
+        if self._tail is None:
+            _last = self
+
+    def _take(self, other: RequestHead) -> None:
+        """Know what another connection's reader knows of a head to which nothing unusual is added."""
+        self.method = other.method
+        self.http11 = other.http11
+        self.keep_alive = other.keep_alive
+        self.content_length = other.content_length
+        self.chunked = other.chunked
+        self.host = other.host
+        self.upgrade = other.upgrade
+        self._usual_line = other._usual_line
+        self._edited = other._edited
+        self._tail = None
+        self._raw = other._raw
 
     def _read_fields(self, line: bytes, block: bytes, http11: bool, authority: bytes | None) -> None:
         """Understand a block of fields, from the CRLF before the first to the empty line at the end.
@@ -385,3 +413,8 @@ class RequestHead:
         if forwarded:
             out.append(b"\r\nForwarded: " + b", ".join(forwarded))
         return b"".join(out)
+
+
+# Which has read the last head to which nothing unusual is added: clients that open a connection for each
+# request send the same again. One, so that there is nothing to fill.
+_last: RequestHead | None = None

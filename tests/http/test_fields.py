@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pylb.http import request as request_module
 from pylb.http.errors import Refused
 from pylb.http.fields import finder
 from pylb.http.request import HeadLimits, RequestHead
@@ -91,9 +92,13 @@ def test_a_head_means_the_same_whatever_was_read_before(
     used = head(trusted)
     for line, lines in sequence:
         raw = request(lines, line)
-        again = ask(used, raw)
-        assert again == ask(head(trusted), raw)
-        assert again == ask(used, raw)  # and when all of it was seen just before
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(request_module, "_last", None)
+            expected = ask(head(trusted), raw)
+        assert expected == ask(head(trusted), raw)  # a new connection, after others
+        assert expected == ask(used, raw)
+        assert expected == ask(used, raw)  # and when all of it was seen just before
+        assert expected == ask(head(trusted), raw)
 
 
 def test_each_request_gets_an_identity_of_its_own() -> None:
