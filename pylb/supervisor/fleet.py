@@ -293,8 +293,7 @@ class Fleet:
             self.spawn(slot)
         current = self._current()
         if self.generation != self.serving_generation and all(
-            slot in current and current[slot].ready and not current[slot].stuck
-            for slot in self.wanted
+            slot in current and current[slot].ready and not current[slot].stuck for slot in self.wanted
         ):
             log.info("generation %d serves", self.generation)
             self.serving_generation = self.generation
