@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ import psutil
 import pytest
 
 from bench.balancer import Balancer, free_port, frontend
-from bench.testbed import Group
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 
@@ -159,29 +157,31 @@ def test_a_leaving_worker_that_hangs_is_killed(
         assert victim not in states(running)
 
 
-def test_a_worker_that_gets_no_cpu_is_not_judged(
-    balancer: StartBalancer, origin: Origin, tmp_path: Path
-) -> None:
-    """It shares a thousandth of a CPU with others, and so is late by seconds."""
-    running = start(balancer, origin, tmp_path, "1", watchdog="1s")
-    worker = running.workers()[0]["pid"]
-    with contextlib.ExitStack() as stack:
-        try:
-            group = Group(f"pylb-test-{os.getpid()}")
-        except OSError as error:
-            pytest.skip(f"no cgroup can be made here: {error}")
-        stack.callback(group.remove)
-        group.limit(0.001, core=1, period_us=1_000_000)
-        for _ in range(3):
-            loop = [sys.executable, "-c", "print(flush=True)\nwhile True: pass"]
-            hog = stack.enter_context(subprocess.Popen(loop, stdout=subprocess.PIPE))
-            stack.callback(hog.kill)
-            assert hog.stdout is not None
-            hog.stdout.readline()  # it has begun, which costs more than the group has
-            group.add(hog.pid)
-        group.add(worker)
+# In the balancer's own session, since each session gets its share of a CPU (man 7 sched, "autogroup").
+BUSY = """
+import os, sys
+cpu = {max(os.sched_getaffinity(0))}
+for _ in range(3):
+    if os.fork() == 0:
+        os.sched_setaffinity(0, cpu)
+        while os.getppid() == int(os.environ["PARENT"]): pass
+        os._exit(0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_worker_that_gets_no_cpu_is_not_judged(origin: Origin) -> None:
+    """It has a thousandth of a CPU, as the scheduler prefers all others there, and so is late by seconds."""
+    busy = "import os\nos.environ['PARENT'] = str(os.getpid())" + BUSY
+    options = ("--workers", "1")
+    running = Balancer(*options, servers=(origin.address,), wrap=(sys.executable, "-c", busy))
+    try:
+        worker = running.workers()[0]["pid"]
+        os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0))
+        os.sched_setaffinity(worker, {max(os.sched_getaffinity(0))})
         running.wait("late", lambda status: status["workers"][0]["lag_ms"] > 1200, seconds=60)
-        group.limit(1, core=1)
         assert states(running) == {worker: "serving"}
-        running.stop()
-    assert "sign" not in running.log.read_text()
+    finally:
+        running.signal(signal.SIGQUIT)
+        running.process.wait(10)
+    assert "sign of life" not in running.log.read_text()
