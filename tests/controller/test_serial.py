@@ -8,7 +8,7 @@ import errno
 import os
 import pty
 import tty
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -19,42 +19,12 @@ from controller.client import ControllerClient
 from controller.protocol import Hello, Report, encode
 from controller.serial import device, open_serial
 from controller.server import ControllerServer
+from tests.controller.four_cores import FourCores, serving
 
 LOOPS = pytest.mark.parametrize(
     "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
 )
 Loop = Callable[[], asyncio.AbstractEventLoop]
-
-
-class Cores:
-    """A source with four idle cores."""
-
-    name = "test"
-
-    def sample(self, now: float) -> None:
-        pass
-
-    def idle(self) -> float:
-        return 4.0
-
-    def capacity(self, used: Mapping[str, float]) -> float:
-        return 4.0
-
-    def usable(self) -> float:
-        return 4.0
-
-    def per_cpu(self) -> list[float]:
-        return []
-
-
-@contextlib.asynccontextmanager
-async def serving(path: Path) -> AsyncIterator[ControllerServer]:
-    server = ControllerServer(Cores())
-    await server.start(parse(f"unix:{path}"))
-    try:
-        yield server
-    finally:
-        await server.close()
 
 
 class Port:
@@ -261,4 +231,4 @@ async def test_the_address_is_the_balancers(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="serial:PATH"):
         parse("serial:")
     with pytest.raises(OSError, match="balancer's end"):
-        await ControllerServer(Cores()).start(parse("serial:/dev/vport0p1"))
+        await ControllerServer(FourCores()).start(parse("serial:/dev/vport0p1"))

@@ -11,7 +11,7 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -33,29 +33,9 @@ from controller.protocol import (
     encode,
 )
 from controller.server import Access, ControllerServer, credentials, server_tls
+from tests.controller.four_cores import FourCores
 
 Start = Callable[..., "asyncio.Future[ControllerServer]"]
-
-
-class FourCores:
-    """A source with four idle cores."""
-
-    name = "test"
-
-    def sample(self, now: float) -> None:
-        pass
-
-    def idle(self) -> float:
-        return 4.0
-
-    def capacity(self, used: Mapping[str, float]) -> float:
-        return 4.0
-
-    def usable(self) -> float:
-        return 4.0
-
-    def per_cpu(self) -> list[float]:
-        return [1.0] * 4
 
 
 @pytest.fixture

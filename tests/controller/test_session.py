@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,38 +16,7 @@ from controller.address import parse
 from controller.client import ControllerClient
 from controller.leases import LeaseTable
 from controller.protocol import Error, Grant, Hello, LineDecoder, Message, ProtocolError, Report, encode
-from controller.server import ControllerServer
-
-
-class Cores:
-    """A source with four idle cores."""
-
-    name = "test"
-
-    def sample(self, now: float) -> None:
-        pass
-
-    def idle(self) -> float:
-        return 4.0
-
-    def capacity(self, used: Mapping[str, float]) -> float:
-        return 4.0
-
-    def usable(self) -> float:
-        return 4.0
-
-    def per_cpu(self) -> list[float]:
-        return []
-
-
-@contextlib.asynccontextmanager
-async def serving(path: Path) -> AsyncIterator[ControllerServer]:
-    server = ControllerServer(Cores())
-    await server.start(parse(f"unix:{path}"))
-    try:
-        yield server
-    finally:
-        await server.close()
+from tests.controller.four_cores import serving
 
 
 class Bridge:
