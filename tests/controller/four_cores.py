@@ -1,9 +1,10 @@
-"""A controller to talk with: its source has four idle cores."""
+"""A controller to talk with, whose source has four idle cores, and waiting for what comes of it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from controller.address import parse
@@ -40,3 +41,14 @@ async def serving(path: Path) -> AsyncIterator[ControllerServer]:
         yield server
     finally:
         await server.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until it is so.
+
+    Raises:
+        TimeoutError: it isn't within 20 seconds.
+    """
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -19,7 +19,7 @@ from controller.client import ControllerClient
 from controller.protocol import Hello, Report, encode
 from controller.serial import device, open_serial
 from controller.server import ControllerServer
-from tests.controller.four_cores import FourCores, serving
+from tests.controller.four_cores import FourCores, serving, until
 
 LOOPS = pytest.mark.parametrize(
     "loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
@@ -68,12 +68,6 @@ class Port:
             loop.remove_reader(master)
             os.close(master)
             writer.transport.abort()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,7 @@ from controller.address import parse
 from controller.client import ControllerClient
 from controller.leases import LeaseTable
 from controller.protocol import Error, Grant, Hello, LineDecoder, Message, ProtocolError, Report, encode
-from tests.controller.four_cores import serving
+from tests.controller.four_cores import serving, until
 
 
 class Bridge:
@@ -93,12 +93,6 @@ class Watched(ControllerClient):
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
