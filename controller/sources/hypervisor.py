@@ -41,6 +41,9 @@ class Reader(Protocol):
     def machine(self, pid: int) -> str | None:
         """The name of the machine that a process runs."""
 
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine; may be asked from another thread."""
+
 
 READERS: dict[str, Callable[[], Reader]] = {"proc": ProcReader, "libvirt": LibvirtReader}
 
@@ -88,6 +91,10 @@ class HypervisorSource:
 
     def machine(self, pid: int) -> str | None:
         return self._reader.machine(pid)
+
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine; may be asked from another thread."""
+        return self._reader.process(machine)
 
     def idle(self) -> float:
         if self._now - self._facts_at > FRESH:

@@ -93,6 +93,13 @@ class LibvirtReader:
                     return name
         return None
 
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine."""
+        with contextlib.suppress(OSError, ValueError):
+            if "/" not in machine:
+                return int((self._pids / f"{machine}.pid").read_text())
+        return None
+
     def close(self) -> None:
         """Let the thread end."""
         self._turn = -1

@@ -96,6 +96,13 @@ class ProcReader:
         process = self._machines.get(pid)
         return None if process is None else process.name
 
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine."""
+        for pid, process in list(self._machines.items()):  # asked from another thread, too
+            if process.name == machine:
+                return pid
+        return None
+
     def read(self, now: float) -> Facts:
         """What is so now."""
         if now >= self._next_scan:
@@ -197,28 +204,39 @@ def machine_name(cmdline: bytes) -> str:
 
 
 def cgroup_weight(root: Path, proc: Path) -> float:
-    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual).
+    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual)."""
+    with contextlib.suppress(OSError, ValueError):
+        file = weight_file(root, proc)
+        if file is not None:
+            weight = float(file.read_text())
+            # 1024 shares of version 1 are as usual as a weight of 100.
+            return weight if file.name == "cpu.weight" else weight * 100 / 1024
+    return 100.0
+
+
+def weight_file(root: Path, proc: Path) -> Path | None:
+    """The file with the CPU weight of a process's cgroup; None where it is in the root's, which has none.
 
     libvirt's cgroups of emulator and vCPUs lie within the machine's, whose name ends in ``.scope``.
+
+    Raises:
+        OSError: there is no such process.
     """
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return 100.0
-    for line in lines:
+    for line in proc.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         end = path.find(".scope/")
         path = path if end < 0 else path[: end + len(".scope")]
-        with contextlib.suppress(OSError, ValueError):
-            if not controllers:
-                for base in (root, root / "unified"):
-                    file = base / path.lstrip("/") / "cpu.weight"
-                    if file.exists():
-                        return float(file.read_text())
-            elif "cpu" in controllers.split(","):
-                # 1024 shares of version 1 are as usual as a weight of 100.
-                for mount in (controllers, "cpu", "cpu,cpuacct"):
-                    file = root / mount / path.lstrip("/") / "cpu.shares"
-                    if file.exists():
-                        return float(file.read_text()) * 100 / 1024
-    return 100.0
+        below = path.lstrip("/")
+        if not below:
+            continue
+        if not controllers:
+            candidates = [base / below / "cpu.weight" for base in (root, root / "unified")]
+        elif "cpu" in controllers.split(","):
+            mounts = (controllers, "cpu", "cpu,cpuacct")
+            candidates = [root / mount / below / "cpu.shares" for mount in mounts]
+        else:
+            continue
+        for file in candidates:
+            if file.exists():
+                return file
+    return None

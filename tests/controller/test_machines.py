@@ -292,6 +292,9 @@ class Recorded:
     def machine(self, pid: int) -> str | None:
         return {1: "lb", 2: "lb-2"}.get(pid)
 
+    def process(self, machine: str) -> int | None:
+        return {"lb": 1, "lb-2": 2}.get(machine)
+
 
 def starved(at: float) -> Facts:
     """Two machines of two vCPUs on two CPUs; the neighbour runs half a core and waits for as much again."""
