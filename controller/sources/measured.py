@@ -60,11 +60,15 @@ class MeasuredSource:
         self._last_time: float | None = None
         self._idle: list[float] = [0.0] * len(self._last)
         self._started = False
+        self._new: set[int] = set()
+        """CPUs that have come and were not measured yet."""
 
     def sample(self, now: float) -> None:
         times = list(self._read())
         if len(times) != len(self._last):  # a CPU came or went
             # What is known of the others stays: else all of them would look used for a moment.
+            here = range(len(self._last), len(times)) if self._started else range(0)
+            self._new = {*here, *(cpu for cpu in self._new if cpu < len(times))}
             self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
             return
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
@@ -72,11 +76,14 @@ class MeasuredSource:
         moved = False
         for cpu, (idle, total) in enumerate(times):
             idle_before, total_before = self._last[cpu]
-            if total - total_before <= (0.0 if self._started else _SHORTEST):
+            new = not self._started or cpu in self._new
+            if total - total_before <= (_SHORTEST if new else 0.0):
                 continue
             moved = True
             share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
-            self._idle[cpu] = keep * self._idle[cpu] + (1 - keep) * share
+            # Of one that has just come online what it was before says nothing.
+            self._idle[cpu] = share if new else keep * self._idle[cpu] + (1 - keep) * share
+            self._new.discard(cpu)
         if moved:
             self._last, self._last_time, self._started = times, now, True
 
