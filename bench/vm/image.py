@@ -1,4 +1,4 @@
-"""What guests boot from: Debian 12 with its cloud kernel, Python, nginx, QEMU's agent and pylb's dependencies.
+"""What guests boot from: Debian 12, its cloud kernel, Python, nginx, QEMU's agent, pylb's dependencies.
 
 Built once for each recipe (about a minute, root) and kept in the user's cache folder. The kernel has NVMe and
 ext4 built in, so it boots from an emulated NVMe disk and needs no initial RAM disk; process 1 is `init.sh`.
@@ -82,8 +82,8 @@ def image() -> Image:
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs build it once
         if not folder.exists():
-            for old in cache.glob("guest-*"):
-                shutil.rmtree(old)  # a running guest keeps its open files
+            for old in sorted(cache.glob("guest-*"), key=os.path.getmtime)[:-2]:
+                shutil.rmtree(old)  # two are kept: another working tree may have another recipe
             with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as work:
                 _build(Path(work))
                 (Path(work) / "done").rename(folder)
