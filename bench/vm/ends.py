@@ -157,7 +157,7 @@ class Pylb:
             TimeoutError: they don't; with pylb's log.
         """
         write = f"cat >/etc/pylb.toml <<'END'\n{self._text}\nEND\necho {_TOKEN} >/etc/pylb.token; "
-        await self.guest.run(f"{write} chmod 600 /etc/pylb.token")
+        await self.guest.do(f"{write} chmod 600 /etc/pylb.token")
         self.pid = await self.guest.start("python3 -m pylb serve -c /etc/pylb.toml", log="/tmp/pylb.log")
         if wait:
             await self.serving()
@@ -187,12 +187,12 @@ class Pylb:
 
     async def log(self) -> str:
         """Its log so far."""
-        return (await self.guest.run("cat /tmp/pylb.log")).out
+        return await self.guest.do("cat /tmp/pylb.log")
 
     async def kill(self) -> None:
         """SIGKILL to all its processes at once."""
-        await self.guest.run(f"kill -9 -- -{self.pid}")
+        await self.guest.do(f"kill -9 -{self.pid}")
 
     async def stop(self) -> None:
         """End it in order, and wait until it has gone."""
-        await self.guest.run(f"kill {self.pid}; while kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done")
+        await self.guest.do(f"kill {self.pid}; while kill -0 {self.pid} 2>/dev/null; do sleep 0.1; done")

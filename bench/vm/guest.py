@@ -2,7 +2,7 @@
 
     async with Network() as network, Guest(image(), "balancer", network, vcpus=2, controller=socket) as guest:
         await guest.start("python3 -m pylb serve … --controller serial:pylb", log="/tmp/log")
-        done = await guest.run("nproc")             # Done(code, out, err)
+        done = await guest.run("nproc")             # Done(code, out, err); `do` gives `out`, or raises
         await guest.qmp("stop")                     # QMP, as QEMU's reference has it
         await guest.agent("guest-set-vcpus", …)     # QEMU's guest agent
         await guest.reset()
@@ -367,10 +367,21 @@ class Guest:
         out, err = (base64.b64decode(status.get(key, "")).decode() for key in ("out-data", "err-data"))
         return Done(status.get("exitcode", -status.get("signal", 0)), out, err)
 
+    async def do(self, command: str, seconds: float = 60.0) -> str:
+        """`run` what must succeed; gives what it wrote.
+
+        Raises:
+            GuestError: it failed; with what it said.
+        """
+        done = await self.run(command, seconds)
+        if done.code:
+            raise GuestError(f"guest {self.name}: {command}: code {done.code}: {done.err}{done.out}")
+        return done.out
+
     async def start(self, command: str, log: str = "/dev/null") -> int:
         """Start a command that goes on; gives its pid, which leads a process group of its own."""
-        done = await self.run(f"setsid sh -c {_quoted('exec ' + command)} >{log} 2>&1 </dev/null & echo $!")
-        return int(done.out)
+        begin = f"setsid sh -c {_quoted('exec ' + command)} >{log} 2>&1 </dev/null & echo $!"
+        return int(await self.do(begin))
 
     async def plug(self) -> str:
         """Plug one more vCPU and give its device's name. The guest's kernel must still bring it online.

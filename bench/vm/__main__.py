@@ -1,0 +1,36 @@
+"""``python -m bench.vm NAME``: run an experiment with guests, and write its page."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from bench.vm.image import missing
+
+EXPERIMENTS: dict[str, tuple[str, int]] = {
+    "serial": ("serial", 5),
+}
+"""By name, the module whose ``run(folder, turns)`` plays it and says whether all was as it should be, and the
+usual number of turns."""
+
+
+def main() -> int:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.vm", description=__doc__)
+    parser.add_argument("name", choices=sorted(EXPERIMENTS))
+    parser.add_argument("--turns", type=int, metavar="N", help="how often each thing is measured")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", metavar="FOLDER")
+    options = parser.parse_args()
+    if why := missing():
+        print(f"skipped: {why}")
+        return 0
+    module, turns = EXPERIMENTS[options.name]
+    good = importlib.import_module(f"bench.vm.{module}").run(options.out, options.turns or turns)
+    print("all was as it should be" if good else "not all was as it should be")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
