@@ -11,6 +11,8 @@ from bench.vm.image import missing
 
 EXPERIMENTS: dict[str, tuple[str, int]] = {
     "serial": ("serial", 5),
+    "vcpus": ("vcpus", 5),
+    "figure4": ("figure4", 12),
 }
 """By name, the module whose ``run(folder, turns)`` plays it and says whether all was as it should be, and the
 usual number of turns."""

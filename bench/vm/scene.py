@@ -30,7 +30,7 @@ REST = "rest"
 """What is no guest: the client, the controller, and whatever else runs on this host."""
 AT = "at"
 _CGROUP = "pylb-vm"
-_SHARES = 8
+_SHARES = 16
 """The guests together have the weight of so many processes of this host."""
 _NGINX = """\
 worker_processes {workers}; pid /run/nginx.pid; error_log /tmp/nginx.err;
@@ -150,12 +150,16 @@ async def spin(guest: Guest) -> list[int]:
     return [await guest.start("sh -c 'while :; do :; done'") for _ in range(guest.vcpus)]
 
 
-async def wrk(url: str, seconds: float, clients: int, timeout: float = 20.0) -> dict[str, Any]:
-    """Load from this host with connections that stay; what `read_wrk` finds."""
+async def wrk(
+    url: str, seconds: float, clients: int, timeout: float = 20.0, keep_alive: bool = True
+) -> dict[str, Any]:
+    """Load from this host; what `read_wrk` finds."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_LATENCIES)
         script.flush()
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", f"--timeout={timeout:g}s"]
+        if not keep_alive:
+            command.append("--header=Connection: close")
         process = await asyncio.create_subprocess_exec(
             *command, f"--script={script.name}", url, stdout=subprocess.PIPE
         )

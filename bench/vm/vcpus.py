@@ -1,9 +1,9 @@
 """A vCPU that comes online while pylb serves, and goes offline again: how soon the number of workers follows.
 
 The guest starts with one vCPU of two and with pylb as it is without ``workers.max``, under load from this
-host. The second vCPU is plugged in (QMP's device_add), and its agent brings it online and takes it offline in
-turns; it is never unplugged. A controller on this host has a table that says the machine may use two cores; then
-the same with pylb's embedded controller, which has to find the new vCPU idle first.
+host. The second vCPU is plugged in (QMP's device_add), and its agent brings it online and takes it offline
+in turns; it is never unplugged. A controller on this host has a table that says the machine may use two
+cores; then the same with pylb's embedded controller, which has to find the new vCPU idle first.
 """
 
 from __future__ import annotations
@@ -125,9 +125,9 @@ def page(found: dict[str, Any]) -> str:
     lines += [f"- {kind}: {reason}" for kind, reasons in found["reasons"].items() for reason in reasons]
     lines += [
         "",
-        "The embedded controller counts what is idle and what pylb's workers use. Under emulation a quarter of the "
-        "first vCPU is the kernel's work for the network, which is neither; so it sees 1.75 cores only once the "
-        "worker is busy for three quarters of the time.",
+        "The embedded controller counts what is idle and what pylb's workers use. Under emulation a quarter "
+        "of the first vCPU is the kernel's work for the network, which is neither; so it sees 1.75 cores only "
+        "once the worker is busy for three quarters of the time.",
     ]
     return "\n".join([*lines, ""])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from controller.sources.libvirtreader import LibvirtReader
-from controller.sources.machines import Facts, Machine, Rates, may_use
+from controller.sources.machines import Facts, Rates, may_use
 from controller.sources.procreader import ProcReader
 from controller.sources.table import read_document
 
@@ -131,14 +131,19 @@ class HypervisorSource:
         if self._now - self._facts_at > FRESH:
             return float(sum(math.ceil(machine.run) for machine in mine))  # what they have, and nothing new
         others = [machine for name, machine in machines.items() if name not in balancers]
-        found = may_use(mine, others, self._host(), self._of_the_host(machines.values()))
+        found = may_use(mine, others, self._host(), self._of_the_host(balancers))
         self._known[names, balancers] = found
         return found
 
-    def _of_the_host(self, machines: Collection[Machine]) -> float:
-        """Cores that run something else than a vCPU."""
+    def _of_the_host(self, balancers: frozenset[str]) -> float:
+        """Cores that run something else than a vCPU.
+
+        What the balancers' own network costs isn't counted: the more they had to do, the less they could use.
+        """
         busy = sum(1.0 - idle for cpu, idle in self._rates.idle.items() if cpu in self._host())
-        return max(0.0, busy - sum(machine.run for machine in machines))
+        for name, machine in self._rates.machines.items():
+            busy -= machine.run + (machine.beside if name in balancers else 0.0)
+        return max(0.0, busy)
 
 
 def cpu_list(file: Path, text: object) -> frozenset[int]:

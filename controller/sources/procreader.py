@@ -37,6 +37,8 @@ class _Thread:
 @dataclass(slots=True)
 class _Process:
     name: str
+    file: int
+    """Descriptor of its stat."""
     cap: float = math.inf
     weight: float = 100.0
     threads: dict[int, _Thread] = field(default_factory=dict)
@@ -83,10 +85,8 @@ class ProcReader:
 
     def close(self) -> None:
         """Close all descriptors."""
-        for process in self._machines.values():
-            for thread in process.threads.values():
-                os.close(thread.file)
-        self._machines.clear()
+        for pid in list(self._machines):
+            self._forget(pid)
         os.close(self._stat)
 
     def machine(self, pid: int) -> str | None:
@@ -125,7 +125,8 @@ class ProcReader:
                     continue
                 vcpus[number] = VcpuFacts(int(run), int(wait), thread.cpus)
             if vcpus:
-                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight)
+                beside = _used(process.file) - sum(vcpu.run for vcpu in vcpus.values())
+                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight, beside)
             else:
                 self._forget(pid)
         return Facts(now, machines, host_idle(self._stat))
@@ -168,7 +169,9 @@ class ProcReader:
         if process is None:
             taken = {other.name for other in self._machines.values()}
             name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
-            process = self._machines[pid] = _Process(name if name not in taken else f"{name} ({pid})")
+            file = os.open(self._proc / f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            process = _Process(name if name not in taken else f"{name} ({pid})", file)
+            self._machines[pid] = process
         process.links = links
         for number, tid in found.items():
             cpus = frozenset(self._affinity(tid))
@@ -187,8 +190,18 @@ class ProcReader:
         process.weight = cgroup_weight(self._cgroups, cgroup)
 
     def _forget(self, pid: int) -> None:
-        for thread in self._machines.pop(pid).threads.values():
+        process = self._machines.pop(pid)
+        os.close(process.file)
+        for thread in process.threads.values():
             os.close(thread.file)
+
+
+def _used(stat: int) -> int:
+    """Nanoseconds that a process has run with all its threads, by its ``stat`` (man 5 proc); 0 at its end."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = os.pread(stat, 1000, 0).rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * (1_000_000_000 // _TICKS)
+    return 0
 
 
 def machine_name(cmdline: bytes) -> str:

@@ -308,6 +308,7 @@ def controller(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]
     (thread.parent.parent / "comm").write_text("qemu-system-x86\n")
     (thread.parent.parent / "cmdline").write_bytes(b"qemu\0-name\0lb\0")
     (thread.parent.parent / "cgroup").write_text("0::/lb.scope\n")
+    (thread.parent.parent / "stat").write_text(f"{pid} (qemu) S {'0 ' * 30}\n")
     (thread / "comm").write_text("CPU 0/TCG\n")
     (thread / "schedstat").write_text("1 1 1\n")
     (tmp_path / "cgroups/lb.scope").mkdir(parents=True)
