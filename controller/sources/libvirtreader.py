@@ -6,7 +6,8 @@ to itself, and another thread connects anew.
 
 Sources: virConnectGetAllDomainStats (``cpu.time``, ``vcpu.N.time`` and ``vcpu.N.delay`` in nanoseconds; the
 last is when a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and
-virDomainGetSchedulerParameters of the reference; the QEMU driver keeps a machine's pid in ``/run/libvirt/qemu/NAME.pid``.
+virDomainGetSchedulerParameters of the reference; the QEMU driver keeps a machine's pid in
+``/run/libvirt/qemu/NAME.pid``.
 """
 
 from __future__ import annotations
