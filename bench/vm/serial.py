@@ -101,7 +101,7 @@ TROUBLES: dict[str, tuple[str, Callable[[Play], Awaitable[tuple[float, float]]]]
     f"machine stopped for {STOPPED:g} s": ("its continuation", Play.stopped),
     "machine reset": ("pylb's first answer", Play.reset),
 }
-"""By name, from when recovery counts, and what makes the trouble; it gives the seconds until and from then."""
+"""By name, from when recovery counts, what makes the trouble; it gives the seconds until and from then."""
 
 
 async def _serve_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
