@@ -11,6 +11,7 @@ from bench.vm.image import missing
 
 EXPERIMENTS: dict[str, tuple[str, int]] = {
     "serial": ("serial", 5),
+    "accuracy": ("accuracy", 3),
 }
 """By name, the module whose ``run(folder, turns)`` plays it and says whether all was as it should be, and the
 usual number of turns."""
