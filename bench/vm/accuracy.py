@@ -152,8 +152,8 @@ def page(found: dict[str, Any]) -> str:
         f"`python -m bench.vm accuracy`; QEMU with {found['accelerator']}; "
         f"{'; '.join(f'{key}: {value}' for key, value in found['machine'].items())}", "",
         f"Two guests of two vCPUs on {found['cores']} cores; medians of {found['turns']} turns. Mean "
-        f"error in {len(rows)} cases: **{error:.2f} cores** (limit {LIMIT:g}); by what the neighbour runs it would be "
-        f"{of_ran:.2f}.", "",
+        f"error in {len(rows)} cases: **{error:.2f} cores** (limit {LIMIT:g}); by what the neighbour runs it "
+        f"would be {of_ran:.2f}.", "",
         f"A look at {MACHINES} machines of two vCPUs: median {statistics.median(tick):.2f} ms, 99 % "
         f"{statistics.quantiles(tick, n=100)[98]:.2f} ms (limit {1000 * TICK_LIMIT:g} ms).", "",
         "| balancer's machine | neighbour's duty | it needs, by the source | error | it runs | error | "
