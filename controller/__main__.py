@@ -20,8 +20,9 @@ from rich.table import Table
 from controller.act.settings import Machines, make_actor
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
+from controller.descriptors import raise_descriptor_limit
 from controller.protocol import MAX_STATUS, Error, LineDecoder, Status, StatusRequest, encode
-from controller.server import Access, ControllerServer, raise_descriptor_limit, server_tls
+from controller.server import Access, ControllerServer, server_tls
 from controller.sources import SOURCES
 from controller.stderr import Formatter, Handler, fill, take_over
 
@@ -65,13 +66,14 @@ def _token(file: Path | None) -> str:
 def serve(
     context: typer.Context,
     listen: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--listen",
             metavar="ADDRESS",
-            help="Where balancers connect: unix:PATH, tcp:HOST:PORT, vsock:CID:PORT.",
+            help="Where balancers connect: unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, hvsock:PATH:PORT; "
+            f"may be repeated. [default: {DEFAULT}]",
         ),
-    ] = DEFAULT,
+    ] = None,
     source: Annotated[
         str,
         typer.Option(
@@ -104,12 +106,12 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     handler = Handler(take_over())
-    address = _address(listen)
+    addresses = [_address(text) for text in listen or [DEFAULT]]
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         fail(f"unknown source {name!r}; allowed: {', '.join(SOURCES)}")
     token = _token(token_file)
-    if address.kind == "tcp" and not token and not tls_ca:
+    if any(address.kind == "tcp" for address in addresses) and not token and not tls_ca:
         fail("tcp needs --token-file, or --tls-cert, --tls-key and --tls-ca: strangers get no cores")
     if bool(tls_cert) != bool(tls_key) or (tls_ca and not tls_cert):
         fail("TLS needs --tls-cert and --tls-key, and --tls-ca to check peers")
@@ -125,18 +127,18 @@ def serve(
     handler.setFormatter(Formatter("controller"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        asyncio.run(_serve(server, address, handler))
+        asyncio.run(_serve(server, addresses, handler))
     except OSError as error:
-        fail(f"can't listen on {address}: {error.strerror or error}")
+        fail(f"can't listen on {error.filename}: {error.strerror}")
 
 
-async def _serve(server: ControllerServer, address: Address, handler: Handler) -> None:
+async def _serve(server: ControllerServer, addresses: list[Address], handler: Handler) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     raise_descriptor_limit()
-    await server.start(address)
-    logging.info("listening on %s, source %s", server.address, server.source.name)
+    await server.start(*addresses)
+    logging.info("listening on %s, source %s", ", ".join(map(str, server.addresses)), server.source.name)
     log = take_over()
     while not stop.is_set():
         log.finish()

@@ -9,7 +9,6 @@ seconds, for all reports since. Nothing that a peer sends ends the server.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import hmac
 import logging
@@ -24,9 +23,11 @@ from dataclasses import dataclass, replace
 
 from controller.act.actor import Actor
 from controller.act.policy import Balancer
-from controller.address import Address, vsock_pair
+from controller.address import Address
+from controller.descriptors import descriptors_in_use
 from controller.leases import Holder, LeaseTable
-from controller.places import MAX_STRANGERS, MAX_TRUSTED, RESERVE, Places, within
+from controller.listening import Listening
+from controller.places import Places, within
 from controller.protocol import (
     Error,
     Hello,
@@ -38,7 +39,6 @@ from controller.protocol import (
     StatusRequest,
     encode,
 )
-from controller.socketfile import listen_unix, remove_own
 from controller.sources import Hosting, Source
 from controller.sources.quota import whole_cores
 
@@ -47,7 +47,6 @@ SHARE_EVERY = 0.025
 """Seconds between two sharings; a report waits for the next one."""
 HELLO_SECONDS = 5.0
 IDLE_SECONDS = 10.0
-BACKLOG = 1024  # when a controller starts anew, all balancers connect at once
 READ = 16384  # bytes at once, into a buffer that all peers share
 MOST_READ = 65536  # bytes of one peer between two ticks; the rest waits in the kernel
 MOST_ERRORS = 10  # answers to mistakes of one peer between two ticks
@@ -91,20 +90,6 @@ def credentials(sock: socket.socket) -> tuple[int, int]:
     return pid, uid
 
 
-def descriptors_in_use() -> int:
-    """Of this process."""
-    return len(os.listdir("/proc/self/fd")) - 1  # listing takes one
-
-
-def raise_descriptor_limit() -> None:
-    """Make ``ulimit -n`` large enough for all places, as far as this process may."""
-    needed = MAX_TRUSTED + MAX_STRANGERS + RESERVE + descriptors_in_use()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
 class ControllerServer:
     """Serves one source to many balancers; ``actor`` acts for those under pressure, where that is wanted."""
 
@@ -113,47 +98,53 @@ class ControllerServer:
         self._actor = actor
         self._host = source if isinstance(source, Hosting) else None
         self.table = LeaseTable()
-        self.address: Address | None = None
+        self.addresses: list[Address] = []
+        """Where it listens."""
         self.access = access or Access()
         self.places: Places[_Peer] = Places()
         self.buffer = bytearray(READ)
-        self._listeners: list[socket.socket] = []
+        self._listening = Listening()
         self._ticking: asyncio.Task[None] | None = None
-        self._made: tuple[int, int] | None = None
         self._keys = 0
         self._sharing: asyncio.TimerHandle | None = None
         self._shared_at = 0.0
         self._problem = ""
         self._same: set[str] = set()
 
-    async def start(self, address: Address) -> None:
-        """Listen on ``address`` (a TCP port of 0 takes a free one; see ``self.address``).
+    @property
+    def address(self) -> Address | None:
+        """The first one of `addresses`."""
+        return self.addresses[0] if self.addresses else None
+
+    async def start(self, *addresses: Address) -> None:
+        """Listen on all of them (a TCP port of 0 takes a free one; see `addresses`).
 
         Raises:
-            OSError: the address can't be listened on.
+            OSError: one can't be listened on, and then none is; its ``filename`` is the address.
         """
-        loop = asyncio.get_running_loop()
-        if address.kind == "serial":
-            raise OSError(errno.EOPNOTSUPP, "a serial port is the balancer's end; listen on unix:PATH")
-        if address.kind == "unix":
-            # With other users the peer's credentials decide.
-            mode = 0o666 if self.access.uids else 0o600
-            sock, self._made = listen_unix(address.host, mode, BACKLOG)
-            self._listeners.append(sock)
-        elif address.kind == "tcp":
-            self._listeners += await _listen_tcp(address)
-            address = Address("tcp", address.host, self._listeners[0].getsockname()[1])
-        else:
-            self._listeners.append(_bound(socket.AF_VSOCK, vsock_pair(address)))
-        self.address = address
+        mode = 0o666 if self.access.uids else 0o600  # with other users the peer's credentials decide
+        for address in addresses:
+            try:
+                self.addresses.append(await self._listening.add(address, mode))
+            except OSError as error:
+                self._stop_listening()
+                raise OSError(error.errno, error.strerror or str(error), str(address)) from None
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         used = descriptors_in_use()
         self.places = Places(*within(limit if limit != resource.RLIM_INFINITY else 1 << 20, used))
-        for sock in self._listeners:
+        loop = asyncio.get_running_loop()
+        for sock in self._listening.sockets:
             loop.add_reader(sock, self._accept, sock)
         self._ticking = loop.create_task(self._tick_forever())
         if self._actor is not None:
             self._actor.start()
+
+    def _stop_listening(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._listening.sockets:
+            loop.remove_reader(sock)
+        self._listening.close()
+        self.addresses.clear()
 
     async def close(self) -> None:
         """Stop listening and let every peer go."""
@@ -161,17 +152,11 @@ class ControllerServer:
             self._ticking.cancel()
         if self._sharing is not None:
             self._sharing.cancel()
-        if self._made is not None and self.address is not None:
-            remove_own(self.address.host, self._made)
-        loop = asyncio.get_running_loop()
-        for sock in self._listeners:
-            loop.remove_reader(sock)
-            sock.close()
-        self._listeners.clear()
+        self._stop_listening()
         for peer in self.places.all():
             peer.drop()
         if self._actor is not None:
-            await loop.run_in_executor(None, self._actor.close)
+            await asyncio.get_running_loop().run_in_executor(None, self._actor.close)
 
     def _accept(self, listener: socket.socket) -> None:
         """Take one connection; its place is a stranger's until it has shown who it is."""
@@ -186,15 +171,16 @@ class ControllerServer:
             return  # else: it left again
         sock.setblocking(False)
         self._keys += 1
-        peer = _Peer(self, f"peer-{self._keys}")
+        address = self._listening.sockets[listener]
+        peer = _Peer(self, f"peer-{self._keys}", address)
         gone = self.places.come(peer)
         if gone is not None:
             gone.drop()
-        peer.opening = loop.create_task(self._open(peer, sock))
+        peer.opening = loop.create_task(self._open(peer, sock, address))
         peer.opening.add_done_callback(lambda task: self._opened(peer, sock, task))
 
-    async def _open(self, peer: _Peer, sock: socket.socket) -> None:
-        tls = self.access.tls if self.address is not None and self.address.kind == "tcp" else None
+    async def _open(self, peer: _Peer, sock: socket.socket, address: Address) -> None:
+        tls = self.access.tls if address.kind == "tcp" else None
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: peer,
             sock,
@@ -221,8 +207,18 @@ class ControllerServer:
                 self._say(f"source {self.source.name}: {error!r}")
             self.share()
             for peer in self.places.all():
+                self._place(peer)
                 peer.check(now)
             await asyncio.sleep(TICK)
+
+    def _place(self, peer: _Peer) -> None:
+        """Ask again for the machine of a balancer that had none: it, or the source, may have just begun."""
+        holder = self.table.holders.get(peer.key)
+        if self._host is None or holder is None or peer.placed or not peer.pid:
+            return
+        if (machine := self._host.machine(peer.pid)) is not None:
+            holder.machine = machine
+            peer.placed = True
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
@@ -287,7 +283,9 @@ class ControllerServer:
         machine = None
         if self._host is not None:
             # Never by what it says: it would get another one's cores. Without a machine it gets one core.
-            machine = self._host.machine(peer.pid) or f"no machine: {peer.who}"
+            machine = self._host.machine(peer.pid)
+            peer.placed = machine is not None
+            machine = machine or f"no machine: {peer.who}"
         self.table.join(peer.key, hello, time.monotonic(), machine)
         self.changed()
 
@@ -320,15 +318,19 @@ class ControllerServer:
 class _Peer(asyncio.BufferedProtocol):
     """One connection."""
 
-    def __init__(self, server: ControllerServer, key: str) -> None:
+    def __init__(self, server: ControllerServer, key: str, address: Address) -> None:
+        """``address`` is the listener's that it came by."""
         self.key = key
         self.who = ""
         """Where it comes from, for people."""
         self.pid = 0
         """The process at the other end of a unix socket; 0 where it is another kind of connection."""
+        self.placed = False
+        """Whether the machine that it runs in is known."""
         self.opening: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._server = server
+        self._address = address
         self._decoder = LineDecoder()
         self._trusted = False
         self._greeted = False
@@ -346,10 +348,9 @@ class _Peer(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's are no asyncio.Transport
         server = self._server
-        access, address = server.access, server.address
-        assert address is not None
+        access, address = server.access, self._address
         try:
-            if address.kind == "unix":
+            if address.path:
                 pid, uid = credentials(transport.get_extra_info("socket"))
                 self.pid, self.who = pid, f"process {pid}, user {uid}"
                 # When the other end has gone, the kernel says so. A machine's port without a balancer stays.
@@ -516,38 +517,3 @@ class _Peer(asyncio.BufferedProtocol):
         elif self._ending is None:
             self._ending = time.monotonic()
             self._transport.write_eof()
-
-
-def _bound(family: int, where: tuple[str, int] | tuple[int, int]) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        OSError: it can't be bound.
-    """
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if family != socket.AF_VSOCK:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-async def _listen_tcp(address: Address) -> list[socket.socket]:
-    """A socket for each address of the host."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    with contextlib.ExitStack() as stack:
-        socks = []
-        for family, _, _, _, where in dict.fromkeys(found):
-            sock = _bound(family, where)  # type: ignore[arg-type]  # with IPv6 two more numbers
-            stack.callback(sock.close)
-            socks.append(sock)
-        stack.pop_all()
-        return socks

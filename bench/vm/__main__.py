@@ -11,6 +11,7 @@ from bench.vm.image import missing
 
 EXPERIMENTS: dict[str, tuple[str, int]] = {
     "serial": ("serial", 5),
+    "accuracy": ("accuracy", 3),
     "vcpus": ("vcpus", 5),
     "figure4": ("figure4", 12),
 }

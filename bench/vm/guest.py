@@ -32,8 +32,8 @@ from typing import Any, Self
 
 from bench.vm.image import Image, source_disk
 
-START_SECONDS = 30.0
-"""In which a guest's agent must answer; usual are 5, on a machine with nothing else to do."""
+START_SECONDS = 60.0
+"""In which a guest's agent must answer; usual are 5 on a machine that has nothing else to do."""
 RESET_SECONDS = 0.5
 """After which an agent that answers is that of the new boot."""
 CALL_SECONDS = 20.0
