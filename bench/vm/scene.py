@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import subprocess
 import tempfile
@@ -29,6 +30,10 @@ from bench.vm.image import Image, image
 REST = "rest"
 """What is no guest: the client, the controller, and whatever else runs on this host."""
 AT = "at"
+CPUS = sorted(os.sched_getaffinity(0))[:2]
+"""What the guests share, on larger hosts too."""
+SOURCE = f'cpus = "{",".join(map(str, CPUS))}"\n'
+"""The file of the controller's source ``hypervisor``."""
 _CGROUP = "pylb-vm"
 _SHARES = 16
 """The guests together have the weight of so many processes of this host."""
@@ -81,7 +86,9 @@ class Scene:
     async def boot(self, name: str, vcpus: int = 1, max_vcpus: int = 0) -> Guest:
         """Start a guest; they may be started at once."""
         assert self._image is not None and self._parent is not None
-        guest = Guest(self._image, name, self._network, vcpus, self._controller, max_vcpus=max_vcpus)
+        wrap = ("taskset", "-c", ",".join(map(str, CPUS)))
+        where = self._network, vcpus, self._controller
+        guest = Guest(self._image, name, *where, max_vcpus=max_vcpus, wrap=wrap)
         group = Group(f"{self._parent.path}/{name}")
         self._stack.callback(group.remove)
         await self._stack.enter_async_context(guest)

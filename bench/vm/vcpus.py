@@ -21,12 +21,14 @@ from typing import Any
 from bench.machine import machine
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest, GuestError
-from bench.vm.scene import Scene, answering, in_words, wrk
+from bench.vm.scene import SOURCE, Scene, answering, in_words, wrk
 
 HOST = "on this host"
 KINDS = {HOST: f"serial:{CONTROLLER_PORT}", "embedded": ""}
 LIMIT = 2.0
 CLIENTS = 32
+ACTING = 2
+"""Turns with a controller that acts; each takes more than half a minute."""
 STAY = 8.0
 """Seconds for which a vCPU stays or is away; taken back within 6 s, it makes pylb wait the next time."""
 
@@ -63,6 +65,29 @@ async def _turn(guest: Guest, balancer: Pylb) -> dict[str, float]:
     return {name: round(seconds, 3) for name, seconds in taken.items()}
 
 
+async def _acting(controller: HostController, balancer: Pylb) -> dict[str, float | None]:
+    """The controller brings the vCPU online while there is load; None where this host had no core for it."""
+    known = len((await controller.status()).actions)
+
+    def did(what: str) -> Callable[[], Awaitable[bool]]:
+        async def so() -> bool:
+            return any(what in did["action"] for did in (await controller.status()).actions[known:])
+
+        return so
+
+    taken: dict[str, float | None] = {"online": None, "serving": None, "offline": None}
+    load = asyncio.create_task(wrk(balancer.guest.url(), 10_000, CLIENTS))
+    with contextlib.suppress(TimeoutError):
+        try:
+            taken["online"] = seconds = await until("a vCPU is brought online", did("brought online"), 60)
+            taken["serving"] = seconds + await until("two workers serve", _serving(balancer, 2), 30)
+            await asyncio.sleep(STAY)
+        finally:
+            load.cancel()
+        taken["offline"] = await until("the vCPU is taken offline", did("taken offline"))
+    return taken
+
+
 async def play(turns: int) -> dict[str, Any]:
     """All of it."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "turns": {}, "reasons": {}}
@@ -96,6 +121,16 @@ async def play(turns: int) -> dict[str, Any]:
                 finally:
                     load.cancel()
                 await balancer.stop()
+            balancer = Pylb(guest, workers=None, servers=[server])
+            await balancer.start()
+            source, act = Path(folder) / "host.toml", Path(folder) / "act.toml"
+            source.write_text(SOURCE)
+            act.write_text(f'state = "{folder}/acts"\n[agents]\nlb = "{guest.lend_agent()}"\n')
+            await controller.stop()
+            await controller.start("--source", f"hypervisor:{source}", "--act", str(act))
+            await until("the balancer holds a lease", controller.leases)
+            found["acting"] = [await _acting(controller, balancer) for _ in range(ACTING)]
+            found["actions"] = (await controller.status()).actions
     return found
 
 
@@ -126,9 +161,18 @@ def page(found: dict[str, Any]) -> str:
     lines += [
         "",
         "The embedded controller counts what is idle and what pylb's workers use. Under emulation a quarter "
-        "of the first vCPU is the kernel's work for the network, which is neither; so it sees 1.75 cores only "
-        "once the worker is busy for three quarters of the time.",
+        "of the first vCPU is the kernel's work for the network, which is neither; so it sees 1.75 cores "
+        "only once the worker is busy for three quarters of the time.",
+        "",
+        "With `--act` and the source `hypervisor` the controller has the agent do it, on the balancer's "
+        "pressure, and takes the vCPU offline 30 s after that:",
+        "",
+        "| load began → vCPU online | → two workers serve | load ended → vCPU offline |",
+        "|---|---|---|",
     ]
+    for turn in found["acting"]:
+        cells = [f"{seconds:.2f} s" if seconds is not None else "not lent" for seconds in turn.values()]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
