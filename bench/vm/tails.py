@@ -147,11 +147,11 @@ def page(found: dict[str, Any]) -> str:
         f"`python -m bench.vm tails`; QEMU with {found['accelerator']}; {in_words(found['machine'])}.", "",
         f"{CLIENTS} clients on this host with connections that stay, {SECONDS:g} s for each server in the "
         "same guest (2 vCPUs on two CPUs), with a neighbour (2 vCPUs). *Late*: above "
-        f"{TIMEOUT:g} s, wrk's limit. *Wakes up*: how late a process in the guest wakes up from a sleep of "
-        "10 ms. *Sent again*: TCP segments, by guest and host together; *dropped*: connections and segments "
-        "for which there was no room.", "",
-        "| neighbour | server | answered/s | 99 % in | slowest | late | wakes up, 99 % | at most | sent again "
-        "| dropped | rest of the host |",
+        f"{TIMEOUT:g} s, wrk's limit. *Wakes up*: how late a process in the guest wakes up from a sleep "
+        "of 10 ms. *Sent again*: TCP segments, by guest and host together; *dropped*: connections and "
+        "segments for which there was no room.", "",
+        "| neighbour | server | answered/s | 99 % in | slowest | late | wakes up, 99 % | at most "
+        "| sent again | dropped | rest of the host |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     cases = dict.fromkeys((turn["neighbour"], turn["server"]) for turn in found["turns"])
