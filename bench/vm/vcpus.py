@@ -160,10 +160,6 @@ def page(found: dict[str, Any]) -> str:
     lines += [f"- {kind}: {reason}" for kind, reasons in found["reasons"].items() for reason in reasons]
     lines += [
         "",
-        "The embedded controller counts what is idle and what pylb's workers use. Under emulation a quarter "
-        "of the first vCPU is the kernel's work for the network, which is neither; so it sees 1.75 cores "
-        "only once the worker is busy for three quarters of the time.",
-        "",
         "With `--act` and the source `hypervisor` the controller has the agent do it, on the balancer's "
         "pressure, and takes the vCPU offline 30 s after that:",
         "",

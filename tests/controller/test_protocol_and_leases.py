@@ -294,6 +294,18 @@ def test_cores_that_may_come(tmp_path: Path, online: str, possible: str, mask: s
     assert possible_cores(tmp_path / "none", mask) == len(mask)
 
 
+def test_interrupts_are_the_use_of_those_who_cause_them() -> None:
+    """A worker and its network fill one core, the other is idle, and was not lent: 0.72 and 1 are no 1.75."""
+    times = [(0.0, 0.0, 0.0)] * 2
+    source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
+    times = [(0.0, 1.0, 0.28), (1.0, 1.0, 0.0)]
+    source.sample(1)
+    assert source.capacity({"a": 0.72}) == pytest.approx(2.0)
+    assert source.capacity({"a": 0.36}) == pytest.approx(1.5)  # another process has half of it
+    assert source.capacity({}) == source.idle() == 1.0
+    assert source.capacity({"a": 5.0}) == 2.0
+
+
 def test_nothing_is_known_of_a_moment() -> None:
     times = [(0.0, 0.0)]
     source = MeasuredSource(1.0, lambda: times, lambda: 1.0, lambda: {0})
