@@ -75,6 +75,8 @@ class Libvirtd:
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> Self:
+        # Errors are raised; the module would print them, too.
+        importlib.import_module("libvirt").registerErrorHandler(lambda *_: None, None)
         await self.start()
         return self
 
@@ -87,7 +89,9 @@ class Libvirtd:
     async def start(self) -> None:
         """Start it and wait until it answers."""
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec("libvirtd", stdout=log, stderr=log)
+            self._process = await asyncio.create_subprocess_exec(
+                "libvirtd", "--pid-file", "/run/libvirt/libvirtd.pid", stdout=log, stderr=log
+            )
 
         async def answers() -> bool:
             with contextlib.suppress(Exception):  # libvirtError
@@ -156,7 +160,7 @@ class DomainGuest(Guest):
         )  # fmt: skip
         arguments = (
             "-drive", f"file={self._image.disk},format=raw,if=none,id=root,snapshot=on",
-            "-device", "nvme,drive=root,serial=root",
+            "-device", "nvme,drive=root,serial=root,addr=0x18",  # a slot that libvirt doesn't give away
         )  # fmt: skip
         kind = "qemu" if ACCELERATOR == "tcg" else ACCELERATOR
         return f"""
