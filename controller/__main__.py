@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -16,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from controller.act.settings import Machines, make_actor
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
 from controller.descriptors import raise_descriptor_limit
@@ -80,6 +82,15 @@ def serve(
             help="What knows the idle cores: measured, table:FILE, cgroups:FILE, hypervisor:FILE.",
         ),
     ] = "measured",
+    act: Annotated[
+        Path | None,
+        typer.Option(
+            "--act",
+            metavar="FILE",
+            help="Give balancers' machines preference while they are under pressure, as FILE says "
+            "(may be empty); needs the source hypervisor.",
+        ),
+    ] = None,
     token_file: TokenOption = None,
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
@@ -106,7 +117,11 @@ def serve(
         fail("TLS needs --tls-cert and --tls-key, and --tls-ca to check peers")
     try:
         tls = server_tls(tls_cert, tls_key, tls_ca) if tls_cert and tls_key else None
-        server = ControllerServer(SOURCES[name](argument), Access(token, tls, frozenset(allow_uid or ())))
+        knows = SOURCES[name](argument)
+        if act is not None and not isinstance(knows, Machines):
+            fail(f"--act needs --source hypervisor:FILE: the source {name} knows no machines")
+        actor = make_actor(act, knows) if act is not None and isinstance(knows, Machines) else None
+        server = ControllerServer(knows, Access(token, tls, frozenset(allow_uid or ())), actor)
     except (OSError, ValueError) as error:
         fail(str(error))
     handler.setFormatter(Formatter("controller"))
@@ -198,6 +213,18 @@ def _show(answer: Status) -> None:
             str(lease["cores"]),
         )
     console.print(table)
+    for machine in answer.preferred:
+        has = f"weight {machine['weight']} instead of {machine['usual']}" if machine["weight"] else ""
+        if machine["vcpus"]:
+            vcpus = ", ".join(map(str, machine["vcpus"]))
+            has = f"{has}, vCPUs {vcpus} online" if has else f"vCPUs {vcpus} online"
+        problem = f" ({machine['problem']})" if machine["problem"] else ""
+        console.print(f"\npreferred: {machine['machine']}: {has or 'not yet'}{problem}: {machine['reason']}")
+    if answer.actions:
+        console.print()
+    for did in answer.actions:
+        at = time.strftime("%H:%M:%S", time.localtime(did["at"]))
+        console.print(f"{at} {did['machine']}: {did['action']}: {did['reason']}")
 
 
 if __name__ == "__main__":

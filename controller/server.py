@@ -18,8 +18,11 @@ import socket
 import ssl
 import struct
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from controller.act.actor import Actor
+from controller.act.policy import Balancer
 from controller.address import Address
 from controller.descriptors import descriptors_in_use
 from controller.leases import Holder, LeaseTable
@@ -88,10 +91,11 @@ def credentials(sock: socket.socket) -> tuple[int, int]:
 
 
 class ControllerServer:
-    """Serves one source to many balancers."""
+    """Serves one source to many balancers; ``actor`` acts for those under pressure, where that is wanted."""
 
-    def __init__(self, source: Source, access: Access | None = None) -> None:
+    def __init__(self, source: Source, access: Access | None = None, actor: Actor | None = None) -> None:
         self.source = source
+        self._actor = actor
         self._host = source if isinstance(source, Hosting) else None
         self.table = LeaseTable()
         self.addresses: list[Address] = []
@@ -132,6 +136,8 @@ class ControllerServer:
         for sock in self._listening.sockets:
             loop.add_reader(sock, self._accept, sock)
         self._ticking = loop.create_task(self._tick_forever())
+        if self._actor is not None:
+            self._actor.start()
 
     def _stop_listening(self) -> None:
         loop = asyncio.get_running_loop()
@@ -149,6 +155,8 @@ class ControllerServer:
         self._stop_listening()
         for peer in self.places.all():
             peer.drop()
+        if self._actor is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._actor.close)
 
     def _accept(self, listener: socket.socket) -> None:
         """Take one connection; its place is a stranger's until it has shown who it is."""
@@ -239,12 +247,28 @@ class ControllerServer:
         except Exception as error:  # grants run out
             self._say(f"source {source.name}: {error!r}")
             self.table.expire(now)
+            self._act(now, {})
             return
         self.table.settle(now, capacity, idle, usable, bounds, needs)
+        self._act(now, needs)
         for peer in self.places.all():
             holder = self.table.holders.get(peer.key)
             if holder is not None:
                 peer.grant(holder, now)
+
+    def _act(self, now: float, needs: Mapping[str, tuple[float, float]]) -> None:
+        """Have the host act for those that hold a lease, by their last reports."""
+        if self._actor is None:
+            return
+        seen = []
+        for holder in self.table.holders.values():
+            if holder.machine in needs:
+                used, need = needs[holder.machine]
+                report, cores = holder.report, holder.cores + holder.idle
+                waited = max(0.0, need - used)
+                who = holder.machine, holder.hello.name
+                seen.append(Balancer(*who, report.workers, report.pressure, cores, used, waited))
+        self._actor.look(now, seen)
 
     def greeted(self, peer: _Peer, hello: Hello) -> None:
         """A balancer has said who it is."""
@@ -284,7 +308,11 @@ class ControllerServer:
             if (holder := self.table.holders.get(peer.key)) is not None
         ]
         source = self.source
-        return Status(source.name, source.usable(), round(source.idle(), 3), leases, source.per_cpu())
+        idle = round(source.idle(), 3)
+        status = Status(source.name, source.usable(), idle, leases, source.per_cpu())
+        if self._actor is None:
+            return status
+        return replace(status, preferred=self._actor.preferred, actions=self._actor.actions)
 
 
 class _Peer(asyncio.BufferedProtocol):

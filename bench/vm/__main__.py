@@ -12,6 +12,10 @@ from bench.vm.image import missing
 EXPERIMENTS: dict[str, tuple[str, int]] = {
     "serial": ("serial", 5),
     "accuracy": ("accuracy", 3),
+    "vcpus": ("vcpus", 5),
+    "figure4": ("figure4", 12),
+    "demo": ("demo", 2),
+    "tails": ("tails", 4),
 }
 """By name, the module whose ``run(folder, turns)`` plays it and says whether all was as it should be, and the
 usual number of turns."""

@@ -78,14 +78,14 @@ class HostController:
         assert self._process is not None
         return self._process.pid
 
-    async def start(self) -> None:
-        """Start it and wait until it answers.
+    async def start(self, *more: str) -> None:
+        """Start it, with ``more`` arguments this time, and wait until it answers.
 
         Raises:
             TimeoutError: it doesn't; with its log.
         """
         with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(*self._command, stderr=log)
+            self._process = await asyncio.create_subprocess_exec(*self._command, *more, stderr=log)
         try:
             await until("the controller answers", self.status, 10)
         except TimeoutError:
@@ -134,7 +134,7 @@ class Pylb:
     def __init__(
         self,
         guest: Guest,
-        workers: tuple[int, int] = (1, 2),
+        workers: tuple[int, int] | None = (1, 2),
         servers: Sequence[str] = ("127.0.0.1:9",),
         controller: str = f"serial:{CONTROLLER_PORT}",
         configuration: str = "",
@@ -143,7 +143,8 @@ class Pylb:
         self.pid = 0
         self._admin = AdminAddress(guest.address, ADMIN_PORT, "")
         text = f'admin = "0.0.0.0:{ADMIN_PORT}"\nadmin_token_file = "/etc/pylb.token"\n{configuration}\n'
-        text += f"workers = {{min = {workers[0]}, max = {workers[1]}}}\n"
+        if workers is not None:
+            text += f"workers = {{min = {workers[0]}, max = {workers[1]}}}\n"
         if controller:
             text += f'[controller]\naddress = "{controller}"\nname = "{guest.name}"\n'
         text += f'[[frontend]]\nname = "f"\nbind = "0.0.0.0:{PORT}"\nbackend = "b"\n[[backend]]\nname = "b"\n'

@@ -354,6 +354,11 @@ class Guest:
                 if last_try:
                     raise
 
+    def lend_agent(self) -> Path:
+        """The agent's socket, for somebody else: QEMU serves one at a time; the next call takes it back."""
+        self._agent.close()
+        return self._folder / "agent"
+
     async def qmp(self, command: str, /, **arguments: Any) -> Any:
         """What QEMU's monitor answers (QEMU QMP Reference Manual); ``_`` in names is ``-``."""
         return await self._qmp.call(command, _dashed(arguments))

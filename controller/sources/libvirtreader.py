@@ -4,9 +4,10 @@ libvirtd may stand still, and a call with it, for ever: so it is asked in a thre
 last stays, with its time; whoever reads decides what old facts are worth. A call that takes too long is left
 to itself, and another thread connects anew.
 
-Sources: virConnectGetAllDomainStats (``vcpu.N.time`` and ``vcpu.N.delay`` in nanoseconds; the latter is when
-a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and virDomainGetSchedulerParameters of the
-reference; the QEMU driver keeps a machine's pid in ``/run/libvirt/qemu/NAME.pid``.
+Sources: virConnectGetAllDomainStats (``cpu.time``, ``vcpu.N.time`` and ``vcpu.N.delay`` in nanoseconds; the
+last is when a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and
+virDomainGetSchedulerParameters of the reference; the QEMU driver keeps a machine's pid in
+``/run/libvirt/qemu/NAME.pid``.
 """
 
 from __future__ import annotations
@@ -93,6 +94,13 @@ class LibvirtReader:
                     return name
         return None
 
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine."""
+        with contextlib.suppress(OSError, ValueError):
+            if "/" not in machine:
+                return int((self._pids / f"{machine}.pid").read_text())
+        return None
+
     def close(self) -> None:
         """Let the thread end."""
         self._turn = -1
@@ -133,9 +141,9 @@ class LibvirtReader:
     ) -> Facts:
         at = time.monotonic()
         idle = host_idle(self._stat)
-        # VIR_DOMAIN_STATS_VCPU; VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE and _NOWAIT: a machine with a job
-        # under way gives what is known of it.
-        answers = connection.getAllDomainStats(1 << 3, 1 << 0 | 1 << 29)
+        # VIR_DOMAIN_STATS_CPU_TOTAL and _VCPU; VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE and _NOWAIT: a
+        # machine with a job under way gives what is known of it.
+        answers = connection.getAllDomainStats(1 << 1 | 1 << 3, 1 << 0 | 1 << 29)
         machines = {}
         for domain, stats in answers:
             name = domain.name()
@@ -171,4 +179,5 @@ def machine_facts(
             number = int(words[1])
             wait = int(stats.get(f"vcpu.{number}.delay", 0))
             vcpus[number] = VcpuFacts(int(value), wait, pins[number] if number < len(pins) else frozenset())
-    return MachineFacts(vcpus, cap, weight)
+    beside = int(stats.get("cpu.time", 0)) - sum(vcpu.run for vcpu in vcpus.values())
+    return MachineFacts(vcpus, cap, weight, beside if "cpu.time" in stats else 0)

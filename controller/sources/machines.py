@@ -28,11 +28,15 @@ class VcpuFacts:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """``vcpus`` by a number that stays; ``cap`` in cores; ``weight`` as cpu.weight of cgroups has it."""
+    """``vcpus`` by a number that stays; ``cap`` in cores; ``weight`` as cpu.weight of cgroups has it.
+
+    ``beside`` has the nanoseconds that the machine's process ran beside its vCPUs: its network and disks.
+    """
 
     vcpus: Mapping[int, VcpuFacts]
     cap: float = math.inf
     weight: float = 100.0
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,12 @@ class Machine:
     vcpus: Sequence[Vcpu]
     cap: float = math.inf
     weight: float = 100.0
+    beside: float = 0.0
+    """Cores that its process uses beside the vCPUs."""
 
     @property
     def run(self) -> float:
-        """Cores that it uses."""
+        """Cores that its vCPUs use."""
         return sum(vcpu.run for vcpu in self.vcpus)
 
     @property
@@ -123,9 +129,17 @@ class Rates:
                     )
                 )
                 seen[name, number] = vcpus[-1]
-            machines[name] = Machine(vcpus, machine.cap, machine.weight)
+            beside = self._beside(name, machine, known, elapsed, keep)
+            machines[name] = Machine(vcpus, machine.cap, machine.weight, beside)
         self._vcpus = seen
         self.machines = machines
+
+    def _beside(
+        self, name: str, machine: MachineFacts, before: MachineFacts | None, elapsed: float, keep: float
+    ) -> float:
+        now = 0.0 if before is None else max(0.0, (machine.beside - before.beside) / 1e9 / elapsed)
+        known = self.machines.get(name)
+        return now if known is None else keep * known.beside + (1 - keep) * now
 
 
 class _Host:

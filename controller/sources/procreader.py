@@ -37,6 +37,8 @@ class _Thread:
 @dataclass(slots=True)
 class _Process:
     name: str
+    file: int
+    """Descriptor of its stat."""
     cap: float = math.inf
     weight: float = 100.0
     threads: dict[int, _Thread] = field(default_factory=dict)
@@ -83,10 +85,8 @@ class ProcReader:
 
     def close(self) -> None:
         """Close all descriptors."""
-        for process in self._machines.values():
-            for thread in process.threads.values():
-                os.close(thread.file)
-        self._machines.clear()
+        for pid in list(self._machines):
+            self._forget(pid)
         os.close(self._stat)
 
     def machine(self, pid: int) -> str | None:
@@ -95,6 +95,13 @@ class ProcReader:
             self._look(pid)
         process = self._machines.get(pid)
         return None if process is None else process.name
+
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine."""
+        for pid, process in list(self._machines.items()):  # asked from another thread, too
+            if process.name == machine:
+                return pid
+        return None
 
     def read(self, now: float) -> Facts:
         """What is so now."""
@@ -118,7 +125,8 @@ class ProcReader:
                     continue
                 vcpus[number] = VcpuFacts(int(run), int(wait), thread.cpus)
             if vcpus:
-                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight)
+                beside = _used(process.file) - sum(vcpu.run for vcpu in vcpus.values())
+                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight, beside)
             else:
                 self._forget(pid)
         return Facts(now, machines, host_idle(self._stat))
@@ -161,7 +169,9 @@ class ProcReader:
         if process is None:
             taken = {other.name for other in self._machines.values()}
             name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
-            process = self._machines[pid] = _Process(name if name not in taken else f"{name} ({pid})")
+            file = os.open(self._proc / f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            process = _Process(name if name not in taken else f"{name} ({pid})", file)
+            self._machines[pid] = process
         process.links = links
         for number, tid in found.items():
             cpus = frozenset(self._affinity(tid))
@@ -180,8 +190,18 @@ class ProcReader:
         process.weight = cgroup_weight(self._cgroups, cgroup)
 
     def _forget(self, pid: int) -> None:
-        for thread in self._machines.pop(pid).threads.values():
+        process = self._machines.pop(pid)
+        os.close(process.file)
+        for thread in process.threads.values():
             os.close(thread.file)
+
+
+def _used(stat: int) -> int:
+    """Nanoseconds that a process has run with all its threads, by its ``stat`` (man 5 proc); 0 at its end."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = os.pread(stat, 1000, 0).rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) * (1_000_000_000 // _TICKS)
+    return 0
 
 
 def machine_name(cmdline: bytes) -> str:
@@ -197,28 +217,39 @@ def machine_name(cmdline: bytes) -> str:
 
 
 def cgroup_weight(root: Path, proc: Path) -> float:
-    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual).
+    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual)."""
+    with contextlib.suppress(OSError, ValueError):
+        file = weight_file(root, proc)
+        if file is not None:
+            weight = float(file.read_text())
+            # 1024 shares of version 1 are as usual as a weight of 100.
+            return weight if file.name == "cpu.weight" else weight * 100 / 1024
+    return 100.0
+
+
+def weight_file(root: Path, proc: Path) -> Path | None:
+    """The file with the CPU weight of a process's cgroup; None where it is in the root's, which has none.
 
     libvirt's cgroups of emulator and vCPUs lie within the machine's, whose name ends in ``.scope``.
+
+    Raises:
+        OSError: there is no such process.
     """
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return 100.0
-    for line in lines:
+    for line in proc.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         end = path.find(".scope/")
         path = path if end < 0 else path[: end + len(".scope")]
-        with contextlib.suppress(OSError, ValueError):
-            if not controllers:
-                for base in (root, root / "unified"):
-                    file = base / path.lstrip("/") / "cpu.weight"
-                    if file.exists():
-                        return float(file.read_text())
-            elif "cpu" in controllers.split(","):
-                # 1024 shares of version 1 are as usual as a weight of 100.
-                for mount in (controllers, "cpu", "cpu,cpuacct"):
-                    file = root / mount / path.lstrip("/") / "cpu.shares"
-                    if file.exists():
-                        return float(file.read_text()) * 100 / 1024
-    return 100.0
+        below = path.lstrip("/")
+        if not below:
+            continue
+        if not controllers:
+            candidates = [base / below / "cpu.weight" for base in (root, root / "unified")]
+        elif "cpu" in controllers.split(","):
+            mounts = (controllers, "cpu", "cpu,cpuacct")
+            candidates = [root / mount / below / "cpu.shares" for mount in mounts]
+        else:
+            continue
+        for file in candidates:
+            if file.exists():
+                return file
+    return None

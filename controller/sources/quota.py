@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Set
 from pathlib import Path
 
+MOST_BESIDE = 2
+MOST_IN_SMALL = 8
 ROUND_UP = 0.25
 """From what fraction of a core a quota allows another process: see `whole_cores`."""
 
@@ -22,6 +25,36 @@ def whole_cores(usable: float) -> int:
     is; below `ROUND_UP` that costs more than it brings (bench/results/fractional_quota.md).
     """
     return max(1, math.ceil(usable - ROUND_UP + 1e-9))
+
+
+def possible_cores(system: Path = Path("/sys/devices/system/cpu"), mask: Set[int] | None = None) -> int:
+    """How many CPUs this process may come to use: those of its mask, and those that are not online yet.
+
+    So a virtual machine's balancer can use a vCPU that comes later. A mask that leaves out an online CPU
+    (taskset, a cpuset) won't get another one. Some kernels reckon with far more CPUs than will ever come
+    (128 in a small machine of VMware's), and each of them costs a listening socket for every bind: so it is
+    at most `MOST_BESIDE` times as many as there are, or `MOST_IN_SMALL`.
+
+    Source: Documentation/admin-guide/cputopology.rst of the kernel (``online``, ``possible``).
+    """
+    mask = os.sched_getaffinity(0) if mask is None else mask
+    now = len(mask)
+    try:
+        online, possible = (_cpus((system / name).read_text()) for name in ("online", "possible"))
+    except (OSError, ValueError):
+        return now
+    if online - mask:
+        return now
+    return max(now, min(len(possible), max(MOST_IN_SMALL, MOST_BESIDE * now)))
+
+
+def _cpus(text: str) -> set[int]:
+    """A list of CPUs as the kernel writes it: ``0-3,8``."""
+    cpus: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def usable_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float:

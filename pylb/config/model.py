@@ -8,7 +8,6 @@ is accepted. All sizes are bytes; ``"16KiB"`` is accepted. Unknown keys are erro
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from typing import Annotated, Any, Literal, get_args
 
@@ -24,6 +23,7 @@ from pydantic import (
 )
 
 from controller.address import parse as parse_controller
+from controller.sources.quota import possible_cores
 from pylb.config.address import Address, is_host_name, loopback, parse_address, refuse_in_path
 
 _DURATION = re.compile(r"^(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h)$", re.ASCII)
@@ -133,7 +133,7 @@ class Workers(Section):
     """How many worker processes may run."""
 
     min: int = Field(default=1, ge=1, le=256)
-    max: int = Field(default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, le=256)
+    max: int = Field(default_factory=possible_cores, ge=1, le=256)
     watchdog: Seconds = 10.0  # a process that shows no life for so long is killed and replaced
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from controller.sources.quota import possible_cores
 from pylb import log as logging_
 from pylb.config.address import Address
 from pylb.config.files import admin_token
@@ -86,7 +87,7 @@ class Arbiter:
         self._control_entry = control_entry
         self._hangup_ends = hangup_ends
         self._real = (worker_entry is _real_worker, control_entry is _real_control)
-        slots = max(config.workers.max, len(os.sched_getaffinity(0)))
+        slots = max(config.workers.max, possible_cores())
         binds = len(binds_of(config))
         rows = rows_for(slots, config.drain.generations, hard)
         needed = slots * binds + 2 * rows + 2 * slots + 64  # listening sockets, inboxes, channels

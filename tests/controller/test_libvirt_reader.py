@@ -34,6 +34,7 @@ class Domain:
 
 def stats(run: int) -> dict[str, Any]:
     return {
+        "cpu.time": 10 * run,
         "vcpu.current": 2,
         "vcpu.maximum": 4,
         "vcpu.0.state": 1,
@@ -104,7 +105,8 @@ def test_what_libvirt_says(reading: Callable[[Callable[[], Any]], LibvirtReader]
     assert web.vcpus[1] == VcpuFacts(2 * web.vcpus[0].run, 0, frozenset({2}))
     assert (web.cap, web.weight) == (1.0, 200.0)
     assert facts.idle == {0: 3.0}
-    assert connection.asked[0] == (8, 1 | 1 << 29)
+    assert connection.asked[0] == (2 | 8, 1 | 1 << 29)
+    assert web.beside == 7 * web.vcpus[0].run
     assert [reader.machine(pid) for pid in (4711, 1)] == ["web", None]
 
 

@@ -152,6 +152,8 @@ def fake_proc(
     (root / str(pid)).mkdir(parents=True)
     (root / f"{pid}/comm").write_text(f"{comm}\n")
     (root / f"{pid}/cmdline").write_bytes(cmdline)
+    times = " ".join(["0"] * 11 + ["3", "2"] + ["0"] * 20)  # utime and stime, in hundredths
+    (root / f"{pid}/stat").write_text(f"{pid} (a (b) S) {times}\n")
     (root / f"{pid}/cgroup").write_text("0::/machine.slice/a.scope/libvirt/emulator\n")
     for tid, (name, schedstat) in threads.items():
         (root / f"{pid}/task/{tid}").mkdir(parents=True)
@@ -189,6 +191,7 @@ def test_machines_are_found_by_their_threads(tmp_path: Path) -> None:
     web = facts.machines["web"]
     assert web.vcpus == {0: VcpuFacts(1000, 20, frozenset({1})), 1: VcpuFacts(2000, 30, frozenset({0}))}
     assert (web.cap, web.weight) == (1.5, 250)
+    assert web.beside == 50_000_000 - 3000
     assert [reader.machine(pid) for pid in (100, 200, 300, 400, 1)] == [
         "web",
         "fc",
@@ -232,7 +235,7 @@ def test_a_threads_own_times(tmp_path: Path) -> None:
     (tmp_path / "stat").write_text("cpu0 0 0 0 0 0\n")
     (tmp_path / str(os.getpid())).mkdir()
     (tmp_path / f"{os.getpid()}/comm").write_text("qemu-system-x86\n")
-    for name in ("task", "cmdline", "cgroup"):
+    for name in ("task", "stat", "cmdline", "cgroup"):
         (tmp_path / f"{os.getpid()}/{name}").symlink_to(f"/proc/self/{name}")
     open_before = len(os.listdir("/proc/self/fd"))
     reader = ProcReader(tmp_path)
@@ -292,6 +295,9 @@ class Recorded:
     def machine(self, pid: int) -> str | None:
         return {1: "lb", 2: "lb-2"}.get(pid)
 
+    def process(self, machine: str) -> int | None:
+        return {"lb": 1, "lb-2": 2}.get(machine)
+
 
 def starved(at: float) -> Facts:
     """Two machines of two vCPUs on two CPUs; the neighbour runs half a core and waits for as much again."""
@@ -325,6 +331,23 @@ def test_what_a_starved_neighbour_waits_for_is_not_lent(tmp_path: Path) -> None:
     assert host.idle() == 0
     assert host.capacity({"lb": 0.0}) == 2.0  # what it uses
     assert host.capacity({"web": 0.0}) == 1.0
+
+
+def test_what_a_balancers_own_network_costs_is_not_held_against_it(tmp_path: Path) -> None:
+    """The more it had to do the less it could use: the second core was lent and taken back again."""
+
+    def facts(at: float) -> Facts:
+        nanoseconds = int(at * 1e9)
+        lb = MachineFacts(
+            {0: VcpuFacts(nanoseconds, 0, TWO), 1: VcpuFacts(0, 0, TWO)}, beside=nanoseconds // 4
+        )
+        return Facts(at, {"lb": lb}, {0: 0.0, 1: 0.7 * at})
+
+    host = source(tmp_path, *(facts(at) for at in (1.0, 2.0, 3.0)))
+    for now in (1.0, 2.0, 3.0):
+        host.sample(now)
+    assert host.capacity({"lb": 1.0}) == pytest.approx(1.95, abs=0.01)  # something else uses 0.05
+    assert host.capacity({"other": 1.0}) == 0.0
 
 
 def test_facts_that_are_old_lend_nothing_new(tmp_path: Path) -> None:
