@@ -59,8 +59,8 @@ async def _look(source: HypervisorSource, seconds: float) -> tuple[float, float,
     until = time.monotonic() + seconds
     while (now := time.monotonic()) < until:
         source.sample(now)
-        ran, needs = source.needs()["web"]
-        found.append((ran, needs, source.bounds(["lb"])["lb"]))
+        if (known := source.needs().get("web")) is not None:  # not at the first look
+            found.append((*known, source.bounds(["lb"])["lb"]))
         await asyncio.sleep(_LOOK)
     ran, needs, may_use = (statistics.mean(column) for column in zip(*found, strict=True))
     return ran, needs, may_use

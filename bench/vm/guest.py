@@ -242,8 +242,11 @@ class Guest:
     @property
     def console(self) -> str:
         """What the guest's kernel has said."""
+        return self._text("console")
+
+    def _text(self, name: str) -> str:
         with contextlib.suppress(OSError):
-            return (self._folder / "console").read_text(errors="replace")
+            return (self._folder / name).read_text(errors="replace")
         return ""
 
     def url(self, port: int = 8080, path: str = "/") -> str:
@@ -274,6 +277,16 @@ class Guest:
     ) -> None:
         await self._end()
 
+    @property
+    def _kernel_line(self) -> str:
+        return (
+            "root=/dev/nvme0n1 rw rootfstype=ext4 init=/sbin/pylb-init console=ttyS0 net.ifnames=0 "
+            f"mitigations=off pylb.name={self.name} pylb.address={self.address}/24"
+        )
+
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
     def command(self) -> list[str]:
         """QEMU's command line."""
         at = self._folder
@@ -284,9 +297,7 @@ class Guest:
             "-smp", f"{self.vcpus},maxcpus={self._max_vcpus}", "-m", str(self._memory),
             "-display", "none", "-serial", f"file:{at}/console",
             "-qmp", f"unix:{at}/qmp,server=on,wait=off",
-            "-kernel", str(self._image.kernel), "-append",
-            "root=/dev/nvme0n1 rw rootfstype=ext4 init=/sbin/pylb-init console=ttyS0 net.ifnames=0 "
-            f"mitigations=off pylb.name={self.name} pylb.address={self.address}/24",
+            "-kernel", str(self._image.kernel), "-append", self._kernel_line,
             "-drive", f"file={self._image.disk},format=raw,if=none,id=root,snapshot=on",
             "-device", "nvme,drive=root,serial=root",
             "-drive", f"file={at}/source,format=raw,if=virtio,readonly=on",
@@ -319,12 +330,12 @@ class Guest:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
-                while self._process is not None and self._process.returncode is None:
+                while self._runs():
                     with contextlib.suppress(OSError, TimeoutError, ValueError):
                         await self._agent.call("guest-ping", {}, 3.0)
                         return
                     await asyncio.sleep(0.1)
-        said = (self._folder / "log").read_text(errors="replace") + self.console[-2000:]
+        said = self._text("log") + self.console[-2000:]
         raise GuestError(f"guest {self.name} did not start:\n{said}")
 
     async def reset(self) -> None:

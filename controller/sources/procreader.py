@@ -11,17 +11,18 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.sources.machines import Facts, MachineFacts, VcpuFacts
-from controller.sources.quota import cgroup_quota
+from controller.sources.quota import quota_of
 
 RESCAN = 1.0
 """Seconds after which new machines and threads are looked for; masks, caps and weights are read in turns."""
 _LOOKS = 5  # times that a process is looked at before it counts as no machine
 _VCPU = re.compile(r"(?:CPU |fc_vcpu |vcpu)(\d+)(?:/(?:KVM|TCG))?$|ALL CPUs/TCG$")
+_MACHINES_GROUP = re.compile(r"(.*?\.(?:scope|libvirt-qemu))/")
 _VMM = ("qemu", "kvm", "firecracker", "cloud-hyp")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -184,10 +185,21 @@ class ProcReader:
                 del process.threads[number]
             file = os.open(self._proc / f"{pid}/task/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             process.threads[number] = _Thread(tid, file, cpus)
-        cgroup = self._proc / f"{pid}/cgroup"
-        quota = cgroup_quota(self._cgroups, cgroup)
-        process.cap = math.inf if quota is None else quota
-        process.weight = cgroup_weight(self._cgroups, cgroup)
+        process.cap = self._cap(pid, found.values())
+        process.weight = cgroup_weight(self._cgroups, self._proc / f"{pid}/cgroup")
+
+    def _cap(self, pid: int, vcpus: Collection[int]) -> float:
+        """Cores that a machine's vCPUs may use: by the quota of its cgroup, and by those of their own ones.
+
+        (The main thread's says nothing: libvirt keeps it in a cgroup beside the vCPUs'.)
+        """
+        groups = [(self._proc / f"{pid}/task/{tid}/cgroup").read_text() for tid in vcpus]
+        quotas = {text: quota_of(self._cgroups, text) for text in set(groups)}
+        each = sum(min(1.0, math.inf if (quota := quotas[text]) is None else quota) for text in groups)
+        whole = quota_of(self._cgroups, "\n".join(map(_machines, groups[0].splitlines())))
+        if whole is None and all(quota is None for quota in quotas.values()):
+            return math.inf
+        return min(each, math.inf if whole is None else whole)
 
     def _forget(self, pid: int) -> None:
         process = self._machines.pop(pid)
@@ -227,18 +239,24 @@ def cgroup_weight(root: Path, proc: Path) -> float:
     return 100.0
 
 
+def _machines(line: str) -> str:
+    """A line of ``/proc/PID/cgroup`` with the machine's cgroup in place of one within it.
+
+    libvirt keeps emulator and vCPUs in cgroups of their own, within the machine's. Its name ends in
+    ``.scope`` with systemd, else in ``.libvirt-qemu`` (libvirt's documentation, Control Groups).
+    """
+    found = _MACHINES_GROUP.match(line)
+    return line if found is None else found[1]
+
+
 def weight_file(root: Path, proc: Path) -> Path | None:
     """The file with the CPU weight of a process's cgroup; None where it is in the root's, which has none.
-
-    libvirt's cgroups of emulator and vCPUs lie within the machine's, whose name ends in ``.scope``.
 
     Raises:
         OSError: there is no such process.
     """
     for line in proc.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        end = path.find(".scope/")
-        path = path if end < 0 else path[: end + len(".scope")]
+        _, controllers, path = _machines(line).split(":", 2)
         below = path.lstrip("/")
         if not below:
             continue

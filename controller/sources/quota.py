@@ -67,11 +67,15 @@ def usable_cores(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/s
 def cgroup_quota(root: Path, proc: Path) -> float | None:
     """The tightest CPU quota of this process's cgroup and its ancestors, in cores; None when unlimited."""
     try:
-        lines = proc.read_text().splitlines()
+        return quota_of(root, proc.read_text())
     except OSError:
         return None
+
+
+def quota_of(root: Path, groups: str) -> float | None:
+    """The same of the cgroups that ``groups`` names, as ``/proc/PID/cgroup`` does (man 7 cgroups)."""
     quotas: list[float] = []
-    for line in lines:
+    for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             for base in (root, root / "unified"):

@@ -158,6 +158,7 @@ def fake_proc(
     for tid, (name, schedstat) in threads.items():
         (root / f"{pid}/task/{tid}").mkdir(parents=True)
         (root / f"{pid}/task/{tid}/comm").write_text(f"{name}\n")
+        (root / f"{pid}/task/{tid}/cgroup").write_text("0::/machine.slice/a.scope/libvirt/vcpu\n")
         (root / f"{pid}/task/{tid}/schedstat").write_text(f"{schedstat}\n")
 
 
@@ -204,6 +205,7 @@ def test_machines_are_found_by_their_threads(tmp_path: Path) -> None:
     (proc / "100/task/104").mkdir()  # a vCPU that was plugged in
     (proc / "100/task/104/comm").write_text("CPU 2/TCG\n")
     (proc / "100/task/104/schedstat").write_text("4 4 4\n")
+    (proc / "100/task/104/cgroup").write_text("0::/machine.slice/a.scope/libvirt/vcpu\n")
     (scope / "cpu.weight").write_text("50\n")
     fake_proc(proc, 500, "kvm", b"kvm\0-name\0web\0", {501: ("CPU 0/KVM", "1 2 3")})
     assert "web (500)" not in reader.read(0.6).machines
@@ -275,6 +277,35 @@ def test_weights_of_both_cgroup_versions(tmp_path: Path) -> None:
     (tmp_path / "cpu,cpuacct/m/a.scope/cpu.shares").write_text("2048\n")
     assert cgroup_weight(tmp_path, proc) == 200
     assert cgroup_weight(tmp_path, tmp_path / "none") == 100
+
+
+@pytest.mark.parametrize("group", ["machine/qemu-1-web.libvirt-qemu", "m.slice/qemu-1-web.scope/libvirt"])
+def test_libvirts_cgroups_of_machine_emulator_and_vcpus(tmp_path: Path, group: str) -> None:
+    """Without systemd and with it: a machine's weight is its whole group's, its cap is the vCPUs' own."""
+    proc, cpu = tmp_path / "proc", tmp_path / "cgroup/cpu"
+    proc.mkdir()
+    (proc / "stat").write_text("cpu0 1 0 1 250 50 0\n")
+    threads = {101: ("CPU 0/KVM", "1 2 3"), 102: ("CPU 1/KVM", "4 5 6"), 103: ("CPU 2/KVM", "7 8 9")}
+    fake_proc(proc, 100, "qemu-system-x86", b"qemu\0-name\0guest=web\0", threads)
+    whole = cpu / group.removesuffix("/libvirt")
+    quotas = {whole: -1, cpu / group / "emulator": 20000, cpu / group / "vcpu0": 50000}
+    quotas |= {cpu / group / "vcpu1": 70000, cpu / group / "vcpu2": -1}
+    for folder, quota in quotas.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+        (folder / "cpu.shares").write_text("2048\n" if folder == whole else "1024\n")
+    (proc / "100/cgroup").write_text(f"1:cpu:/{group}/emulator\n")
+    for number, tid in enumerate(threads):
+        (proc / f"100/task/{tid}/cgroup").write_text(f"1:cpu:/{group}/vcpu{number}\n")
+    reader = ProcReader(proc, tmp_path / "cgroup", lambda tid: {0})
+    web = reader.read(0).machines["web"]
+    assert web.cap == pytest.approx(0.5 + 0.7 + 1.0)
+    assert web.weight == 200
+    (whole / "cpu.cfs_quota_us").write_text("150000\n")
+    reader.read(2.0)
+    assert reader.read(2.1).machines["web"].cap == 1.5
+    reader.close()
 
 
 # The source, and the leases
