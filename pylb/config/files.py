@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
 import ssl
-import stat
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,45 +12,9 @@ from pathlib import Path
 from controller.client import client_tls
 from pylb.config import identity
 from pylb.config.model import Backend, Config, Controller
-
-_LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
+from pylb.config.regular import read_secret, read_token, require_regular
 
 Fingerprint = tuple[tuple[str, int, int], ...]
-
-
-def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """A file's bytes, if it is one that ends: a pipe or device could keep the supervisor waiting for ever.
-
-    Raises:
-        OSError: it is no regular file, is larger than ``most`` bytes, or can't be read.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    try:
-        _refuse_irregular(path, os.fstat(descriptor), most)
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(most + 1)
-    finally:
-        os.close(descriptor)
-    if len(data) > most:
-        raise OSError(errno.EINVAL, f"is larger than {most >> 10} KiB", os.fspath(path))
-    return data
-
-
-def _refuse_irregular(path: str | os.PathLike[str], about: os.stat_result, most: int) -> None:
-    said = ""
-    if stat.S_ISDIR(about.st_mode):
-        said = "is a directory"
-    elif not stat.S_ISREG(about.st_mode):
-        said = "is no regular file; it is read again at a reload, which a pipe or device doesn't allow"
-    elif about.st_size > most:
-        said = f"is larger than {most >> 10} KiB"
-    if said:
-        raise OSError(errno.EINVAL, said, os.fspath(path))
-
-
-def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError unless a library may be told to read this file without ever waiting for it."""
-    _refuse_irregular(path, os.stat(path), _LARGEST_PEM)
 
 
 def problems(config: Config) -> list[str]:
@@ -103,29 +64,14 @@ def _try_client(backend: Backend) -> None:
         context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
 
 
-def _token(path: str) -> str:
-    token = read_regular(path, 65536).decode().strip()
-    if not 0 < len(token) <= 4096:
-        raise ValueError(f"{path} holds no token of 1 to 4096 characters")
-    return token
-
-
 def controller_token(section: Controller) -> str:
     """The token that the controller asks for; raises OSError or ValueError where the file is no good."""
-    return "" if section.token_file is None else _token(section.token_file)
+    return "" if section.token_file is None else read_secret(section.token_file)
 
 
 def admin_token(config: Config) -> str | None:
     """The token that an admin address on TCP asks for, if there is one; raises as `controller_token`."""
     return None if config.admin_token_file is None else read_token(config.admin_token_file)
-
-
-def read_token(path: str) -> str:
-    """A token that fits into a header field; raises as `controller_token`."""
-    token = _token(path)
-    if re.fullmatch(r"[!-~]+", token) is None:
-        raise ValueError(f"{path}: a token is visible ASCII characters without spaces")
-    return token
 
 
 def controller_tls(section: Controller) -> ssl.SSLContext | None:

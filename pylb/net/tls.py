@@ -13,8 +13,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from pylb.config.files import require_regular
 from pylb.config.model import Config, ServerTls, Tls
+from pylb.config.regular import require_regular
 
 # Mozilla's "intermediate" list: forward secrecy and authenticated encryption only.
 CIPHERS = (
