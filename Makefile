@@ -27,7 +27,7 @@ test:
 # The tables of keys in the documentation, after a change of the configuration's model.
 .PHONY: docs
 docs: .venv/ready
-	.venv/bin/python -m pylb.config.document docs/configuration.md
+	.venv/bin/python -m pylb.config.document README.md docs/configuration.md
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -37,7 +37,7 @@ class Controller(Section):
     tls_cert: FilePath | None = Field(
         default=None, description="PEM file with the certificate that pylb shows the controller."
     )
-    tls_key: FilePath | None = Field(default=None, description="PEM file with that certificate's key.")
+    tls_key: FilePath | None = Field(default=None, description="PEM file with the key of tls_cert.")
 
     @model_validator(mode="after")
     def _whole(self) -> Controller:

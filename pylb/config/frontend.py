@@ -27,7 +27,7 @@ class Frontend(Section):
 
     name: str = Field(description="What the frontend is called.")
     bind: Annotated[tuple[BindAddress, ...], ONE_OR_MORE, Option("--bind")] = Field(
-        min_length=1, description="Where clients connect."
+        min_length=1, description="Where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH."
     )
     backend: str = Field(
         description="The name of the backend that answers; with sni, for names that are not listed there."
@@ -42,7 +42,7 @@ class Frontend(Section):
     )
     accept_proxy: bool = Field(
         default=False,
-        description="These begin each connection with a header of the PROXY protocol, version 1 or 2.",
+        description="Trusted proxies begin each connection with a PROXY header, version 1 or 2.",
     )
     forwarded: bool = Field(default=False, description="Send Forwarded (RFC 7239) beside X-Forwarded-*.")
     request_id: bool = Field(default=False, description="Send X-Request-ID where the client gave none.")

@@ -54,16 +54,18 @@ class Config(Section):
     backends: Annotated[tuple[Backend, ...], ONE_OR_MORE] = Field(
         min_length=1, validation_alias="backend", description="Who answers requests."
     )
-    workers: Annotated[
-        Workers, Option("--workers", "MIN..MAX|N", workers_range), Default("1 to the number of cores")
-    ] = Field(default_factory=Workers, description="How many workers may run.")
+    workers: Annotated[Workers, Option("--workers", "MIN..MAX|N", workers_range), Default("1..cores")] = (
+        Field(default_factory=Workers, description="How many workers may run.")
+    )
     timeouts: Timeouts = Field(default_factory=Timeouts, description="How long pylb waits.")
     limits: Limits = Field(default_factory=Limits, description="What a client or server may not exceed.")
     drain: Drain = Field(default_factory=Drain, description="How workers leave.")
     controller: Controller = Field(default_factory=Controller, description="Who knows idle cores.")
     log: Log = Field(default_factory=Log, description="What is written to standard error.")
     admin: Annotated[
-        BindAddress | None, Option("--admin"), Default("a unix socket in pylb's run-time directory")
+        BindAddress | None,
+        Option("--admin"),
+        Default("a unix socket in /run/pylb (root), $XDG_RUNTIME_DIR/pylb or /tmp/pylb-UID"),
     ] = Field(default=None, description="Address for status, scaling and metrics.")
     admin_token_file: FilePath | None = Field(
         default=None, description="File with the token that an admin address on TCP asks for; see below."
@@ -72,7 +74,7 @@ class Config(Section):
         default=None, description="Whom workers and control plane run as when root starts pylb; see below."
     )
     group: Annotated[str | None, Default("the user's")] = Field(
-        default=None, description="The group that they run with."
+        default=None, description="The group that these run with."
     )
     backlog: int = Field(
         default=4096,

@@ -53,7 +53,7 @@ class ServerTls(Section):
         default=None, description="PEM file with the certificate that pylb shows the servers."
     )
     key: Annotated[FilePath | None, Default("in certificate")] = Field(
-        default=None, description="PEM file with that certificate's key."
+        default=None, description="PEM file with the certificate's key."
     )
 
     @model_validator(mode="after")
