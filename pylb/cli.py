@@ -133,7 +133,8 @@ def run(
 ) -> NoReturn:
     """Run the supervisor with what ``read`` gives; ``source`` names the file in messages.
 
-    ``listening`` is called once all addresses could be had; with ``hangup_ends`` HUP stops, not reloads.
+    ``listening`` is called once all addresses are listened on; with ``hangup_ends`` HUP stops pylb instead of
+    reloading the configuration.
     """
     from pylb import log
     from pylb.config.load import ConfigError
@@ -269,6 +270,7 @@ def scale(
 def _ask(
     admin: str | None, token_file: Path | None, method: str, path: str, body: object = None
 ) -> dict[str, object]:
+    """The admin address's answer: of ``admin``, or of the first usual place where one answers."""
     from pylb.config.address import Address, parse_address
     from pylb.config.regular import read_token
     from pylb.config.runtime import admin_paths, distrust

@@ -1,4 +1,7 @@
-"""The files that a configuration names: whether they can be used, and whether they have changed."""
+"""The files that a configuration names: whether they can be used, and whether they have changed.
+
+Above `model` and `regular`, below `load`. TLS files are tried with `pylb.net.tls`, as they are used later.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from pylb.config.model import Backend, Config, Controller
 from pylb.config.regular import read_secret, read_token, require_regular
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+"""Name, time of the last change (ns) and size of files."""
 
 
 def problems(config: Config) -> list[str]:
     """One line for each certificate, key, CA, token, user or group that can't be used, with the key's path.
 
-    Found here, before a process is forked that would need them.
+    They are found here, before a process is forked that would need the file or the name.
     """
     from pylb.net.tls import server_context
 
@@ -98,7 +102,7 @@ def _paths(config: Config) -> Iterator[Path]:
 
 
 def _below(place: Path) -> list[Path]:
-    """What may belong to the certificates at a place; it may vanish while one looks."""
+    """Files and folders that may hold a place's certificates and keys; they may vanish meanwhile."""
     found = []
     with contextlib.suppress(OSError, ValueError):
         if place.is_dir():
@@ -112,7 +116,7 @@ def _below(place: Path) -> list[Path]:
 
 
 def fingerprint(config: Config) -> Fingerprint:
-    """Name, time of the last change (ns) and size of each TLS file; differs when one was renewed."""
+    """Of all TLS files; it differs when one was renewed."""
     found = []
     for path in sorted(set(_paths(config))):
         try:

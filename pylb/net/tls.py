@@ -1,7 +1,8 @@
 """TLS contexts, for listeners and for connections to servers.
 
-OpenSSL does the work, through the standard library's `ssl`. It offers no OCSP stapling on the server's
-side, so there is none.
+Known to supervisor and workers, and to `pylb.config.files`, which tries a configuration's files with it.
+OpenSSL does the work, through the standard library's `ssl`, which has no OCSP stapling on the server's
+side.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def server_context(config: Tls) -> ssl.SSLContext:
             if chosen is not None:
                 connection.context = chosen
 
-    # The one that the handshake begins with; OpenSSL reads sessions and settings of this one.
+    # The handshake begins with this context, and OpenSSL takes sessions and settings from it.
     default.sni_callback = choose
     return default
 
