@@ -76,6 +76,7 @@ def test_kinds_and_defaults_are_in_the_words_of_the_file(path: str, kind: str, d
 def test_the_help_has_every_option_as_it_is_declared() -> None:
     said = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "240", "NO_COLOR": "1"}).output
     lines = said.splitlines()
+    assert len(OPTIONS) == sum(key.option is not None for key in all_keys())  # no flag stands for two keys
     assert {"bind", "server", "balance", "workers", "controller", "admin", "log_format"} <= OPTIONS.keys()
     for option in OPTIONS.values():
         (line,) = (line for line in lines if line.startswith(f"│ {option.option.flag} "))
