@@ -50,7 +50,7 @@ class Key:
     def kind(self) -> Kind:
         """What is written as its value."""
         if self.section is not None:
-            return Kind("list of tables" if self.many else "table")
+            return Kind(_tables(self.section) if self.many else "table")
         return _kind(self.field.annotation, self.field.metadata)
 
     @property
@@ -110,6 +110,12 @@ def _section(annotation: Any) -> type[Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section(part)) is not None), None)
+
+
+def _tables(section: type[Section]) -> str:
+    """In words, a list of a section that may be written as one of its keys alone."""
+    short = next((key.kind for key in keys(section) if key.name == section.short), None)
+    return "list of tables" if short is None else f"list of tables or {short.many}"
 
 
 def _kind(annotation: Any, marks: Iterable[Any]) -> Kind:
