@@ -1,9 +1,9 @@
 """The command line: serve, check, demo, status, scale.
 
-The top floor: nothing imports it. Options that stand for keys of the configuration are declared at these keys
-and are only handed to typer here (`takes`). What else a command needs is imported when it runs, so that
-``--help`` and ``status`` answer at once. Whatever a user can get wrong ends with one line that starts with
-``pylb:`` and exit code 2, never with a traceback.
+The top floor: only `__main__` imports it. Options that stand for keys of the configuration are declared at
+these keys and are only handed to typer here (`takes`). What else a command needs is imported when it runs,
+so that ``--help`` and ``status`` answer at once. Whatever a user can get wrong ends with one line that
+starts with ``pylb:`` and exit code 2, never with a traceback.
 """
 
 from __future__ import annotations

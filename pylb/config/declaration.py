@@ -33,7 +33,7 @@ class Kind:
 
 
 def one_of(values: Collection[object]) -> Kind:
-    """Of a value that is one of these."""
+    """The kind of a value that is one of these."""
     texts = [f"`{written(value)}`" for value in values]
     either = " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
     return Kind(either, ", ".join(texts), "|".join(map(str, values)))

@@ -96,13 +96,10 @@ def name_in_file(name: str, field: FieldInfo) -> str:
 
 
 def section_at(location: Sequence[int | str]) -> type[Section]:
-    """The section at a place of the file, whose names are those of keys that hold sections."""
+    """The section at a place of the file; parts that name no key are positions, or names that users gave."""
     section: type[Section] = Config
     for part in location:
-        if isinstance(part, str):
-            found = next(key.section for key in keys(section) if key.name == part)
-            assert found is not None
-            section = found
+        section = next((key.section for key in keys(section) if key.name == part), None) or section
     return section
 
 
