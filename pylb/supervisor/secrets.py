@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pylb.config.files import controller_tls, controller_token
 from pylb.config.model import Config
-from pylb.net.tls import client_context, listener_contexts
+from pylb.config.tls import client_context, listener_contexts
 
 
 @dataclass(frozen=True)
