@@ -308,6 +308,7 @@ class Arbiter:
                     self.reload.check()
                 with guard("the log"):
                     logging_.tick(self.board.log_lost())
+                    guard.tick(now)
                 with guard("ticking"):
                     doubtful = self.control is not None and self.control.watch.silence >= DOUBTFUL
                     if doubtful or self.fleet.busy():
