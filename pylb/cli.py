@@ -272,7 +272,7 @@ def _ask(
 ) -> dict[str, object]:
     """The admin address's answer: of ``admin``, or of the first usual place where one answers."""
     from pylb.config.address import Address, parse_address
-    from pylb.config.regular import read_token
+    from pylb.config.files import read_token
     from pylb.config.runtime import admin_paths, distrust
     from pylb.control import view
 

@@ -1,17 +1,16 @@
-"""The sections ``[[backend]]`` and ``[[backend.server]]``, and a server on the command line."""
+"""The section ``[[backend]]`` and those in it, and how a server is written on the command line."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS
 from pylb.config.declaration import Default, Option, one_of
 from pylb.config.section import Section
-from pylb.config.tls import ServerTls
-from pylb.config.values import ONE_OR_MORE, ServerAddress
+from pylb.config.values import ONE_OR_MORE, FilePath, HostName, ServerAddress
 
 
 def _known_algorithm(value: str) -> str:
@@ -51,6 +50,30 @@ class Server(Section):
     weight: int = Field(
         default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
     )
+
+
+class ServerTls(Section):
+    """TLS to the servers."""
+
+    verify: bool = Field(default=True, description="Whether a server's certificate is verified.")
+    ca: Annotated[FilePath | None, Default("the system's")] = Field(
+        default=None, description="PEM file of the CAs that may issue the servers' certificates."
+    )
+    name: Annotated[HostName | None, Default("the server's host")] = Field(
+        default=None, description="Expected in the certificate, and sent as the server's name (SNI)."
+    )
+    certificate: FilePath | None = Field(
+        default=None, description="PEM file with the certificate that pylb shows the servers."
+    )
+    key: Annotated[FilePath | None, Default("in certificate")] = Field(
+        default=None, description="PEM file with the certificate's key."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> ServerTls:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key needs certificate")
+        return self
 
 
 class Backend(Section):

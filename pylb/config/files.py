@@ -1,81 +1,87 @@
-"""The files that a configuration names: whether they can be used, and whether they have changed.
+"""The files that a configuration names: read without ever waiting for one, and whether they have changed.
 
-Above `model` and `regular`, below `load`. TLS files are tried with `pylb.net.tls`, as they are used later.
+Above `model`, below `tls` and `trials`. The supervisor reads these files while it watches its workers, so
+only regular files of a bounded size are read: a pipe or a device could keep it waiting for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import ssl
-from collections.abc import Callable, Iterator
-from functools import partial
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from controller.client import client_tls
-from pylb.config import identity
-from pylb.config.model import Backend, Config, Controller
-from pylb.config.regular import read_secret, read_token, require_regular
+from pylb.config.model import Config, Controller
+
+_LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """Name, time of the last change (ns) and size of files."""
 
 
-def problems(config: Config) -> list[str]:
-    """One line for each certificate, key, CA, token, user or group that can't be used, with the key's path.
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """A regular file's bytes.
 
-    They are found here, before a process is forked that would need the file or the name.
+    Raises:
+        OSError: it is no regular file, is larger than ``most`` bytes, or can't be read.
     """
-    from pylb.net.tls import server_context
-
-    found: list[str] = []
-
-    def tried(key: str, use: Callable[[], object]) -> None:
-        try:
-            use()
-        except Exception as error:  # ssl and cryptography have many kinds
-            found.append(f"{key}: {_said(error)}")
-
-    for number, frontend in enumerate(config.frontends):
-        if frontend.tls is not None:
-            tried(f"frontend[{number}].tls", partial(server_context, frontend.tls))
-    for number, backend in enumerate(config.backends):
-        if backend.tls is not None:
-            tried(f"backend[{number}].tls", partial(_try_client, backend))
-    tried("controller.token_file", lambda: controller_token(config.controller))
-    tried("controller.tls_ca", lambda: controller_tls(config.controller))
-    tried("admin_token_file", lambda: admin_token(config))
-    return found + identity.problems(config)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        _refuse_irregular(path, os.fstat(descriptor), most)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(most + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > most:
+        raise OSError(errno.EINVAL, f"is larger than {most >> 10} KiB", os.fspath(path))
+    return data
 
 
-def _said(error: Exception) -> str:
-    """What an exception says; of the system's own without the number."""
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    return str(error) or type(error).__name__
+def _refuse_irregular(path: str | os.PathLike[str], about: os.stat_result, most: int) -> None:
+    said = ""
+    if stat.S_ISDIR(about.st_mode):
+        said = "is a directory"
+    elif not stat.S_ISREG(about.st_mode):
+        said = "is no regular file; it is read again at a reload, which a pipe or device doesn't allow"
+    elif about.st_size > most:
+        said = f"is larger than {most >> 10} KiB"
+    if said:
+        raise OSError(errno.EINVAL, said, os.fspath(path))
 
 
-def _try_client(backend: Backend) -> None:
-    """Begin TLS as to each server: the library judges the names only then."""
-    from pylb.net.tls import client_context
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Raise OSError unless a library may be told to read this file, which it does without such care."""
+    _refuse_irregular(path, os.stat(path), _LARGEST_PEM)
 
-    assert backend.tls is not None
-    context = client_context(backend.tls, backend.http2)
-    for server in backend.servers:
-        name = backend.tls.name or server.address.host
-        if not name:
-            raise ValueError(f"name must be set, as {server.address} has no host name")
-        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
+
+def _token(path: str) -> str:
+    token = read_regular(path, 65536).decode().strip()
+    if not 0 < len(token) <= 4096:
+        raise ValueError(f"{path} holds no token of 1 to 4096 characters")
+    return token
 
 
 def controller_token(section: Controller) -> str:
     """The token that the controller asks for; raises OSError or ValueError where the file is no good."""
-    return "" if section.token_file is None else read_secret(section.token_file)
+    return "" if section.token_file is None else _token(section.token_file)
 
 
 def admin_token(config: Config) -> str | None:
     """The token that an admin address on TCP asks for, if there is one; raises as `controller_token`."""
     return None if config.admin_token_file is None else read_token(config.admin_token_file)
+
+
+def read_token(path: str) -> str:
+    """A token that fits into a header field; raises as `controller_token`."""
+    token = _token(path)
+    if re.fullmatch(r"[!-~]+", token) is None:
+        raise ValueError(f"{path}: a token is visible ASCII characters without spaces")
+    return token
 
 
 def controller_tls(section: Controller) -> ssl.SSLContext | None:

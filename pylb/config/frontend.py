@@ -1,4 +1,4 @@
-"""The section ``[[frontend]]``, and what belongs to it alone: ``[frontend.health]``."""
+"""The section ``[[frontend]]`` and those in it: ``[frontend.health]``, ``[frontend.tls]``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.section import Section
-from pylb.config.tls import Tls
-from pylb.config.values import ONE_OR_MORE, BindAddress, Network, SizeOrZero
+from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
 
 
 class Health(Section):
@@ -20,6 +19,34 @@ class Health(Section):
         pattern=r"^/[!-~]*$",
         description="Answered with 200, or with 503 at a stop (drain.announce), whatever method and query.",
     )
+
+
+class Tls(Section):
+    """TLS to clients."""
+
+    certificates: FilePath = Field(
+        description="A .pem with certificate and key, or a folder of .pem or .crt + .key files; see below."
+    )
+    min_version: Literal["1.2", "1.3"] = Field(default="1.2", description="The oldest version of TLS.")
+    ciphers: Annotated[str | None, Default("forward secrecy with AEAD")] = Field(
+        default=None, description="For TLS 1.2, in OpenSSL's notation."
+    )
+    alpn: tuple[Literal["h2", "http/1.1"], ...] = Field(
+        default=("h2", "http/1.1"), description="What clients may agree on, the preferred one first."
+    )
+    client_certificate: Literal["none", "optional", "required"] = Field(
+        default="none", description="Whether clients are asked for a certificate."
+    )
+    client_ca: FilePath | None = Field(
+        default=None, description="PEM file of the CAs that may issue client certificates."
+    )
+    hsts: SecondsOrZero = Field(default=0.0, description="Age in Strict-Transport-Security; 0 sends none.")
+
+    @model_validator(mode="after")
+    def _has_ca(self) -> Tls:
+        if self.client_certificate != "none" and self.client_ca is None:
+            raise ValueError(f"client_certificate is {self.client_certificate!r}, so client_ca must be set")
+        return self
 
 
 class Frontend(Section):

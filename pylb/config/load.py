@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pylb.config.files import problems
+from pylb.config.files import read_regular
 from pylb.config.links import broken_links
 from pylb.config.mistakes import ConfigError, lines
 from pylb.config.model import Config
 from pylb.config.options import put, quick_form, renamed
-from pylb.config.regular import read_regular
+from pylb.config.trials import problems
 
 __all__ = ["ConfigError", "from_document", "load_file", "quick", "read_document", "with_files"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pylb.config.keys import keys, section_at
-from pylb.net.messages import shown
+from pylb.excerpt import shown
 
 
 class ConfigError(Exception):

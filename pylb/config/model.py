@@ -12,16 +12,15 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from pylb.config.address import loopback
-from pylb.config.backend import Backend, Server
+from pylb.config.backend import Backend, Server, ServerTls
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
-from pylb.config.frontend import Frontend, Health
+from pylb.config.frontend import Frontend, Health, Tls
 from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.section import Section
 from pylb.config.timeouts import Timeouts
-from pylb.config.tls import ServerTls, Tls
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
 from pylb.config.workers import Workers, workers_range
 

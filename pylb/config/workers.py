@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from pylb.config.declaration import Default
 from pylb.config.section import Section
 from pylb.config.values import Seconds
-from pylb.net.messages import shown
+from pylb.excerpt import shown
 
 
 class Workers(Section):
