@@ -102,7 +102,7 @@ class Program:
         return [parent, *parent.children(recursive=True)]
 
     def workers(self, count: int) -> list[psutil.Process]:
-        """Its children that say in their titles that they are workers (all of HAProxy's), when there are so many.
+        """Its children that are workers by their titles (all of HAProxy's), once there are so many.
 
         Raises:
             TimeoutError: there are not.
