@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig import origins, wrk
+from bench.rig.balancer import free_port
 from bench.rig.command import console, need, parser
-from bench.rig.processes import cpu_seconds, free_port
+from bench.rig.processes import cpu_seconds
 from bench.rig.report import in_words, machine, write
 from bench.rig.wrk import Load
 

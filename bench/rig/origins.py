@@ -17,7 +17,8 @@ from typing import Any
 
 import uvloop
 
-from bench.rig.processes import Program, child, free_port, start
+from bench.rig.balancer import free_port
+from bench.rig.processes import Program, child, start
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 """Serves one connection; OSError and EOFError end it. It has to be a function of a module."""

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import trustme
 
-from bench.rig.balancer import backend, frontend
+from bench.rig.balancer import backend, free_port, frontend
 from bench.rig.origins import nginx_temps
-from bench.rig.processes import DESCRIPTORS, Program, free_port, listens, start, status_of
+from bench.rig.processes import DESCRIPTORS, Program, listens, start, status_of
 
 CONNECTIONS = (DESCRIPTORS - 200) // 2
 """Of clients, that a peer may be told to accept: HAProxy does not start without two descriptors for each."""
