@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 
 GOOD = """
 [[frontend]]

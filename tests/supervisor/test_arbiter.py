@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from pylb.config.load import quick
 from pylb.net import channel
 from pylb.scoreboard import Field
