@@ -18,11 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import in_words, machine
 from bench.vm.clients import Answered, clients
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
-from bench.vm.scene import REST, SOURCE, Scene, answering, in_words, spin, used
+from bench.vm.scene import REST, SOURCE, Scene, answering, spin, used
 
 CLIENTS = 32
 EVERY = 0.25

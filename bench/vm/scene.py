@@ -211,8 +211,3 @@ def read_wrk(text: str) -> dict[str, Any]:
     if bad is not None:
         found["failed"] += int(bad[1])
     return found
-
-
-def in_words(facts: Mapping[str, str]) -> str:
-    """The facts about the machine, for a page."""
-    return "; ".join(f"{key}: {value}" for key, value in facts.items())

@@ -15,11 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import in_words, machine
 from bench.vm.clients import clients
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR, Guest
-from bench.vm.scene import SOURCE, Scene, answering, files, in_words, spin, used
+from bench.vm.scene import SOURCE, Scene, answering, files, spin, used
 
 CLIENTS = 64
 SECONDS = 8.0
