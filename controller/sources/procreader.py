@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.sources.machines import Facts, MachineFacts, VcpuFacts
-from controller.sources.quota import quota_of
+from controller.sources.quota import quota_of, small_file
 
 RESCAN = 1.0
 """Seconds after which new machines and threads are looked for; masks, caps and weights are read in turns."""
@@ -154,14 +154,15 @@ class ProcReader:
     def _look(self, pid: int) -> None:
         """Whether a process is a machine, and which vCPUs it has."""
         with contextlib.suppress(OSError, ValueError):  # it may end at any time
-            if (self._proc / f"{pid}/comm").read_text().startswith(_VMM):
+            if small_file(f"{self._proc}/{pid}/comm").startswith(_VMM):
                 self._look_at_threads(pid)
 
     def _look_at_threads(self, pid: int) -> None:
         links = self._links(pid)
         found: dict[int, int] = {}
-        for tid in sorted(map(int, os.listdir(self._proc / f"{pid}/task"))):
-            match = _VCPU.match((self._proc / f"{pid}/task/{tid}/comm").read_text().rstrip("\n"))
+        tasks = f"{self._proc}/{pid}/task"
+        for tid in sorted(map(int, os.listdir(tasks))):
+            match = _VCPU.match(small_file(f"{tasks}/{tid}/comm").rstrip("\n"))
             if match is not None:
                 found.setdefault(int(match[1] or 0), tid)
         if not found:
@@ -183,23 +184,23 @@ class ProcReader:
             if known is not None:
                 os.close(known.file)
                 del process.threads[number]
-            file = os.open(self._proc / f"{pid}/task/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(f"{tasks}/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             process.threads[number] = _Thread(tid, file, cpus)
         process.cap = self._cap(pid, found.values())
-        process.weight = cgroup_weight(self._cgroups, self._proc / f"{pid}/cgroup")
+        process.weight = cgroup_weight(self._cgroups, Path(f"{self._proc}/{pid}/cgroup"))
 
     def _cap(self, pid: int, vcpus: Collection[int]) -> float:
         """Cores that a machine's vCPUs may use: by the quota of its cgroup, and by those of their own ones.
 
         (The main thread's says nothing: libvirt keeps it in a cgroup beside the vCPUs'.)
         """
-        groups = [(self._proc / f"{pid}/task/{tid}/cgroup").read_text() for tid in vcpus]
-        quotas = {text: quota_of(self._cgroups, text) for text in set(groups)}
-        each = sum(min(1.0, math.inf if (quota := quotas[text]) is None else quota) for text in groups)
-        whole = quota_of(self._cgroups, "\n".join(map(_machines, groups[0].splitlines())))
-        if whole is None and all(quota is None for quota in quotas.values()):
+        groups = [small_file(f"{self._proc}/{pid}/task/{tid}/cgroup") for tid in vcpus]
+        whole = "\n".join(map(_machines, groups[0].split("\n")))
+        quotas = {text: quota_of(self._cgroups, text) for text in {whole, *groups}}
+        if all(quota is None for quota in quotas.values()):
             return math.inf
-        return min(each, math.inf if whole is None else whole)
+        known = {text: math.inf if quota is None else quota for text, quota in quotas.items()}
+        return min(known[whole], sum(min(1.0, known[text]) for text in groups))
 
     def _forget(self, pid: int) -> None:
         process = self._machines.pop(pid)
@@ -210,10 +211,11 @@ class ProcReader:
 
 def _used(stat: int) -> int:
     """Nanoseconds that a process has run with all its threads, by its ``stat`` (man 5 proc); 0 at its end."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        fields = os.pread(stat, 1000, 0).rpartition(b")")[2].split()
+    try:
+        fields = os.pread(stat, 1000, 0).rpartition(b")")[2].split(None, 13)
         return (int(fields[11]) + int(fields[12])) * (1_000_000_000 // _TICKS)
-    return 0
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def machine_name(cmdline: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Set
+from collections.abc import Callable, Set
 from pathlib import Path
 
 MOST_BESIDE = 2
@@ -78,39 +78,51 @@ def quota_of(root: Path, groups: str) -> float | None:
     for line in groups.splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            for base in (root, root / "unified"):
+            for base in (f"{root}", f"{root}/unified"):
                 quotas += _up(base, path, _v2)
         elif "cpu" in controllers.split(","):
-            for mount in (controllers, "cpu", "cpu,cpuacct"):
-                quotas += _up(root / mount, path, _v1)
+            for mount in dict.fromkeys((controllers, "cpu", "cpu,cpuacct")):
+                quotas += _up(f"{root}/{mount}", path, _v1)
     return min(quotas, default=None)
 
 
-def _up(base: Path, path: str, read: object) -> list[float]:
-    assert callable(read)
+def _up(base: str, path: str, read: Callable[[str], float | None]) -> list[float]:
     found = []
-    here = base / path.lstrip("/")
+    here = path.strip("/")
     while True:
-        quota = read(here)
+        quota = read(f"{base}/{here}")
         if quota is not None:
             found.append(quota)
-        if here == base or base not in here.parents:
+        if not here:
             return found
-        here = here.parent
+        here = here.rpartition("/")[0]
 
 
-def _v2(folder: Path) -> float | None:
+def small_file(path: str) -> str:
+    """A file of the kernel's, in a quarter of the time that `Path.read_text` takes: there are many of them.
+
+    Raises:
+        OSError: it isn't there, or not any more.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
+        return os.read(file, 65536).decode(errors="replace")
+    finally:
+        os.close(file)
+
+
+def _v2(folder: str) -> float | None:
+    try:
+        quota, period = small_file(f"{folder}/cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
-def _v1(folder: Path) -> float | None:
+def _v1(folder: str) -> float | None:
     try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
+        quota = int(small_file(f"{folder}/cpu.cfs_quota_us"))
+        period = int(small_file(f"{folder}/cpu.cfs_period_us"))
         return quota / period if quota > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
