@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.rig.report import in_words, machine
+from bench.rig.report import in_words, machine, rounded
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
 from bench.vm.scene import REST, SOURCE, Scene, files, spin, used, wrk
@@ -81,6 +81,7 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
 async def play(turns: int) -> dict[str, Any]:
     """All of it: ``turns`` rounds of four turns."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "rounds": []}
+    times: dict[str, list[list[float]]] = {mode: [] for mode in MODES}
     order = random.Random(4)
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
         source = Path(folder) / "source.toml"
@@ -99,9 +100,15 @@ async def play(turns: int) -> dict[str, Any]:
                     await _turn(scene, controller, balancer, mode, Path(folder) / "act.toml")
                     for mode in modes
                 ]
+                for turn in taken:
+                    times[turn["mode"]].append(turn.pop("cdf"))
                 found["rounds"].append({turn["mode"]: turn for turn in taken})
                 rates = ", ".join(f"{turn['mode']} {turn['rps']:.0f}" for turn in taken)
                 print(f"round {number + 1} of {turns}: {rates}", flush=True)
+    found["cdf"] = {
+        mode: [round(statistics.median(each), 1) for each in zip(*turns, strict=True)]
+        for mode, turns in times.items()
+    }
     return found
 
 
@@ -211,8 +218,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         left.bar(place, statistics.median(values), 0.6, color=COLOURS[mode], alpha=0.8)
         steps = [place + 0.25 * (2 * (index + 1) / (len(values) + 1) - 1) for index in range(len(values))]
         left.plot(steps, values, "o", color="black", markersize=3, alpha=0.6)
-        cdfs = [one[mode]["cdf"] for one in found["rounds"]]
-        middle = [statistics.median(times) for times in zip(*cdfs, strict=True)]
+        middle = found["cdf"][mode]
         right.plot(
             middle,
             [0.005 * (step + 1) for step in range(len(middle))],
@@ -234,7 +240,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def run(folder: Path, turns: int) -> bool:
     """Play, and write ``vm_figure4`` as JSON, page and picture; whether L answers enough."""
     found = asyncio.run(play(turns))
-    (folder / "vm_figure4.json").write_text(json.dumps(found) + "\n")
+    (folder / "vm_figure4.json").write_text(json.dumps(rounded(found)) + "\n")
     (folder / "vm_figure4.md").write_text(page(found))
     draw(found, folder / "vm_figure4.png")
     return statistics.median(ratios(found, "L")) >= AT_LEAST
