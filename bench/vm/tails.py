@@ -183,9 +183,9 @@ def page(found: dict[str, Any]) -> str:
         if turn["server"] != "pylb"
     )
     lines += [
-        "", f"Of pylb's requests {late['first']} first and {late['later']} later ones were late, of the other "
-        f"servers' {others}. Where nothing was dropped and no process woke up late, nothing was lost and "
-        "no vCPU stood still: a late request has waited its turn. A starved, emulated guest answers some "
+        "", f"Of pylb's requests {late['first']} first and {late['later']} later ones were late, of the "
+        f"other servers' {others}. Where nothing was dropped and no process woke up late, nothing was lost "
+        "and no vCPU stood still: a late request has waited its turn. A starved, emulated guest answers some "
         f"hundred requests per second, so each of {CLIENTS} clients waits for some tenths of a second, and "
         "the first ones, that all come at once, for connections to the server as well.",
     ]  # fmt: skip
