@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
-from typing import Self
-
 import httptools
 
 from pylb.http.errors import Refused
@@ -139,6 +137,7 @@ class RequestHead:
         "_forwarded",
         "_request_id",
         # of the request
+        "outgoing",
         "method",
         "http11",
         "keep_alive",
@@ -179,6 +178,8 @@ class RequestHead:
             self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
                 b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
             )
+        self.outgoing = b""
+        """The head for an HTTP/1 server, line and fields, with the empty line."""
         self.method = b""
         self.http11 = True
         self.keep_alive = True
@@ -195,9 +196,17 @@ class RequestHead:
         self._identify = False  # whether the request is to get an identity of its own
 
     @property
-    def fields(self) -> Self | None:
-        """What was read of the fields; None before the first head was understood."""
-        return self if self.method else None
+    def target(self) -> bytes:
+        """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
+        return self.outgoing.split(b" ", 2)[1]
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field that the client sent; ``name`` in lower case."""
+        begin = self._raw.lower().find(b"\n" + name + b":")
+        if begin < 0:
+            return None
+        begin += len(name) + 2
+        return self._raw[begin : self._raw.index(b"\r", begin)].strip(b"\t ")
 
     def parse(self, raw: bytes) -> bytes:
         """Read a complete head (it ends with an empty line) and give the head for the server.
@@ -212,10 +221,12 @@ class RequestHead:
             head = raw[:-4]
         tail = self._tail
         if tail is None:
-            return b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
+            out = self.outgoing = b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
+            return out
         if self._identify:
             tail += b"\r\nX-Request-ID: " + uuid.uuid4().hex.encode()
-        return b"".join((head, tail, b"\r\n\r\n"))
+        out = self.outgoing = b"".join((head, tail, b"\r\n\r\n"))
+        return out
 
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""
