@@ -36,7 +36,7 @@ _SPARE = 256  # exchanges kept for the next requests
 class ClientConnection(ABC):
     """What the process asks of a client connection, whatever it speaks."""
 
-    __slots__ = ()
+    __slots__ = ("movable", "recall_at")
 
     facts: Client
     movable: bool

@@ -47,7 +47,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     __slots__ = (
         # of the connection
         *("core", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "reading", "write_paused"),
-        *("moving", "movable", "born", "recall_at", "recalled", "tunnelled", "_unsent"),
+        *("moving", "born", "recalled", "tunnelled", "_unsent"),
         # between two messages
         *("buffer", "first_byte_ns"),
         # of the request

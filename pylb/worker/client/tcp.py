@@ -31,8 +31,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     """A client connection until its server is connected."""
 
     __slots__ = (
-        *("core", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "movable", "reading"),
-        *("recall_at", "buffer", "exchange", "tunnelled"),
+        *("core", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "reading"),
+        *("buffer", "exchange", "tunnelled"),
     )
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
