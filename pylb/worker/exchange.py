@@ -328,17 +328,15 @@ class Exchange(FromClient, FromServer):
     # From the server side
 
     def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+        client = self.client
+        if client is None:
+            return
         tx = self.tx
         tx.answered_ns = _now_ns()
         phases = tx.frontend.on_response
         if phases:
             for phase in phases:
                 head = phase(tx, head)
-        tx.response = head
-        tx.bytes_out = len(buffer) - at
-        client = self.client
-        if client is None:
-            return
         if end:
             side = self.server
             counted = tx.counted
@@ -347,11 +345,15 @@ class Exchange(FromClient, FromServer):
                 counted.active[counted.row] -= 1
             if side is not None:
                 side.release()
+            tx.response = head
+            tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, True)
             self._over(True)
         else:
             self.kept = b""
             self.server_deadline = self.core.now + self.core.timeouts.server
+            tx.response = head
+            tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, False)
 
     def interim(self, head: ResponseHead) -> None:
@@ -533,7 +535,7 @@ class Exchange(FromClient, FromServer):
         self._end_state(Reason.INTERNAL)
         try:
             self._leave_server()
-            if not self.tx.answered_ns:
+            if self.tx.response is None:  # nothing of one has been sent
                 client.last()
                 self._answer(error(500))
                 return
