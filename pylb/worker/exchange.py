@@ -174,8 +174,7 @@ class Exchange(FromClient, FromServer):
         counted nowhere, as no request has come."""
         tx = self.tx
         tx.reason, tx.state, tx.local = reason, "R", True
-        for phase in tx.frontend.on_account:
-            phase(tx)
+        self._tell()
         tx.reset()
         self.core.keep(self)
 
@@ -571,8 +570,17 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         self.client = None
         account(self.core, tx, whole)
-        for phase in tx.frontend.on_account:
-            phase(tx)
+        if tx.frontend.on_account:
+            self._tell()
         tx.reset()
         self._reset()
         self.core.keep(self)
+
+    def _tell(self) -> None:
+        """Have the phases of the account look at the transaction; an error there costs nobody anything."""
+        tx = self.tx
+        for phase in tx.frontend.on_account:
+            try:
+                phase(tx)
+            except Exception as error:
+                self.core.internal(error)
