@@ -212,6 +212,7 @@ class Exchange(FromClient, FromServer):
                 self._answered(result)
             else:
                 self.waiting = result
+                self.server_deadline = self.core.now + self.core.timeouts.server
                 result.start(self._after_waiting(number))
             return
         self._try()
@@ -467,11 +468,13 @@ class Exchange(FromClient, FromServer):
         if self.server is not None:
             self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
             return
-        # All tries together have taken too long; each has a limit of its own, so something is wrong.
+        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of its
+        # own, something is wrong.
+        status = 504 if self.waiting is None else 503
         self.core.counters[Field.TIMEOUTS] += 1
         self._end_state(Reason.CONNECT_LATE)
         self._leave_server()
-        self._answer(error(504))
+        self._answer(error(status))
 
     def _await_body(self) -> None:
         core = self.core
