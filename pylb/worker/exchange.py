@@ -257,6 +257,8 @@ class Exchange(FromClient, FromServer):
     def _send(self, side: ServerSide) -> None:
         self.server = side
         self.server_deadline = self.core.now + self.core.timeouts.server
+        if self.client_paused:  # until there was a server to take what it sends
+            self._resume_client()
         trailers = self.trailers
         side.request(self, cast(RequestHead, self.tx.head), self.kept, self.request_done and not trailers)
         if trailers and self.server is side:
@@ -276,8 +278,6 @@ class Exchange(FromClient, FromServer):
             self.tx.connected_ns = _now_ns()
             if server.failing:
                 server.works(core)
-            if self.client_paused:
-                self._resume_client()
             self._send(side)
         except Exception as error:
             self.connecting = None  # this task is not to be cancelled, it ends
