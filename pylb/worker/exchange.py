@@ -89,7 +89,7 @@ class Exchange(FromClient, FromServer):
         self.body_began = 0.0
         self.unsent = 0  # bytes that the client had not taken when last looked at
         self.client_paused = False  # by us: the server doesn't take what it sends
-        self.client_stuck = False  # it doesn't take what is sent
+        self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
         # The request, as far as it may be sent again.
         self.request_done = True
         self.kept = b""  # of the body
@@ -129,7 +129,8 @@ class Exchange(FromClient, FromServer):
         server = self.server
         if server is not None:
             self.whole = False
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            if not self.client_stuck:
+                self.server_deadline = self.core.now + self.core.timeouts.server
             server.body(piece)
         else:
             self.kept += piece  # bounded by this:
@@ -138,10 +139,12 @@ class Exchange(FromClient, FromServer):
 
     def request_end(self, trailers: Trailers = ()) -> None:
         self.request_done = True
-        self.client_deadline = math.inf
+        if not self.client_stuck:
+            self.client_deadline = math.inf
         server = self.server
         if server is not None:
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            if not self.client_stuck:
+                self.server_deadline = self.core.now + self.core.timeouts.server
             server.end(trailers)
         else:
             self.trailers = trailers
@@ -358,7 +361,8 @@ class Exchange(FromClient, FromServer):
 
     def interim(self, head: ResponseHead) -> None:
         if self.client is not None:
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            if not self.client_stuck:
+                self.server_deadline = self.core.now + self.core.timeouts.server
             self.client.interim(head)
 
     def response_body(self, piece: bytes) -> None:
