@@ -69,7 +69,7 @@ class Exchange(FromClient, FromServer):
 
     __slots__ = (
         *("core", "tx", "client", "server"),
-        *("client_deadline", "server_deadline", "body_began", "unsent", "client_paused", "client_stuck"),
+        *("client_deadline", "server_deadline", "body_began", "unsent", "paused_at", "client_stuck"),
         *("request_done", "kept", "trailers", "whole"),
         *("connecting", "connects_until", "waiting"),
     )
@@ -88,7 +88,7 @@ class Exchange(FromClient, FromServer):
         self.server_deadline = math.inf
         self.body_began = 0.0
         self.unsent = 0  # bytes that the client had not taken when last looked at
-        self.client_paused = False  # by us: the server doesn't take what it sends
+        self.paused_at: float | None = None  # since when the client isn't read: no server takes what it sends
         self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
         # The request, as far as it may be sent again.
         self.request_done = True
@@ -134,7 +134,7 @@ class Exchange(FromClient, FromServer):
             server.body(piece)
         else:
             self.kept += piece  # bounded by this:
-            if len(self.kept) > _READ_AHEAD and not self.client_paused:
+            if len(self.kept) > _READ_AHEAD and self.paused_at is None:
                 self._pause_client()
 
     def request_end(self, trailers: Trailers = ()) -> None:
@@ -260,7 +260,7 @@ class Exchange(FromClient, FromServer):
     def _send(self, side: ServerSide) -> None:
         self.server = side
         self.server_deadline = self.core.now + self.core.timeouts.server
-        if self.client_paused:  # until there was a server to take what it sends
+        if self.paused_at is not None:  # until there was a server to take what it sends
             self._resume_client()
         trailers = self.trailers
         side.request(self, cast(RequestHead, self.tx.head), self.kept, self.request_done and not trailers)
@@ -429,11 +429,11 @@ class Exchange(FromClient, FromServer):
             self._answer(error(status))
 
     def server_full(self) -> None:
-        if not self.client_paused and self.client is not None and not self.request_done:
+        if self.paused_at is None and self.client is not None and not self.request_done:
             self._pause_client()
 
     def server_ready(self) -> None:
-        if self.client_paused:
+        if self.paused_at is not None:
             self._resume_client()
 
     # Deadlines
@@ -461,7 +461,7 @@ class Exchange(FromClient, FromServer):
             self._end_state(Reason.CLIENT_LATE)
             self._leave_server()
             self._abort(Reason.CLIENT_LATE)
-        elif self.client_paused:
+        elif self.paused_at is not None:
             # It is we who don't read, since the server doesn't; the server's deadline decides.
             self.client_deadline = core.now + core.timeouts.client
         else:
@@ -489,12 +489,16 @@ class Exchange(FromClient, FromServer):
         )
 
     def _pause_client(self) -> None:
-        self.client_paused = True
+        self.paused_at = self.core.now
         if self.client is not None:
             self.client.pause()
 
     def _resume_client(self) -> None:
-        self.client_paused = False
+        paused_at, self.paused_at = self.paused_at, None
+        if paused_at is not None and not self.request_done:
+            self.body_began += self.core.now - paused_at  # its rate doesn't count meanwhile
+            if not self.client_stuck:
+                self._await_body()
         if self.client is not None:
             self.client.resume()
 
