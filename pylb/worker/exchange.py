@@ -393,8 +393,8 @@ class Exchange(FromClient, FromServer):
         tx.response = head
         tx.answered_ns = _now_ns()
         near = client.tunnel(head)
-        self.server = None
         far = side.tunnel()
+        self.server = None
         self.client_deadline = self.server_deadline = math.inf  # the tunnel has one
         Tunnel(core, near, far, head.upgrade, self._tunnel_over).start()
 
