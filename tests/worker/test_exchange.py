@@ -103,6 +103,8 @@ def test_the_same_object_serves_for_the_next_request(scene: Scene) -> None:
     assert scene.facts.requests == 2
     scene.client = FakeClient(scene.facts)
     scene.accounts.clear()
+    scene.idle[0].take()
+    scene.backend.servers[0].pool.append(scene.idle[0])
     scene.request()
     assert scene.server.told == [("request", b"GET", b"", True)]
     assert scene.exchange.tx.bytes_in == 0
@@ -827,10 +829,19 @@ def test_a_log_that_raises_costs_nobody_anything(scene: Scene) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_the_order_nothing_is_lost_or_sent_twice(
+    data: st.DataObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Any order of what sides may say: bodies arrive whole and in order, and one account is made."""
-    pooled = data.draw(st.booleans())
-    scene = Scene(monkeypatch, pooled=pooled, timeouts=TIMEOUTS)
+    scene = Scene(monkeypatch, pooled=data.draw(st.booleans()), timeouts=TIMEOUTS)
+    try:
+        _any_order(data, scene)
+    finally:
+        for task in scene.core.stand_in.tasks:
+            task.cancel()
+
+
+def _any_order(data: st.DataObject, scene: Scene) -> None:
     exchange, client = scene.exchange, scene.client
     tries: list[FakeServer] = list(scene.idle)
     sent, answered = b"", b""
