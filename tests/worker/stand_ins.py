@@ -7,6 +7,7 @@ A fake side plays its part of `pylb.worker.sides` without bytes or connections. 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.config.model import Limits, Server, Timeouts
+from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead, read_response
 from pylb.scoreboard import Field, Scoreboard, ServerField
@@ -24,7 +26,7 @@ from pylb.worker import exchange as exchange_
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, FromPipe, FromServer, Pipe, ServerSide, Trailers
+from pylb.worker.sides import ClientSide, FromClient, FromPipe, FromServer, Pipe, ServerSide, Trailers
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore, Transport
 
@@ -366,3 +368,96 @@ class Scene:
         assert self.core.counters[Field.REQUESTS] == 1
         assert sum(self.backend.times[:-1]) + sum(self.core.times[:-1]) == 1
         return account
+
+
+class FakeExchange(Told, FromClient, FromServer):
+    """An exchange as either codec knows it.
+
+    ``answers`` plays what it does at a word: a client's codec is given the exchange's words back from there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tx = Transaction()
+        self.client: ClientSide | None = None
+        self.at = math.inf
+        self.answers: dict[str, Callable[[], object]] = {}
+
+    def hear(self, word: str, *what: Any) -> None:
+        super().hear(word, *what)
+        if word in self.answers:
+            self.answers[word]()
+
+    # From a client side
+
+    def request(self, client: ClientSide, head: RequestHead | None, body: bytes, end: bool) -> None:
+        self.client = client
+        self.hear("request", head.method if head is not None else None, body, end)
+
+    def request_body(self, piece: bytes) -> None:
+        self.hear("request_body", piece)
+
+    def request_end(self, trailers: Trailers) -> None:
+        self.hear("request_end", list(trailers))
+
+    def refuse(self, refused: Refused, client: ClientSide | None = None) -> None:
+        self.client = client or self.client
+        self.hear("refuse", refused.status, refused.reason)
+
+    def client_gone(self, reason: Reason) -> None:
+        self.hear("client_gone", reason)
+
+    def never(self, reason: Reason) -> None:
+        """As `Exchange`'s."""
+        self.hear("never", reason)
+
+    def client_full(self) -> None:
+        self.hear("client_full")
+
+    def client_ready(self) -> None:
+        self.hear("client_ready")
+
+    def due(self) -> float:
+        """As `Exchange`'s."""
+        return self.at
+
+    def expire(self) -> None:
+        """As `Exchange`'s."""
+        self.hear("expire")
+
+    # From a server side
+
+    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+        self.hear("response", head.status, buffer[at:], end)
+
+    def interim(self, head: ResponseHead) -> None:
+        self.hear("interim", head.status)
+
+    def response_body(self, piece: bytes) -> None:
+        self.hear("response_body", piece)
+
+    def response_end(self, trailers: Trailers) -> None:
+        self.hear("response_end", list(trailers))
+
+    def switched(self, head: ResponseHead) -> None:
+        self.hear("switched", head.upgrade)
+
+    def server_gone(self, reason: Reason, why: str) -> None:
+        self.hear("server_gone", reason)
+
+    def server_full(self) -> None:
+        self.hear("server_full")
+
+    def server_ready(self) -> None:
+        self.hear("server_ready")
+
+    def crashed(self, error: Exception) -> None:
+        self.told.append(("crashed", type(error)))
+
+    # What came
+
+    def got(self, word: str) -> bytes:
+        """The body that was told by ``word`` and by ``word_body``."""
+        return b"".join(
+            one[2] if one[0] == word else one[1] for one in self.told if one[0] in (word, f"{word}_body")
+        )
