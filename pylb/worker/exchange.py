@@ -33,7 +33,7 @@ from pylb.worker.phases.account import account
 from pylb.worker.phases.pick import pick
 from pylb.worker.reasons import Reason, in_words
 from pylb.worker.server.connect import connect
-from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide, Trailers
+from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide, Spans, Trailers
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
 
@@ -70,7 +70,7 @@ class Exchange(FromClient, FromServer):
     __slots__ = (
         *("core", "tx", "client", "server"),
         *("client_deadline", "server_deadline", "body_began", "unsent", "client_paused", "client_stuck"),
-        *("request_done", "kept", "trailers", "whole"),
+        *("request_done", "kept", "kept_spans", "trailers", "whole"),
         *("connecting", "connects_until", "waiting"),
     )
 
@@ -93,6 +93,7 @@ class Exchange(FromClient, FromServer):
         # The request, as far as it may be sent again.
         self.request_done = True
         self.kept = b""  # of the body
+        self.kept_spans: Spans = None
         self.trailers: Trailers = ()
         self.whole = True  # what is kept is the whole request
         # What is waited for.
@@ -102,13 +103,17 @@ class Exchange(FromClient, FromServer):
 
     # From the client side
 
-    def request(self, client: ClientSide, head: RequestHead | None, body: bytes, end: bool) -> None:
+    def request(
+        self, client: ClientSide, head: RequestHead | None, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.client = client
         tx = self.tx
         tx.head = head
-        if body:
-            self.kept = body
-            tx.bytes_in = len(body)
+        if buffer:
+            self.kept = buffer
+            tx.bytes_in = len(buffer)
+        if spans is not None:
+            self.kept_spans = spans
         if not end:
             self.request_done = self.whole = False
             self.body_began = self.core.now
@@ -119,9 +124,9 @@ class Exchange(FromClient, FromServer):
         else:
             self._try()
 
-    def request_body(self, piece: bytes) -> None:
+    def request_body(self, buffer: bytes, spans: Spans = None) -> None:
         tx = self.tx
-        tx.bytes_in += len(piece)
+        tx.bytes_in += len(buffer)
         if tx.bytes_in > tx.frontend.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
@@ -130,9 +135,12 @@ class Exchange(FromClient, FromServer):
         if server is not None:
             self.whole = False
             self.server_deadline = self.core.now + self.core.timeouts.server
-            server.body(piece)
+            server.body(buffer, spans)
         else:
-            self.kept += piece  # bounded by this:
+            kept = len(self.kept)
+            if spans is not None:
+                self.kept_spans = (self.kept_spans or []) + [(kept + at, kept + to) for at, to in spans]
+            self.kept += buffer  # bounded by this:
             if len(self.kept) > _READ_AHEAD and not self.client_paused:
                 self._pause_client()
 
@@ -159,7 +167,8 @@ class Exchange(FromClient, FromServer):
         self._leave_server()
         if tx.answered_ns:
             self._abort(Reason.REFUSED)
-        else:
+        elif self.client is not None:
+            self.client.last()  # what follows can't be trusted either
             self._answer(error(refused.status))
 
     def client_gone(self, reason: Reason) -> None:
@@ -258,7 +267,8 @@ class Exchange(FromClient, FromServer):
         self.server = side
         self.server_deadline = self.core.now + self.core.timeouts.server
         trailers = self.trailers
-        side.request(self, cast(RequestHead, self.tx.head), self.kept, self.request_done and not trailers)
+        end = self.request_done and not trailers
+        side.request(self, cast(RequestHead, self.tx.head), self.kept, end, self.kept_spans)
         if trailers and self.server is side:
             side.end(trailers)
 
@@ -327,7 +337,7 @@ class Exchange(FromClient, FromServer):
 
     # From the server side
 
-    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         tx = self.tx
         tx.answered_ns = _now_ns()
         phases = tx.frontend.on_response
@@ -347,25 +357,25 @@ class Exchange(FromClient, FromServer):
                 counted.active[counted.row] -= 1
             if side is not None:
                 side.release()
-            client.respond(head, buffer, at, True)
+            client.respond(head, buffer, at, True, spans)
             self._over(True)
         else:
             self.kept = b""
             self.server_deadline = self.core.now + self.core.timeouts.server
-            client.respond(head, buffer, at, False)
+            client.respond(head, buffer, at, False, spans)
 
     def interim(self, head: ResponseHead) -> None:
         if self.client is not None:
             self.server_deadline = self.core.now + self.core.timeouts.server
             self.client.interim(head)
 
-    def response_body(self, piece: bytes) -> None:
+    def response_body(self, buffer: bytes, spans: Spans = None) -> None:
         client = self.client
         if client is not None:
             if not self.client_stuck:
                 self.server_deadline = self.core.now + self.core.timeouts.server
-            self.tx.bytes_out += len(piece)
-            client.body(piece)
+            self.tx.bytes_out += len(buffer)
+            client.body(buffer, spans)
 
     def response_end(self, trailers: Trailers = ()) -> None:
         client = self.client

@@ -27,7 +27,7 @@ from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, Pipe, Trailers
+from pylb.worker.sides import ClientSide, Pipe, Spans, Trailers, contents
 
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
 _BYTES_IN = int(Field.BYTES_IN)
@@ -80,7 +80,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.request_body: RequestBody | None = None
         self.body_done = True
         self.close_after = False
-        self.chunking = False  # the response's body is sent in chunks
+        self.chunking = False  # the response's body is to be put into chunks
 
     # From the event loop
 
@@ -218,20 +218,18 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             body = self.request_body = RequestBody(head.chunked, head.content_length)
             self.body_done = False
             try:
-                piece, used = body.feed(data[end:])
+                used, spans = body.feed(data[end:])
             except Refused as refused:
                 self._refuse(refused)
                 return
             self.buffer = data[end + used :]
-            done = body.done
-            if done and not body.trailers:
-                self.body_done = True
-                exchange.request(self, head, piece, True)
-            else:
-                exchange.request(self, head, piece, False)
-                if done and self.exchange is exchange:
-                    self.body_done = True
+            done = self.body_done = body.done
+            if body.trailers:
+                exchange.request(self, head, data[end : end + used], False, spans)
+                if self.exchange is exchange:
                     exchange.request_end(body.trailers)
+            else:
+                exchange.request(self, head, data[end : end + used], done, spans)
             return
         self.body_done = True
         if end != size:
@@ -245,16 +243,16 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if body is None or exchange is None:
             return
         try:
-            piece, used = body.feed(data)
+            used, spans = body.feed(data)
         except Refused as refused:
             self._refuse(refused)
             return
         if used < len(data):
             self.buffer += data[used:]
-        if piece:
-            exchange.request_body(piece)
+            data = data[:used]
+        self.body_done = body.done
+        exchange.request_body(data, spans)
         if body.done and self.exchange is exchange:
-            self.body_done = True
             exchange.request_end(body.trailers)
 
     def _begin(self) -> Exchange:
@@ -301,7 +299,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     # From the exchange
 
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         out = head.out
         request = self.head
         if end and not self.body_done:
@@ -310,10 +308,11 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             if not head.chunked:
                 self.close_after = True  # nothing else can show the body's end
             elif request.http11:
-                self.chunking = True
+                self.chunking = spans is None
             else:
                 self.close_after = True
                 out = _without_chunked(out)
+                buffer, at, spans = contents(buffer, spans) if spans is not None else buffer[at:], 0, None
         if self.close_after:
             out = out[:-2] + b"Connection: close\r\n\r\n"
         elif not request.http11:
@@ -346,8 +345,15 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if self.head.http11:
             self._write(head.out)
 
-    def body(self, piece: bytes) -> None:
-        self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunking else piece)
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        if spans is not None:
+            if not self.head.http11:
+                buffer = contents(buffer, spans)
+            self.chunking = False  # what comes is framed, to its end
+        elif self.chunking:
+            buffer = b"%x\r\n%b\r\n" % (len(buffer), buffer)
+        if buffer:
+            self._write(buffer)
 
     def end(self, trailers: Trailers) -> None:
         if self.chunking:

@@ -20,7 +20,7 @@ from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import serving
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import FromServer, Pipe, ServerSide, Trailers
+from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers
 
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
@@ -57,7 +57,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self.raw_head = b""
         self.raw_head_only = False
         self.exchange: FromServer | None = None
-        self.chunking = False  # the request's body is sent in chunks
+        self.chunking = False  # the request's body is to be put into chunks
         self.sent = True  # the request is whole
         self.head_only = False  # it is a HEAD: the response has no body, whatever it says
         self.upgrade = False  # it asks for another protocol
@@ -154,14 +154,16 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         if head.chunked:
             chunks = self.chunks = ChunkScanner()
             self.in_body = True
-            payload: list[bytes] = []
-            if size:
-                try:
-                    self.clean = chunks.feed(data[end:], payload) == size
-                except ChunkError:
-                    self._bad(exchange, "chunk")
-                    return
-            exchange.response(head, b"".join(payload), 0, False)
+            spans: list[tuple[int, int]] = []
+            try:
+                used = chunks.feed(data[end:], spans)
+            except ChunkError:
+                self._bad(exchange, "chunk")
+                return
+            if used < size:
+                self.clean = False
+                data = data[: end + used]
+            exchange.response(head, data, end, False, [(end + start, end + to) for start, to in spans])
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
             return
@@ -179,16 +181,17 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         """Pass on a piece of the body, and notice its end."""
         chunks = self.chunks
         if chunks is not None:
-            payload: list[bytes] = []
+            spans: list[tuple[int, int]] = []
             try:
-                used = chunks.feed(data, payload)
+                used = chunks.feed(data, spans)
             except ChunkError:
                 self._bad(exchange, "chunk")
                 return
-            if payload:
-                exchange.response_body(payload[0] if len(payload) == 1 else b"".join(payload))
+            if used < len(data):
+                self.clean = False
+                data = data[:used]
+            exchange.response_body(data, spans)
             if chunks.done and self.exchange is exchange:
-                self.clean = used == len(data)
                 self._whole(exchange, chunks.trailers)
             return
         left = self.left
@@ -247,34 +250,38 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     # From the exchange
 
-    def request(self, exchange: FromServer, head: RequestHead, body: bytes, end: bool) -> None:
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.exchange = exchange
         self.idle_until = math.inf
         self.head_only = head.method == b"HEAD"
         self.upgrade = bool(head.upgrade)
         out = head.outgoing
-        if not head.chunked:
-            self.chunking = False
-            if body:
-                if len(body) >= _JOIN:
-                    self.sent = end
-                    self.transport.writelines((out, body))
-                    return
-                out += body
-        else:
-            self.chunking = True
-            if body:
-                out = b"%b%x\r\n%b\r\n" % (out, len(body), body)
+        self.sent = end
+        self.chunking = head.chunked and spans is None
+        if self.chunking:
+            if buffer:
+                out = b"%b%x\r\n%b\r\n" % (out, len(buffer), buffer)
             if end:
                 out += b"0\r\n\r\n"
-        self.sent = end
+        elif buffer:
+            if len(buffer) >= _JOIN:
+                self.transport.writelines((out, buffer))
+                return
+            out += buffer
         self.transport.write(out)
 
-    def body(self, piece: bytes) -> None:
-        self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunking else piece)
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        if self.chunking:
+            if spans is None:
+                buffer = b"%x\r\n%b\r\n" % (len(buffer), buffer)
+            else:
+                self.chunking = False  # what comes is framed, to its end
+        self.transport.write(buffer)
 
     def end(self, trailers: Trailers) -> None:
-        if self.chunking and not self.sent:
+        if self.chunking:
             self.transport.write(b"0\r\n" + b"".join(line + b"\r\n" for line in trailers) + b"\r\n")
         self.sent = True
 
