@@ -44,11 +44,11 @@ def serving(callback: Callable[Concatenate[Server, P], T]) -> Callable[Concatena
 
     @functools.wraps(callback)
     def call(self: Server, *args: P.args, **kwargs: P.kwargs) -> T | None:
-        client = self.client  # type: ignore[attr-defined]
+        exchange = self.exchange  # type: ignore[attr-defined]
         try:
             return callback(self, *args, **kwargs)
         except Exception as error:
-            self.crashed(error, client)  # type: ignore[attr-defined]
+            self.crashed(error, exchange)  # type: ignore[attr-defined]
             return None
 
     return call  # type: ignore[return-value]
