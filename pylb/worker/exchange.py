@@ -130,11 +130,12 @@ class Exchange(FromClient, FromServer):
         if tx.bytes_in > tx.frontend.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
-        self._await_body()
         server = self.server
+        if not self.client_stuck:
+            self._await_body()
         if server is not None:
             self.whole = False
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             server.body(buffer, spans)
         else:
             kept = len(self.kept)
@@ -146,10 +147,11 @@ class Exchange(FromClient, FromServer):
 
     def request_end(self, trailers: Trailers = ()) -> None:
         self.request_done = True
-        self.client_deadline = math.inf
+        if not self.client_stuck:
+            self.client_deadline = math.inf
         server = self.server
         if server is not None:
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             server.end(trailers)
         else:
             self.trailers = trailers
@@ -204,6 +206,19 @@ class Exchange(FromClient, FromServer):
         if self.server is not None:
             self.server_deadline = self.core.now + self.core.timeouts.server
             self.server.resume()
+
+    def unusable(self, why: str) -> None:
+        """The client side can't pass on the response whose head it was given just now; it has sent nothing
+        of it. The client is answered 502."""
+        tx = self.tx
+        tx.answered_ns = 0
+        self._end_state(Reason.SERVER_BAD)
+        server = tx.server
+        if server is not None:
+            server.errors += 1
+            server.failed(self.core, "response", f"bad response: {why}")
+        self._leave_server()
+        self._answer(error(502))
 
     # The way to a server
 
@@ -265,12 +280,14 @@ class Exchange(FromClient, FromServer):
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
-        self.server_deadline = self.core.now + self.core.timeouts.server
+        self.server_deadline = math.inf if self.client_stuck else self.core.now + self.core.timeouts.server
         trailers = self.trailers
         end = self.request_done and not trailers
         side.request(self, cast(RequestHead, self.tx.head), self.kept, end, self.kept_spans)
         if trailers and self.server is side:
             side.end(trailers)
+        if self.client_stuck and self.server is side:
+            side.pause()
 
     async def _connect(self, server: Server) -> None:
         core = self.core
@@ -358,15 +375,16 @@ class Exchange(FromClient, FromServer):
             if side is not None:
                 side.release()
             client.respond(head, buffer, at, True, spans)
-            self._over(True)
+            if self.client is not None:  # else it could not: `unusable`, or it is gone
+                self._over(True)
         else:
             self.kept = b""
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             client.respond(head, buffer, at, False, spans)
 
     def interim(self, head: ResponseHead) -> None:
         if self.client is not None:
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             self.client.interim(head)
 
     def response_body(self, buffer: bytes, spans: Spans = None) -> None:
@@ -386,7 +404,8 @@ class Exchange(FromClient, FromServer):
         if side is not None:
             side.release()
         client.end(trailers)
-        self._over(True)
+        if self.client is not None:
+            self._over(True)
 
     def switched(self, head: ResponseHead) -> None:
         client, side = self.client, self.server
@@ -482,6 +501,10 @@ class Exchange(FromClient, FromServer):
         self._leave_server()
         self._answer(error(504))
 
+    def _await_server(self) -> None:
+        if not self.client_stuck:  # else it isn't read
+            self.server_deadline = self.core.now + self.core.timeouts.server
+
     def _await_body(self) -> None:
         core = self.core
         frontend = self.tx.frontend
@@ -517,7 +540,8 @@ class Exchange(FromClient, FromServer):
         body = answer.body if tx.head is None or tx.head.method != b"HEAD" else b""
         tx.bytes_out = len(body)
         client.respond(head, body, 0, True)
-        self._over(True)
+        if self.client is not None:  # as in `response`
+            self._over(True)
 
     def _abort(self, reason: Reason) -> None:
         """End in the middle of a response."""
