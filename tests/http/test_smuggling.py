@@ -45,7 +45,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     wire = Wire()
     wire.client_sends(b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(20)))
     for number in range(20):
-        server = wire.client.server
+        server = wire.server
         assert server is not None
         wire.server_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%02d" % number)
     bodies = wire.near.written.split(b"\r\n\r\n")[1:]

@@ -18,6 +18,7 @@ _now_ns = time.monotonic_ns
 
 CUT_SHORT = frozenset(
     {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.SERVER_GONE, Reason.SERVER_LATE, Reason.SERVER_BAD}
+    | {Reason.INTERNAL}
 )
 """The ends that count as aborted, where no whole response was sent."""
 
