@@ -18,7 +18,7 @@ from pylb.http.translate import request_to_http2, response_to_http1, trailers_to
 from pylb.worker.core import Core
 from pylb.worker.guard import serving
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import FromServer, Pipe, ServerSide, Trailers
+from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers, contents
 
 _QUEUE = 128 * 1024  # bytes of a request that wait for the server's window before the client is paused
 
@@ -84,7 +84,10 @@ class Http2ServerStream(ServerSide):
 
     # From the exchange
 
-    def request(self, exchange: FromServer, head: RequestHead, body: bytes, end: bool) -> None:
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
+        body = contents(buffer, spans)
         self.exchange = exchange
         self._head_only = head.method == b"HEAD"
         connection = self.connection
@@ -106,7 +109,10 @@ class Http2ServerStream(ServerSide):
                 self._queued = len(body)
             self.push()
 
-    def body(self, piece: bytes) -> None:
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        piece = contents(buffer, spans)
+        if not piece:
+            return
         self._queue.append(piece)
         self._queued += len(piece)
         self.push()
