@@ -34,7 +34,7 @@ from pylb.worker.server.http1 import Http1ServerConnection
 REQUEST = b"GET /index.html HTTP/1.1\r\nHost: example.org\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"
 ROUNDS = 60
-REQUESTS = 2000
+REQUESTS = 500
 """Of a round."""
 
 

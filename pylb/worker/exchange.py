@@ -385,16 +385,25 @@ class Exchange(FromClient, FromServer):
             side = self.server
             counted = tx.counted
             self.server = tx.counted = None
-            if counted is not None:
+            if counted is not None and side is not None:
                 counted.active[counted.row] -= 1
-            if side is not None:
                 side.release()
             client.respond(head, buffer, at, True, spans)
-            if self.client is not None:  # else it could not: `unusable`, or it is gone
-                if self.plain:
-                    self._plainly_over()
-                else:
-                    self._over(True)
+            if self.client is None:
+                return  # it could not: `unusable`, or it is gone
+            frontend = tx.frontend
+            if not self.plain or frontend.on_account:
+                self._over(True)
+                return
+            # `_over` for the usual request, which has changed little that has to be set back.
+            core = self.core
+            self.client = None
+            account(core, tx, True)
+            tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
+            tx.answered_ns = 0
+            spare = core.spare
+            if len(spare) < SPARE:
+                spare.append(self)
         else:
             self.kept = b""
             self._await_server()
@@ -628,19 +637,3 @@ class Exchange(FromClient, FromServer):
         tx.reset()
         self._reset()
         self.core.keep(self)
-
-    def _plainly_over(self) -> None:
-        """`_over` after the usual request, which has changed little that has to be set back."""
-        tx = self.tx
-        core = self.core
-        self.client = None
-        account(core, tx, True)
-        on_account = tx.frontend.on_account
-        if on_account:
-            for phase in on_account:
-                phase(tx)
-        tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
-        tx.answered_ns = 0
-        spare = core.spare
-        if len(spare) < SPARE:
-            spare.append(self)

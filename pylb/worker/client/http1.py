@@ -33,6 +33,7 @@ from pylb.worker.sides import ClientSide, Pipe, Spans, Trailers, contents
 _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
+_CR = 13
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
@@ -176,7 +177,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """Read a head; ``first`` when these are the first bytes of it."""
         kept = data
         end = data.find(b"\r\n\r\n") + 4
-        if data[:2] == b"\r\n":
+        if data[0] == _CR and data[:2] == b"\r\n":
             # RFC 9112 §2.2: an empty line before a request line is skipped; one.
             data = data[2:]
             end = data.find(b"\r\n\r\n") + 4
