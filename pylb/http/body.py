@@ -29,28 +29,28 @@ class RequestBody:
         self._chunks = ChunkScanner() if chunked else None
         self._left = length
 
-    def feed(self, data: bytes) -> tuple[bytes, int]:
-        """Take the next bytes; gives those of the body, without framing, and how many of ``data`` it took.
+    def feed(self, data: bytes) -> tuple[int, list[tuple[int, int]] | None]:
+        """How many of these bytes belong to the body; and of a chunked one, where in them its contents lie.
 
         Raises:
             Refused: 400 for broken chunks.
         """
         if self._chunks is not None:
-            payload: list[bytes] = []
+            spans: list[tuple[int, int]] = []
             try:
-                used = self._chunks.feed(data, payload)
+                used = self._chunks.feed(data, spans)
             except ChunkError:
                 raise Refused(400, "chunk") from None
             self.done = self._chunks.done
-            return payload[0] if len(payload) == 1 else b"".join(payload), used
+            return used, spans
         left = self._left
         size = len(data)
         if size >= left:
             self.done = True
             self._left = 0
-            return data[:left], left
+            return left, None
         self._left = left - size
-        return data, size
+        return size, None
 
     @property
     def trailers(self) -> list[bytes]:

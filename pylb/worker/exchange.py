@@ -25,7 +25,7 @@ from pylb.http.request import IDEMPOTENT, RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
-from pylb.worker.core import Core
+from pylb.worker.core import SPARE, Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend, Wait
@@ -33,7 +33,7 @@ from pylb.worker.phases.account import account
 from pylb.worker.phases.pick import pick
 from pylb.worker.reasons import Reason, in_words
 from pylb.worker.server.connect import connect
-from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide, Trailers
+from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide, Spans, Trailers
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
 
@@ -69,8 +69,8 @@ class Exchange(FromClient, FromServer):
 
     __slots__ = (
         *("core", "tx", "client", "server"),
-        *("client_deadline", "server_deadline", "body_began", "unsent", "paused_at", "client_stuck"),
-        *("request_done", "kept", "trailers", "whole"),
+        *("client_deadline", "server_deadline", "body_began", "unsent", "paused_at", "client_stuck", "plain"),
+        *("request_done", "kept", "kept_spans", "trailers", "whole"),
         *("connecting", "connects_until", "waiting"),
     )
 
@@ -82,6 +82,7 @@ class Exchange(FromClient, FromServer):
         self._reset()
 
     def _reset(self) -> None:
+        self.plain = True  # nothing below was changed, but for the server and its deadline
         self.server: ServerSide | None = None
         # Deadlines, on the worker's clock.
         self.client_deadline = math.inf
@@ -89,10 +90,11 @@ class Exchange(FromClient, FromServer):
         self.body_began = 0.0
         self.unsent = 0  # bytes that the client had not taken when last looked at
         self.paused_at: float | None = None  # since when the client isn't read: no server takes what it sends
-        self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
+        self.client_stuck = False  # it doesn't take what is sent
         # The request, as far as it may be sent again.
         self.request_done = True
         self.kept = b""  # of the body
+        self.kept_spans: Spans = None
         self.trailers: Trailers = ()
         self.whole = True  # what is kept is the whole request
         # What is waited for.
@@ -102,14 +104,21 @@ class Exchange(FromClient, FromServer):
 
     # From the client side
 
-    def request(self, client: ClientSide, head: RequestHead | None, body: bytes, end: bool) -> None:
+    def request(
+        self, client: ClientSide, head: RequestHead | None, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.client = client
         tx = self.tx
         tx.head = head
-        if body:
-            self.kept = body
-            tx.bytes_in = len(body)
+        if buffer:
+            self.plain = False
+            self.kept = buffer
+            tx.bytes_in = len(buffer)
+        if spans is not None:
+            self.plain = False
+            self.kept_spans = spans
         if not end:
+            self.plain = False
             self.request_done = self.whole = False
             self.body_began = self.core.now
             self._await_body()
@@ -119,21 +128,24 @@ class Exchange(FromClient, FromServer):
         else:
             self._try()
 
-    def request_body(self, piece: bytes) -> None:
+    def request_body(self, buffer: bytes, spans: Spans = None) -> None:
         tx = self.tx
-        tx.bytes_in += len(piece)
+        tx.bytes_in += len(buffer)
         if tx.bytes_in > tx.frontend.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
-        self._await_body()
         server = self.server
+        if not self.client_stuck:
+            self._await_body()
         if server is not None:
             self.whole = False
-            if not self.client_stuck:
-                self.server_deadline = self.core.now + self.core.timeouts.server
-            server.body(piece)
+            self._await_server()
+            server.body(buffer, spans)
         else:
-            self.kept += piece  # bounded by this:
+            kept = len(self.kept)
+            if spans is not None:
+                self.kept_spans = (self.kept_spans or []) + [(kept + at, kept + to) for at, to in spans]
+            self.kept += buffer  # bounded by this:
             if len(self.kept) > _READ_AHEAD and self.paused_at is None:
                 self._pause_client()
 
@@ -143,8 +155,7 @@ class Exchange(FromClient, FromServer):
             self.client_deadline = math.inf
         server = self.server
         if server is not None:
-            if not self.client_stuck:
-                self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             server.end(trailers)
         else:
             self.trailers = trailers
@@ -162,7 +173,8 @@ class Exchange(FromClient, FromServer):
         self._leave_server()
         if tx.answered_ns:
             self._abort(Reason.REFUSED)
-        else:
+        elif self.client is not None:
+            self.client.last()  # what follows can't be trusted either
             self._answer(error(refused.status))
 
     def client_gone(self, reason: Reason) -> None:
@@ -182,6 +194,7 @@ class Exchange(FromClient, FromServer):
         self.core.keep(self)
 
     def client_full(self) -> None:
+        self.plain = False
         self.client_stuck = True
         self.client_deadline = self.core.now + self.core.timeouts.client
         if self.server is not None:
@@ -198,10 +211,26 @@ class Exchange(FromClient, FromServer):
             self.server_deadline = self.core.now + self.core.timeouts.server
             self.server.resume()
 
+    def unusable(self, why: str) -> None:
+        """The client side can't pass on the response whose head it was given just now; it has sent nothing
+        of it. The client is answered 502."""
+        tx = self.tx
+        tx.answered_ns = 0
+        tx.response = None
+        self._end_state(Reason.SERVER_BAD)
+        server = tx.server
+        if server is not None:
+            server.errors += 1
+            server.failed(self.core, "response", f"bad response: {why}")
+        self._leave_server()
+        self._answer(error(502))
+
     # The way to a server
 
     def _phases(self, first: int) -> None:
         """Run the frontend's phases from this one on, and then go to a server."""
+        self.plain = False
+        self.server_deadline = math.inf
         tx = self.tx
         for number, phase in enumerate(tx.frontend.on_request[first:], first + 1):
             try:
@@ -248,10 +277,18 @@ class Exchange(FromClient, FromServer):
             self._answer(answer)
             return
         server = cast(Server, tx.server)
-        if server.pool and not tx.fresh:
-            self._send(server.pool.pop())
-            return
         core = self.core
+        pool = server.pool
+        if pool and not tx.fresh:
+            side = pool.pop()
+            if self.plain:
+                self.server = side
+                self.server_deadline = core.now + core.timeouts.server
+                side.request(self, cast(RequestHead, tx.head), b"", True)
+            else:
+                self._send(side)
+            return
+        self.plain = False
         if self.connects_until == math.inf:
             self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
@@ -259,13 +296,16 @@ class Exchange(FromClient, FromServer):
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
-        self.server_deadline = self.core.now + self.core.timeouts.server
+        self.server_deadline = math.inf if self.client_stuck else self.core.now + self.core.timeouts.server
         if self.paused_at is not None:  # until there was a server to take what it sends
             self._resume_client()
         trailers = self.trailers
-        side.request(self, cast(RequestHead, self.tx.head), self.kept, self.request_done and not trailers)
+        end = self.request_done and not trailers
+        side.request(self, cast(RequestHead, self.tx.head), self.kept, end, self.kept_spans)
         if trailers and self.server is side:
             side.end(trailers)
+        if self.client_stuck and self.server is side:
+            side.pause()
 
     async def _connect(self, server: Server) -> None:
         core = self.core
@@ -330,7 +370,7 @@ class Exchange(FromClient, FromServer):
 
     # From the server side
 
-    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         client = self.client
         if client is None:
             return
@@ -344,34 +384,46 @@ class Exchange(FromClient, FromServer):
             side = self.server
             counted = tx.counted
             self.server = tx.counted = None
-            if counted is not None:
+            if counted is not None and side is not None:
                 counted.active[counted.row] -= 1
-            if side is not None:
                 side.release()
             tx.response = head
             tx.bytes_out = len(buffer) - at
-            client.respond(head, buffer, at, True)
-            self._over(True)
+            client.respond(head, buffer, at, True, spans)
+            if self.client is None:
+                return  # it could not: `unusable`, or it is gone
+            frontend = tx.frontend
+            if not self.plain or frontend.on_account:
+                self._over(True)
+                return
+            # `_over` for the usual request, which has changed little that has to be set back.
+            core = self.core
+            self.client = None
+            account(core, tx, True)
+            tx.head = tx.server = tx.response = None
+            tx.answered_ns = tx.bytes_out = 0
+            spare = core.spare
+            if len(spare) < SPARE:
+                spare.append(self)
         else:
             self.kept = b""
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             tx.response = head
             tx.bytes_out = len(buffer) - at
-            client.respond(head, buffer, at, False)
+            client.respond(head, buffer, at, False, spans)
 
     def interim(self, head: ResponseHead) -> None:
         if self.client is not None:
-            if not self.client_stuck:
-                self.server_deadline = self.core.now + self.core.timeouts.server
+            self._await_server()
             self.client.interim(head)
 
-    def response_body(self, piece: bytes) -> None:
+    def response_body(self, buffer: bytes, spans: Spans = None) -> None:
         client = self.client
         if client is not None:
             if not self.client_stuck:
                 self.server_deadline = self.core.now + self.core.timeouts.server
-            self.tx.bytes_out += len(piece)
-            client.body(piece)
+            self.tx.bytes_out += len(buffer)
+            client.body(buffer, spans)
 
     def response_end(self, trailers: Trailers = ()) -> None:
         client = self.client
@@ -382,7 +434,8 @@ class Exchange(FromClient, FromServer):
         if side is not None:
             side.release()
         client.end(trailers)
-        self._over(True)
+        if self.client is not None:
+            self._over(True)
 
     def switched(self, head: ResponseHead) -> None:
         client, side = self.client, self.server
@@ -405,6 +458,7 @@ class Exchange(FromClient, FromServer):
         core = self.core
         tx = self.tx
         head = tx.head
+        self.plain = False
         self._end_state(reason)
         safe = self.whole and head is not None and head.method in IDEMPOTENT and not tx.answered_ns
         if reason is Reason.SERVER_STALE and safe:
@@ -430,6 +484,7 @@ class Exchange(FromClient, FromServer):
 
     def server_full(self) -> None:
         if self.paused_at is None and self.client is not None and not self.request_done:
+            self.plain = False
             self._pause_client()
 
     def server_ready(self) -> None:
@@ -480,6 +535,10 @@ class Exchange(FromClient, FromServer):
         self._leave_server()
         self._answer(error(status))
 
+    def _await_server(self) -> None:
+        if not self.client_stuck:  # else it isn't read
+            self.server_deadline = self.core.now + self.core.timeouts.server
+
     def _await_body(self) -> None:
         core = self.core
         frontend = self.tx.frontend
@@ -519,7 +578,8 @@ class Exchange(FromClient, FromServer):
         body = answer.body if tx.head is None or tx.head.method != b"HEAD" else b""
         tx.bytes_out = len(body)
         client.respond(head, body, 0, True)
-        self._over(True)
+        if self.client is not None:  # as in `response`
+            self._over(True)
 
     def _abort(self, reason: Reason) -> None:
         """End in the middle of a response."""

@@ -36,6 +36,22 @@ from pylb.worker.reasons import Reason
 Trailers = Sequence[bytes]
 """Field lines without their CRLF, each found good."""
 
+Spans = list[tuple[int, int]] | None
+"""Where in a buffer the bytes of a body lie, from an offset up to another; None: all of it.
+
+A buffer with spans is a piece of a chunked body as HTTP/1 frames it, its end and trailers included, so that a
+side which frames in the same way can send it as it is."""
+
+
+def contents(buffer: bytes, spans: Spans) -> bytes:
+    """The bytes of a body in a buffer, without any framing."""
+    if spans is None:
+        return buffer
+    if len(spans) == 1:
+        start, end = spans[0]
+        return buffer[start:end]
+    return b"".join([buffer[start:end] for start, end in spans])
+
 
 class Pipe(ABC):
     """One end of a tunnel."""
@@ -111,11 +127,11 @@ class ClientSide(ABC):
     """What is known of the client."""
 
     @abstractmethod
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         """Send the final response's head, and what has come of its body.
 
         Args:
-            buffer: the body's first bytes are ``buffer[at:]``. Where ``at`` is not 0, ``buffer[:at]`` is the
+            buffer: the body's first bytes are ``buffer[at:]``, or what ``spans`` says of ``buffer``. Where ``at`` is not 0, ``buffer[:at]`` is the
                 head as the server sent it, so that bytes which need no change are not copied.
             end: the response is whole. The exchange is over for this side: it goes on to the next request.
         """
@@ -125,8 +141,8 @@ class ClientSide(ABC):
         """Send a 1xx response."""
 
     @abstractmethod
-    def body(self, piece: bytes) -> None:
-        """Send a further piece of the response's body, as it is without any framing."""
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        """Send a further piece of the response's body."""
 
     @abstractmethod
     def end(self, trailers: Trailers) -> None:
@@ -167,12 +183,14 @@ class ServerSide(ABC):
     """Whether it can't be used any more."""
 
     @abstractmethod
-    def request(self, exchange: FromServer, head: RequestHead, body: bytes, end: bool) -> None:
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         """Send a request for an exchange: its head, what there is of its body, and whether that is all."""
 
     @abstractmethod
-    def body(self, piece: bytes) -> None:
-        """Send a further piece of the request's body, as it is without any framing."""
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        """Send a further piece of the request's body."""
 
     @abstractmethod
     def end(self, trailers: Trailers) -> None:
@@ -205,7 +223,7 @@ class FromServer(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         """The final response's head has come; the arguments are those of `ClientSide.respond`."""
 
     @abstractmethod
@@ -213,7 +231,7 @@ class FromServer(ABC):
         """A 1xx response has come."""
 
     @abstractmethod
-    def response_body(self, piece: bytes) -> None:
+    def response_body(self, buffer: bytes, spans: Spans = None) -> None:
         """A further piece of the response's body has come."""
 
     @abstractmethod
@@ -247,11 +265,13 @@ class FromClient(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def request(self, client: ClientSide, head: RequestHead, body: bytes, end: bool) -> None:
+    def request(
+        self, client: ClientSide, head: RequestHead | None, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         """A request's head has come, with this much of its body; ``end``: that is all of it."""
 
     @abstractmethod
-    def request_body(self, piece: bytes) -> None:
+    def request_body(self, buffer: bytes, spans: Spans = None) -> None:
         """A further piece of the request's body has come."""
 
     @abstractmethod

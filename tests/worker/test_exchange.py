@@ -19,6 +19,7 @@ from pylb.worker.exchange import begin
 from pylb.worker.frontend import Wait
 from pylb.worker.phases.account import CUT_SHORT
 from pylb.worker.reasons import Reason
+from pylb.worker.sides import Spans
 from pylb.worker.transaction import Transaction
 from tests.worker.stand_ins import (
     GET, HEAD, HINTS, OK, POST, PUT, STREAM, SWITCH, FakeClient, FakeServer, Fault, Scene,
@@ -184,7 +185,7 @@ def test_a_phase_that_refuses_ends_it(scene: Scene) -> None:
     ran = _phases(scene, Refused(413, "body_bytes"), None)
     scene.request(POST, b"much", False)
     assert ran == [0]
-    assert scene.client.words() == ["respond"] and scene.client.told[0][1] == 413
+    assert scene.client.words() == ["last", "respond"] and scene.client.told[1][1] == 413
     assert scene.over()["reason"] is Reason.REFUSED
     assert scene.count == {"REQUESTS": 1, "STATUS_4XX": 1, "REFUSED": 1}
 
@@ -254,9 +255,9 @@ def test_phases_of_a_response_change_its_head_and_of_pylbs_own_too(scene: Scene)
     heads: list[bytes] = []
     respond = scene.client.respond
 
-    def noted(head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def noted(head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         heads.append(head.out)
-        respond(head, buffer, at, end)
+        respond(head, buffer, at, end, spans)
 
     scene.client.respond = noted  # type: ignore[method-assign]
     scene.request()

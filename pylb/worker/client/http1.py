@@ -27,12 +27,13 @@ from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, Pipe, Trailers
+from pylb.worker.sides import ClientSide, Pipe, Spans, Trailers, contents
 
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
 _BYTES_IN = int(Field.BYTES_IN)
 _BYTES_OUT = int(Field.BYTES_OUT)
 
+_CR = 13
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
@@ -46,7 +47,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     __slots__ = (
         # of the connection
-        *("core", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "reading", "write_paused"),
+        *("core", "bind", "told", "facts", "counters", "transport", "deadline", "eof", "closed", "reading", "write_paused"),
         *("moving", "born", "recalled", "tunnelled", "_unsent"),
         # between two messages
         *("buffer", "first_byte_ns"),
@@ -57,6 +58,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client, where a PROXY header has told it."""
         self.core = core
+        self.counters = core.counters
         self.bind = bind
         self.told = told
         self.facts: Client = None  # type: ignore[assignment]  # set before any use
@@ -80,7 +82,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.request_body: RequestBody | None = None
         self.body_done = True
         self.close_after = False
-        self.chunking = False  # the response's body is sent in chunks
+        self.chunking = False  # the response's body is to be put into chunks
 
     # From the event loop
 
@@ -152,7 +154,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self.core.counters[_BYTES_IN] += len(data)
+            self.counters[_BYTES_IN] += len(data)
             if self.exchange is not None or self.write_paused:
                 if not self.body_done:
                     self._body(data)
@@ -175,7 +177,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """Read a head; ``first`` when these are the first bytes of it."""
         kept = data
         end = data.find(b"\r\n\r\n") + 4
-        if data[:2] == b"\r\n":
+        if data[0] == _CR and data[:2] == b"\r\n":
             # RFC 9112 §2.2: an empty line before a request line is skipped; one.
             data = data[2:]
             end = data.find(b"\r\n\r\n") + 4
@@ -194,7 +196,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         head = self.head
         size = len(data)
         try:
-            head.parse(data if end == size else data[:end])
+            head.read(data if end == size else data[:end])
         except Refused as refused:
             if data.startswith(_HTTP2) and not head.method:
                 self._become_http2(data)
@@ -218,20 +220,18 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             body = self.request_body = RequestBody(head.chunked, head.content_length)
             self.body_done = False
             try:
-                piece, used = body.feed(data[end:])
+                used, spans = body.feed(data[end:])
             except Refused as refused:
                 self._refuse(refused)
                 return
             self.buffer = data[end + used :]
-            done = body.done
-            if done and not body.trailers:
-                self.body_done = True
-                exchange.request(self, head, piece, True)
-            else:
-                exchange.request(self, head, piece, False)
-                if done and self.exchange is exchange:
-                    self.body_done = True
+            done = self.body_done = body.done
+            if body.trailers:
+                exchange.request(self, head, data[end : end + used], False, spans)
+                if self.exchange is exchange:
                     exchange.request_end(body.trailers)
+            else:
+                exchange.request(self, head, data[end : end + used], done, spans)
             return
         self.body_done = True
         if end != size:
@@ -245,16 +245,16 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if body is None or exchange is None:
             return
         try:
-            piece, used = body.feed(data)
+            used, spans = body.feed(data)
         except Refused as refused:
             self._refuse(refused)
             return
         if used < len(data):
             self.buffer += data[used:]
-        if piece:
-            exchange.request_body(piece)
+            data = data[:used]
+        self.body_done = body.done
+        exchange.request_body(data, spans)
         if body.done and self.exchange is exchange:
-            self.body_done = True
             exchange.request_end(body.trailers)
 
     def _begin(self) -> Exchange:
@@ -301,43 +301,48 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     # From the exchange
 
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
-        out = head.out
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         request = self.head
         if end and not self.body_done:
             self.close_after = True  # the rest of the request will be dropped
+        elif end and at and not head.changed and not self.close_after and request.http11:
+            # The usual: all of it is here and nothing is to be added, so the bytes pass as they came.
+            self.counters[_BYTES_OUT] += len(buffer)
+            self.transport.write(buffer)
+            self._next()
+            return
+        out = head.out
         if head.content_length < 0:
             if not head.chunked:
                 self.close_after = True  # nothing else can show the body's end
             elif request.http11:
-                self.chunking = True
+                self.chunking = spans is None
             else:
                 self.close_after = True
                 out = _without_chunked(out)
+                buffer, at, spans = contents(buffer, spans) if spans is not None else buffer[at:], 0, None
         if self.close_after:
             out = out[:-2] + b"Connection: close\r\n\r\n"
         elif not request.http11:
             out = out[:-2] + b"Connection: keep-alive\r\n\r\n"
         elif at and not head.changed and not self.chunking:
-            # The usual: nothing is to be added, so the bytes pass as they came.
-            self.core.counters[_BYTES_OUT] += len(buffer)
-            self.transport.write(buffer)
-            if end:
-                self._next()
-            return
+            out, at = b"", 0  # the buffer begins with it
         size = len(buffer) - at
         if size:
             # Head and body go out in one system call: every one of them is a packet of its own, too.
             if self.chunking:
                 out = b"%b%x\r\n%b\r\n" % (out, size, buffer[at:])
             elif size < _JOIN:
-                out += buffer[at:] if at else buffer
+                out = out + buffer[at:] if at else out + buffer if out else buffer
             else:
-                self.core.counters[_BYTES_OUT] += len(out) + size
-                self.transport.writelines((out, memoryview(buffer)[at:]))
+                self.counters[_BYTES_OUT] += len(out) + size
+                if out:
+                    self.transport.writelines((out, memoryview(buffer)[at:]))
+                else:
+                    self.transport.write(buffer)
                 out = b""
         if out:
-            self.core.counters[_BYTES_OUT] += len(out)
+            self.counters[_BYTES_OUT] += len(out)
             self.transport.write(out)
         if end:
             self._next()
@@ -346,8 +351,15 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if self.head.http11:
             self._write(head.out)
 
-    def body(self, piece: bytes) -> None:
-        self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunking else piece)
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        if spans is not None:
+            if not self.head.http11:
+                buffer = contents(buffer, spans)
+            self.chunking = False  # what comes is framed, to its end
+        elif self.chunking:
+            buffer = b"%x\r\n%b\r\n" % (len(buffer), buffer)
+        if buffer:
+            self._write(buffer)
 
     def end(self, trailers: Trailers) -> None:
         if self.chunking:
@@ -357,7 +369,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self._next()
 
     def _write(self, data: bytes) -> None:
-        self.core.counters[_BYTES_OUT] += len(data)
+        self.counters[_BYTES_OUT] += len(data)
         self.transport.write(data)
 
     def tunnel(self, head: ResponseHead) -> Pipe:
@@ -457,10 +469,10 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self._unsent = left
             self.deadline = self.core.now + self.core.timeouts.client
         elif left or self.write_paused or self.eof or self.transport.is_closing():
-            self.core.counters[Field.TIMEOUTS] += 1
+            self.counters[Field.TIMEOUTS] += 1
             self.transport.abort()
         elif self.buffer not in (b"", b"\r\n"):
-            self.core.counters[Field.TIMEOUTS] += 1
+            self.counters[Field.TIMEOUTS] += 1
             self._refuse(Refused(408, "timeout"))
         else:
             self.transport.close()

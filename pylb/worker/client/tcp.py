@@ -22,7 +22,7 @@ from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, Pipe, Trailers
+from pylb.worker.sides import ClientSide, Pipe, Spans, Trailers
 
 _READ_AHEAD = 65536
 
@@ -114,14 +114,14 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         early, self.buffer = self.buffer, b""
         return ConnectionPipe(self.core, self.transport, early, self.eof, self.connection_lost)
 
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         """TCP has no words for it; the connection ends."""
         self.abort(Reason.ANSWERED)
 
     def interim(self, head: ResponseHead) -> None:
         """Not in TCP."""
 
-    def body(self, piece: bytes) -> None:
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
         """Not in TCP."""
 
     def end(self, trailers: Trailers) -> None:

@@ -13,7 +13,7 @@ from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import serving
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import FromServer, Pipe, ServerSide, Trailers
+from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers
 
 _SWITCHED = ResponseHead(b"", False, 101, False, 0, False, b"")
 
@@ -56,7 +56,9 @@ class TcpServerConnection(ServerSide, asyncio.Protocol):
 
     # From the exchange
 
-    def request(self, exchange: FromServer, head: RequestHead, body: bytes, end: bool) -> None:
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.exchange = exchange
         exchange.switched(_SWITCHED)
 
@@ -65,7 +67,7 @@ class TcpServerConnection(ServerSide, asyncio.Protocol):
         self.exchange = None
         return ConnectionPipe(self.core, self.transport, self.buffer, self.eof)
 
-    def body(self, piece: bytes) -> None:
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
         """There is none."""
 
     def end(self, trailers: Trailers) -> None:

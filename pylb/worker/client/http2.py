@@ -1,8 +1,8 @@
-"""The client side in HTTP/2 (RFC 9113): one connection, and its streams as exchanges.
+"""HTTP/2 towards clients (RFC 9113): one connection; its streams are client sides (`http2stream`).
 
-h2 keeps the protocol's state; this module connects it to exchanges. Flow control is passed on both ways: what
-a client sends is acknowledged when there is room towards the server, and a server is read only while the
-client's window is open.
+h2 keeps the protocol's state; this module hands what it says to the streams. Flow control is passed on both
+ways: what a client sends is acknowledged when there is room towards the server, and a server is read only
+while the client's window is open.
 
 How a connection ends (RFC 9113 §6.8). First the client is asked to open no more streams, by a GOAWAY that
 names the highest number there is, so that nothing that it has sent meanwhile is refused. When `GRACE` has
@@ -11,10 +11,12 @@ up every stream at any GOAWAY; so the moment of the first one is chosen:
 
 * with the end of the response that leaves no stream, in the same write: who has one request at a time reads
   both before it sends the next one;
-* on a connection that is never without streams, with the end of one of them, after `Worker.spread`;
+* on a connection that is never without streams, with the end of one of them, after `Core.spread`;
 * into an idle connection when nothing has come for `QUIET`, and only where the connection has to end: the
   worker leaves, or `timeouts.keep_alive` has passed;
 * never while streams are silently under way.
+
+Floor: client side. Knows nothing of servers.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import fcntl
 import math
 import termios
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import h2.config
 import h2.errors
@@ -39,15 +41,12 @@ from pylb.http.flood import Budget
 from pylb.http.frames import H2Connection
 from pylb.http.translate import trailers_to_http1
 from pylb.scoreboard import Field
+from pylb.worker import core as core_
+from pylb.worker.client.http2stream import Http2Stream, Streams
+from pylb.worker.core import WRITE_BUFFER, Core
+from pylb.worker.facts import Client
+from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
-from pylb.worker.http2stream import Http2Stream
-from pylb.worker.server import WRITE_BUFFER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pylb.worker.listener import Listener, Peer
-    from pylb.worker.main import Worker
 
 MAX_STREAMS = 100
 WINDOW = 256 * 1024  # bytes that a client may send ahead, per stream
@@ -61,25 +60,26 @@ GRACE = 2.0
 """Seconds in which a client reads the first GOAWAY and what it had sent before arrives: a long round trip."""
 QUIET = 1.0
 """Seconds without a request after which the next one is not expected at once."""
+_LONG = 1.0  # seconds from which a stream is long
 
 
-class Http2Connection(asyncio.Protocol):
+class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     """Reads frames and hands them to streams."""
 
-    def __init__(self, worker: Worker, listener: Listener, peer: Peer | None) -> None:
-        self.worker = worker
-        self.listener = listener
-        self.peer = peer
+    def __init__(self, core: Core, bind: Bind, facts: Client) -> None:
+        self.core = core
+        self.bind = bind
+        self.facts = facts
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.movable = False
         self.closed = False
         self.write_paused = False
         self.leaving = False
         self.streams: dict[int, Http2Stream] = {}
-        self.born = worker.now
+        self.born = core.now
         self.recall_at = math.inf
         self._idle_deadline = math.inf
-        self._idle_since = worker.now
+        self._idle_since = core.now
         self._due = math.inf  # since when the client is to be asked to come back
         self._announced = math.inf  # when it was asked
         self._farewell = b""  # a GOAWAY that leaves with the next write
@@ -93,7 +93,7 @@ class Http2Connection(asyncio.Protocol):
         config = h2.config.H2Configuration(client_side=False, header_encoding=False)
         self.h2 = H2Connection(config)
         codes = h2.settings.SettingCodes
-        limit = worker.limits.header_bytes
+        limit = core.limits.header_bytes
         self.h2.local_settings = h2.settings.Settings(
             client=False,
             initial_values={
@@ -104,36 +104,39 @@ class Http2Connection(asyncio.Protocol):
             },
         )
         # Holds from the first byte, acknowledged or not; room for HPACK's 32 bytes of overhead per field.
-        self.h2.decoder.max_header_list_size = limit + 32 * worker.limits.header_count
+        self.h2.decoder.max_header_list_size = limit + 32 * core.limits.header_count
 
-    # What the worker asks of a client connection
+    # From the process
 
     @property
     def busy(self) -> bool:
         return bool(self.streams)
 
     @property
-    def deadline(self) -> float:
+    def long(self) -> bool:
+        since = self.core.now - _LONG
+        return any(stream.tunnelled or stream.born < since for stream in self.streams.values())
+
+    def due(self) -> float:
         if not self.streams or self.transport.is_closing():
             return self._idle_deadline
-        return min(stream.deadline for stream in self.streams.values())
+        return min(stream.due() for stream in self.streams.values())
 
     @guarded
     def expire(self) -> None:
         """A deadline has passed: that of a stream, or of an idle connection."""
-        now = self.worker.now
+        now = self.core.now
         if self.transport.is_closing():
-            left = self.transport.get_write_buffer_size()
+            left = self.unsent
             if left and left != self._unsent:
                 self._unsent = left  # taken slowly, but taken
-                self._idle_deadline = now + self.worker.timeouts.client
+                self._idle_deadline = now + self.core.timeouts.client
             else:
                 self.transport.abort()
             return
-        late = [stream for stream in self.streams.values() if stream.deadline < now]
+        late = [stream for stream in self.streams.values() if stream.due() < now]
         for stream in late:
-            self.worker.counters[Field.TIMEOUTS] += 1
-            self._of(stream, stream.abandon, h2.errors.ErrorCodes.CANCEL)
+            self._of(stream, stream.expire)
         if late or self.streams:
             return
         if self._announced == math.inf:
@@ -145,27 +148,25 @@ class Http2Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close after what was written has gone out, if the client takes it."""
-        self._idle_deadline = self.worker.now + self.worker.timeouts.client
+        self._idle_deadline = self.core.now + self.core.timeouts.client
         self.transport.close()
 
     def lively(self) -> bool:
-        """Whether its client would be somebody else's work, if it came back to another worker."""
-        return bool(self.streams) or self._idle_since > self.worker.now - 2 * QUIET
+        """Whether its client would be somebody else's work, if it came back to another core."""
+        return bool(self.streams) or self._idle_since > self.core.now - 2 * QUIET
 
     def recall(self) -> None:
-        """Ask the client to come back on another connection when there is a good moment for it."""
         if self._due == math.inf:
-            self._due = self.worker.now
+            self._due = self.core.now
 
     @guarded
     def drain(self) -> None:
-        """The worker leaves: `recall`, and if nothing comes, end."""
         self.recall()
         if self.closed or self.leaving or self.streams or self._announced < math.inf:
             return
-        quiet = self.worker.now - self._idle_since
+        quiet = self.core.now - self._idle_since
         if quiet < QUIET:
-            self.worker.loop.call_later(QUIET - quiet, self.drain)
+            self.core.loop.call_later(QUIET - quiet, self.drain)
         else:
             self._announce()
             self.flush()
@@ -174,13 +175,13 @@ class Http2Connection(asyncio.Protocol):
         """Whether the client is to be asked with what is about to be written, the end of a response."""
         if self._announced < math.inf or self.leaving:
             return False
-        worker = self.worker
+        core = self.core
         if self._due == math.inf:
-            if not worker.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
+            if not core.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
                 return False
             idle = not self.streams and not self._unread()
-            return worker.recalls.take(self, worker.loop.time(), idle)
-        return worker.now >= self._due + worker.spread or (not self.streams and not self._unread())
+            return core.recalls.take(self, core.loop.time(), idle)
+        return core.now >= self._due + core.spread or (not self.streams and not self._unread())
 
     def _unread(self) -> bool:
         """Whether something has come that was not read yet, most likely the next request."""
@@ -190,33 +191,33 @@ class Http2Connection(asyncio.Protocol):
 
     def _announce(self) -> None:
         """Ask for no more streams; those that come nevertheless are served, for a while."""
-        self._announced = self.worker.now
+        self._announced = self.core.now
         self._idle_deadline = self._announced + GRACE
         self._farewell = GoAwayFrame(0, last_stream_id=_ANY_STREAM).serialize()
         self.soon()
 
-    # asyncio's side
+    # From the event loop
 
     @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
-        self.worker.clients.add(self)
-        self._idle_deadline = self.worker.now + self.worker.timeouts.keep_alive
+        self.core.clients.add(self)
+        self._idle_deadline = self.core.now + self.core.timeouts.keep_alive
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
         self.flush()
-        if self.worker.leaving:
+        if self.core.leaving:
             self.recall()
-            self.worker.loop.call_later(self.worker.spread, self.drain)
+            self.core.loop.call_later(self.core.spread, self.drain)
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self.worker.clients.discard(self)
+        self.core.clients.discard(self)
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
-        self.worker.client_gone()
+        self.core.emptier()
 
     def eof_received(self) -> bool:
         return False
@@ -225,7 +226,7 @@ class Http2Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.write_paused = True
         for stream in list(self.streams.values()):
-            self._of(stream, stream.update_server)
+            self._of(stream, stream.update)
 
     @guarded
     def resume_writing(self) -> None:
@@ -236,7 +237,7 @@ class Http2Connection(asyncio.Protocol):
 
     @guarded
     def data_received(self, data: bytes) -> None:
-        self.worker.counters[Field.BYTES_IN] += len(data)
+        self.core.counters[Field.BYTES_IN] += len(data)
         try:
             events = self.h2.receive_data(data)
         except h2.exceptions.ProtocolError:
@@ -267,16 +268,16 @@ class Http2Connection(asyncio.Protocol):
             stream.crashed(error)
 
     def crashed(self, error: Exception) -> None:
-        """An error of our own that is no single stream's: it costs the connection."""
-        self.worker.internal(error)
+        """An error of pylb's own that is no single stream's: it costs the connection."""
+        self.core.internal(error)
         self.closed = True
-        self.worker.clients.discard(self)
+        self.core.clients.discard(self)
         self.transport.abort()
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
 
     def _refuse(self) -> None:
-        self.worker.count_refusal(Refused(400, "http2"))
+        self.core.count_refusal(Refused(400, "http2"))
         self.flush()
         self._close()
 
@@ -292,9 +293,9 @@ class Http2Connection(asyncio.Protocol):
         return count > free and self._too_much(self._chatter, count - free)
 
     def _too_much(self, budget: Budget, cost: int = 1) -> bool:
-        if budget.spend(self.worker.loop.time(), cost):
+        if budget.spend(self.core.loop.time(), cost):
             return False
-        self.worker.count_refusal(Refused(400, "http2"))
+        self.core.count_refusal(Refused(400, "http2"))
         self._goaway(_ENHANCE_YOUR_CALM)
         self.transport.abort() if self.write_paused else self._close()
         return True
@@ -312,7 +313,7 @@ class Http2Connection(asyncio.Protocol):
         stream = Http2Stream(self, number)
         self.streams[number] = stream
         stream.begin(event.headers or [], event.stream_ended is not None)
-        if not self.leaving and self.worker.now - self._announced > GRACE:
+        if not self.leaving and self.core.now - self._announced > GRACE:
             self.leaving = True  # the client takes no notice: this one was the last
             self._goaway(0)
 
@@ -369,14 +370,17 @@ class Http2Connection(asyncio.Protocol):
         else:
             self._too_much(self._chatter)
 
-    # For streams
+    # From the streams
+
+    @property
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def sent(self, size: int) -> None:
-        """A frame of DATA went to the client, who may answer it with window updates."""
+        # The client may answer it with window updates.
         self._updates = min(self._updates + 2 + size // _BYTES_PER_UPDATE, _MOST_UPDATES)
 
     def acknowledge(self, number: int, length: int) -> None:
-        """Let the client send so much more."""
         if length and not self.closed:
             try:
                 self.h2.acknowledge_received_data(length, number)
@@ -385,29 +389,26 @@ class Http2Connection(asyncio.Protocol):
             self.soon()
 
     def soon(self) -> None:
-        """Send what h2 has to say at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
-            self.worker.loop.call_soon(self.flush)
+            self.core.loop.call_soon(self.flush)
 
     @guarded
     def flush(self) -> None:
-        """Send what h2 has to say."""
         self._flushing = False
         data = self.h2.data_to_send()
         if self._farewell:
             data, self._farewell = data + self._farewell, b""
         if data and not self.closed:
-            self.worker.counters[Field.BYTES_OUT] += len(data)
+            self.core.counters[Field.BYTES_OUT] += len(data)
             self.transport.write(data)
 
     def stream_over(self, number: int) -> None:
-        """A stream has ended."""
         self.streams.pop(number, None)
         if self.closed:
             return
         if not self.streams:
-            now = self._idle_since = self.worker.now
+            now = self._idle_since = self.core.now
             if self.leaving or now - self._announced > GRACE:
                 if not self.leaving:
                     self.leaving = True
@@ -415,7 +416,7 @@ class Http2Connection(asyncio.Protocol):
                 self.flush()
                 self._close()
                 return
-            self._idle_deadline = min(now + self.worker.timeouts.keep_alive, self._announced + GRACE)
+            self._idle_deadline = min(now + self.core.timeouts.keep_alive, self._announced + GRACE)
         if self._good_moment():
             self._announce()
 
