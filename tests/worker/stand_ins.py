@@ -405,7 +405,9 @@ class FakeExchange(Told, FromClient, FromServer):
         self.hear("request", head.method if head is not None else None, contents(buffer, spans), end)
 
     def request_body(self, buffer: bytes, spans: Spans = None) -> None:
-        self.hear("request_body", contents(buffer, spans))
+        piece = contents(buffer, spans)
+        if piece:  # else it is framing only
+            self.hear("request_body", piece)
 
     def request_end(self, trailers: Trailers) -> None:
         self.hear("request_end", list(trailers))
@@ -444,7 +446,9 @@ class FakeExchange(Told, FromClient, FromServer):
         self.hear("interim", head.status)
 
     def response_body(self, buffer: bytes, spans: Spans = None) -> None:
-        self.hear("response_body", contents(buffer, spans))
+        piece = contents(buffer, spans)
+        if piece:
+            self.hear("response_body", piece)
 
     def response_end(self, trailers: Trailers) -> None:
         self.hear("response_end", list(trailers))

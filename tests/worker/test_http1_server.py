@@ -295,11 +295,44 @@ def test_a_body_of_unknown_length_goes_out_in_chunks(
     assert line.pooled
 
 
-def test_a_chunked_request_that_is_whole_at_once(line: Line) -> None:
-    line.codec.request(line.exchange, POST, b"one", True)
+@pytest.mark.parametrize("body", [b"one", b""])
+def test_a_body_of_unknown_length_that_is_whole_at_once(line: Line, body: bytes) -> None:
+    """As it comes by HTTP/2, and while a server is connected to."""
+    line.codec.request(line.exchange, POST, body, True)
+    chunk = b"3\r\none\r\n" if body else b""
+    assert line.transport.take() == POST.printed() + chunk + b"0\r\n\r\n"
+    line.comes(OK + b"ok")
+    assert line.pooled
+
+
+def test_a_body_that_came_in_chunks_goes_out_as_it_came(line: Line) -> None:
+    line.codec.request(line.exchange, POST, b"3;x=y\r\none\r", False, [(7, 10)])
+    line.codec.body(b"\n", [])
+    line.codec.body(b"0004\r\ntwo!\r\n0\r\nA: b\r\n\r\n", [(6, 10)])
+    line.codec.end([b"A: b"])
+    assert line.transport.take() == POST.printed() + (
+        b"3;x=y\r\none\r\n0004\r\ntwo!\r\n0\r\nA: b\r\n\r\n"
+    )
+    line.comes(OK + b"ok")
+    assert line.pooled
+
+
+def test_in_chunks_from_the_second_piece_on(line: Line) -> None:
+    line.codec.request(line.exchange, POST, b"", False)
+    line.codec.body(b"3\r\none\r\n0\r\n\r\n", [(3, 6)])
+    line.codec.end([])
     assert line.transport.take() == POST.printed() + b"3\r\none\r\n0\r\n\r\n"
-    line.codec.end([])  # said again: nothing
-    assert line.transport.take() == b""
+
+
+def test_how_one_request_was_framed_is_not_how_the_next_one_is(line: Line) -> None:
+    line.codec.request(line.exchange, POST, b"one", True)
+    line.comes(OK + b"ok")
+    line.transport.take()
+    line.server.pool.remove(line.codec)
+    line.codec.request(line.fresh(), SIZED, b"", False)
+    line.codec.body(b"0123456789")
+    line.codec.end([])
+    assert line.transport.take() == SIZED.printed() + b"0123456789"
 
 
 def test_a_body_of_known_length_goes_out_as_it_is(line: Line) -> None:
