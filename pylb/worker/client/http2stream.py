@@ -26,7 +26,7 @@ from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Bind
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, FromPipe, Pipe, Trailers
+from pylb.worker.sides import ClientSide, FromPipe, Pipe, Spans, Trailers, contents
 
 QUEUE = 128 * 1024
 """Bytes of a response that wait for the client's window; the server isn't read above it."""
@@ -246,18 +246,18 @@ class Http2Stream(ClientSide, Pipe):
 
     # From the exchange
 
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         exchange = self.exchange
         if self.upgrading and head.status < 300 and exchange is not None:
             # To a CONNECT this would mean that there is a tunnel (RFC 8441 §5).
             exchange.unusable(f"{head.status} to a request for another protocol")
             return
+        piece = contents(buffer, spans) if spans is not None else buffer[at:]
         # In one frame where there is no body: gRPC reads such a head as its trailers.
-        self._ended = end and len(buffer) == at
+        self._ended = end and not piece
         if not self._headers(response_to_http2(head.out), self._ended):
             return
-        if len(buffer) > at:
-            self._write(buffer[at:] if at else buffer)
+        self._write(piece)
         if end:
             self._finish()
         else:
@@ -266,8 +266,8 @@ class Http2Stream(ClientSide, Pipe):
     def interim(self, head: ResponseHead) -> None:
         self._headers(response_to_http2(head.out))
 
-    def body(self, piece: bytes) -> None:
-        self._write(piece)
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        self._write(contents(buffer, spans))
         self.push()
 
     def end(self, trailers: Trailers) -> None:

@@ -18,7 +18,7 @@ from pylb.http.translate import request_to_http2, response_to_http1, trailers_to
 from pylb.worker.core import Core
 from pylb.worker.guard import serving
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import FromServer, Pipe, ServerSide, Trailers
+from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers, contents
 
 _QUEUE = 128 * 1024  # bytes of a request that wait for the server's window before the client is paused
 
@@ -84,11 +84,14 @@ class Http2ServerStream(ServerSide):
 
     # From the exchange
 
-    def request(self, exchange: FromServer, head: RequestHead, body: bytes, end: bool) -> None:
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.exchange = exchange
         self._head_only = head.method == b"HEAD"
         connection = self.connection
-        bare = end and not body
+        piece = contents(buffer, spans)
+        bare = end and not piece
         try:
             self.number = connection.h2.get_next_available_stream_id()
             headers = request_to_http2(head.outgoing, connection.scheme)
@@ -100,16 +103,16 @@ class Http2ServerStream(ServerSide):
         connection.stream_begun(self)
         self._whole = end
         self._sent = bare
-        if not bare:
-            if body:
-                self._queue.append(body)
-                self._queued = len(body)
-            self.push()
+        self._add(piece)
 
-    def body(self, piece: bytes) -> None:
-        self._queue.append(piece)
-        self._queued += len(piece)
-        self.push()
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        self._add(contents(buffer, spans))
+
+    def _add(self, piece: bytes) -> None:
+        if piece:
+            self._queue.append(piece)
+            self._queued += len(piece)
+            self.push()
 
     def end(self, trailers: Trailers) -> None:
         self._trailers = trailers
