@@ -137,7 +137,6 @@ class RequestHead:
         "_forwarded",
         "_request_id",
         # of the request
-        "outgoing",
         "method",
         "http11",
         "keep_alive",
@@ -151,6 +150,7 @@ class RequestHead:
         "_edited",
         "_tail",
         "_identify",
+        "_id",
     )
 
     def __init__(
@@ -178,8 +178,6 @@ class RequestHead:
             self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
                 b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
             )
-        self.outgoing = b""
-        """The head for an HTTP/1 server, line and fields, with the empty line."""
         self.method = b""
         self.http11 = True
         self.keep_alive = True
@@ -194,11 +192,12 @@ class RequestHead:
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
         self._tail: bytes | None = None  # what goes behind them, if not the usual
         self._identify = False  # whether the request is to get an identity of its own
+        self._id = b""  # which it got
 
     @property
     def target(self) -> bytes:
         """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
-        return self.outgoing.split(b" ", 2)[1]
+        return (self._edited or self._raw).split(b" ", 2)[1]
 
     def field(self, name: bytes) -> bytes | None:
         """The first value of a field that the client sent; ``name`` in lower case."""
@@ -208,25 +207,35 @@ class RequestHead:
         begin += len(name) + 2
         return self._raw[begin : self._raw.index(b"\r", begin)].strip(b"\t ")
 
-    def parse(self, raw: bytes) -> bytes:
-        """Read a complete head (it ends with an empty line) and give the head for the server.
+    def read(self, raw: bytes) -> None:
+        """Read a complete head (it ends with an empty line).
 
         Raises:
             Refused: with the status to answer; the connection can't be used any longer.
         """
+        if self._identify:
+            self._id = b""
         if raw != self._raw:
             self._read(raw)
+
+    def printed(self) -> bytes:
+        """The head for an HTTP/1 server, as it was read last."""
         head = self._edited
         if head is None:
-            head = raw[:-4]
+            head = self._raw[:-4]
         tail = self._tail
         if tail is None:
-            out = self.outgoing = b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
-            return out
+            return b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
         if self._identify:
-            tail += b"\r\nX-Request-ID: " + uuid.uuid4().hex.encode()
-        out = self.outgoing = b"".join((head, tail, b"\r\n\r\n"))
-        return out
+            if not self._id:
+                self._id = uuid.uuid4().hex.encode()  # once for each request, however often it is sent
+            tail += b"\r\nX-Request-ID: " + self._id
+        return b"".join((head, tail, b"\r\n\r\n"))
+
+    def parse(self, raw: bytes) -> bytes:
+        """`read` and `printed` in one."""
+        self.read(raw)
+        return self.printed()
 
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""

@@ -30,7 +30,8 @@ from pylb.worker.repeats import Repeats
 WRITE_BUFFER = 512 * 1024
 """Bytes written and not yet taken by the kernel, per side, above which the other side is not read."""
 
-_SPARE = 256  # exchanges kept for the next requests
+SPARE = 256
+"""Exchanges that are kept for the next requests."""
 
 
 class ClientConnection(ABC):
@@ -228,5 +229,5 @@ class Core:
 
     def keep(self, exchange: object) -> None:
         """An exchange is over and may serve again."""
-        if len(self.spare) < _SPARE:
+        if len(self.spare) < SPARE:
             self.spare.append(exchange)

@@ -25,7 +25,7 @@ from pylb.http.request import IDEMPOTENT, RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
-from pylb.worker.core import Core
+from pylb.worker.core import SPARE, Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend, Wait
@@ -69,7 +69,7 @@ class Exchange(FromClient, FromServer):
 
     __slots__ = (
         *("core", "tx", "client", "server"),
-        *("client_deadline", "server_deadline", "body_began", "unsent", "client_paused", "client_stuck"),
+        *("client_deadline", "server_deadline", "body_began", "unsent", "client_paused", "client_stuck", "plain"),
         *("request_done", "kept", "kept_spans", "trailers", "whole"),
         *("connecting", "connects_until", "waiting"),
     )
@@ -82,6 +82,7 @@ class Exchange(FromClient, FromServer):
         self._reset()
 
     def _reset(self) -> None:
+        self.plain = True  # nothing below was changed, but for the server and its deadline
         self.server: ServerSide | None = None
         # Deadlines, on the worker's clock.
         self.client_deadline = math.inf
@@ -110,11 +111,14 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         tx.head = head
         if buffer:
+            self.plain = False
             self.kept = buffer
             tx.bytes_in = len(buffer)
         if spans is not None:
+            self.plain = False
             self.kept_spans = spans
         if not end:
+            self.plain = False
             self.request_done = self.whole = False
             self.body_began = self.core.now
             self._await_body()
@@ -191,6 +195,7 @@ class Exchange(FromClient, FromServer):
         self.core.keep(self)
 
     def client_full(self) -> None:
+        self.plain = False
         self.client_stuck = True
         self.client_deadline = self.core.now + self.core.timeouts.client
         if self.server is not None:
@@ -224,6 +229,8 @@ class Exchange(FromClient, FromServer):
 
     def _phases(self, first: int) -> None:
         """Run the frontend's phases from this one on, and then go to a server."""
+        self.plain = False
+        self.server_deadline = math.inf
         tx = self.tx
         for number, phase in enumerate(tx.frontend.on_request[first:], first + 1):
             try:
@@ -269,10 +276,18 @@ class Exchange(FromClient, FromServer):
             self._answer(answer)
             return
         server = cast(Server, tx.server)
-        if server.pool and not tx.fresh:
-            self._send(server.pool.pop())
-            return
         core = self.core
+        pool = server.pool
+        if pool and not tx.fresh:
+            side = pool.pop()
+            if self.plain:
+                self.server = side
+                self.server_deadline = core.now + core.timeouts.server
+                side.request(self, cast(RequestHead, tx.head), b"", True)
+            else:
+                self._send(side)
+            return
+        self.plain = False
         if self.connects_until == math.inf:
             self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
@@ -376,7 +391,10 @@ class Exchange(FromClient, FromServer):
                 side.release()
             client.respond(head, buffer, at, True, spans)
             if self.client is not None:  # else it could not: `unusable`, or it is gone
-                self._over(True)
+                if self.plain:
+                    self._plainly_over()
+                else:
+                    self._over(True)
         else:
             self.kept = b""
             self._await_server()
@@ -428,6 +446,7 @@ class Exchange(FromClient, FromServer):
         core = self.core
         tx = self.tx
         head = tx.head
+        self.plain = False
         self._end_state(reason)
         safe = self.whole and head is not None and head.method in IDEMPOTENT and not tx.answered_ns
         if reason is Reason.SERVER_STALE and safe:
@@ -453,6 +472,7 @@ class Exchange(FromClient, FromServer):
 
     def server_full(self) -> None:
         if not self.client_paused and self.client is not None and not self.request_done:
+            self.plain = False
             self._pause_client()
 
     def server_ready(self) -> None:
@@ -608,3 +628,19 @@ class Exchange(FromClient, FromServer):
         tx.reset()
         self._reset()
         self.core.keep(self)
+
+    def _plainly_over(self) -> None:
+        """`_over` after the usual request, which has changed little that has to be set back."""
+        tx = self.tx
+        core = self.core
+        self.client = None
+        account(core, tx, True)
+        on_account = tx.frontend.on_account
+        if on_account:
+            for phase in on_account:
+                phase(tx)
+        tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
+        tx.answered_ns = 0
+        spare = core.spare
+        if len(spare) < SPARE:
+            spare.append(self)

@@ -46,7 +46,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     __slots__ = (
         # of the connection
-        *("core", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "reading", "write_paused"),
+        *("core", "bind", "told", "facts", "counters", "transport", "deadline", "eof", "closed", "reading", "write_paused"),
         *("moving", "born", "recalled", "tunnelled", "_unsent"),
         # between two messages
         *("buffer", "first_byte_ns"),
@@ -57,6 +57,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client, where a PROXY header has told it."""
         self.core = core
+        self.counters = core.counters
         self.bind = bind
         self.told = told
         self.facts: Client = None  # type: ignore[assignment]  # set before any use
@@ -152,7 +153,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            self.core.counters[_BYTES_IN] += len(data)
+            self.counters[_BYTES_IN] += len(data)
             if self.exchange is not None or self.write_paused:
                 if not self.body_done:
                     self._body(data)
@@ -194,7 +195,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         head = self.head
         size = len(data)
         try:
-            head.parse(data if end == size else data[:end])
+            head.read(data if end == size else data[:end])
         except Refused as refused:
             if data.startswith(_HTTP2) and not head.method:
                 self._become_http2(data)
@@ -300,10 +301,16 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     # From the exchange
 
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
-        out = head.out
         request = self.head
         if end and not self.body_done:
             self.close_after = True  # the rest of the request will be dropped
+        elif end and at and not head.changed and not self.close_after and request.http11:
+            # The usual: all of it is here and nothing is to be added, so the bytes pass as they came.
+            self.counters[_BYTES_OUT] += len(buffer)
+            self.transport.write(buffer)
+            self._next()
+            return
+        out = head.out
         if head.content_length < 0:
             if not head.chunked:
                 self.close_after = True  # nothing else can show the body's end
@@ -318,25 +325,23 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         elif not request.http11:
             out = out[:-2] + b"Connection: keep-alive\r\n\r\n"
         elif at and not head.changed and not self.chunking:
-            # The usual: nothing is to be added, so the bytes pass as they came.
-            self.core.counters[_BYTES_OUT] += len(buffer)
-            self.transport.write(buffer)
-            if end:
-                self._next()
-            return
+            out, at = b"", 0  # the buffer begins with it
         size = len(buffer) - at
         if size:
             # Head and body go out in one system call: every one of them is a packet of its own, too.
             if self.chunking:
                 out = b"%b%x\r\n%b\r\n" % (out, size, buffer[at:])
             elif size < _JOIN:
-                out += buffer[at:] if at else buffer
+                out = out + buffer[at:] if at else out + buffer if out else buffer
             else:
-                self.core.counters[_BYTES_OUT] += len(out) + size
-                self.transport.writelines((out, memoryview(buffer)[at:]))
+                self.counters[_BYTES_OUT] += len(out) + size
+                if out:
+                    self.transport.writelines((out, memoryview(buffer)[at:]))
+                else:
+                    self.transport.write(buffer)
                 out = b""
         if out:
-            self.core.counters[_BYTES_OUT] += len(out)
+            self.counters[_BYTES_OUT] += len(out)
             self.transport.write(out)
         if end:
             self._next()
@@ -363,7 +368,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self._next()
 
     def _write(self, data: bytes) -> None:
-        self.core.counters[_BYTES_OUT] += len(data)
+        self.counters[_BYTES_OUT] += len(data)
         self.transport.write(data)
 
     def tunnel(self, head: ResponseHead) -> Pipe:
@@ -463,10 +468,10 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self._unsent = left
             self.deadline = self.core.now + self.core.timeouts.client
         elif left or self.write_paused or self.eof or self.transport.is_closing():
-            self.core.counters[Field.TIMEOUTS] += 1
+            self.counters[Field.TIMEOUTS] += 1
             self.transport.abort()
         elif self.buffer not in (b"", b"\r\n"):
-            self.core.counters[Field.TIMEOUTS] += 1
+            self.counters[Field.TIMEOUTS] += 1
             self._refuse(Refused(408, "timeout"))
         else:
             self.transport.close()

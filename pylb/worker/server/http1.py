@@ -35,13 +35,13 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     __slots__ = (
         # of the connection
-        *("core", "server", "transport", "idle_until", "closed", "reused", "private", "paused"),
+        *("core", "server", "transport", "idle_until", "closed", "reused", "usable", "paused"),
         # what `head` was read from: a server often answers with the same head again
         *("head", "raw_head", "raw_head_only"),
         # of the exchange
-        *("exchange", "chunking", "sent", "head_only", "upgrade"),
+        *("exchange", "asked", "chunking", "sent"),
         # of the response
-        *("buffer", "in_body", "left", "chunks", "clean"),
+        *("buffer", "in_body", "left", "chunks"),
     )
 
     def __init__(self, core: Core, server: Server, private: bool = False) -> None:
@@ -51,21 +51,19 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self.idle_until = math.inf
         self.closed = False
         self.reused = False
-        self.private = private
+        self.usable = not private  # for another exchange, after this one
         self.paused = False
         self.head: ResponseHead = None  # type: ignore[assignment]  # set before any use
         self.raw_head = b""
         self.raw_head_only = False
         self.exchange: FromServer | None = None
+        self.asked: RequestHead = None  # type: ignore[assignment]  # set before any use
         self.chunking = False  # the request's body is to be put into chunks
         self.sent = True  # the request is whole
-        self.head_only = False  # it is a HEAD: the response has no body, whatever it says
-        self.upgrade = False  # it asks for another protocol
         self.buffer = b""
         self.in_body = False
         self.left = 0  # bytes of a Content-Length body still to come; -1: until the connection ends
         self.chunks: ChunkScanner | None = None
-        self.clean = True  # nothing came behind the response
 
     # From the event loop
 
@@ -117,19 +115,20 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
                         self.buffer = data
                     return
                 raw = data[:end]
-                if raw == self.raw_head and self.head_only is self.raw_head_only:
+                head_only = self.asked.method == b"HEAD"  # then there is no body, whatever the response says
+                if raw == self.raw_head and head_only is self.raw_head_only:
                     head = self.head
                 else:
                     if end > self.core.limits.header_bytes:
                         self._bad(exchange, "header_bytes")
                         return
                     try:
-                        head = self.head = read_response(raw, self.head_only)
+                        head = self.head = read_response(raw, head_only)
                     except BadResponse as error:
                         self._bad(exchange, str(error))
                         return
                     self.raw_head = raw
-                    self.raw_head_only = self.head_only
+                    self.raw_head_only = head_only
                 if head.status >= 200:
                     break
                 if head.status == 101:
@@ -161,7 +160,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
                 self._bad(exchange, "chunk")
                 return
             if used < size:
-                self.clean = False
+                self.usable = False
                 data = data[: end + used]
             exchange.response(head, data, end, False, [(end + start, end + to) for start, to in spans])
             if chunks.done and self.exchange is exchange:
@@ -169,7 +168,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             return
         left = self.left = head.content_length
         if 0 <= left < size:  # something came behind it
-            self.clean = False
+            self.usable = False
             exchange.response(head, data[: end + left], end, True)
             return
         self.in_body = True
@@ -188,7 +187,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
                 self._bad(exchange, "chunk")
                 return
             if used < len(data):
-                self.clean = False
+                self.usable = False
                 data = data[:used]
             exchange.response_body(data, spans)
             if chunks.done and self.exchange is exchange:
@@ -200,7 +199,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             return
         size = len(data)
         if size > left:
-            self.clean = False
+            self.usable = False
             data = data[:left]
             size = left
         self.left = left - size
@@ -214,7 +213,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         exchange.response_end(trailers)
 
     def _switched(self, exchange: FromServer, head: ResponseHead, rest: bytes) -> None:
-        if not self.upgrade or not head.upgrade:
+        if not self.asked.upgrade or not head.upgrade:
             self._bad(exchange, "101 that nobody asked for")
             return
         self.buffer = rest
@@ -254,11 +253,12 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
     ) -> None:
         self.exchange = exchange
-        self.idle_until = math.inf
-        self.head_only = head.method == b"HEAD"
-        self.upgrade = bool(head.upgrade)
-        out = head.outgoing
+        self.asked = head
         self.sent = end
+        out = head.printed()
+        if end and not buffer:  # the usual
+            self.transport.write(out)
+            return
         self.chunking = head.chunked and spans is None
         if self.chunking:
             if buffer:
@@ -293,10 +293,9 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     def release(self) -> None:
         self.exchange = None
-        if self.private or not self.clean or not self.sent or not self.head.keep_alive or self.closed:
+        if not (self.usable and self.sent and self.head.keep_alive) or self.closed:
             self.abort()
             return
-        self.in_body = False
         if self.paused:  # by the last piece of the response
             self.resume()
         self.reused = True
@@ -322,7 +321,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
     # From the process
 
     def due(self) -> float:
-        return self.idle_until
+        return self.idle_until if self.exchange is None else math.inf
 
     @serving
     def expire(self) -> None:

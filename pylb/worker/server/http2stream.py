@@ -94,7 +94,7 @@ class Http2ServerStream(ServerSide):
         bare = end and not piece
         try:
             self.number = connection.h2.get_next_available_stream_id()
-            headers = request_to_http2(head.outgoing, connection.scheme)
+            headers = request_to_http2(head.printed(), connection.scheme)
             connection.h2.send_headers(self.number, headers, end_stream=bare)
         except h2.exceptions.H2Error as error:
             self.closed = True
