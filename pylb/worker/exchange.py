@@ -400,7 +400,8 @@ class Exchange(FromClient, FromServer):
             self.client = None
             account(core, tx, True)
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
-            tx.answered_ns = 0
+            tx.server = tx.response = None
+            tx.first_byte_ns = tx.answered_ns = tx.bytes_out = 0
             spare = core.spare
             if len(spare) < SPARE:
                 spare.append(self)
