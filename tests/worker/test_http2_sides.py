@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, cast
 
 import h2.config
@@ -126,6 +127,7 @@ def test_a_server_that_is_connected_to_while_the_client_does_not_read_is_not_rea
     client.protocol.resume_writing()
     assert wire.servers[-1].reading
     assert exchange.due() == wire.worker.timeouts.server
+    exchange.connecting.cancel()
 
 
 def test_who_sends_and_does_not_read_is_waited_for_as_a_client() -> None:
@@ -138,6 +140,7 @@ def test_who_sends_and_does_not_read_is_waited_for_as_a_client() -> None:
     stream = client.protocol.streams[number]
     for end in (False, True):
         client.says(number, b"x", end)
+        assert stream.exchange.server_deadline == math.inf
         assert stream.due() == wire.worker.timeouts.client
     wire.worker.now = wire.worker.timeouts.client + 1
     client.protocol.expire()
@@ -237,9 +240,12 @@ def test_a_refused_stream_is_sent_again_where_that_is_safe(method: bytes) -> Non
     server.h2.reset_stream(first.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
     server.talk()
     again = method == b"GET"
-    assert len(wire.worker.stand_in.tasks) == again  # a connection is looked for
+    tasks = wire.worker.stand_in.tasks
+    assert len(tasks) == again  # a connection is looked for
     assert wire.statuses() == ([] if again else [502])
     assert wire.worker.counters[Field.RETRIES] == again
+    for task in tasks:
+        task.cancel()
 
 
 def test_a_body_in_chunks_arrives_as_data_and_comes_back_in_chunks() -> None:
