@@ -21,7 +21,18 @@ from pylb.worker.phases.account import CUT_SHORT
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 from tests.worker.stand_ins import (
-    GET, HEAD, HINTS, OK, POST, PUT, STREAM, SWITCH, FakeClient, FakeServer, Fault, Scene,
+    GET,
+    HEAD,
+    HINTS,
+    OK,
+    POST,
+    PUT,
+    STREAM,
+    SWITCH,
+    FakeClient,
+    FakeServer,
+    Fault,
+    Scene,
 )  # fmt: skip
 
 TIMEOUTS = Timeouts(connect=2.0, client=10.0, server=30.0, tunnel=100.0)
