@@ -69,7 +69,7 @@ class Exchange(FromClient, FromServer):
 
     __slots__ = (
         *("core", "tx", "client", "server"),
-        *("client_deadline", "server_deadline", "body_began", "unsent", "client_paused", "client_stuck", "plain"),
+        *("client_deadline", "server_deadline", "body_began", "unsent", "paused_at", "client_stuck", "plain"),
         *("request_done", "kept", "kept_spans", "trailers", "whole"),
         *("connecting", "connects_until", "waiting"),
     )
@@ -89,8 +89,8 @@ class Exchange(FromClient, FromServer):
         self.server_deadline = math.inf
         self.body_began = 0.0
         self.unsent = 0  # bytes that the client had not taken when last looked at
-        self.client_paused = False  # by us: the server doesn't take what it sends
-        self.client_stuck = False  # it doesn't take what is sent
+        self.paused_at: float | None = None  # since when the client isn't read: no server takes what it sends
+        self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
         # The request, as far as it may be sent again.
         self.request_done = True
         self.kept = b""  # of the body
@@ -146,7 +146,7 @@ class Exchange(FromClient, FromServer):
             if spans is not None:
                 self.kept_spans = (self.kept_spans or []) + [(kept + at, kept + to) for at, to in spans]
             self.kept += buffer  # bounded by this:
-            if len(self.kept) > _READ_AHEAD and not self.client_paused:
+            if len(self.kept) > _READ_AHEAD and self.paused_at is None:
                 self._pause_client()
 
     def request_end(self, trailers: Trailers = ()) -> None:
@@ -189,8 +189,7 @@ class Exchange(FromClient, FromServer):
         counted nowhere, as no request has come."""
         tx = self.tx
         tx.reason, tx.state, tx.local = reason, "R", True
-        for phase in tx.frontend.on_account:
-            phase(tx)
+        self._tell()
         tx.reset()
         self.core.keep(self)
 
@@ -244,6 +243,7 @@ class Exchange(FromClient, FromServer):
                 self._answered(result)
             else:
                 self.waiting = result
+                self.server_deadline = self.core.now + self.core.timeouts.server
                 result.start(self._after_waiting(number))
             return
         self._try()
@@ -296,6 +296,8 @@ class Exchange(FromClient, FromServer):
     def _send(self, side: ServerSide) -> None:
         self.server = side
         self.server_deadline = math.inf if self.client_stuck else self.core.now + self.core.timeouts.server
+        if self.paused_at is not None:  # until there was a server to take what it sends
+            self._resume_client()
         trailers = self.trailers
         end = self.request_done and not trailers
         side.request(self, cast(RequestHead, self.tx.head), self.kept, end, self.kept_spans)
@@ -318,8 +320,6 @@ class Exchange(FromClient, FromServer):
             self.tx.connected_ns = _now_ns()
             if server.failing:
                 server.works(core)
-            if self.client_paused:
-                self._resume_client()
             self._send(side)
         except Exception as error:
             self.connecting = None  # this task is not to be cancelled, it ends
@@ -370,6 +370,9 @@ class Exchange(FromClient, FromServer):
     # From the server side
 
     def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
+        client = self.client
+        if client is None:
+            return
         tx = self.tx
         tx.answered_ns = _now_ns()
         phases = tx.frontend.on_response
@@ -378,9 +381,6 @@ class Exchange(FromClient, FromServer):
                 head = phase(tx, head)
         tx.response = head
         tx.bytes_out = len(buffer) - at
-        client = self.client
-        if client is None:
-            return
         if end:
             side = self.server
             counted = tx.counted
@@ -444,8 +444,8 @@ class Exchange(FromClient, FromServer):
         tx.response = head
         tx.answered_ns = _now_ns()
         near = client.tunnel(head)
-        self.server = None
         far = side.tunnel()
+        self.server = None
         self.client_deadline = self.server_deadline = math.inf  # the tunnel has one
         Tunnel(core, near, far, head.upgrade, self._tunnel_over).start()
 
@@ -481,12 +481,12 @@ class Exchange(FromClient, FromServer):
             self._answer(error(status))
 
     def server_full(self) -> None:
-        if not self.client_paused and self.client is not None and not self.request_done:
+        if self.paused_at is None and self.client is not None and not self.request_done:
             self.plain = False
             self._pause_client()
 
     def server_ready(self) -> None:
-        if self.client_paused:
+        if self.paused_at is not None:
             self._resume_client()
 
     # Deadlines
@@ -514,7 +514,7 @@ class Exchange(FromClient, FromServer):
             self._end_state(Reason.CLIENT_LATE)
             self._leave_server()
             self._abort(Reason.CLIENT_LATE)
-        elif self.client_paused:
+        elif self.paused_at is not None:
             # It is we who don't read, since the server doesn't; the server's deadline decides.
             self.client_deadline = core.now + core.timeouts.client
         else:
@@ -525,11 +525,13 @@ class Exchange(FromClient, FromServer):
         if self.server is not None:
             self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
             return
-        # All tries together have taken too long; each has a limit of its own, so something is wrong.
+        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of its
+        # own, something is wrong.
+        status = 504 if self.waiting is None else 503
         self.core.counters[Field.TIMEOUTS] += 1
         self._end_state(Reason.CONNECT_LATE)
         self._leave_server()
-        self._answer(error(504))
+        self._answer(error(status))
 
     def _await_server(self) -> None:
         if not self.client_stuck:  # else it isn't read
@@ -544,12 +546,16 @@ class Exchange(FromClient, FromServer):
         )
 
     def _pause_client(self) -> None:
-        self.client_paused = True
+        self.paused_at = self.core.now
         if self.client is not None:
             self.client.pause()
 
     def _resume_client(self) -> None:
-        self.client_paused = False
+        paused_at, self.paused_at = self.paused_at, None
+        if paused_at is not None and not self.request_done:
+            self.body_began += self.core.now - paused_at  # its rate doesn't count meanwhile
+            if not self.client_stuck:
+                self._await_body()
         if self.client is not None:
             self.client.resume()
 
@@ -597,7 +603,7 @@ class Exchange(FromClient, FromServer):
         self._end_state(Reason.INTERNAL)
         try:
             self._leave_server()
-            if not self.tx.answered_ns:
+            if self.tx.response is None:  # nothing of one has been sent
                 client.last()
                 self._answer(error(500))
                 return
@@ -633,8 +639,17 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         self.client = None
         account(self.core, tx, whole)
-        for phase in tx.frontend.on_account:
-            phase(tx)
+        if tx.frontend.on_account:
+            self._tell()
         tx.reset()
         self._reset()
         self.core.keep(self)
+
+    def _tell(self) -> None:
+        """Have the phases of the account look at the transaction; an error there costs nobody anything."""
+        tx = self.tx
+        for phase in tx.frontend.on_account:
+            try:
+                phase(tx)
+            except Exception as error:
+                self.core.internal(error)

@@ -20,7 +20,10 @@ from pylb.worker.facts import Client
 
 
 class Wait(ABC):
-    """What a phase gives that can't say yet: the request waits, and goes on at the next phase."""
+    """What a phase gives that can't say yet: the request waits, and goes on at the next phase.
+
+    After ``timeouts.server`` the exchange cancels it and answers 503.
+    """
 
     @abstractmethod
     def start(self, go_on: Callable[[Answer | None], None]) -> None:
@@ -28,7 +31,7 @@ class Wait(ABC):
 
     @abstractmethod
     def cancel(self) -> None:
-        """The client has left; ``go_on`` must not be called any more."""
+        """The client has left, or it takes too long; ``go_on`` must not be called any more."""
 
 
 Result: TypeAlias = Answer | Wait | None

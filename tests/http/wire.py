@@ -38,9 +38,6 @@ class Task:
         self.coroutine = coroutine
         self.cancelled = False
 
-    def __del__(self) -> None:
-        self.coroutine.close()  # else Python warns of one that never ran
-
     def run(self) -> None:
         """Run it to its end; nothing in it may have to wait."""
         try:

@@ -70,6 +70,8 @@ def test_every_state_has_a_deadline(state: str) -> None:
     if timeout == "connect":
         limit = limit * (1 + wire.backend.retries) + 1
     assert min(due) == limit < math.inf
+    for task in wire.worker.stand_in.tasks:
+        task.cancel()
 
 
 def test_a_connect_that_never_ends_is_answered() -> None:
