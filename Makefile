@@ -27,6 +27,12 @@ test:
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy pylb controller bench tests
+	.venv/bin/lint-imports
+
+# Every module with its floor and size.
+.PHONY: modules
+modules: .venv/ready
+	.venv/bin/python -m tests.deploy.modules
 
 # Debian's programs that the benchmarks measure against or with.
 .PHONY: peers-installed

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from bench.balancer import free_port
 
 GOOD = """

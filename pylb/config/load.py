@@ -17,10 +17,11 @@ from pydantic import BaseModel, ValidationError
 
 from pylb.config.address import Address, parse_address
 from pylb.config.conflicts import conflicts
-from pylb.config.files import problems, read_regular
+from pylb.config.files import read_regular
 from pylb.config.model import Config
 from pylb.config.runtime import default_admin_path
-from pylb.net.messages import shown
+from pylb.config.trials import problems
+from pylb.excerpt import shown
 
 # The file has HAProxy's singular section names; the model holds lists of them.
 _SECTIONS = {"frontend": "frontends", "backend": "backends", "server": "servers"}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
+
 import httptools
 
 from pylb.http.errors import Refused

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pylb.excerpt import shown
+
 LARGEST = 1_000_000
 """No count, row or slot is as large."""
 
@@ -66,15 +68,6 @@ def wrong(message: Mapping[str, Any], known: Mapping[str, Mapping[str, _Test]]) 
         if not good(message[name]):
             return f"{name} of {shown(op)} is {shown(message[name])}"
     return ""
-
-
-def shown(value: Any, width: int = 60) -> str:
-    """A value for the log, cut where it is long (or too deep, or a number of too many digits to print)."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):
-        text = f"a {type(value).__name__} that can't be shown"
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def shortened(lines: list[str], most: int = 20, width: int = 300) -> list[str]:

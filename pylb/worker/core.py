@@ -21,11 +21,11 @@ from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
+from pylb.repeats import Repeats
 from pylb.scoreboard import REASONS, Field
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.facts import Client
 from pylb.worker.recall import Recalls
-from pylb.worker.repeats import Repeats
 
 WRITE_BUFFER = 512 * 1024
 """Bytes written and not yet taken by the kernel, per side, above which the other side is not read."""

@@ -14,7 +14,6 @@ import base64
 import itertools
 import logging
 import socket
-import time
 from collections import deque
 from typing import Any
 

@@ -8,11 +8,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bench.load import Outcome
 from rich.console import Console
 
 from bench.figure_drawing import adaptive, claims, standard_error, write
 from bench.figures import CONNECTIONS, QUANTILES, TURNS, name_of, summary, variants
-from bench.load import Outcome
 from bench.setups import SETUPS
 
 

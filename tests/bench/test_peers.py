@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
 from bench.peer_processes import start
+
 from bench.peers import idle_memory, parse_wrk
 from bench.peers_report import idle_table, middle, ratios, table
 

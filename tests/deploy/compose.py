@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from bench.balancer import free_port
 
 ROOT = Path(__file__).parents[2]

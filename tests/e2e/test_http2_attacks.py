@@ -12,6 +12,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import pytest
+from bench.balancer import Balancer
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
@@ -25,7 +26,6 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from bench.balancer import Balancer
 from tests.e2e.http2client import Client, Fields, nothing_left
 from tests.e2e.origin import Origin
 

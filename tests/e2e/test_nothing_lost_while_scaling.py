@@ -8,6 +8,7 @@ import signal
 
 from bench.balancer import Balancer
 from bench.clients import Tally, connection_per_request, keep_alive_clients
+
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pylb.scoreboard import Field
+from pylb.worker.exchange import Exchange
 from tests.http.wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -42,6 +43,26 @@ def test_pipelined_requests_are_answered_though_the_client_has_closed_its_side()
     wire.server_sends(OK)
     assert wire.statuses() == [200, 200]
     assert wire.client_closed
+
+
+@pytest.mark.parametrize("pieces", [[GET], [GET[:9], GET[9:]], [POST, b"0123456789"]])
+def test_nothing_of_a_request_is_left_for_the_next_one(pieces: list[bytes]) -> None:
+    wire = Wire()
+    for piece in pieces:
+        wire.client_sends(piece)
+    wire.server_sends(OK)
+    (kept,) = wire.worker.spare
+    new = Exchange(wire.worker)
+    # What is set for each request, and where the last server was.
+    always = {"core", "tx", "server_deadline", "client", "frontend", "backend", "index"}
+    always |= {"began_ns", "ended_ns"}
+    for one, other in ((kept, new), (kept.tx, new.tx)):
+        for name in set(one.__slots__) - always:
+            assert getattr(one, name) == getattr(other, name), name
+    assert kept.client is None
+    served = list(wire.backend.times)
+    wire.client_sends(b"NONSENSE\r\n\r\n")
+    assert wire.backend.times == served
 
 
 def test_half_a_request_is_over_when_the_client_is() -> None:

@@ -22,7 +22,18 @@ from pylb.worker.reasons import Reason
 from pylb.worker.sides import Spans
 from pylb.worker.transaction import Transaction
 from tests.worker.stand_ins import (
-    GET, HEAD, HINTS, OK, POST, PUT, STREAM, SWITCH, FakeClient, FakeServer, Fault, Scene,
+    GET,
+    HEAD,
+    HINTS,
+    OK,
+    POST,
+    PUT,
+    STREAM,
+    SWITCH,
+    FakeClient,
+    FakeServer,
+    Fault,
+    Scene,
 )  # fmt: skip
 
 TIMEOUTS = Timeouts(connect=2.0, client=10.0, server=30.0, tunnel=100.0)

@@ -28,6 +28,8 @@ import h2.events
 import pytest
 import trustme
 import uvloop
+from pylb.worker.listener import Listener
+from pylb.worker.pool import Upstream
 
 import pylb.worker
 from pylb.config.load import from_document
@@ -36,9 +38,7 @@ from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
-from pylb.worker.listener import Listener
-from pylb.worker.main import Worker
-from pylb.worker.pool import Upstream
+from pylb.worker.process import Worker
 
 FOLDER = Path(pylb.worker.__file__).parent
 ROW, OTHER = 0, 1

@@ -12,7 +12,7 @@ from pylb.config.load import from_document
 from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, State
 from pylb.worker.context import WorkerContext
-from pylb.worker.main import Worker
+from pylb.worker.process import Worker
 
 ROW, OTHER = 0, 1
 

@@ -29,16 +29,14 @@ import termios
 from array import array
 from collections.abc import Callable
 
-import h2.config
 import h2.errors
 import h2.events
 import h2.exceptions
-import h2.settings
 from hyperframe.frame import GoAwayFrame
 
 from pylb.http.errors import Refused
-from pylb.http.flood import Budget
-from pylb.http.frames import H2Connection
+from pylb.http.flood import Patience
+from pylb.http.frames import towards_client
 from pylb.http.translate import trailers_to_http1
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
@@ -51,9 +49,6 @@ from pylb.worker.guard import guarded
 MAX_STREAMS = 100
 WINDOW = 256 * 1024  # bytes that a client may send ahead, per stream
 _CONNECTION_WINDOW = 1 << 20
-# Who downloads sends window updates, most often Go's client: two for each 4 KiB that it has read.
-_BYTES_PER_UPDATE = 1024
-_MOST_UPDATES = 10_000  # however much was downloaded
 _ENHANCE_YOUR_CALM = int(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 _ANY_STREAM = (1 << 31) - 1
 GRACE = 2.0
@@ -86,25 +81,9 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self._unsent = 0  # bytes that weren't taken when last looked at
         self._last_stream = 0
         self._flushing = False
-        # Resets of unfinished streams, and frames that ask for nothing.
-        self._resets = Budget(100, 20)
-        self._chatter = Budget(1000, 200)
-        self._updates = 0  # window updates that answer what we have sent
-        config = h2.config.H2Configuration(client_side=False, header_encoding=False)
-        self.h2 = H2Connection(config)
-        codes = h2.settings.SettingCodes
-        limit = core.limits.header_bytes
-        self.h2.local_settings = h2.settings.Settings(
-            client=False,
-            initial_values={
-                codes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-                codes.INITIAL_WINDOW_SIZE: WINDOW,
-                codes.MAX_HEADER_LIST_SIZE: limit,
-                codes.ENABLE_CONNECT_PROTOCOL: 1,
-            },
-        )
-        # Holds from the first byte, acknowledged or not; room for HPACK's 32 bytes of overhead per field.
-        self.h2.decoder.max_header_list_size = limit + 32 * core.limits.header_count
+        self._patience = Patience()
+        limits = core.limits
+        self.h2 = towards_client(limits.header_bytes, limits.header_count, MAX_STREAMS, WINDOW)
 
     # From the process
 
@@ -246,7 +225,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
             return
         if self.h2.silent:
             count, self.h2.silent = self.h2.silent, 0
-            if self._too_many_updates(count):
+            if self._had_enough(self._patience.updates, count):
                 return
         for event in events:
             handler = _HANDLERS.get(type(event))
@@ -287,13 +266,9 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         frame = GoAwayFrame(0, last_stream_id=self._last_stream, error_code=code)
         self.transport.write(frame.serialize())
 
-    def _too_many_updates(self, count: int) -> bool:
-        free = min(count, self._updates)
-        self._updates -= free
-        return count > free and self._too_much(self._chatter, count - free)
-
-    def _too_much(self, budget: Budget, cost: int = 1) -> bool:
-        if budget.spend(self.core.loop.time(), cost):
+    def _had_enough(self, spend: Callable[..., bool], *count: int) -> bool:
+        """Spend of the `Patience` that one has with the client; where there is none left, end."""
+        if spend(self.core.loop.time(), *count):
             return False
         self.core.count_refusal(Refused(400, "http2"))
         self._goaway(_ENHANCE_YOUR_CALM)
@@ -320,7 +295,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     def _data(self, event: h2.events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)
         length = event.flow_controlled_length or 0
-        if not event.data and event.stream_ended is None and self._too_much(self._chatter):
+        if not event.data and event.stream_ended is None and self._had_enough(self._patience.noise):
             return
         if stream is None:
             self.acknowledge(event.stream_id or 0, length)
@@ -340,12 +315,12 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     def _reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id or 0)
         if stream is not None:
-            if self._too_much(self._resets):
+            if self._had_enough(self._patience.reset):
                 return
             stream.gone()
 
     def _window(self, event: h2.events.WindowUpdated) -> None:
-        if self._too_many_updates(1):
+        if self._had_enough(self._patience.updates, 1):
             return
         if event.stream_id:
             stream = self.streams.get(event.stream_id)
@@ -356,10 +331,10 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
                 self._of(stream, stream.push)
 
     def _noise(self, event: h2.events.Event) -> None:
-        self._too_much(self._chatter)
+        self._had_enough(self._patience.noise)
 
     def _settings(self, event: h2.events.Event) -> None:
-        if not self._too_much(self._chatter):
+        if not self._had_enough(self._patience.noise):
             for stream in list(self.streams.values()):
                 self._of(stream, stream.push)  # the initial window may have grown
 
@@ -368,7 +343,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         if not self.streams:
             self._close()
         else:
-            self._too_much(self._chatter)
+            self._had_enough(self._patience.noise)
 
     # From the streams
 
@@ -377,8 +352,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         return self.transport.get_write_buffer_size()
 
     def sent(self, size: int) -> None:
-        # The client may answer it with window updates.
-        self._updates = min(self._updates + 2 + size // _BYTES_PER_UPDATE, _MOST_UPDATES)
+        self._patience.sent(size)
 
     def acknowledge(self, number: int, length: int) -> None:
         if length and not self.closed:

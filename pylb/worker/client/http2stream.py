@@ -252,13 +252,12 @@ class Http2Stream(ClientSide, Pipe):
             # To a CONNECT this would mean that there is a tunnel (RFC 8441 §5).
             exchange.unusable(f"{head.status} to a request for another protocol")
             return
-        body = buffer[at:] if spans is None else contents(buffer, spans)
+        piece = contents(buffer, spans) if spans is not None else buffer[at:]
         # In one frame where there is no body: gRPC reads such a head as its trailers.
-        self._ended = end and not body
+        self._ended = end and not piece
         if not self._headers(response_to_http2(head.out), self._ended):
             return
-        if body:
-            self._write(body)
+        self._write(piece)
         if end:
             self._finish()
         else:
@@ -268,10 +267,8 @@ class Http2Stream(ClientSide, Pipe):
         self._headers(response_to_http2(head.out))
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
-        piece = contents(buffer, spans)
-        if piece:
-            self._write(piece)
-            self.push()
+        self._write(contents(buffer, spans))
+        self.push()
 
     def end(self, trailers: Trailers) -> None:
         self._trailers = trailers_to_http2(trailers)

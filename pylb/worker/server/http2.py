@@ -11,13 +11,11 @@ import asyncio
 import math
 from collections.abc import Callable
 
-import h2.config
 import h2.errors
 import h2.events
 import h2.exceptions
-import h2.settings
 
-from pylb.http.frames import H2Connection
+from pylb.http.frames import towards_server
 from pylb.worker import core as core_
 from pylb.worker.backend import Server, Shared
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -45,17 +43,8 @@ class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Pro
         self.streams: dict[int, Http2ServerStream] = {}
         self.idle_until = math.inf
         self._flushing = False
-        config = h2.config.H2Configuration(client_side=True, header_encoding=False)
-        self.h2 = H2Connection(config)
-        self.h2.local_settings = h2.settings.Settings(
-            client=True,
-            initial_values={
-                h2.settings.SettingCodes.ENABLE_PUSH: 0,
-                h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW,
-            },
-        )
         limits = core.limits
-        self.h2.decoder.max_header_list_size = limits.header_bytes + 32 * limits.header_count
+        self.h2 = towards_server(limits.header_bytes, limits.header_count, _WINDOW)
 
     @property
     def free(self) -> bool:

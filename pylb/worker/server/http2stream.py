@@ -87,11 +87,11 @@ class Http2ServerStream(ServerSide):
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
     ) -> None:
-        body = contents(buffer, spans)
         self.exchange = exchange
         self._head_only = head.method == b"HEAD"
         connection = self.connection
-        bare = end and not body
+        piece = contents(buffer, spans)
+        bare = end and not piece
         try:
             self.number = connection.h2.get_next_available_stream_id()
             headers = request_to_http2(head.printed(), connection.scheme)
@@ -103,19 +103,16 @@ class Http2ServerStream(ServerSide):
         connection.stream_begun(self)
         self._whole = end
         self._sent = bare
-        if not bare:
-            if body:
-                self._queue.append(body)
-                self._queued = len(body)
-            self.push()
+        self._add(piece)
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
-        piece = contents(buffer, spans)
-        if not piece:
-            return
-        self._queue.append(piece)
-        self._queued += len(piece)
-        self.push()
+        self._add(contents(buffer, spans))
+
+    def _add(self, piece: bytes) -> None:
+        if piece:
+            self._queue.append(piece)
+            self._queued += len(piece)
+            self.push()
 
     def end(self, trailers: Trailers) -> None:
         self._trailers = trailers
