@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from pylb.http.body import body_deadline
 from pylb.http.errors import Answer, Refused, error
 from pylb.http.request import IDEMPOTENT, RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
+from pylb.worker.body import Body
 from pylb.worker.core import SPARE, Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
@@ -37,7 +37,6 @@ from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide, Sp
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
 
-_READ_AHEAD = 65536  # bytes of a body kept while a server is connected to; reading stops above it
 _SLACK = 1.0  # seconds that a task may be late
 
 _now_ns = time.monotonic_ns
@@ -69,9 +68,8 @@ class Exchange(FromClient, FromServer):
 
     __slots__ = (
         *("core", "tx", "client", "server"),
-        *("client_deadline", "server_deadline", "body_began", "unsent", "paused_at", "client_stuck", "plain"),
-        *("request_done", "kept", "kept_spans", "trailers", "whole"),
-        *("connecting", "connects_until", "waiting"),
+        *("client_deadline", "server_deadline", "unsent", "client_stuck"),
+        *("plain", "body", "waiting", "connecting", "connects_until"),
     )
 
     def __init__(self, core: Core) -> None:
@@ -87,20 +85,13 @@ class Exchange(FromClient, FromServer):
         # Deadlines, on the worker's clock.
         self.client_deadline = math.inf
         self.server_deadline = math.inf
-        self.body_began = 0.0
         self.unsent = 0  # bytes that the client had not taken when last looked at
-        self.paused_at: float | None = None  # since when the client isn't read: no server takes what it sends
         self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
-        # The request, as far as it may be sent again.
-        self.request_done = True
-        self.kept = b""  # of the body
-        self.kept_spans: Spans = None
-        self.trailers: Trailers = ()
-        self.whole = True  # what is kept is the whole request
-        # What is waited for.
+        # What the request has, and what it waits for.
+        self.body: Body | None = None
+        self.waiting: Wait | None = None
         self.connecting: asyncio.Task[None] | None = None
         self.connects_until = math.inf  # when one of the tries must have succeeded
-        self.waiting: Wait | None = None
 
     # From the client side
 
@@ -110,17 +101,10 @@ class Exchange(FromClient, FromServer):
         self.client = client
         tx = self.tx
         tx.head = head
-        if buffer:
+        if buffer or not end:
             self.plain = False
-            self.kept = buffer
             tx.bytes_in = len(buffer)
-        if spans is not None:
-            self.plain = False
-            self.kept_spans = spans
-        if not end:
-            self.plain = False
-            self.request_done = self.whole = False
-            self.body_began = self.core.now
+            self.body = Body(buffer, spans, end, self.core.now)
             self._await_body()
         phases = tx.frontend.on_request
         if phases:
@@ -134,32 +118,26 @@ class Exchange(FromClient, FromServer):
         if tx.bytes_in > tx.frontend.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
+        body = self.body
+        if body is None:
+            return  # it has said that this was all
+        self._await_body()
         server = self.server
-        if not self.client_stuck:
-            self._await_body()
         if server is not None:
-            self.whole = False
+            body.whole = False
             self._await_server()
             server.body(buffer, spans)
-        else:
-            kept = len(self.kept)
-            if spans is not None:
-                self.kept_spans = (self.kept_spans or []) + [(kept + at, kept + to) for at, to in spans]
-            self.kept += buffer  # bounded by this:
-            if len(self.kept) > _READ_AHEAD and self.paused_at is None:
-                self._pause_client()
+        elif not body.keep(buffer, spans):
+            self.server_full()
 
     def request_end(self, trailers: Trailers = ()) -> None:
-        self.request_done = True
-        if not self.client_stuck:
-            self.client_deadline = math.inf
         server = self.server
+        if self.body is not None:
+            self.body.end(trailers, server is None)
+        self._await_body()
         if server is not None:
             self._await_server()
             server.end(trailers)
-        else:
-            self.trailers = trailers
-            self.whole = True
 
     def refuse(self, refused: Refused, client: ClientSide | None = None) -> None:
         if client is not None:
@@ -203,10 +181,7 @@ class Exchange(FromClient, FromServer):
 
     def client_ready(self) -> None:
         self.client_stuck = False
-        if self.request_done:
-            self.client_deadline = math.inf
-        else:
-            self._await_body()
+        self._await_body()
         if self.server is not None:
             self.server_deadline = self.core.now + self.core.timeouts.server
             self.server.resume()
@@ -295,14 +270,17 @@ class Exchange(FromClient, FromServer):
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
-        self.server_deadline = math.inf if self.client_stuck else self.core.now + self.core.timeouts.server
-        if self.paused_at is not None:  # until there was a server to take what it sends
-            self._resume_client()
-        trailers = self.trailers
-        end = self.request_done and not trailers
-        side.request(self, cast(RequestHead, self.tx.head), self.kept, end, self.kept_spans)
-        if trailers and self.server is side:
-            side.end(trailers)
+        self._await_server()
+        head = cast(RequestHead, self.tx.head)
+        body = self.body
+        if body is None:
+            side.request(self, head, b"", True)
+        else:
+            self.server_ready()  # who takes what the client sends
+            trailers = body.trailers
+            side.request(self, head, body.kept, body.done and not trailers, body.spans)
+            if trailers and self.server is side:
+                side.end(trailers)
         if self.client_stuck and self.server is side:
             side.pause()
 
@@ -406,7 +384,8 @@ class Exchange(FromClient, FromServer):
             if len(spare) < SPARE:
                 spare.append(self)
         else:
-            self.kept = b""
+            if self.body is not None:
+                self.body.kept = b""  # it won't be sent again
             self._await_server()
             client.respond(head, buffer, at, False, spans)
 
@@ -458,7 +437,8 @@ class Exchange(FromClient, FromServer):
         head = tx.head
         self.plain = False
         self._end_state(reason)
-        safe = self.whole and head is not None and head.method in IDEMPOTENT and not tx.answered_ns
+        body = self.body
+        safe = (body is None or body.whole) and head is not None and head.method in IDEMPOTENT and not tx.answered_ns
         if reason is Reason.SERVER_STALE and safe:
             # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
             self._leave_server()
@@ -481,13 +461,17 @@ class Exchange(FromClient, FromServer):
             self._answer(error(status))
 
     def server_full(self) -> None:
-        if self.paused_at is None and self.client is not None and not self.request_done:
-            self.plain = False
-            self._pause_client()
+        body = self.body
+        if body is not None and not body.done and not body.paused and self.client is not None:
+            body.pause(self.core.now)
+            self.client.pause()
 
     def server_ready(self) -> None:
-        if self.paused_at is not None:
-            self._resume_client()
+        body = self.body
+        if body is not None and body.paused and self.client is not None:
+            body.resume(self.core.now)
+            self._await_body()
+            self.client.resume()
 
     # Deadlines
 
@@ -514,7 +498,7 @@ class Exchange(FromClient, FromServer):
             self._end_state(Reason.CLIENT_LATE)
             self._leave_server()
             self._abort(Reason.CLIENT_LATE)
-        elif self.paused_at is not None:
+        elif self.body is not None and self.body.paused:
             # It is we who don't read, since the server doesn't; the server's deadline decides.
             self.client_deadline = core.now + core.timeouts.client
         else:
@@ -534,30 +518,21 @@ class Exchange(FromClient, FromServer):
         self._answer(error(status))
 
     def _await_server(self) -> None:
-        if not self.client_stuck:  # else it isn't read
-            self.server_deadline = self.core.now + self.core.timeouts.server
+        """The server has to do something next, unless it isn't read since the client is stuck."""
+        stuck = self.client_stuck
+        self.server_deadline = math.inf if stuck else self.core.now + self.core.timeouts.server
 
     def _await_body(self) -> None:
-        core = self.core
-        frontend = self.tx.frontend
-        idle = core.timeouts.client
-        self.client_deadline = body_deadline(
-            core.now, idle, frontend.body_rate, self.body_began, self.tx.bytes_in
-        )
-
-    def _pause_client(self) -> None:
-        self.paused_at = self.core.now
-        if self.client is not None:
-            self.client.pause()
-
-    def _resume_client(self) -> None:
-        paused_at, self.paused_at = self.paused_at, None
-        if paused_at is not None and not self.request_done:
-            self.body_began += self.core.now - paused_at  # its rate doesn't count meanwhile
-            if not self.client_stuck:
-                self._await_body()
-        if self.client is not None:
-            self.client.resume()
+        """The client has to send more of the request, if there is more."""
+        if self.client_stuck:
+            return  # it has to take of the response
+        body = self.body
+        if body is None or body.done:
+            self.client_deadline = math.inf
+        else:
+            core = self.core
+            idle, rate = core.timeouts.client, self.tx.frontend.body_rate
+            self.client_deadline = body.deadline(core.now, idle, rate, self.tx.bytes_in)
 
     # Ends
 
