@@ -357,8 +357,6 @@ class Exchange(FromClient, FromServer):
         if phases:
             for phase in phases:
                 head = phase(tx, head)
-        tx.response = head
-        tx.bytes_out = len(buffer) - at
         if end:
             side = self.server
             counted = tx.counted
@@ -366,6 +364,8 @@ class Exchange(FromClient, FromServer):
             if counted is not None and side is not None:
                 counted.active[counted.row] -= 1
                 side.release()
+            tx.response = head
+            tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
@@ -387,6 +387,8 @@ class Exchange(FromClient, FromServer):
             if self.body is not None:
                 self.body.kept = b""  # it won't be sent again
             self._await_server()
+            tx.response = head
+            tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, False, spans)
 
     def interim(self, head: ResponseHead) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pylb.http.body import RequestBody, body_deadline
 from pylb.http.errors import Refused
+from pylb.worker.sides import contents
 
 
 @given(st.binary(max_size=200), st.binary(max_size=50), st.booleans(), st.lists(st.integers(1, 40)))
@@ -20,15 +21,15 @@ def test_however_it_is_cut_the_body_ends_where_it_ends(
         raw = content
     stream = raw + behind
     body = RequestBody(chunked, len(content))
-    payload, taken = body.feed(b"")
-    position = 0
-    for size in [*cuts, len(stream)]:
+    payload = b""
+    taken = position = 0
+    for size in [0, *cuts, len(stream)]:
         if body.done:
             break
         piece = stream[position : position + size]
         position += len(piece)
-        more, used = body.feed(piece)
-        payload += more
+        used, spans = body.feed(piece)
+        payload += contents(piece[:used], spans)
         taken += used
     assert body.done
     assert taken == len(raw)
@@ -38,7 +39,7 @@ def test_however_it_is_cut_the_body_ends_where_it_ends(
 
 def test_broken_chunks_are_refused() -> None:
     body = RequestBody(True, 0)
-    assert body.feed(b"5\r\nabc") == (b"abc", 6)
+    assert body.feed(b"5\r\nabc") == (6, [(3, 6)])
     with pytest.raises(Refused) as caught:
         body.feed(b"defgh")
     assert caught.value.status == 400

@@ -26,7 +26,9 @@ from pylb.worker import exchange as exchange_
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, FromClient, FromPipe, FromServer, Pipe, ServerSide, Trailers
+from pylb.worker.sides import (
+    ClientSide, FromClient, FromPipe, FromServer, Pipe, ServerSide, Spans, Trailers, contents,
+)  # fmt: skip
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore, Transport
 
@@ -41,7 +43,7 @@ class Fault(Exception):
 def request_head(raw: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> RequestHead:
     """A request's head, read."""
     head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits())
-    head.parse(raw)
+    head.read(raw)
     return head
 
 
@@ -58,6 +60,10 @@ OK = response_head()
 STREAM = response_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 HINTS = response_head(b"HTTP/1.1 103 Early Hints\r\n\r\n")
 SWITCH = response_head(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+
+
+def _contents(buffer: bytes, at: int, spans: Spans) -> bytes:
+    return buffer[at:] if spans is None else contents(buffer, spans)
 
 
 class Told:
@@ -143,18 +149,18 @@ class FakeClient(Told, ClientSide):
         self.over = False
         """Whether the exchange is over for it."""
 
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         assert not self.over
         self.over = end
-        self.hear("respond", head.status, buffer[at:], end)
+        self.hear("respond", head.status, _contents(buffer, at, spans), end)
 
     def interim(self, head: ResponseHead) -> None:
         assert not self.over
         self.hear("interim", head.status)
 
-    def body(self, piece: bytes) -> None:
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
         assert not self.over
-        self.hear("body", piece)
+        self.hear("body", contents(buffer, spans))
 
     def end(self, trailers: Trailers) -> None:
         assert not self.over
@@ -200,13 +206,15 @@ class FakeServer(Told, ServerSide):
         self.free = True
         """Whether it works for nobody."""
 
-    def request(self, exchange: FromServer, head: RequestHead | None, body: bytes, end: bool) -> None:
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.free = False
-        self.hear("request", head.method if head is not None else None, body, end)
+        self.hear("request", head.method, contents(buffer, spans), end)
 
-    def body(self, piece: bytes) -> None:
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
         assert not self.free
-        self.hear("body", piece)
+        self.hear("body", contents(buffer, spans))
 
     def end(self, trailers: Trailers) -> None:
         assert not self.free
@@ -390,12 +398,16 @@ class FakeExchange(Told, FromClient, FromServer):
 
     # From a client side
 
-    def request(self, client: ClientSide, head: RequestHead | None, body: bytes, end: bool) -> None:
+    def request(
+        self, client: ClientSide, head: RequestHead | None, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
         self.client = client
-        self.hear("request", head.method if head is not None else None, body, end)
+        self.hear("request", head.method if head is not None else None, contents(buffer, spans), end)
 
-    def request_body(self, piece: bytes) -> None:
-        self.hear("request_body", piece)
+    def request_body(self, buffer: bytes, spans: Spans = None) -> None:
+        piece = contents(buffer, spans)
+        if piece:  # else it is framing only
+            self.hear("request_body", piece)
 
     def request_end(self, trailers: Trailers) -> None:
         self.hear("request_end", list(trailers))
@@ -427,14 +439,16 @@ class FakeExchange(Told, FromClient, FromServer):
 
     # From a server side
 
-    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
-        self.hear("response", head.status, buffer[at:], end)
+    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
+        self.hear("response", head.status, _contents(buffer, at, spans), end)
 
     def interim(self, head: ResponseHead) -> None:
         self.hear("interim", head.status)
 
-    def response_body(self, piece: bytes) -> None:
-        self.hear("response_body", piece)
+    def response_body(self, buffer: bytes, spans: Spans = None) -> None:
+        piece = contents(buffer, spans)
+        if piece:
+            self.hear("response_body", piece)
 
     def response_end(self, trailers: Trailers) -> None:
         self.hear("response_end", list(trailers))

@@ -19,6 +19,7 @@ from pylb.worker.exchange import begin
 from pylb.worker.frontend import Wait
 from pylb.worker.phases.account import CUT_SHORT
 from pylb.worker.reasons import Reason
+from pylb.worker.sides import Spans
 from pylb.worker.transaction import Transaction
 from tests.worker.stand_ins import (
     GET,
@@ -195,7 +196,7 @@ def test_a_phase_that_refuses_ends_it(scene: Scene) -> None:
     ran = _phases(scene, Refused(413, "body_bytes"), None)
     scene.request(POST, b"much", False)
     assert ran == [0]
-    assert scene.client.words() == ["respond"] and scene.client.told[0][1] == 413
+    assert scene.client.words() == ["last", "respond"] and scene.client.told[1][1] == 413
     assert scene.over()["reason"] is Reason.REFUSED
     assert scene.count == {"REQUESTS": 1, "STATUS_4XX": 1, "REFUSED": 1}
 
@@ -265,9 +266,9 @@ def test_phases_of_a_response_change_its_head_and_of_pylbs_own_too(scene: Scene)
     heads: list[bytes] = []
     respond = scene.client.respond
 
-    def noted(head: ResponseHead, buffer: bytes, at: int, end: bool) -> None:
+    def noted(head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         heads.append(head.out)
-        respond(head, buffer, at, end)
+        respond(head, buffer, at, end, spans)
 
     scene.client.respond = noted  # type: ignore[method-assign]
     scene.request()
@@ -443,6 +444,19 @@ def test_only_so_much_is_kept_while_a_server_is_connected_to(cold: Scene) -> Non
     assert len(server.received) == sent
 
 
+def test_chunks_that_are_kept_stay_as_they_came(cold: Scene) -> None:
+    cold.tell(cold.exchange.request, cold.client, PUT, b"3\r\none\r", False, [(3, 6)])
+    cold.tell(cold.exchange.request_body, b"\n", [])
+    cold.tell(cold.exchange.request_body, b"3\r\ntwo\r\n0\r\n\r\n", [(3, 6)])
+    cold.tell(cold.exchange.request_end, ())
+    first, second = FakeServer(), FakeServer()
+    cold.connect(first)
+    assert first.told == [("request", b"PUT", b"onetwo", True)]
+    cold.tell(cold.exchange.server_gone, Reason.SERVER_STALE, "why")
+    cold.connect(second)
+    assert second.told == first.told[:1]
+
+
 def test_while_the_client_is_stuck_the_silence_of_the_server_is_not_its_fault(scene: Scene) -> None:
     """Even though the client still sends: the server isn't read meanwhile."""
     scene.request(POST, b"a", False)
@@ -564,6 +578,52 @@ def test_a_server_that_goes_silent_within_its_response(scene: Scene) -> None:
     assert scene.client.told[-1] == ("abort", Reason.SERVER_LATE)
     account = scene.over()
     assert (account["reason"], account["state"], account["bytes_out"]) == (Reason.SERVER_LATE, "D", 2)
+
+
+# A client side that can't pass a response on
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_a_response_that_the_client_side_cannot_pass_on(scene: Scene, end: bool) -> None:
+    respond = scene.client.respond
+
+    def cannot(head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
+        scene.client.respond = respond  # type: ignore[method-assign]
+        scene.exchange.unusable("no such field")
+
+    scene.client.respond = cannot  # type: ignore[method-assign]
+    scene.request()
+    server = scene.server
+    scene.tell(scene.exchange.response, OK, b"ok", 0, end)
+    assert scene.client.told[-1][:2] == ("respond", 502)
+    assert server.words()[-1] == ("release" if end else "abort")
+    account = scene.over()
+    assert (account["reason"], account["own"]) == (Reason.SERVER_BAD, True)
+    assert scene.core.said[0].endswith(": bad response: no such field")
+    assert scene.backend.servers[0].errors == 1
+    assert scene.count == {"REQUESTS": 1, "STATUS_5XX": 1}
+
+
+def test_an_exchange_after_the_usual_one_knows_nothing_of_it(scene: Scene) -> None:
+    """The usual request is set back in a shorter way."""
+    scene.frontend.on_account, log = (), scene.frontend.on_account
+    scene.request()
+    scene.tell(scene.exchange.response, OK, b"ok", 0, True)
+    scene.frontend.on_account = log
+    assert scene.core.spare == [scene.exchange]
+    scene.client = FakeClient(scene.facts)
+    scene.exchange = begin(scene.core, scene.facts, scene.frontend)
+    scene.tell(scene.exchange.refuse, Refused(400, "syntax"), scene.client)
+    (account,) = scene.accounts
+    assert account["local"] and account["server"] is None and account["connected_ns"] == 0
+    assert sum(scene.core.times[:-1]) == 1
+    scene.accounts.clear()
+    scene.client = FakeClient(scene.facts)
+    scene.exchange = begin(scene.core, scene.facts, scene.frontend)
+    scene.request()
+    scene.tell(scene.exchange.client_gone, Reason.CLIENT_GONE)
+    (account,) = scene.accounts
+    assert account["response"] is None and account["bytes_out"] == 0
 
 
 # Ends: each reason, in each state

@@ -213,6 +213,39 @@ def test_a_body_in_chunks(line: Line) -> None:
     assert line.answer() == OK.out + b"ok"
 
 
+_CHUNKS = b"3;x=y\r\none\r\n4\r\ntwo!\r\n"
+_SPANS = [(7, 10), (15, 19)]
+
+
+@pytest.mark.parametrize("request_", [GET, CLOSE])
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_body_that_came_in_chunks_goes_out_as_it_came(line: Line, request_: bytes, changed: bool) -> None:
+    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + b"Keep-Alive: 5\r\n" * changed + b"\r\n"
+    at = len(raw)
+    line.comes(request_)
+    spans = [(start + at, end + at) for start, end in _SPANS]
+    line.codec.respond(response_head(raw), raw + _CHUNKS, at, False, spans)
+    line.codec.body(b"0\r\nA: b\r", [])
+    line.codec.body(b"\n\r\n", [])
+    line.codec.end([b"A: b"])
+    out = STREAM.out[:-2] + b"Connection: close\r\n" * (request_ is CLOSE) + b"\r\n"
+    assert line.transport.take() == out + _CHUNKS + b"0\r\nA: b\r\n\r\n"
+    assert line.transport.closed is (request_ is CLOSE)
+
+
+@pytest.mark.parametrize("request_", [OLD, OLD_KEPT])
+def test_of_a_body_in_chunks_http_1_0_gets_the_contents(line: Line, request_: bytes) -> None:
+    at = len(STREAM.out)
+    line.comes(request_)
+    spans = [(start + at, end + at) for start, end in _SPANS]
+    line.codec.respond(STREAM, STREAM.out + _CHUNKS, at, False, spans)
+    line.codec.body(_CHUNKS, _SPANS)
+    line.codec.body(b"0\r\nA: b\r\n\r\n", [])
+    line.codec.end([b"A: b"])
+    assert line.transport.take() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nonetwo!onetwo!"
+    assert line.transport.closed
+
+
 @pytest.mark.parametrize("head", [STREAM, OPEN])
 def test_to_http_1_0_only_the_close_ends_a_body_of_unknown_length(line: Line, head: Any) -> None:
     line.comes(OLD_KEPT)
@@ -513,7 +546,7 @@ def test_an_error_in_a_callback_is_handed_back_too(line: Line, callback: str) ->
 def test_a_head_whose_reading_raises_is_a_request_all_the_same(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1.RequestHead, "parse", lambda head, raw: {}[raw])
+    monkeypatch.setattr(http1.RequestHead, "read", lambda head, raw: {}[raw])
     assert line.comes(GET) == [("crashed", KeyError)]
     assert line.exchanges[0].client is cast(object, line.codec)
 

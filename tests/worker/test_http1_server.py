@@ -80,7 +80,7 @@ def line() -> Line:
 
 def test_a_small_response_passes_as_it_came(line: Line) -> None:
     line.codec.request(line.exchange, GET, b"", True)
-    assert line.transport.take() == GET.outgoing
+    assert line.transport.take() == GET.printed()
     seen: list[tuple[bytes, int]] = []
     response = line.exchange.response
     line.exchange.response = lambda head, buffer, at, end: (  # type: ignore[method-assign]
@@ -274,7 +274,7 @@ def test_what_is_idle_for_too_long_is_closed(line: Line) -> None:
 @pytest.mark.parametrize(("head", "body"), [(GET, b""), (SIZED, b"0123456789"), (SIZED, b"x" * 20_000)])
 def test_a_request_goes_out_with_its_body(line: Line, head: object, body: bytes) -> None:
     line.codec.request(line.exchange, head, body, True)  # type: ignore[arg-type]
-    assert line.transport.take() == head.outgoing + body  # type: ignore[attr-defined]
+    assert line.transport.take() == head.printed() + body  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -290,23 +290,56 @@ def test_a_body_of_unknown_length_goes_out_in_chunks(
     line.codec.end(trailers)
     end = b"0\r\n" + b"".join(one + b"\r\n" for one in trailers) + b"\r\n"
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in [first, *pieces] if one)
-    assert line.transport.take() == POST.outgoing + chunks + end
+    assert line.transport.take() == POST.printed() + chunks + end
     line.comes(OK + b"ok")
     assert line.pooled
 
 
-def test_a_chunked_request_that_is_whole_at_once(line: Line) -> None:
+@pytest.mark.parametrize("body", [b"one", b""])
+def test_a_body_of_unknown_length_that_is_whole_at_once(line: Line, body: bytes) -> None:
+    """As it comes by HTTP/2, and while a server is connected to."""
+    line.codec.request(line.exchange, POST, body, True)
+    chunk = b"3\r\none\r\n" if body else b""
+    assert line.transport.take() == POST.printed() + chunk + b"0\r\n\r\n"
+    line.comes(OK + b"ok")
+    assert line.pooled
+
+
+def test_a_body_that_came_in_chunks_goes_out_as_it_came(line: Line) -> None:
+    line.codec.request(line.exchange, POST, b"3;x=y\r\none\r", False, [(7, 10)])
+    line.codec.body(b"\n", [])
+    line.codec.body(b"0004\r\ntwo!\r\n0\r\nA: b\r\n\r\n", [(6, 10)])
+    line.codec.end([b"A: b"])
+    assert line.transport.take() == POST.printed() + (
+        b"3;x=y\r\none\r\n0004\r\ntwo!\r\n0\r\nA: b\r\n\r\n"
+    )
+    line.comes(OK + b"ok")
+    assert line.pooled
+
+
+def test_in_chunks_from_the_second_piece_on(line: Line) -> None:
+    line.codec.request(line.exchange, POST, b"", False)
+    line.codec.body(b"3\r\none\r\n0\r\n\r\n", [(3, 6)])
+    line.codec.end([])
+    assert line.transport.take() == POST.printed() + b"3\r\none\r\n0\r\n\r\n"
+
+
+def test_how_one_request_was_framed_is_not_how_the_next_one_is(line: Line) -> None:
     line.codec.request(line.exchange, POST, b"one", True)
-    assert line.transport.take() == POST.outgoing + b"3\r\none\r\n0\r\n\r\n"
-    line.codec.end([])  # said again: nothing
-    assert line.transport.take() == b""
+    line.comes(OK + b"ok")
+    line.transport.take()
+    line.server.pool.remove(line.codec)
+    line.codec.request(line.fresh(), SIZED, b"", False)
+    line.codec.body(b"0123456789")
+    line.codec.end([])
+    assert line.transport.take() == SIZED.printed() + b"0123456789"
 
 
 def test_a_body_of_known_length_goes_out_as_it_is(line: Line) -> None:
     line.codec.request(line.exchange, SIZED, b"0123", False)
     line.codec.body(b"456789")
     line.codec.end([])
-    assert line.transport.take() == SIZED.outgoing + b"0123456789"
+    assert line.transport.take() == SIZED.printed() + b"0123456789"
     line.comes(OK + b"ok")
     assert line.pooled
 

@@ -256,7 +256,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self.asked = head
         self.sent = end
         out = head.printed()
-        if end and not buffer:  # the usual
+        if end and not buffer and not head.chunked:  # the usual
             self.transport.write(out)
             return
         self.chunking = head.chunked and spans is None
