@@ -440,8 +440,8 @@ class Exchange(FromClient, FromServer):
         self.plain = False
         self._end_state(reason)
         body = self.body
-        safe = (body is None or body.whole) and head is not None and head.method in IDEMPOTENT and not tx.answered_ns
-        if reason is Reason.SERVER_STALE and safe:
+        again = reason is Reason.SERVER_STALE and not tx.answered_ns and (body is None or body.whole)
+        if again and head is not None and head.method in IDEMPOTENT:
             # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
             self._leave_server()
             core.counters[Field.RETRIES] += 1
@@ -511,8 +511,8 @@ class Exchange(FromClient, FromServer):
         if self.server is not None:
             self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
             return
-        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of its
-        # own, something is wrong.
+        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of
+        # its own, something is wrong.
         status = 504 if self.waiting is None else 503
         self.core.counters[Field.TIMEOUTS] += 1
         self._end_state(Reason.CONNECT_LATE)
