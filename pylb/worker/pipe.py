@@ -19,10 +19,11 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
     Args:
         early: what has come and was not read as anything.
         eof: the peer has said that nothing more comes.
+        full: more was waiting for the peer than should.
         lost: told when the connection has ended, after the tunnel.
     """
 
-    __slots__ = ("_core", "_transport", "_early", "_eof", "_lost", "_listener", "_gone")
+    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_lost", "_listener", "_gone")
 
     def __init__(
         self,
@@ -31,11 +32,13 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         early: bytes = b"",
         eof: bool = False,
         lost: Callable[[Exception | None], None] | None = None,
+        full: bool = False,
     ) -> None:
         self._core = core
         self._transport = transport
         self._early = early
         self._eof = eof
+        self._full = full
         self._lost = lost
         self._listener: FromPipe | None = None
         self._gone: list[Exception | None] = []  # the connection's end, before anybody listened
@@ -49,6 +52,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         if early:
             listener.came(early)
         self._transport.resume_reading()
+        if self._full:
+            listener.full()
         if self._eof and not listener.ended():
             self._transport.close()
         for exc in self._gone:
@@ -100,11 +105,15 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
     def pause_writing(self) -> None:
         if self._listener is not None:
             self._listener.full()
+        else:
+            self._full = True
 
     @guarded
     def resume_writing(self) -> None:
         if self._listener is not None:
             self._listener.ready()
+        else:
+            self._full = False
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:

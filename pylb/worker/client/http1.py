@@ -379,7 +379,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.exchange = None
         self.deadline = math.inf
         early, self.buffer = self.buffer, b""
-        return ConnectionPipe(self.core, self.transport, early, self.eof, self.connection_lost)
+        return ConnectionPipe(self.core, self.transport, early, self.eof, self.connection_lost, self.write_paused)
 
     def last(self) -> None:
         self.close_after = True
