@@ -22,11 +22,11 @@ from typing import Any
 
 import uvloop
 
-from bench.rig.balancer import Balancer, backend, frontend
+from bench.rig.balancer import Balancer, backend, free_port, frontend
 from bench.rig.clients import GET, exchange
 from bench.rig.command import console, parser
 from bench.rig.origins import origin
-from bench.rig.processes import Program, child, free_port, more_descriptors
+from bench.rig.processes import Program, child, more_descriptors
 from bench.rig.report import in_words, quantile, write
 
 HELD = (0, 100, 1_000, 5_000)

@@ -22,10 +22,9 @@ import trustme
 import uvloop
 from rich.progress import track
 
-from bench.rig.balancer import Balancer, backend, frontend
+from bench.rig.balancer import Balancer, backend, free_port, frontend
 from bench.rig.command import console, parser
 from bench.rig.origins import origin, response
-from bench.rig.processes import free_port
 from bench.rig.report import in_words, write
 
 MIB = 1 << 20

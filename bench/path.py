@@ -1,9 +1,9 @@
 """``python -m bench.path``: what pylb's own Python costs per request, without a socket.
 
-One exchange after the other goes through the real objects (HTTP/1 towards client and server, exchange, phases)
-over two transports that do nothing, in two cases: the same small head each time, and a head whose path, cookie
-and trace id differ each time. A case's figure is the fastest of many rounds: what disturbs a round only adds to
-it.
+One exchange after the other goes through the real objects (HTTP/1 towards client and server, exchange,
+phases) over two transports that do nothing, in two cases: the same small head each time, and a head whose
+path, cookie and trace id differ each time. A case's figure is the fastest of many rounds: what disturbs a
+round only adds to it.
 
 ``--against TREE`` compares with another checkout, in turns, each in a process of its own.
 """
@@ -112,7 +112,7 @@ def main() -> None:
     """Measure, and say it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--against", metavar="TREE", help="another checkout, to be measured in turns with this")
+    parser.add_argument("--against", metavar="TREE", help="another checkout, measured in turns with this")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.against is None:

@@ -70,7 +70,8 @@ def everyone(
 
 def ratios(turns: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[float]:
     """CPU per request, turn by turn, over the same turn of ``base``; without those in which nothing came."""
-    return [one["us"] / other["us"] for one, other in zip(turns, base, strict=False) if one["us"] and other["us"]]
+    pairs = [(one["us"], other["us"]) for one, other in zip(turns, base, strict=False)]
+    return [one / other for one, other in pairs if one and other]
 
 
 def measure(

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.rig import peers
-from bench.rig.balancer import Balancer
+from bench.rig.balancer import Balancer, free_port
 from bench.rig.origins import nginx_with_files
 from bench.rig.peers import Site
-from bench.rig.processes import free_port, wait_for
+from bench.rig.processes import wait_for
 from bench.testbed import CORE, Group, Host, Vm, spinning
 
 ADAPTIVE = 0

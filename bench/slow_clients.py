@@ -14,11 +14,10 @@ import sys
 import time
 from typing import Any
 
-from bench.rig.balancer import Balancer, backend, frontend
+from bench.rig.balancer import Balancer, backend, free_port, frontend
 from bench.rig.clients import exchange
 from bench.rig.command import console, need, parser
 from bench.rig.origins import origin, response
-from bench.rig.processes import free_port
 from bench.rig.report import in_words, quantile, write
 
 MODES = {"slow headers": "-H", "slow body": "-B", "slow read": "-X", "range": "-R"}

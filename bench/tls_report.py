@@ -17,10 +17,9 @@ from pathlib import Path
 
 import trustme
 
-from bench.rig.balancer import Balancer, backend, frontend
+from bench.rig.balancer import Balancer, backend, free_port, frontend
 from bench.rig.command import console, need, parser
 from bench.rig.origins import origin, response
-from bench.rig.processes import free_port
 from bench.rig.report import in_words, write
 
 WEAK = ("MEDIUM", "HIGH", "CRITICAL")

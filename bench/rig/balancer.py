@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,9 +18,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.rig.processes import free_port
 from pylb.config.address import Address
 from pylb.control import view
+
+_RANDOM = random.SystemRandom()  # not what hypothesis seeds
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that is free now, and that the kernel gives to nobody meanwhile.
+
+    Below the ports of outgoing connections (man 7 ip, ``ip_local_port_range``), or one of those could have it
+    before it is listened on.
+    """
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = _RANDOM.randrange(min(10_000, low - 5_000), low)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 def _remove(folder: Path, pid: int) -> None:

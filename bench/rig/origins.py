@@ -17,7 +17,8 @@ from typing import Any
 
 import uvloop
 
-from bench.rig.processes import Program, child, free_port, start
+from bench.rig.balancer import free_port
+from bench.rig.processes import Program, child, start
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 """Serves one connection; OSError and EOFError end it. It has to be a function of a module."""
@@ -78,7 +79,8 @@ def nginx_with_files(folder: Path, ports: Sequence[int]) -> list[str]:
     (folder / "files.conf").write_text(
         f"worker_processes 1; daemon off; master_process off; pid {folder}/pid; error_log {folder}/err;\n"
         f"events {{ worker_connections 8192; }}\n"
-        f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300; {nginx_temps(folder)}\n"
+        "http { access_log off; keepalive_requests 1000000000; keepalive_timeout 300; "
+        f"{nginx_temps(folder)}\n"
         f"server {{ {listen} root {folder}; }} }}\n"
     )
     return ["nginx", "-e", f"{folder}/err", "-c", f"{folder}/files.conf"]

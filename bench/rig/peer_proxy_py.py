@@ -1,4 +1,6 @@
-"""proxy.py (PyPI) as a reverse proxy: ``python -m bench.rig.peer_proxy_py FOLDER WORKERS PORT TLS_PORT SERVER…``.
+"""proxy.py (PyPI) as a reverse proxy.
+
+``python -m bench.rig.peer_proxy_py FOLDER WORKERS PORT TLS_PORT SERVER…``.
 
 It has one port without and one with TLS only as two instances, so this starts both. With a thread for each
 connection, because its default mode breaks at the second request of a connection that is kept alive

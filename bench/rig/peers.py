@@ -18,9 +18,9 @@ from pathlib import Path
 
 import trustme
 
-from bench.rig.balancer import backend, frontend
+from bench.rig.balancer import backend, free_port, frontend
 from bench.rig.origins import nginx_temps
-from bench.rig.processes import DESCRIPTORS, Program, free_port, listens, start, status_of
+from bench.rig.processes import DESCRIPTORS, Program, listens, start, status_of
 
 CONNECTIONS = (DESCRIPTORS - 200) // 2
 """Of clients, that a peer may be told to accept: HAProxy does not start without two descriptors for each."""
@@ -65,14 +65,18 @@ def pylb_text(folder: Path, *sites: Site) -> str:
     return text
 
 
-def pylb(folder: Path, *sites: Site, workers: int = 1, settings: str = "") -> list[str]:
-    """The command; ``settings`` are lines at the configuration's beginning."""
+def pylb(folder: Path, *sites: Site, workers: int = 1, most: int = 0, settings: str = "") -> list[str]:
+    """The command; its admin address is ``admin.sock`` in the folder.
+
+    Args:
+        most: how many workers it may have; 0: ``workers``.
+        settings: tables of the configuration.
+    """
     file = folder / "pylb.toml"
+    count = f"workers = {{min = {workers}, max = {most or workers}}}\n"
     file.write_text(
-        f'admin = "unix:{folder}/admin.sock"\nworkers = {{min = {workers}, max = {workers}}}\n'
-        + settings
-        + pylb_text(folder, *sites)
-    )
+        f'admin = "unix:{folder}/admin.sock"\n{count}{settings}{pylb_text(folder, *sites)}'
+    )  # fmt: skip
     return [sys.executable, "-m", "pylb", "serve", "-c", str(file)]
 
 
@@ -91,12 +95,16 @@ def haproxy(
         workers: threads of its one process.
         connections: of clients that it accepts; 0: what its descriptors allow.
         settings: lines of the section ``global``.
-        master: in master-worker mode, which can be reloaded.
+        master: in master-worker mode, which can be reloaded (`RELOAD`); ``haproxy.sock`` takes commands.
     """
-    text = f"global\n  nbthread {workers}\n" + (f"  maxconn {connections}\n" if connections else "") + settings
+    text = f"global\n  nbthread {workers}\n{settings}"
+    if connections:
+        text += f"  maxconn {connections}\n"
+    if master:
+        text += f"  stats socket {folder}/haproxy.sock level admin expose-fd listeners\n"
     text += (
-        "defaults\n  mode http\n  log global\n  timeout connect 5s\n  timeout client 60s\n"
-        "  timeout server 60s\n  timeout tunnel 1h\n  backlog 4096\n  option forwardfor\n  http-reuse always\n"
+        "defaults\n  mode http\n  log global\n  backlog 4096\n  option forwardfor\n  http-reuse always\n"
+        "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n"
     )
     for number, site in enumerate(sites):
         servers = "".join(f"  server s{place} {server}\n" for place, server in enumerate(site.servers))
@@ -150,6 +158,8 @@ def _python(module: str) -> Callable[..., list[str]]:
     return command
 
 
+RELOAD = {"pylb": signal.SIGHUP, "haproxy": signal.SIGUSR2, "nginx": signal.SIGHUP}
+"""The signal at which each reads its configuration again."""
 COMMANDS: dict[str, Callable[..., list[str]]] = {
     "pylb": pylb,
     "haproxy": haproxy,
@@ -166,7 +176,7 @@ def running(
     folder: Path,
     *sites: Site,
     wrap: Sequence[str] = (),
-    log: int | None = None,
+    stderr: int | None = None,
     **options: object,
 ) -> Iterator[Program]:
     """A peer that serves, until the block ends.
@@ -174,7 +184,7 @@ def running(
     Args:
         folder: of its own; becomes readable for all, because nginx's workers may be others than root.
         wrap: a command that runs the one behind it, such as ``taskset -c 0``.
-        log: a descriptor that gets what it says; else the file ``out`` does.
+        stderr: a descriptor that gets what it says; else the file ``out`` does.
         options: what its function of this module takes.
 
     Raises:
@@ -186,7 +196,7 @@ def running(
         certificate(folder)
     command = [*wrap, *COMMANDS[name](folder, *sites, **options)]
     end = signal.SIGQUIT if name == "pylb" else signal.SIGTERM
-    program = start(command, folder / "out" if log is None else log, sites[0].port, _answers, end)
+    program = start(command, folder / "out" if stderr is None else stderr, sites[0].port, _answers, end)
     try:
         yield program
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import random
 import resource
 import signal
 import socket
@@ -28,24 +27,7 @@ Ready = Callable[[int], object]
 
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 """The most descriptors that a process here may have."""
-_RANDOM = random.SystemRandom()  # not what hypothesis seeds
 _SPAWN = multiprocessing.get_context("spawn")
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now, and that the kernel gives to nobody meanwhile.
-
-    Below the ports of outgoing connections (man 7 ip, ``ip_local_port_range``), or one of those could have it
-    before it is listened on.
-    """
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = _RANDOM.randrange(min(10_000, low - 5_000), low)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
 
 
 def more_descriptors() -> None:
@@ -102,7 +84,7 @@ class Program:
         return [parent, *parent.children(recursive=True)]
 
     def workers(self, count: int) -> list[psutil.Process]:
-        """Its children that say in their titles that they are workers (all of HAProxy's), when there are so many.
+        """Its children that are workers by their titles (all of HAProxy's), once there are so many.
 
         Raises:
             TimeoutError: there are not.

@@ -33,7 +33,7 @@ def spread(values: Iterable[float | None]) -> dict[str, float | None]:
 
 
 def together(turns: Sequence[Mapping[str, Any]], sums: Sequence[str] = ("failed",)) -> dict[str, Any]:
-    """Turns as one: the `spread` of each number, but the sum of ``sums``, and how many ``turns`` there were."""
+    """Turns as one: the `spread` of each number, but the sum of ``sums``, and how many ``turns``."""
     names = [name for name, value in turns[0].items() if isinstance(value, int | float | None)]
     found: dict[str, Any] = {name: spread(turn[name] for turn in turns) for name in names if name not in sums}
     return found | {name: sum(turn[name] for turn in turns) for name in names if name in sums} | {
@@ -76,7 +76,7 @@ def rounded(value: Any) -> Any:
 
 
 def write(name: str, document: Mapping[str, Any], lines: Sequence[str], folder: Path) -> None:
-    """``name.json`` (with the machine, unless the document has it) and the page ``name.md``, shown as well."""
+    """``name.json``, with the machine unless the document has it, and the page ``name.md``; shows that."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {"machine": machine()} | dict(document)
     text = json.dumps(rounded(found), indent=1)

@@ -94,7 +94,7 @@ def run(url: str, load: Load, seconds: int, wrap: Sequence[str] = ()) -> Seen:
 def turn(
     url: str, load: Load, seconds: int, cpu: Callable[[], float], wrap: Sequence[str] = ()
 ) -> dict[str, float | None]:
-    """One turn of a balancer: rates as wrk counted them, and ``us``, its CPU time per request that did not fail.
+    """One turn of a balancer: what wrk saw, and ``us``, its CPU time per request that did not fail.
 
     Args:
         cpu: gives the CPU seconds that the balancer has used so far.

@@ -1,4 +1,8 @@
-"""The files that a configuration names: read without ever waiting for one, and whether they have changed."""
+"""The files that a configuration names: read without ever waiting for one, and whether they have changed.
+
+Above `model`, below `tls` and `trials`. The supervisor reads these files while it watches its workers, so
+only regular files of a bounded size are read: a pipe or a device could keep it waiting for ever.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +21,11 @@ from pylb.config.model import Config, Controller
 _LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+"""Name, time of the last change (ns) and size of files."""
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """A file's bytes, if it is one that ends: a pipe or device could keep the supervisor waiting for ever.
+    """A regular file's bytes.
 
     Raises:
         OSError: it is no regular file, is larger than ``most`` bytes, or can't be read.
@@ -50,7 +55,7 @@ def _refuse_irregular(path: str | os.PathLike[str], about: os.stat_result, most:
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError unless a library may be told to read this file without ever waiting for it."""
+    """Raise OSError unless a library may be told to read this file, which it does without such care."""
     _refuse_irregular(path, os.stat(path), _LARGEST_PEM)
 
 
@@ -103,7 +108,7 @@ def _paths(config: Config) -> Iterator[Path]:
 
 
 def _below(place: Path) -> list[Path]:
-    """What may belong to the certificates at a place; it may vanish while one looks."""
+    """Files and folders that may hold a place's certificates and keys; they may vanish meanwhile."""
     found = []
     with contextlib.suppress(OSError, ValueError):
         if place.is_dir():
@@ -117,7 +122,7 @@ def _below(place: Path) -> list[Path]:
 
 
 def fingerprint(config: Config) -> Fingerprint:
-    """Name, time of the last change (ns) and size of each TLS file; differs when one was renewed."""
+    """Of all TLS files; it differs when one was renewed."""
     found = []
     for path in sorted(set(_paths(config))):
         try:

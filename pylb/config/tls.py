@@ -123,7 +123,7 @@ def server_context(config: Tls) -> ssl.SSLContext:
             if chosen is not None:
                 connection.context = chosen
 
-    # The one that the handshake begins with; OpenSSL reads sessions and settings of this one.
+    # The handshake begins with this context, and OpenSSL takes sessions and settings from it.
     default.sni_callback = choose
     return default
 

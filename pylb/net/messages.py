@@ -1,8 +1,8 @@
 """What the messages between supervisor and children must look like. Pure.
 
-Both ends are pylb, and yet neither believes the other: a child may have gone mad, and a field that is missing
-must not end the process that reads it. A message whose ``op`` isn't listed here passes; who reads it passes
-it over.
+Both ends are pylb, and yet neither trusts the other: a child may be broken, and a missing field must not
+end the process that reads it. A message whose ``op`` isn't listed here counts as right, and its reader
+ignores it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Test = Callable[[Any], bool]
 
 
 def _number(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST  # for Python, True is a number, too
+    return type(value) is int and 0 <= value <= LARGEST  # isinstance would take True for a number
 
 
 def _number_or_none(value: Any) -> bool:

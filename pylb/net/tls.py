@@ -1,4 +1,7 @@
-"""What is known of a TLS connection after its handshake. The contexts are made in `pylb.config.tls`."""
+"""What is known of a TLS connection after its handshake, for the workers.
+
+The contexts are made in `pylb.config.tls`; nothing is known of the configuration here.
+"""
 
 from __future__ import annotations
 

@@ -440,8 +440,8 @@ class Exchange(FromClient, FromServer):
         self.plain = False
         self._end_state(reason)
         body = self.body
-        safe = (body is None or body.whole) and head is not None and head.method in IDEMPOTENT and not tx.answered_ns
-        if reason is Reason.SERVER_STALE and safe:
+        again = reason is Reason.SERVER_STALE and not tx.answered_ns and (body is None or body.whole)
+        if again and head is not None and head.method in IDEMPOTENT:
             # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
             self._leave_server()
             core.counters[Field.RETRIES] += 1
@@ -481,8 +481,13 @@ class Exchange(FromClient, FromServer):
         """When `expire` is to be called, on the worker's clock."""
         return min(self.client_deadline, self.server_deadline)
 
-    def expire(self) -> None:
-        """The client or the server has not done in time what it is waited for."""
+    def expire(self, say: bool = True) -> None:
+        """The client or the server has not done in time what it is waited for.
+
+        Args:
+            say: a request that comes too slowly is answered with 408; otherwise it is only ended, where that
+                costs no other request (HTTP/2).
+        """
         core = self.core
         client = self.client
         if client is None:
@@ -495,24 +500,28 @@ class Exchange(FromClient, FromServer):
             # A response that is taken slowly is taken; but by the next look there must be a difference.
             self.unsent = unsent
             self.client_deadline = core.now + core.timeouts.client
-        elif unsent or self.client_stuck:
+        elif unsent or self.client_stuck or not (say or self.tx.answered_ns or self._held_back()):
             core.counters[Field.TIMEOUTS] += 1
             self._end_state(Reason.CLIENT_LATE)
             self._leave_server()
             self._abort(Reason.CLIENT_LATE)
-        elif self.body is not None and self.body.paused:
+        elif self._held_back():
             # It is we who don't read, since the server doesn't; the server's deadline decides.
             self.client_deadline = core.now + core.timeouts.client
         else:
             core.counters[Field.TIMEOUTS] += 1
             self.refuse(Refused(408, "timeout"))
 
+    def _held_back(self) -> bool:
+        """Whether the client isn't read, since there is nobody to take what it sends."""
+        return self.body is not None and self.body.paused
+
     def _server_late(self) -> None:
         if self.server is not None:
             self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
             return
-        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of its
-        # own, something is wrong.
+        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of
+        # its own, something is wrong.
         status = 504 if self.waiting is None else 503
         self.core.counters[Field.TIMEOUTS] += 1
         self._end_state(Reason.CONNECT_LATE)

@@ -88,7 +88,11 @@ class Listeners:
     """
 
     def __init__(
-        self, core: Core, sockets: dict[str, list[socket.socket]], listeners: dict[str, Listener], backlog: int
+        self,
+        core: Core,
+        sockets: dict[str, list[socket.socket]],
+        listeners: dict[str, Listener],
+        backlog: int,
     ) -> None:
         self._core = core
         self._sockets = sockets

@@ -275,7 +275,8 @@ class Worker:
             return
         self._cut = True
         log.warning(
-            "%s: %d connections are closed, with %d tunnels", reason, len(self.core.clients), len(self.core.tunnels)
+            "%s: %d connections are closed, with %d tunnels",
+            *(reason, len(self.core.clients), len(self.core.tunnels)),
         )
         for tunnel in list(self.core.tunnels):
             tunnel.cut()

@@ -1,7 +1,7 @@
 """The vocabulary of a request: what the two sides of an exchange and the exchange say to each other.
 
-A *side* is a codec: it turns the bytes of one connection (of HTTP/2: of one stream) into these words and back.
-The exchange drives both and never asks how either speaks; the two sides never meet. The words are few:
+A *side* is a codec: it turns the bytes of one connection (of HTTP/2: of one stream) into these words and
+back. The exchange drives both and never asks how either speaks; the two sides never meet. The words are few:
 
 ====================  =====================================  ==========================================
 from                  to the exchange                        from the exchange
@@ -135,8 +135,9 @@ class ClientSide(ABC):
         """Send the final response's head, and what has come of its body.
 
         Args:
-            buffer: the body's first bytes are ``buffer[at:]``, or what ``spans`` says of ``buffer``. Where ``at`` is not 0, ``buffer[:at]`` is the
-                head as the server sent it, so that bytes which need no change are not copied.
+            buffer: the body's first bytes are ``buffer[at:]``, or what ``spans`` says of ``buffer``. Where
+                ``at`` is not 0, ``buffer[:at]`` is the head as the server sent it, so that bytes which need
+                no change are not copied.
             end: the response is whole. The exchange is over for this side: it goes on to the next request.
         """
 

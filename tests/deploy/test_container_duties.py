@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from bench.balancer import free_port
 
+from bench.rig.balancer import free_port
 from pylb.config.address import Address
 from pylb.control import view
 

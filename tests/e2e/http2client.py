@@ -11,10 +11,11 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-from bench.balancer import Balancer
 from hyperframe.frame import (
     Frame,
 )
+
+from bench.rig.balancer import Balancer
 
 Fields = list[tuple[str, str]]
 

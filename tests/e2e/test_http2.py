@@ -14,13 +14,13 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import h2.settings
-from bench.balancer import Balancer, free_port
 from hyperframe.frame import (
     GoAwayFrame,
     HeadersFrame,
     PingFrame,
 )
 
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.http2client import Client, nothing_left
 from tests.e2e.origin import Origin

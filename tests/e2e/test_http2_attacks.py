@@ -12,7 +12,6 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import pytest
-from bench.balancer import Balancer
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
@@ -26,6 +25,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from bench.rig.balancer import Balancer
 from tests.e2e.http2client import Client, Fields, nothing_left
 from tests.e2e.origin import Origin
 

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from bench.balancer import Balancer
 
+from bench.rig.balancer import Balancer
 from tests.e2e.conftest import StartBalancer
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bench.balancer import free_port
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+from bench.rig.balancer import free_port
 from pylb.config.address import parse_address
 from pylb.control import view
 from tests.e2e.conftest import StartBalancer

@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 import pytest
 import trustme
-from bench.balancer import Balancer, free_port
 
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.http2client import Client
 from tests.e2e.origin import Origin

@@ -109,7 +109,8 @@ class TestCore(Core):
     def __init__(self, timeouts: Timeouts | None = None, limits: Limits | None = None) -> None:
         self.stand_in = Loop()
         super().__init__(
-            *(cast(asyncio.AbstractEventLoop, self.stand_in), timeouts or Timeouts(), limits or Limits(), 2.0),
+            cast(asyncio.AbstractEventLoop, self.stand_in),
+            *(timeouts or Timeouts(), limits or Limits(), 2.0),
             Descriptors(1 << 16, 0),
         )
         self.said: list[str] = []

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bench.balancer import free_port
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.rig.balancer import free_port
 from pylb.config.load import quick
 from pylb.net import channel
 from pylb.scoreboard import Field

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from bench.balancer import free_port
 
+from bench.rig.balancer import free_port
 from tests.supervisor.test_arbiter import RUN, Pylb
 
 # Functions that fail while a file names them; the control plane first sends what another file holds.

@@ -27,7 +27,15 @@ from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import (
-    ClientSide, FromClient, FromPipe, FromServer, Pipe, ServerSide, Spans, Trailers, contents,
+    ClientSide,
+    FromClient,
+    FromPipe,
+    FromServer,
+    Pipe,
+    ServerSide,
+    Spans,
+    Trailers,
+    contents,
 )  # fmt: skip
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore, Transport

@@ -47,8 +47,8 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     __slots__ = (
         # of the connection
-        *("core", "bind", "told", "facts", "counters", "transport", "deadline", "eof", "closed", "reading", "write_paused"),
-        *("moving", "born", "recalled", "tunnelled", "_unsent"),
+        *("core", "counters", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "reading"),
+        *("write_paused", "moving", "born", "recalled", "tunnelled", "_unsent"),
         # between two messages
         *("buffer", "first_byte_ns"),
         # of the request

@@ -193,7 +193,7 @@ class Http2Stream(ClientSide, Pipe):
     def expire(self) -> None:
         """The exchange's deadline has passed, or the response wasn't taken in time."""
         if self.exchange is not None:
-            self.exchange.expire()
+            self.exchange.expire(say=False)
         else:
             self.core.counters[Field.TIMEOUTS] += 1
             self.reset(_CODES.CANCEL)

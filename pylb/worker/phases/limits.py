@@ -1,4 +1,4 @@
-"""Limits that a request's head is enough to judge by. What grows while it comes is counted by the exchange."""
+"""Limits that a request's head is enough to judge by; what grows while it comes the exchange counts."""
 
 from __future__ import annotations
 
