@@ -329,21 +329,22 @@ class Exchange(FromClient, FromServer):
 
     def _leave_server(self) -> None:
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
-        # What is counted comes first: it must be right whatever happens below.
-        waiting, self.waiting = self.waiting, None
-        connecting, self.connecting = self.connecting, None
-        side, self.server = self.server, None
+        # What is counted comes first: it must be right whatever happens below. And what has raised is tried
+        # again by `crashed`.
         self.connects_until = self.server_deadline = math.inf
         counted = self.tx.counted
         if counted is not None:
             self.tx.counted = None
             counted.active[counted.row] -= 1
-        if connecting is not None:
-            connecting.cancel()
-        if waiting is not None:
-            waiting.cancel()
-        if side is not None:
-            side.abort()
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        if self.server is not None:
+            self.server.abort()
+            self.server = None
 
     # From the server side
 
