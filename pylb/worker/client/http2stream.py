@@ -385,6 +385,8 @@ class Http2Stream(ClientSide, Pipe):
     def reset(self, code: h2.errors.ErrorCodes | None) -> None:
         """End the stream from this side with an error code; None where it has ended for h2."""
         if self.closed:
+            if self.connection.streams.get(self.number) is self:
+                self._over()  # an error has kept it from being forgotten
             return
         if code is not None:
             try:
@@ -398,8 +400,9 @@ class Http2Stream(ClientSide, Pipe):
         """The stream has ended, whoever has ended it."""
         self._queue = []
         self._queued = 0
-        if self._listener is not None:
-            self.core.loop.call_soon(self._listener.gone, False)  # whoever ends it need not expect the word
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self.core.loop.call_soon(listener.gone, False)  # whoever ends it need not expect the word
         self.connection.acknowledge(self.number, self._held)
         self.connection.stream_over(self.number)
 
