@@ -214,8 +214,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         )
         exchange = self.exchange = begin(core, self.facts, self.bind.frontend)
         if self.first_byte_ns:
-            exchange.tx.first_byte_ns = self.first_byte_ns
-            self.first_byte_ns = 0
+            self._mark(exchange)
         if head.chunked or head.content_length:
             body = self.request_body = RequestBody(head.chunked, head.content_length)
             self.body_done = False
@@ -262,10 +261,14 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             exchange = self.exchange = begin(self.core, self.facts, self.bind.frontend)
-            if self.first_byte_ns:
-                exchange.tx.first_byte_ns = self.first_byte_ns
-                self.first_byte_ns = 0
+            self._mark(exchange)
         return exchange
+
+    def _mark(self, exchange: Exchange) -> None:
+        """Say when the head began, which has come in pieces."""
+        exchange.plain = False
+        exchange.tx.first_byte_ns = self.first_byte_ns
+        self.first_byte_ns = 0
 
     def _refuse(self, refused: Refused) -> None:
         """Have an answer sent to what can't be understood, and close: what follows can't be trusted."""
@@ -277,7 +280,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     def _never(self, reason: Reason) -> None:
         """The connection ends within a head."""
         exchange = begin(self.core, self.facts, self.bind.frontend)
-        exchange.tx.first_byte_ns = self.first_byte_ns
+        self._mark(exchange)
         exchange.never(reason)
 
     def _become_http2(self, data: bytes) -> None:
