@@ -117,6 +117,10 @@ class FromPipe(ABC):
     def ready(self) -> None:
         """The peer has taken enough of it."""
 
+    @abstractmethod
+    def crashed(self, error: Exception) -> None:
+        """An error of pylb's own has happened; raises nothing."""
+
 
 class ClientSide(ABC):
     """What an exchange asks of the connection (of HTTP/2: the stream) that a request came by."""

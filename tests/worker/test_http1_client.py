@@ -512,6 +512,9 @@ def test_an_upgrade_becomes_a_pipe_with_what_has_come_already(line: Line) -> Non
 
         ready = full
 
+        def crashed(self, error: Exception) -> None:
+            raise error
+
     heard = Heard()
     pipe.start(heard)
     line.transport.protocol.data_received(b" and late")

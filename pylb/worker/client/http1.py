@@ -382,7 +382,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.exchange = None
         self.deadline = math.inf
         early, self.buffer = self.buffer, b""
-        return ConnectionPipe(self.core, self.transport, early, self.eof, self.connection_lost, self.write_paused)
+        return ConnectionPipe(self.core, self.transport, early, self.eof, self, self.write_paused)
 
     def last(self) -> None:
         self.close_after = True
@@ -442,7 +442,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """
         self.deadline = self.core.now + self.core.timeouts.client
         if linger and not self.eof and not self.closed and self.transport.can_write_eof():
-            Lingering(self.core, self.transport, self.reading, self.connection_lost)
+            Lingering(self.core, self.transport, self.reading, self)
         else:
             self.transport.close()
 
