@@ -24,7 +24,7 @@ from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
 from pylb.worker.body import Body
-from pylb.worker.core import SPARE, Core
+from pylb.worker.core import Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend, Wait
@@ -168,7 +168,7 @@ class Exchange(FromClient, FromServer):
         tx.reason, tx.state, tx.local = reason, "R", True
         self._tell()
         tx.reset()
-        self.core.keep(self)
+        self.core.spare.append(self)
 
     def client_full(self) -> None:
         self.plain = False
@@ -364,23 +364,23 @@ class Exchange(FromClient, FromServer):
                 counted.active[counted.row] -= 1
                 side.release()
             tx.response = head
-            tx.bytes_out = len(buffer) - at
+            if tx.frontend.on_account:
+                self.plain = False
+                tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
-            if not self.plain or tx.frontend.on_account:
+            if not self.plain:
                 self._over(True)
                 return
             # `_over` for the usual request, which has changed little that has to be set back.
             core = self.core
             self.client = None
-            account(core, tx, True)
+            account(core, tx, head.status)
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
             tx.server = tx.response = None
-            tx.answered_ns = tx.bytes_out = 0
-            spare = core.spare
-            if len(spare) < SPARE:
-                spare.append(self)
+            tx.answered_ns = 0
+            core.spare.append(self)
         else:
             if self.body is not None:
                 self.body.kept = b""  # it won't be sent again
@@ -622,12 +622,13 @@ class Exchange(FromClient, FromServer):
         """Account for the transaction, and be free for another one."""
         tx = self.tx
         self.client = None
-        account(self.core, tx, whole)
+        response = tx.response
+        account(self.core, tx, response.status if whole and response is not None else 0)
         if tx.frontend.on_account:
             self._tell()
         tx.reset()
         self._reset()
-        self.core.keep(self)
+        self.core.spare.append(self)
 
     def _tell(self) -> None:
         """Have the phases of the account look at the transaction; an error there costs nobody anything."""
