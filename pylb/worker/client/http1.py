@@ -175,27 +175,21 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     def _request(self, data: bytes, first: bool) -> None:
         """Read a head; ``first`` when these are the first bytes of it."""
-        kept = data
-        end = data.find(b"\r\n\r\n") + 4
-        if data[0] == _CR and data[:2] == b"\r\n":
-            # RFC 9112 §2.2: an empty line before a request line is skipped; one.
-            data = data[2:]
-            end = data.find(b"\r\n\r\n") + 4
         core = self.core
-        if end < 4:
-            limits = core.head_limits
-            self.buffer = kept
-            if len(data) > limits.line_bytes and data.find(b"\n") < 0:
-                self._refuse(Refused(414, "line_bytes"))
-            elif len(data) > limits.header_bytes:
-                self._refuse(Refused(431, "header_bytes"))
-            elif first and data:
-                self.deadline = core.now + core.timeouts.request
-                self.first_byte_ns = time.monotonic_ns()
-            return
         head = self.head
-        size = len(data)
+        end = size = len(data)
         try:
+            if data != head.raw:  # else the same again, and no body
+                kept = data
+                end = data.find(b"\r\n\r\n") + 4
+                if data[0] == _CR and data[:2] == b"\r\n":
+                    # RFC 9112 §2.2: an empty line before a request line is skipped; one.
+                    data = data[2:]
+                    end = data.find(b"\r\n\r\n") + 4
+                    size = len(data)
+                if end < 4:
+                    self._half(kept, data, first)
+                    return
             head.read(data if end == size else data[:end])
         except Refused as refused:
             if data.startswith(_HTTP2) and not head.method:
@@ -236,6 +230,19 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if end != size:
             self.buffer = data[end:]
         exchange.request(self, head, b"", True)
+
+    def _half(self, kept: bytes, data: bytes, first: bool) -> None:
+        """The head isn't whole: keep what has come (``data`` is that without an empty line), or refuse it."""
+        core = self.core
+        limits = core.head_limits
+        self.buffer = kept
+        if len(data) > limits.line_bytes and data.find(b"\n") < 0:
+            raise Refused(414, "line_bytes")
+        if len(data) > limits.header_bytes:
+            raise Refused(431, "header_bytes")
+        if first and data:
+            self.deadline = core.now + core.timeouts.request
+            self.first_byte_ns = time.monotonic_ns()
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
