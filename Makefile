@@ -24,9 +24,20 @@ demo: .venv/ready
 test:
 	tests/setup && .venv/bin/python -m pytest
 
+# The tables of keys in the documentation, after a change of the configuration's model.
+.PHONY: docs
+docs: .venv/ready
+	.venv/bin/python -m pylb.config.document README.md docs/configuration.md
+
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy pylb controller bench tests
+	.venv/bin/lint-imports
+
+# Every module with its floor and size.
+.PHONY: modules
+modules: .venv/ready
+	.venv/bin/python -m tests.deploy.modules
 
 # Debian's programs that the benchmarks measure against or with.
 .PHONY: peers-installed
@@ -58,3 +69,8 @@ model: .venv/ready
 # How much Locust itself can make here.
 locust: .venv/ready peers-installed
 	.venv/bin/python -m bench.locust_ceiling
+
+# Two real guests under QEMU: a core is lent, taken back, given by preference, and returned (needs root and QEMU).
+.PHONY: vm-demo
+vm-demo: .venv/ready
+	.venv/bin/python -m bench.vm demo

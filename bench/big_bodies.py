@@ -8,8 +8,6 @@ had. Length and CRC-32 of what arrived are compared with what was sent. Exits wi
 
 from __future__ import annotations
 
-import argparse
-import json
 import socket
 import sys
 import threading
@@ -22,14 +20,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from bench.balancer import Balancer
-from bench.machine import in_words, machine
-from bench.nothing_lost import child
+from bench.rig.balancer import Balancer
+from bench.rig.command import console, parser
+from bench.rig.processes import child
+from bench.rig.report import in_words, write
 
-console = Console()
 MIB = 1 << 20
 BAR = 64 * MIB  # of the worker's RSS, peak over idle
 BLOCK = 64 * 1024
@@ -196,10 +193,8 @@ def transfer(way: str, chunked: bool, pace: Pace, balancer: Balancer, server: Co
     return result
 
 
-def write(results: list[Result], pace: Pace, folder: Path) -> None:
+def report(results: list[Result], pace: Pace, folder: Path) -> None:
     """JSON and Markdown."""
-    record = {"machine": machine(), "pace": asdict(pace), "bar": BAR, "results": [asdict(r) for r in results]}
-    (folder / "big_bodies.json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [
         "# Memory of a worker while one side is slow", "",
         f"Written by `python -m bench.big_bodies`. {in_words()}.", "",
@@ -214,34 +209,31 @@ def write(results: list[Result], pace: Pace, folder: Path) -> None:
           f"**{(r.peak - r.idle) / MIB:.1f} MiB** | {'holds' if r.holds else 'MISSED'} | {r.arrived:,} | "
           f"{'equal' if r.intact else 'DIFFERENT ' + r.error} |" for r in results),
     ]  # fmt: skip
-    (folder / "big_bodies.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
+    record = {"pace": asdict(pace), "bar": BAR, "results": [asdict(one) for one in results]}
+    write("big_bodies", record, lines, folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mib", type=int, default=1024, help="size of each body")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds, at the start and halfway")
-    parser.add_argument("--rate", type=float, default=128.0, help="MiB/s at which the slow side reads")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    pace = Pace(options.mib * MIB, options.pause, options.rate * MIB)
+    options = parser(__doc__)
+    options.add_argument("--mib", type=int, default=1024, help="size of each body")
+    options.add_argument("--pause", type=float, default=5.0, help="seconds, at the start and halfway")
+    options.add_argument("--rate", type=float, default=128.0, help="MiB/s at which the slow side reads")
+    chosen = options.parse_args()
+    pace = Pace(chosen.mib * MIB, chosen.pause, chosen.rate * MIB)
     results = []
-    with child(_serve, pace) as server:
-        balancer = Balancer("--workers", "1", servers=(f"127.0.0.1:{server.recv()}",))
-        try:
-            for way in ("download", "upload"):
-                for chunked in (False, True):
-                    sock, file = _connect(balancer.port)  # so that idle means: has worked before
-                    sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
-                    _head(file)
-                    sock.close()
-                    results.append(transfer(way, chunked, pace, balancer, server))
-                    console.log(f"{results[-1].name}: {(results[-1].peak - results[-1].idle) / MIB:.1f} MiB")
-        finally:
-            balancer.stop()
-    write(results, pace, options.out)
+    with (
+        child(_serve, pace) as server,
+        Balancer("--workers", "1", servers=(f"127.0.0.1:{server.recv()}",)) as balancer,
+    ):
+        for way in ("download", "upload"):
+            for chunked in (False, True):
+                sock, file = _connect(balancer.port)  # so that idle means: has worked before
+                sock.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+                _head(file)
+                sock.close()
+                results.append(transfer(way, chunked, pace, balancer, server))
+                console.log(f"{results[-1].name}: {(results[-1].peak - results[-1].idle) / MIB:.1f} MiB")
+    report(results, pace, chosen.out)
     sys.exit(0 if all(result.holds for result in results) else 1)
 
 

@@ -11,35 +11,30 @@ The policy's `FORK` and `MOVE` (pylb/scaling/policy.py) are these figures.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import resource
 import socket
 import statistics
 import time
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import psutil
 import uvloop
-from rich.console import Console
 
-from bench.balancer import Balancer, free_port
-from bench.machine import in_words, machine
-from bench.nothing_lost import child, origin
+from bench.rig.balancer import Balancer, backend, free_port, frontend
+from bench.rig.clients import GET, exchange
+from bench.rig.command import console, parser
+from bench.rig.origins import origin
+from bench.rig.processes import Program, child, more_descriptors
+from bench.rig.report import in_words, quantile, write
 
-console = Console()
 HELD = (0, 100, 1_000, 5_000)
 ACTIVE, EVERY = 16, 0.05  # clients that send, and seconds between the requests of each
 QUIET = 5.0  # seconds without a change, before the changes and after them
 PAUSE = 1.5  # seconds between changes
 LOOK = 0.1  # seconds between looks at the status, in both
 CHANGES = 6
-_GET = b"GET / HTTP/1.1\r\nHost: bench\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,7 @@ def _send(port: int, pipe: Connection[Any, Any]) -> None:
                 due += EVERY
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 try:
-                    writer.write(_GET)
-                    await reader.readuntil(b"\r\n\r\n")
-                    await reader.readexactly(128)
+                    await exchange(reader, writer)
                 except (OSError, EOFError):
                     failed += 1
                     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -98,31 +91,16 @@ def hold(port: int, count: int) -> list[socket.socket]:
     socks = []
     for _ in range(count):
         sock = socket.create_connection(("127.0.0.1", port))
-        sock.sendall(_GET)
+        sock.sendall(GET)
         while not sock.recv(65536).endswith(b"x" * 128):
             pass
         socks.append(sock)
     return socks
 
 
-def cpu(pid: int) -> float:
-    """CPU seconds of a process, its children, and those that it has reaped (man 5 proc, cutime, cstime)."""
-    parent = psutil.Process(pid)
-    own = parent.cpu_times()
-    total = own.user + own.system + own.children_user + own.children_system
-    for one in parent.children(recursive=True):
-        times = one.cpu_times()
-        total += times.user + times.system
-    return float(total)
-
-
-def _p99_ms(latencies: list[float]) -> float:
-    return 1000 * sorted(latencies)[int(0.99 * (len(latencies) - 1))]
-
-
 def measure(balancer: Balancer, port: int, held: int, changes: int) -> Cost:
     """Changes with so many idle connections."""
-    pid = balancer.process.pid
+    cpu = Program(balancer.process).cpu
     balancer.scale(1)
 
     def wait(seconds: float) -> None:
@@ -132,16 +110,16 @@ def measure(balancer: Balancer, port: int, held: int, changes: int) -> Cost:
             time.sleep(LOOK)
 
     def quiet() -> tuple[float, float, float, float]:
-        began, before = time.monotonic(), cpu(pid)
+        began, before = time.monotonic(), cpu()
         wait(QUIET)
         ended = time.monotonic()
-        return began, ended, ended - began, cpu(pid) - before
+        return began, ended, ended - began, cpu() - before
 
     socks = hold(port, held)
     with child(_send, port) as pipe:
         wait(1.0)
         first = quiet()
-        began, before = time.monotonic(), cpu(pid)
+        began, before = time.monotonic(), cpu()
         handed = balancer.status()["totals"]["handed_over"]
         spans = []
         for change in range(changes):
@@ -149,7 +127,7 @@ def measure(balancer: Balancer, port: int, held: int, changes: int) -> Cost:
             balancer.scale(1 + (change + 1) % 2)
             wait(PAUSE)
             spans.append((at, time.monotonic()))
-        seconds, used = time.monotonic() - began, cpu(pid) - before
+        seconds, used = time.monotonic() - began, cpu() - before
         handed = balancer.status()["totals"]["handed_over"] - handed
         last = quiet()
         pipe.send(None)
@@ -165,8 +143,8 @@ def measure(balancer: Balancer, port: int, held: int, changes: int) -> Cost:
     changing = [one for begin, end in spans for one in during(begin, end)]
     return Cost(
         *(held, handed / changes, (used - rate * seconds) / changes, rate),
-        quiet_p99_ms=_p99_ms(calm),
-        p99_ms=_p99_ms(changing),
+        quiet_p99_ms=1000 * quantile(calm, 0.99),
+        p99_ms=1000 * quantile(changing, 0.99),
         worst_ms=1000 * max(changing),
         failed=failed,
     )
@@ -178,13 +156,9 @@ def fit(costs: list[Cost]) -> tuple[float, float]:
     return start, slope
 
 
-def write(costs: list[Cost], changes: int, folder: Path) -> None:
+def report(costs: list[Cost], changes: int, folder: Path) -> None:
     """JSON and Markdown."""
     start, slope = fit(costs)
-    found = {"machine": machine(), "changes": changes, "fork": start, "move": slope}
-    (folder / "changes.json").write_text(
-        json.dumps(found | {"costs": [asdict(one) for one in costs]}, indent=1) + "\n"
-    )
     lines = [
         "# What a change of the number of workers costs",
         "",
@@ -205,41 +179,26 @@ def write(costs: list[Cost], changes: int, folder: Path) -> None:
         "",
         f"*p99, changes* is of the {PAUSE:g} s after each order.",
     ]
-    (folder / "changes.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
+    found = {"changes": changes, "fork": start, "move": slope, "costs": [asdict(one) for one in costs]}
+    write("changes", found, lines, folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--changes", type=int, default=CHANGES, help=f"with each number, even [{CHANGES}]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with ExitStack() as stack:
-        server = stack.enter_context(origin())
-        port = free_port()
-        balancer = Balancer(*_arguments(stack, server, port))
-        stack.callback(balancer.stop)
+    options = parser(__doc__)
+    options.add_argument("--changes", type=int, default=CHANGES, help=f"with each number, even [{CHANGES}]")
+    options.add_argument("--held", type=int, nargs="*", default=HELD, help="idle connections")
+    chosen = options.parse_args()
+    more_descriptors()
+    port = free_port()
+    with origin() as server:
+        text = "workers = {min = 1, max = 2}\n[timeouts]\nkeep_alive = 600\n"
+        text += frontend("f", port) + backend("b", [server])
         costs = []
-        for held in HELD:
-            costs.append(measure(balancer, port, held, options.changes))
-            console.log(str(costs[-1]))
-    write(costs, options.changes, options.out)
-
-
-def _arguments(stack: ExitStack, server: str, port: int) -> list[str]:
-    """A configuration that keeps idle connections for long."""
-    import tempfile
-
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    (folder / "pylb.toml").write_text(
-        "workers = {min = 1, max = 2}\n[timeouts]\nkeep_alive = 600\n"
-        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "{server}"\n'
-    )
-    return ["-c", str(folder / "pylb.toml")]
+        with Balancer(text=text) as balancer:
+            for held in chosen.held:
+                costs.append(measure(balancer, port, held, chosen.changes))
+                console.log(str(costs[-1]))
+    report(costs, chosen.changes, chosen.out)
 
 
 if __name__ == "__main__":

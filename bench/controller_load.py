@@ -15,9 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
-
-from bench.machine import in_words
+from bench.rig.processes import cpu_seconds
+from bench.rig.report import in_words, quantile
 from controller.address import Address, parse
 from controller.client import open_stream
 from controller.protocol import Grant, Hello, LineDecoder, Report, encode
@@ -81,7 +80,7 @@ class Balancer:
 
 
 async def load(
-    address: Address, process: psutil.Process, count: int, seconds: float
+    address: Address, pid: int, count: int, seconds: float
 ) -> tuple[float, list[float], int]:
     """CPU in cores over ``seconds``, the waits for a core that was asked for, and how many got no place."""
     balancers = [Balancer(number) for number in range(count)]
@@ -96,16 +95,15 @@ async def load(
     await asyncio.sleep(5)  # until all are there
     for balancer in balancers:
         balancer.waits.clear()
-    times, began = process.cpu_times(), time.monotonic()
+    used, began = cpu_seconds(pid), time.monotonic()
     await asyncio.sleep(seconds)
-    after, took = process.cpu_times(), time.monotonic() - began
+    used, took = cpu_seconds(pid) - used, time.monotonic() - began
     for task in tasks:
         task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, Exception):
             raise outcome
-    used = after.user + after.system - times.user - times.system
-    waits = sorted(wait for balancer in balancers for wait in balancer.waits)
+    waits = [wait for balancer in balancers for wait in balancer.waits]
     return used / took, waits, sum(balancer.lost for balancer in balancers)
 
 
@@ -120,12 +118,11 @@ def run(count: int, seconds: float) -> str:
         try:
             assert process.stderr is not None
             process.stderr.readline()
-            seen = psutil.Process(process.pid)
-            cores, waits, lost = asyncio.run(load(parse(address), seen, count, seconds))
+            cores, waits, lost = asyncio.run(load(parse(address), process.pid, count, seconds))
         finally:
             process.terminate()
             process.wait()
-    middle, late = (1000 * waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99))
+    middle, late = (1000 * quantile(waits, share) for share in (0.5, 0.99))
     return (
         f"{count} balancers, {count / REPORT:.0f} reports/s, {CORES} cores: the controller uses {cores:.1%} "
         f"of a core; a core that was asked for comes after {middle:.1f} ms (median of {len(waits)}), "

@@ -7,27 +7,23 @@ where they were. Exit code 1 if something stays.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
-import multiprocessing
 import random
 import socket
 import struct
 import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
 import uvloop
-from rich.console import Console
 from rich.progress import track
 
-from bench.balancer import Balancer, free_port
-from bench.machine import in_words, machine
+from bench.rig.balancer import Balancer
+from bench.rig.command import parser
+from bench.rig.origins import origin
+from bench.rig.report import in_words, write
 
-console = Console()
 AT_A_TIME = 50
 _BATCH = 2000
 _BODY = b"b" * 3000
@@ -58,7 +54,7 @@ def _leave(phase: str, chosen: str, writer: asyncio.StreamWriter, source: random
 
 async def _server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     source = random.Random()
-    with contextlib.suppress(_Gone, OSError, EOFError, asyncio.LimitOverrunError):
+    with contextlib.suppress(_Gone, asyncio.LimitOverrunError):
         phase = source.choice(SERVER_PHASES)
         _leave("accept", phase, writer, source)
         while True:
@@ -86,17 +82,7 @@ async def _server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             await writer.drain()
             _leave("after", phase, writer, source)
             if kind == 2:
-                break
-    writer.close()
-
-
-def _serve(port: int) -> None:
-    async def main() -> None:
-        server = await asyncio.start_server(_server, "127.0.0.1", port, backlog=2048)
-        await server.serve_forever()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+                return
 
 
 async def _client(port: int, source: random.Random) -> None:
@@ -152,24 +138,23 @@ async def _batch(port: int, count: int, seed: int) -> None:
 
 def run(connections: int) -> dict[str, Any]:
     """That many client connections; what is left of them at the end."""
-    port = free_port()
-    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(port,), daemon=True)
-    server.start()
-    balancer = Balancer("--workers", "1", servers=[f"127.0.0.1:{port}"])
-    worker = psutil.Process(balancer.workers()[0]["pid"])
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_batch(balancer.port, min(connections, _BATCH), 0))
-            before, memory = worker.num_fds(), worker.memory_info().rss
-            size = min(connections, _BATCH)
-            for number in track(range(connections // size), f"{connections:,} connections"):
-                runner.run(_batch(balancer.port, size, number + 1))
+    with (
+        origin(_server) as server,
+        Balancer("--workers", "1", servers=[server]) as balancer,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        worker = psutil.Process(balancer.workers()[0]["pid"])
+        size = min(connections, _BATCH)
+        runner.run(_batch(balancer.port, size, 0))
+        before, memory = worker.num_fds(), worker.memory_info().rss
+        for number in track(range(connections // size), f"{connections:,} connections"):
+            runner.run(_batch(balancer.port, size, number + 1))
         # The clients that left with a half-sent request, too, are noticed at once: their sockets are closed.
-        balancer.wait("no connections", lambda status: status["totals"]["connections"] == 0, 60)
         status = balancer.wait(
             "nothing active",
             lambda status: (
-                not status["totals"]["in_flight"]
+                not status["totals"]["connections"]
+                and not status["totals"]["in_flight"]
                 and not any(server["active"] for server in status["servers"])
             ),
             60,
@@ -182,33 +167,26 @@ def run(connections: int) -> dict[str, Any]:
             "descriptors_after": worker.num_fds(),
             "memory_growth": worker.memory_info().rss - memory,
         }
-    finally:
-        balancer.stop()
-        server.terminate()
-        server.join()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    result = run(options.connections)
-    console.print(result)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "disconnects.json").write_text(
-        json.dumps({"machine": machine(), **result}, indent=1) + "\n"
-    )
+    options = parser(__doc__)
+    options.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
+    chosen = options.parse_args()
+    result = run(chosen.connections)
     totals = result["totals"]
-    (options.out / "disconnects.md").write_text(
-        "# Clients and servers that leave at any moment\n\n"
-        f"Written by `python -m bench.disconnects`. {in_words()}.\n\n"
+    lines = [
+        "# Clients and servers that leave at any moment",
+        "",
+        f"Written by `python -m bench.disconnects`. {in_words()}.",
+        "",
         f"{result['connections']:,} client connections with {totals['requests']:,} requests, of which "
         f"{totals.get('aborted', 0):,} were cut off by one side, {totals.get('status_5xx', 0):,} answered "
         f"with a 5xx, and {totals.get('retries', 0):,} sent again. At the end: 0 connections, 0 requests in "
         f"flight, **{result['active']} active** at servers; descriptors {result['descriptors_before']} → "
-        f"{result['descriptors_after']}; memory {result['memory_growth'] / (1 << 20):+.1f} MiB.\n"
-    )
+        f"{result['descriptors_after']}; memory {result['memory_growth'] / (1 << 20):+.1f} MiB.",
+    ]
+    write("disconnects", result, lines, chosen.out)
     sys.exit(
         result["active"] != 0
         or result["descriptors_after"] > result["descriptors_before"] + AT_A_TIME

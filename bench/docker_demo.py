@@ -7,7 +7,6 @@ pause, ``docker compose stop pylb``: every request that was sent must be answere
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -18,15 +17,18 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from bench.machine import in_words
+from bench.rig.clients import exchange
+from bench.rig.command import parser
+from bench.rig.processes import wait_for
+from bench.rig.report import in_words, write
 
 LOCUST = "http://127.0.0.1:8089"
 BALANCER = ("127.0.0.1", 8080)
@@ -62,14 +64,11 @@ def locust(path: str, **form: object) -> dict[str, Any]:
         return found
 
 
-def wait_for_locust(seconds: float = 60.0) -> None:
-    """Until its two workers are there, or this time is over: they start after the balancer."""
-    until = time.monotonic() + seconds
-    workers: list[object] = []
-    while len(workers) < 2 and time.monotonic() < until:
-        with contextlib.suppress(OSError, ValueError):
-            workers = locust("/stats/requests")["workers"]
-        time.sleep(0.5)
+def has_workers() -> bool:
+    """Whether Locust's two workers are there: they start after the balancer."""
+    with contextlib.suppress(ValueError):
+        return len(locust("/stats/requests")["workers"]) >= 2
+    return False
 
 
 async def _client(seen: Answers) -> None:
@@ -80,14 +79,10 @@ async def _client(seen: Answers) -> None:
         except OSError:
             return
         try:
-            closing = False
-            while not closing:
-                writer.write(b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n")
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                start = head.index(b"\ncontent-length:") + 16
-                await reader.readexactly(int(head[start : head.index(b"\r", start)]))
+            kept = True
+            while kept:
+                kept = await exchange(reader, writer)
                 seen.answered += 1
-                closing = b"\nconnection: close" in head
         except (OSError, EOFError, ValueError) as error:
             seen.lost.append(f"{type(error).__name__}: {error}")
         finally:
@@ -146,7 +141,7 @@ def drive(compose: list[str], steps: list[tuple[int, float]]) -> list[dict[str, 
         records[-1]["fail_ratio"] = locust("/stats/requests")["fail_ratio"]
         records[-1]["decisions"] = latest["scaling"]["decisions"]
     finally:
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             urllib.request.urlopen(LOCUST + "/stop", b"", timeout=10).close()
         watch.terminate()
         watch.wait()
@@ -160,59 +155,68 @@ def inspect(compose: list[str], what: str) -> str:
     return done.stdout.strip()
 
 
-def table(records: list[dict[str, Any]]) -> list[str]:
-    """One line for each stretch with the same visitors and workers."""
-    lines = [
-        "| seconds | visitors | workers | each busy | machine busy, cores | requests/s |",
-        "|---|---|---|---|---|---|",
-    ]
+def stretches(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What went on while visitors and workers were the same; means."""
     for (visitors, workers), run in groupby(records, key=lambda one: (one["visitors"], one["workers"])):
         stretch = list(run)
         first, last = stretch[0], stretch[-1]
         seconds = last["second"] - first["second"]
-        rate = f"{(last['requests'] - first['requests']) / seconds:.0f}" if seconds else ""
-        busy = sum(sum(one["busy"]) / max(1, len(one["busy"])) for one in stretch) / len(stretch)
-        machine = sum(one["machine"] for one in stretch) / len(stretch)
-        lines.append(
-            f"| {first['second']:.0f}–{last['second']:.0f} | {visitors} | {workers} | {busy:.0%} "
-            f"| {machine:.1f} | {rate} |"
-        )
-    return lines
+        yield {
+            "from": first["second"],
+            "to": last["second"],
+            "visitors": visitors,
+            "workers": workers,
+            "busy": sum(sum(one["busy"]) / max(1, len(one["busy"])) for one in stretch) / len(stretch),
+            "machine": sum(one["machine"] for one in stretch) / len(stretch),
+            "rps": (last["requests"] - first["requests"]) / seconds if seconds else None,
+        }
+
+
+def table(found: list[dict[str, Any]]) -> list[str]:
+    """One line for each stretch."""
+    return [
+        "| seconds | visitors | workers | each busy | machine busy, cores | requests/s |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {one['from']:.0f}–{one['to']:.0f} | {one['visitors']} | {one['workers']} | {one['busy']:.0%} "
+            f"| {one['machine']:.1f} | {'' if one['rps'] is None else format(one['rps'], '.0f')} |"
+            for one in found
+        ),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--compose", default="docker compose", help="the command, with its -f options")
-    parser.add_argument("--steps", default="20:5,80:16,20:24", help="visitors:seconds, in turn")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    compose = options.compose.split()
-    steps = [(int(one.split(":")[0]), float(one.split(":")[1])) for one in options.steps.split(",")]
+    options = parser(__doc__)
+    options.add_argument("--compose", default="docker compose", help="the command, with its -f options")
+    options.add_argument("--steps", default="20:5,80:16,20:24", help="visitors:seconds, in turn")
+    chosen = options.parse_args()
+    compose = chosen.compose.split()
+    steps = [(int(one.split(":")[0]), float(one.split(":")[1])) for one in chosen.steps.split(",")]
     health = inspect(compose, "{{.State.Health.Status}}")
     if health != "healthy":
-        parser.error(f"pylb's container is {health or 'not up'}; start it: {options.compose} up -d --build")
-    wait_for_locust()
+        options.error(f"pylb's container is {health or 'not up'}; start it: {chosen.compose} up -d --build")
+    with contextlib.suppress(TimeoutError):
+        wait_for("Locust has two workers", has_workers, 60)
     records = drive(compose, steps)
     say(f"stopping the balancer while {CLIENTS} clients send without pause")
     seen, took = asyncio.run(stop_under_load(compose))
     code = inspect(compose, "{{.State.ExitCode}}")
-    decisions = records[-1]["decisions"]
+    lost = dict(Counter(seen.lost))
+    found = list(stretches(records))
+    last = {key: records[-1][key] for key in ("fail_ratio", "errors", "decisions")}
     lines = [
         "# The docker compose demo, driven", "",
-        f"Written by `python -m bench.docker_demo --compose '{options.compose}'`. {in_words()}.", "",
+        f"Written by `python -m bench.docker_demo --compose '{chosen.compose}'`. {in_words()}.", "",
         f"Health of the container before: **{health}**. Locust's share of failed requests: "
-        f"{records[-1]['fail_ratio']:.0%}; 5xx: {records[-1]['errors']}.", "",
-        *table(records), "", "What the balancer decided:", "",
-        *(f"- {one['from']} → {one['to']}: {one['reason']}" for one in decisions), "",
+        f"{last['fail_ratio']:.0%}; 5xx: {last['errors']}.", "",
+        *table(found), "", "What the balancer decided:", "",
+        *(f"- {one['from']} → {one['to']}: {one['reason']}" for one in last["decisions"]), "",
         f"`docker compose stop pylb` with {CLIENTS} clients that send without pause: {took:.1f} s, exit code "
         f"**{code}**; {seen.answered} requests answered, **{len(seen.lost)} lost**"
-        f"{': ' + '; '.join(sorted(set(seen.lost))) if seen.lost else ''}.",
+        f"{': ' + '; '.join(sorted(lost)) if lost else ''}.",
     ]  # fmt: skip
-    record = {"steps": records, "stop": {"seconds": took, "exit_code": code, **asdict(seen)}}
-    (options.out / "docker.json").write_text(json.dumps(record, indent=1) + "\n")
-    (options.out / "docker.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    stop = {"seconds": took, "exit_code": code, "answered": seen.answered, "lost": lost}
+    write("docker", {"stretches": found, "stop": stop} | last, lines, chosen.out)
     grew = max(one["workers"] for one in records) > records[0]["workers"] == records[-1]["workers"]
     sys.exit(0 if grew and health == "healthy" and code == "0" and not seen.lost else 1)
 

@@ -9,22 +9,17 @@ nginx and haproxy.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import os
 import statistics
-import sys
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
-from bench.load import Outcome, open_loop
-from bench.machine import in_words, machine
+from bench.figures import name_of
+from bench.rig.command import console, in_turns, need, parser, progress
+from bench.rig.load import Outcome, open_loop
+from bench.rig.report import in_words, pyplot, quantile, together, write
 from bench.setups import ADAPTIVE, Scene, Setup, running, scene
 from bench.testbed import spinning
 
@@ -35,8 +30,6 @@ SECONDS = 75.0  # long enough after the load fell for a worker to go: the policy
 WAKES, SLEEPS = 27.0, 41.0  # the neighbour
 SAMPLE = 0.5
 COLOURS = {"adaptive": "#111111", "1": "#c2552d", "4": "#3b7dd8"}
-
-console = Console()
 
 
 def offered(at: float, peak: float) -> float:
@@ -89,7 +82,6 @@ def _series(
         while position < len(pairs) and pairs[position][0] < end:
             latencies.append(pairs[position][1])
             position += 1
-        latencies.sort()
         seconds = max(1e-3, end - begin)
         rates = {name: (after[name] - before[name]) / seconds for name in before if name != "at"}
         workers = [number for at, number in counts if at <= end] or [counts[0][1]]
@@ -98,23 +90,22 @@ def _series(
                 "at": round(end, 2),
                 "offered": round(offered(end, peak), 1),
                 "answered": round(len(latencies) / seconds, 1),
-                "p99_ms": round(1000 * latencies[int(0.99 * (len(latencies) - 1))], 1) if latencies else None,
+                "p99_ms": round(1000 * quantile(latencies, 0.99), 1) if latencies else None,
                 "workers": workers[-1],
                 "idle": round(max(0.0, SETUP.cores - sum(rates.values())), 3),
                 "balancer": round(rates["pylb"], 3),
                 "batch": round(rates["batch"], 3),
             }
         )
-    ordered = sorted(outcome.latencies)
     step = [b["at"] - a["at"] for a, b in zip(uses, uses[1:], strict=False)]
     workers_seconds = sum(sample["workers"] * width for sample, width in zip(samples, step, strict=True))
     awake = [sample["batch"] for sample in samples if WAKES + 1 < sample["at"] < SLEEPS]
     return {
         "samples": samples,
-        "answered": len(ordered),
+        "answered": len(outcome.latencies),
         "failed": outcome.failed,
-        **{f"p{p}_ms": round(1000 * ordered[int(p / 100 * (len(ordered) - 1))], 1) for p in (50, 90, 99)},
-        "late": round(sum(latency > 0.1 for latency in ordered) / len(ordered), 4),
+        **{f"p{p}_ms": round(1000 * quantile(outcome.latencies, p / 100), 1) for p in (50, 90, 99)},
+        "late": round(sum(one > 0.1 for one in outcome.latencies) / len(outcome.latencies), 4),
         "core_seconds": round(uses[-1]["pylb"] - uses[0]["pylb"], 1),
         "worker_seconds": round(workers_seconds, 1),
         "neighbour": round(statistics.mean(awake), 2),
@@ -123,12 +114,7 @@ def _series(
 
 def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Everything over time, of the first repetition."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(4, 1, figsize=(10, 10), sharex=True, layout="constrained")
+    figure, axes = pyplot().subplots(4, 1, figsize=(10, 10), sharex=True, layout="constrained")
     for name, found in runs.items():
         kind, count = name.split()
         samples = found[0]["samples"]
@@ -154,11 +140,9 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write(runs: dict[str, list[dict[str, Any]]], peak: float, folder: Path) -> None:
+def report(runs: dict[str, list[dict[str, Any]]], peak: float, folder: Path) -> None:
     """JSON, Markdown and PNG."""
-    draw(runs, folder / "dynamic.png")
-    document = {"machine": machine(), "peak": peak, "runs": runs}
-    (folder / "dynamic.json").write_text(json.dumps(document) + "\n")
+    balancers = {name: together(found, sums=()) for name, found in runs.items()}
     repetitions = len(next(iter(runs.values())))
     lines = [
         "# Load and neighbours that change",
@@ -171,10 +155,10 @@ def write(runs: dict[str, list[dict[str, Any]]], peak: float, folder: Path) -> N
         "| worker-seconds held | neighbour got |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, found in runs.items():
+    for name, found in balancers.items():
 
-        def mid(what: str, found: list[dict[str, Any]] = found) -> float:
-            return float(statistics.median(one[what] for one in found))
+        def mid(what: str, found: dict[str, Any] = found) -> float:
+            return float(found[what]["median"])
 
         lines.append(
             f"| {name} | {mid('answered'):.0f} | {mid('failed'):.0f} | {mid('p50_ms'):.1f} | "
@@ -182,35 +166,29 @@ def write(runs: dict[str, list[dict[str, Any]]], peak: float, folder: Path) -> N
             f"{mid('worker_seconds'):.0f} | {mid('neighbour'):.2f} of {SETUP.batch} cores |"
         )
     lines += ["", "![over time](dynamic.png)"]
-    (folder / "dynamic.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
+    write("dynamic", {"peak": peak, "balancers": balancers}, lines, folder)
+    draw(runs, folder / "dynamic.png")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=3, help="of everything [3]")
-    parser.add_argument("--peak", type=float, default=PEAK, help=f"requests per second [{PEAK:.0f}]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    if os.geteuid():
-        parser.error("needs root, to make cgroups")
-    options.out.mkdir(parents=True, exist_ok=True)
-    runs: dict[str, list[dict[str, Any]]] = {}
-    with Progress(console=console) as progress:
-        bar = progress.add_task("", total=options.repetitions * len(VARIANTS))
-        for repetition in range(options.repetitions):
-            for kind, count in VARIANTS[:: -1 if repetition % 2 else 1]:
-                name = f"{kind} {'adaptive' if count == ADAPTIVE else count}"
-                progress.update(bar, description=f"{repetition + 1}: {name}")
-                with scene(SETUP) as here:
-                    result = measure(here, kind, count, options.peak)
-                runs.setdefault(name, []).append(result)
-                summary = {key: value for key, value in result.items() if key != "samples"}
-                console.log(f"{name}: {summary}")
-                progress.advance(bar)
-    order = [f"{kind} {'adaptive' if count == ADAPTIVE else count}" for kind, count in VARIANTS]
-    write({name: runs[name] for name in order}, options.peak, options.out)
-    sys.exit(0)
+    options = parser(__doc__)
+    options.add_argument("--repetitions", type=int, default=3, help="of everything [3]")
+    options.add_argument("--peak", type=float, default=PEAK, help=f"requests per second [{PEAK:.0f}]")
+    options.add_argument("--only", default="", help="balancers whose names begin so")
+    chosen = options.parse_args()
+    need(options, "nginx", "haproxy", "unshare", root=True)
+    variants = {name_of(*one): one for one in VARIANTS if name_of(*one).startswith(chosen.only)}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+    with progress() as bar:
+        task = bar.add_task("", total=chosen.repetitions * len(variants))
+        for repetition, name in in_turns(list(variants), chosen.repetitions):
+            bar.update(task, description=f"{repetition + 1}: {name}")
+            with scene(SETUP) as here:
+                result = measure(here, *variants[name], chosen.peak)
+            runs[name].append(result)
+            console.log(f"{name}: {({key: value for key, value in result.items() if key != 'samples'})}")
+            bar.advance(task)
+    report(runs, chosen.peak, chosen.out)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,11 @@ chosen its count then; what a cold start costs is in the dynamic runs. Needs roo
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import multiprocessing
 import os
 import random
-import shutil
 import statistics
 import sys
 import time
@@ -26,11 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from bench.load import Outcome, closed_loop
-from bench.machine import machine
+from bench.figure_drawing import failures, page
+from bench.figure_turns import Runs, condensed
+from bench.rig.command import console, need, parser, progress
+from bench.rig.load import Outcome, closed_loop
+from bench.rig.report import machine, write
 from bench.setups import ADAPTIVE, SETUPS, Running, Scene, Setup, running, scene
 from bench.speed import Speed
 from bench.testbed import CORE
@@ -40,9 +38,7 @@ CONNECTIONS = 60_000
 TURNS = 3  # of each balancer within a repetition; the connections are divided among them
 TURNS_IN_TIME = 2  # in experiment 2: few, since a turn loses what is under way at its end
 WARM_UP = 2.5  # seconds of load before each turn; adaptive finds its count again meanwhile
-QUANTILES = 200
-
-console = Console()
+QUANTILES = 100
 
 
 def variants(setup: Setup) -> list[tuple[str, int]]:
@@ -124,15 +120,8 @@ class Tally:
         """All turns together."""
         found = summary(self.outcome) | {"warm_up": WARM_UP, "turns": self.turns}
         found["balancer_cores"] = round(self.used / self.wall, 3)
-        pylb = self.running.pylb
-        found["workers"] = round(statistics.mean(self.workers), 2) if pylb and self.workers else self.count
-        if pylb is not None and self.count == ADAPTIVE:
-            found["log"] = [
-                line.partition("scaling ")[2].strip()
-                for line in pylb.log.read_text().splitlines()
-                if "] scaling from" in line
-            ]
-        return found
+        follows = self.running.pylb and self.workers
+        return found | {"workers": round(statistics.mean(self.workers), 2) if follows else self.count}
 
 
 def repeat(here: Scene, connections: int, said: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -156,36 +145,34 @@ def repeat(here: Scene, connections: int, said: Callable[[str], None]) -> dict[s
         return {name: tally.result() for name, tally in tallies.items()}
 
 
-def run(setups: list[Setup], repetitions: int, connections: int, file: Path, more: bool) -> None:
-    """All of it; written to ``file`` after each repetition, with ``more`` to what it has already.
+def run(setups: list[Setup], repetitions: int, connections: int, folder: Path, keep: Path | None) -> None:
+    """All of it; the results are written after each repetition.
+
+    Args:
+        keep: a file with the turns of earlier repetitions, or for those of these.
 
     Raises:
         ValueError: what is there was measured with another number of connections.
     """
-    document: dict[str, Any] = {
+    facts = {
         "machine": machine() | {"load_before": f"{os.getloadavg()[0]:.2f}"},
         "core": CORE,
         "clients": CLIENTS,
         "connections": connections,
-        "runs": {},
     }
-    if more and file.exists():
-        document = json.loads(file.read_text())
-        if document["connections"] != connections:
-            raise ValueError(f"{file} has runs of {document['connections']} connections")
-    runs: dict[str, dict[str, list[dict[str, Any]]]] = document["runs"]
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console) as progress:
-        total = repetitions * len(setups)
-        bar = progress.add_task("", total=total)
+    runs: Runs = {}
+    if keep is not None and keep.exists():
+        facts, runs = json.loads(keep.read_text())
+        if facts["connections"] != connections:
+            raise ValueError(f"{keep} has runs of {facts['connections']} connections")
+    with progress() as bar:
+        task = bar.add_task("", total=repetitions * len(setups))
         for repetition in range(repetitions):
             for setup in setups:
                 where = f"{repetition + 1}: figure {setup.key}"
 
                 def say(text: str, where: str = where) -> None:
-                    progress.update(bar, description=f"{where}, {text}")
+                    bar.update(task, description=f"{where}, {text}")
 
                 with scene(setup) as here:
                     found = repeat(here, connections, say)
@@ -197,33 +184,30 @@ def run(setups: list[Setup], repetitions: int, connections: int, file: Path, mor
                         f"{result['workers']} workers, {result['balancer_cores']:.2f} cores, "
                         f"{result['failed']} failed"
                     )
-                progress.advance(bar)
-            file.write_text(json.dumps(document) + "\n")
+                bar.advance(task)
+            if keep is not None:
+                keep.write_text(json.dumps([facts, runs]))
+            document = facts | condensed(runs)
+            write("figures", document, page(document, folder), folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=5, help="of everything [5]")
-    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="per run [60,000]")
-    parser.add_argument("--only", default="", help="figures that begin so")
-    parser.add_argument("--more", action="store_true", help="add repetitions to the JSON of an earlier run")
-    parser.add_argument("--draw", action="store_true", help="only draw, from the JSON of an earlier run")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    for tool in ("nginx", "haproxy", "unshare"):
-        if shutil.which(tool) is None:
-            parser.error(f"{tool} is not installed (apt-get install nginx-light haproxy util-linux)")
-    if os.geteuid():
-        parser.error("needs root, to make cgroups")
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "figures.json"
-    if not options.draw:
-        setups = [setup for setup in SETUPS if setup.key.startswith(options.only)]
-        run(setups, options.repetitions, options.connections, file, options.more)
-    from bench.figure_drawing import write
-
-    failed = write(json.loads(file.read_text()), options.out, console)
-    sys.exit(failed != 0)
+    options = parser(__doc__)
+    options.add_argument("--repetitions", type=int, default=5, help="of everything [5]")
+    options.add_argument("--connections", type=int, default=CONNECTIONS, help="per run [60,000]")
+    options.add_argument("--only", default="", help="figures that begin so")
+    options.add_argument("--more", type=Path, metavar="FILE", help="add to the repetitions that FILE keeps")
+    options.add_argument("--draw", action="store_true", help="only draw, from the JSON of an earlier run")
+    chosen = options.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    if not chosen.draw:
+        need(options, "nginx", "haproxy", "unshare", root=True)
+        setups = [setup for setup in SETUPS if setup.key.startswith(chosen.only)]
+        run(setups, chosen.repetitions, chosen.connections, chosen.out, chosen.more)
+    document = json.loads((chosen.out / "figures.json").read_text())
+    if chosen.draw:
+        write("figures", document, page(document, chosen.out), chosen.out)
+    sys.exit(failures(document["cells"]) != 0)
 
 
 if __name__ == "__main__":

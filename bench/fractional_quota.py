@@ -10,49 +10,25 @@ Others on this machine wait meanwhile. Needs root and wrk.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import os
 import random
-import re
-import shutil
-import statistics
-import subprocess
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
-
-from bench.balancer import Balancer
-from bench.machine import in_words, machine
-from bench.nothing_lost import child
-from bench.real_cores import serve
+from bench.rig import wrk
+from bench.rig.balancer import Balancer
+from bench.rig.command import console, need, parser
+from bench.rig.origins import TOKENS, origin
+from bench.rig.report import in_words, together, write
 from bench.testbed import CORE, Group, tidy_when_terminated
 from controller.sources.quota import ROUND_UP, whole_cores
 
-console = Console()
 QUOTAS = (1.1, 1.25, 1.5, 1.7)
 WORKERS = (1, 2)
 CONNECTIONS = (4, 16)
 PERIOD_US = 100_000
 SECONDS = 2
-_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What wrk saw in some seconds, and CPUs that the balancer used."""
-
-    quota: float
-    workers: int
-    connections: int
-    rps: float
-    p50_ms: float
-    p99_ms: float
-    cpus: float
 
 
 def inside(group: Group) -> list[str]:
@@ -61,80 +37,53 @@ def inside(group: Group) -> list[str]:
     return ["sh", "-c", f'{enter}exec "$@"', "sh"]
 
 
-def load(port: int, connections: int, seconds: int, where: Sequence[str]) -> tuple[float, float, float]:
-    """Requests per second, and the median and the 99th percentile of response times in milliseconds."""
-    command = [
-        *where,
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "--latency",
-        f"http://127.0.0.1:{port}/",
-    ]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate = re.search(r"Requests/sec:\s*([\d.]+)", text)
-    assert rate is not None, text
-    times = []
-    for share in ("50%", "99%"):
-        found = re.search(rf"{share}\s+([\d.]+)(us|ms|s)", text)
-        assert found is not None, text
-        times.append(float(found[1]) * _UNITS[found[2]])
-    return float(rate[1]), times[0], times[1]
-
-
-def measure(turns: int, seconds: int) -> list[Turn]:
-    """All quotas, numbers of workers and of connections, so many times."""
-    found = []
+def measure(turns: int, seconds: int) -> list[dict[str, Any]]:
+    """The turns of all quotas, numbers of workers and of connections, `together`."""
+    found: dict[tuple[float, int, int], list[dict[str, Any]]] = {}
     with ExitStack() as stack:
-        balancers, groups = {}, {}
+        groups: dict[int, Group] = {}
+        balancers: dict[int, Balancer] = {}
         for name in (0, *WORKERS):
             groups[name] = Group(f"pylb-fractional-{name or 'clients'}")
             groups[name].prefer()
             stack.callback(groups[name].remove)
         clients = inside(groups[0])
-        pipe = stack.enter_context(child(serve))
+        server = stack.enter_context(origin(TOKENS))
         for process in multiprocessing.active_children():
             groups[0].add(process.pid or 0)
-        server = f"127.0.0.1:{pipe.recv()}"
+
+        def load(workers: int, connections: int, seconds: int) -> dict[str, Any]:
+            url = f"http://127.0.0.1:{balancers[workers].port}"
+            return vars(wrk.run(url, wrk.Load("/", connections), seconds, clients))
+
         for workers in WORKERS:
             wrap = inside(groups[workers])
-            balancers[workers] = Balancer("--workers", str(workers), servers=(server,), wrap=wrap)
-            stack.callback(balancers[workers].stop)
-            balancers[workers].wait_workers(workers)
-            load(balancers[workers].port, max(CONNECTIONS), 1, clients)
-        cells = [(q, w, c) for q in QUOTAS for w in WORKERS for c in CONNECTIONS] * turns
-        random.shuffle(cells)
-        for quota, workers, connections in cells:
+            one = Balancer("--workers", str(workers), servers=(server,), wrap=wrap)
+            balancers[workers] = stack.enter_context(one)
+            one.wait_workers(workers)
+            load(workers, max(CONNECTIONS), 1)
+        cells = [(q, c, w) for q in QUOTAS for c in CONNECTIONS for w in WORKERS]
+        for cell in random.sample(cells * turns, len(cells) * turns):
+            quota, connections, workers = cell
             group = groups[workers]
             group.limit(quota, core=1.0, period_us=PERIOD_US)
             before = group.use()
-            seen = load(balancers[workers].port, connections, seconds, clients)
-            cpus = (group.use() - before) * CORE / seconds
-            found.append(Turn(quota, workers, connections, *seen, cpus))
-            console.log(str(found[-1]))
-    return found
+            seen = load(workers, connections, seconds)
+            seen["cpus"] = (group.use() - before) * CORE / seconds
+            found.setdefault(cell, []).append(seen)
+            console.log(f"{cell}: {seen}")
+    names = ("quota", "connections", "workers")
+    return [dict(zip(names, cell, strict=True)) | together(found[cell]) for cell in cells]
 
 
-def write(found: list[Turn], seconds: int, folder: Path) -> None:
+def report(found: list[dict[str, Any]], seconds: int, folder: Path) -> None:
     """JSON and Markdown."""
-    document = {"machine": machine(), "round_up": ROUND_UP, "turns": [asdict(one) for one in found]}
-    (folder / "fractional_quota.json").write_text(json.dumps(document, indent=1) + "\n")
-    turns = len(found) // (len(QUOTAS) * len(WORKERS) * len(CONNECTIONS))
-
-    def middle(quota: float, workers: int, connections: int, what: str) -> float:
-        return statistics.median(
-            float(getattr(one, what))
-            for one in found
-            if (one.quota, one.workers, one.connections) == (quota, workers, connections)
-        )
-
     lines = [
         "# Workers under a fraction of a CPU",
         "",
         f"Written by `python -m bench.fractional_quota`. {in_words()}. A real cgroup quota with a period of "
-        f"{PERIOD_US // 1000} ms; wrk and the server are outside of it. {turns} turns of {seconds} s each, "
-        "in random order, medians.",
+        f"{PERIOD_US // 1000} ms; wrk and the server are outside of it. {found[0]['turns']} turns of "
+        f"{seconds} s each, in random order, medians.",
         "",
         f"pylb rounds a quota up from a fraction of {ROUND_UP:g} on: "
         + ", ".join(f"{quota:g} CPUs may have {whole_cores(quota)}" for quota in QUOTAS)
@@ -144,33 +93,27 @@ def write(found: list[Turn], seconds: int, folder: Path) -> None:
         "| p50 ms, 1 | 2 | p99 ms, 1 | 2 |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for quota in QUOTAS:
-        for connections in CONNECTIONS:
-            one, two = ([middle(quota, w, connections, what) for what in _WHAT] for w in WORKERS)
-            lines.append(
-                f"| {quota:g} | {connections} | {one[0]:.0f} | {two[0]:.0f} | {two[0] / one[0] - 1:+.0%} | "
-                f"{one[3]:.2f} | {two[3]:.2f} | {one[1]:.1f} | {two[1]:.1f} | {one[2]:.0f} | {two[2]:.0f} |"
-            )
-    (folder / "fractional_quota.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
+    for one, two in zip(found[::2], found[1::2], strict=True):  # with 1 worker and with 2
 
+        def both(what: str, digits: int, one: dict[str, Any] = one, two: dict[str, Any] = two) -> str:
+            return f"{one[what]['median']:.{digits}f} | {two[what]['median']:.{digits}f}"
 
-_WHAT = ("rps", "p50_ms", "p99_ms", "cpus")
+        gain = two["rps"]["median"] / one["rps"]["median"] - 1
+        lines.append(
+            f"| {one['quota']:g} | {one['connections']} | {both('rps', 0)} | {gain:+.0%} | "
+            f"{both('cpus', 2)} | {both('p50_ms', 1)} | {both('p99_ms', 0)} |"
+        )
+    write("fractional_quota", {"round_up": ROUND_UP, "cells": found}, lines, folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=3, help="of each [3]")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help=f"of a turn [{SECONDS}]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    if os.geteuid():
-        parser.error("needs root, to make cgroups")
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed (apt-get install wrk)")
-    options.out.mkdir(parents=True, exist_ok=True)
+    options = parser(__doc__)
+    options.add_argument("--turns", type=int, default=3, help="of each [3]")
+    options.add_argument("--seconds", type=int, default=SECONDS, help=f"of a turn [{SECONDS}]")
+    chosen = options.parse_args()
+    need(options, "wrk", root=True)
     tidy_when_terminated()
-    write(measure(options.turns, options.seconds), options.seconds, options.out)
+    report(measure(chosen.turns, chosen.seconds), chosen.seconds, chosen.out)
 
 
 if __name__ == "__main__":

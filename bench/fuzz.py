@@ -11,25 +11,21 @@ A finding is printed with its seed and bytes (``--seed`` repeats it) and makes t
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 import random
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import h11
-from rich.console import Console
 from rich.progress import Progress
 
-from bench.machine import in_words, machine
+from bench.rig.command import console, parser
+from bench.rig.report import in_words, write
 from tests.http.wire import Wire
 
-console = Console()
 _LINES = [
     *(b"GET / HTTP/1.1", b"POST /p HTTP/1.1", b"HEAD /h HTTP/1.1", b"GET http://a/ HTTP/1.1"),
     *(b"OPTIONS * HTTP/1.1", b"PUT /" + b"x" * 300 + b" HTTP/1.1", b"GET /\xff HTTP/1.1", b"GET / HTTP/2.0"),
@@ -143,15 +139,14 @@ def _work(seed: int, until: float, most: int, counted: Any, found: Any) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20, help="stop after so many [20]")
-    parser.add_argument("--inputs", type=int, default=10_000_000, help="stop after so many")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
-    parser.add_argument("--seed", default="", help="repeat one input, as printed with a finding")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    if options.seed:
-        source = random.Random(options.seed)
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, default=20, help="stop after so many [20]")
+    options.add_argument("--inputs", type=int, default=10_000_000, help="stop after so many")
+    options.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
+    options.add_argument("--seed", default="", help="repeat one input, as printed with a finding")
+    chosen = options.parse_args()
+    if chosen.seed:
+        source = random.Random(chosen.seed)
         data = stream(source)
         console.print(data)
         check(data, source)
@@ -160,17 +155,17 @@ def main() -> None:
     found: Any = multiprocessing.Queue()
     first = random.SystemRandom().randrange(1 << 30)
     begin = time.monotonic()
-    until = begin + 60 * options.minutes
-    share = options.inputs // options.processes
+    until = begin + 60 * chosen.minutes
+    share = chosen.inputs // chosen.processes
     workers = [
         multiprocessing.Process(target=_work, args=(first + number, until, share, counted, found))
-        for number in range(options.processes)
+        for number in range(chosen.processes)
     ]
     for worker in workers:
         worker.start()
     findings = []
     with Progress(console=console) as progress:
-        bar = progress.add_task("fuzzing", total=60 * options.minutes)
+        bar = progress.add_task("fuzzing", total=60 * chosen.minutes)
         while any(worker.is_alive() for worker in workers) or not found.empty():
             while not found.empty():
                 findings.append(found.get())
@@ -182,21 +177,21 @@ def main() -> None:
                 description=f"{counted.value:,} inputs, {len(findings)} findings",
             )
     seconds = time.monotonic() - begin
-    options.out.mkdir(parents=True, exist_ok=True)
     result = {
-        "machine": machine(),
         "inputs": counted.value,
         "minutes": round(seconds / 60, 1),
         "first_seed": first,
         "findings": [{"seed": seed, "data": data.hex(), "what": what} for seed, data, what in findings],
     }
-    (options.out / "fuzz.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "fuzz.md").write_text(
-        "# Damaged streams of requests, judged by h11\n\n"
-        f"Written by `python -m bench.fuzz`. {in_words()}.\n\n"
+    lines = [
+        "# Damaged streams of requests, judged by h11",
+        "",
+        f"Written by `python -m bench.fuzz`. {in_words()}.",
+        "",
         f"{counted.value:,} streams of 1 to 4 requests in {seconds / 60:.1f} minutes, each in one piece and "
-        f"cut at random places: **{len(findings)} findings**.\n"
-    )
+        f"cut at random places: **{len(findings)} findings**.",
+    ]
+    write("fuzz", result, lines, chosen.out)
     sys.exit(bool(findings))
 
 

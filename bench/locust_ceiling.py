@@ -7,26 +7,22 @@ any balancer on this machine. Needs nginx, wrk and the bench extra (Locust).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from bench.rig import origins, wrk
+from bench.rig.balancer import free_port
+from bench.rig.command import console, need, parser
+from bench.rig.processes import cpu_seconds
+from bench.rig.report import in_words, machine, write
+from bench.rig.wrk import Load
 
-from bench.balancer import free_port
-from bench.hotpath import cpu_seconds, start_nginx
-from bench.machine import in_words, machine
-
-console = Console()
 USERS = 32
 _HERE = Path(__file__).parent
 _REQUESTS = '''"""What most locustfiles do: HttpUser, which sends through requests."""
@@ -98,19 +94,8 @@ def _lists(output: str) -> list[list[dict[str, Any]]]:
     return found
 
 
-def run_wrk(address: str, seconds: int) -> float:
-    """Requests per second of one wrk thread."""
-    command = ["taskset", "-c", "0", "wrk", "-t1", f"-c{USERS}", f"-d{seconds}s", f"http://{address}/small"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(output.split("Requests/sec:")[1].split()[0])
-
-
-def write(results: list[dict[str, Any]], wrk: float, load: float, seconds: int, folder: Path) -> None:
+def report(results: list[dict[str, Any]], ceiling: float, load: float, seconds: int, folder: Path) -> None:
     """JSON and Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
-    about = machine() | {"load_before": f"{load:.2f}"}
-    document = {"machine": about, "users": USERS, "seconds": seconds, "wrk": wrk, "results": results}
-    (folder / "locust.json").write_text(json.dumps(document, indent=1) + "\n")
     lines = [
         "# How many requests per second Locust itself makes",
         "",
@@ -127,50 +112,41 @@ def write(results: list[dict[str, Any]], wrk: float, load: float, seconds: int, 
             f"| {one['class']} | {one['client']} | {single['rps']:.0f} | {double['rps']:.0f} | "
             f"{single['nginx']:.0%}, {double['nginx']:.0%} | {single['failures'] + double['failures']} |"
         )
-    lines += ["", f"wrk (C), one thread on CPU 0: {wrk:.0f} req/s."]
-    (folder / "locust.md").write_text("\n".join(lines) + "\n")
+    lines += ["", f"wrk (C), one thread on CPU 0: {ceiling:.0f} req/s."]
+    about = machine() | {"load_before": f"{load:.2f}"}
+    document = {"machine": about, "users": USERS, "seconds": seconds, "wrk": ceiling, "results": results}
+    write("locust", document, lines, folder)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=5, help="per measurement [5]")
-    parser.add_argument("--only", default="", help="part of a class's name")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    for tool in ("nginx", "wrk", "taskset"):
-        if shutil.which(tool) is None:
-            parser.error(f"{tool} is not installed (apt-get install nginx-light wrk util-linux)")
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=int, default=5, help="per measurement [5]")
+    options.add_argument("--only", default="", help="part of a class's name")
+    chosen = options.parse_args()
+    need(options, "nginx", "wrk", "taskset")
     load = os.getloadavg()[0]
-    folder = Path(tempfile.mkdtemp(prefix="pylb-locust-"))
-    plain = folder / "requests_user.py"
-    plain.write_text(_REQUESTS)
-    nginx, servers = start_nginx(folder)
-    try:
-        time.sleep(0.5)
-        wrk = run_wrk(servers[0], min(3, options.seconds))
-        console.log(f"wrk: {wrk:.0f}/s")
+    with (
+        tempfile.TemporaryDirectory(prefix="pylb-locust-") as text,
+        origins.nginx(Path(text, "servers"), ("taskset", "-c", "1")) as (nginx, servers),
+    ):
+        plain = Path(text, "requests_user.py")
+        plain.write_text(_REQUESTS)
+        wrap = ("taskset", "-c", "0")
+        ceiling = wrk.run(f"http://{servers[0]}", Load(connections=USERS), min(3, chosen.seconds), wrap).rps
+        console.log(f"wrk: {ceiling:.0f}/s")
         results = []
         for name, client, file in CLASSES:
-            if options.only not in name:
+            if chosen.only not in name:
                 continue
             result: dict[str, Any] = {"class": name, "client": client}
             for processes in (1, 2):
-                before = cpu_seconds(nginx.pid)
-                one = run_locust(file or plain, name, servers[0], processes, options.seconds)
-                one["nginx"] = (cpu_seconds(nginx.pid) - before) / options.seconds
+                before = cpu_seconds(nginx.process.pid)
+                one = run_locust(file or plain, name, servers[0], processes, chosen.seconds)
+                one["nginx"] = (cpu_seconds(nginx.process.pid) - before) / chosen.seconds
                 result[str(processes)] = one
                 console.log(f"{name}, {processes} process(es): {one['rps']:.0f}/s, {one['failures']} failed")
             results.append(result)
-    finally:
-        nginx.terminate()
-        nginx.wait()
-        shutil.rmtree(folder, ignore_errors=True)
-    table = Table("class", "client", "req/s, 1 process", "req/s, 2 processes")
-    for result in results:
-        rates = [f"{result[key]['rps']:.0f}" for key in ("1", "2")]
-        table.add_row(result["class"], result["client"], *rates)
-    console.print(table)
-    write(results, wrk, load, options.seconds, options.out)
+    report(results, ceiling, load, chosen.seconds, chosen.out)
 
 
 if __name__ == "__main__":

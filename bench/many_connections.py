@@ -7,10 +7,7 @@ the whole number; at the end nothing may be counted as open. Exit code 1 if some
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import shutil
 import ssl
 import sys
 import tempfile
@@ -23,13 +20,13 @@ import h2.connection
 import psutil
 import trustme
 import uvloop
-from rich.console import Console
 from rich.progress import track
 
-from bench.balancer import Balancer, free_port, frontend, in_front_of
-from bench.machine import in_words, machine
+from bench.rig.balancer import Balancer, backend, free_port, frontend
+from bench.rig.command import console, parser
+from bench.rig.origins import origin, response
+from bench.rig.report import in_words, write
 
-console = Console()
 MIB = 1 << 20
 BAR = 8 * MIB  # of growth after the warm-up
 AT_A_TIME = 100
@@ -69,22 +66,14 @@ KINDS = (
 )
 
 
-async def _serve(port: int) -> None:
-    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                if b"\r\nUpgrade: echo" in head:
-                    writer.write(b"HTTP/1.1 101 OK\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nechoed")
-                    await reader.read()
-                    break
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nanswered")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        writer.close()
-
-    server = await asyncio.start_server(connection, "127.0.0.1", port, backlog=2048)
-    await server.serve_forever()
+async def _server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"\r\nUpgrade: echo" in head:
+            writer.write(b"HTTP/1.1 101 OK\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nechoed")
+            await reader.read()
+            return
+        writer.write(response(b"answered"))
 
 
 async def _batch(port: int, kind: Kind, count: int, context: ssl.SSLContext) -> int:
@@ -153,34 +142,28 @@ def measure(balancer: Balancer, port: int, kind: Kind, count: int, context: ssl.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="pylb-bench-"))
+    options = parser(__doc__)
+    options.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
+    chosen = options.parse_args()
     ca = trustme.CA()
-    ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "cert.pem")
     context = ssl.create_default_context()
     ca.configure_trust(context)
     ports = {name: free_port() for name in ("http", "tls", "tcp", "proxy")}
-    more = {
-        "tls": f'tls = {{certificates = "{folder}/cert.pem"}}\n',
-        "tcp": 'mode = "tcp"\n',
-        "proxy": 'accept_proxy = true\ntrusted_proxies = ["127.0.0.0/8"]\n',
-    }
-    text = "".join(frontend(name, port, more.get(name, "")) for name, port in ports.items())
-    results = []
-    try:
-        with in_front_of(_serve, folder, text) as balancer:
+    with tempfile.TemporaryDirectory(prefix="pylb-bench-") as folder, origin(_server) as server:
+        certificate = Path(folder, "cert.pem")
+        ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+        more = {
+            "tls": f'tls = {{certificates = "{certificate}"}}\n',
+            "tcp": 'mode = "tcp"\n',
+            "proxy": 'accept_proxy = true\ntrusted_proxies = ["127.0.0.0/8"]\n',
+        }
+        text = "".join(frontend(name, port, more.get(name, "")) for name, port in ports.items())
+        text = "workers = {min = 1, max = 1}\n" + text + backend("b", [server])
+        results = []
+        with Balancer(text=text) as balancer:
             for kind in KINDS:
-                results.append(measure(balancer, ports[kind.frontend], kind, options.connections, context))
+                results.append(measure(balancer, ports[kind.frontend], kind, chosen.connections, context))
                 console.log(results[-1])
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "many_connections.json").write_text(
-        json.dumps({"machine": machine(), "results": results}, indent=1) + "\n"
-    )
     lines = [
         "# A worker's memory before and after many connections",
         "",
@@ -201,7 +184,7 @@ def main() -> None:
             f"{one['rss_after'] / MIB:.1f} MiB | **{growth / MIB:+.1f} MiB** | "
             f"{one['descriptors_before']} | {one['descriptors_after']} |"
         )
-    (options.out / "many_connections.md").write_text("\n".join(lines) + "\n")
+    write("many_connections", {"results": results}, lines, chosen.out)
     sys.exit(not good)
 
 

@@ -8,16 +8,14 @@ busiest worker must hold at most 1.25 times the mean number of connections withi
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import multiprocessing
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -25,56 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from rich.console import Console
 
-from bench.balancer import Balancer
-from bench.clients import Tally, connection_per_request, keep_alive_clients
-from bench.machine import in_words, machine
+from bench.rig.balancer import Balancer
+from bench.rig.clients import Tally, connection_per_request, keep_alive_clients
+from bench.rig.command import console, parser
+from bench.rig.origins import origin
+from bench.rig.processes import child, event
+from bench.rig.report import in_words, write
 
-console = Console()
 LEVEL = 1.25  # the busiest worker's connections over the mean
 LEVEL_SECONDS = 1.0  # from the order to grow
 HOLD_SECONDS = 2.0  # between a change and the next
 UNANSWERED_SECONDS = 10.0  # a request under way for so long after the end is lost
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 128\r\n\r\n" + b"x" * 128
-_spawn = multiprocessing.get_context("spawn")
-
-
-async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The server: the same answer to every request."""
-    with suppress(EOFError, OSError):
-        while await reader.readuntil(b"\r\n\r\n"):
-            writer.write(_ANSWER)
-    writer.close()
-
-
-def _serve(pipe: Connection[Any, Any]) -> None:
-    async def main() -> None:
-        server = await asyncio.start_server(_answer, "127.0.0.1", 0, backlog=4096)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    uvloop.run(main())
-
-
-@contextmanager
-def child(run: Callable[..., None], *arguments: object) -> Iterator[Connection[Any, Any]]:
-    """A process that runs ``run(*arguments, pipe)``, and our end of the pipe; it ends with the block."""
-    ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=run, args=(*arguments, theirs), daemon=True)
-    process.start()
-    try:
-        yield ours
-    finally:
-        process.terminate()
-        process.join()
-
-
-@contextmanager
-def origin() -> Iterator[str]:
-    """The address of a server in a process of its own."""
-    with child(_serve) as pipe:
-        yield f"127.0.0.1:{pipe.recv()}"
 
 
 @dataclass
@@ -154,7 +114,7 @@ def keep_alive(balancer: Balancer, clients: int, rounds: int) -> tuple[list[Step
 
         balancer.wait("level", so)
 
-    ends = _spawn.Event()
+    ends = event()
     with child(_keep_alive, balancer.port, clients, ends) as pipe:
         level(1)
         for number in range(1, rounds + 1):
@@ -196,15 +156,23 @@ def new_connections(balancer: Balancer, requests: int, clients: int) -> dict[str
     return asdict(tally) | dict(requests=requests, scalings=scalings, seconds=time.monotonic() - began)
 
 
-def write(folder: Path, steps: list[Step], seen: Clients, each: dict[str, Any]) -> list[str]:
-    """JSON and Markdown; gives the broken promises in words."""
+def broken(steps: list[Step], seen: Clients, each: dict[str, Any]) -> list[str]:
+    """The broken promises in words."""
     wrong = [f"{s.name}: {s.failed} failed, {s.may_fail} may" for s in steps if s.failed > s.may_fail]
     wrong += [f"{s.name}: level after {s.level_after:.2f} s" for s in steps if s.level_after > LEVEL_SECONDS]
     wrong += [f"{seen.unanswered} requests were never answered"] * bool(seen.unanswered)
     if each["failed"] or each["answered"] != each["requests"]:
         wrong.append(f"new connections: {each['answered']} of {each['requests']} answered")
-    record = dict(machine=machine(), broken=wrong, steps=[asdict(step) for step in steps])
-    record |= dict(keep_alive=asdict(seen), new_connections=each)
+    return wrong
+
+
+def report(folder: Path, steps: list[Step], seen: Clients, each: dict[str, Any]) -> list[str]:
+    """JSON and Markdown; gives the broken promises."""
+    wrong = broken(steps, seen, each)
+    causes = dict(Counter(text for _, text in seen.failures))
+    rows = [{key: value for key, value in asdict(step).items() if key != "began"} for step in steps]
+    record = dict(broken=wrong, steps=rows, keep_alive=asdict(seen) | {"failures": causes})
+    record |= dict(new_connections=each | {"failed": dict(Counter(each["failed"]))})
     lines = [
         "# Nothing lost while workers come, go, reload and die", "",
         f"Written by `python -m bench.nothing_lost`. {in_words()}.", "",
@@ -217,34 +185,26 @@ def write(folder: Path, steps: list[Step], seen: Clients, each: dict[str, Any]) 
         "| step | requests | level after | failed | may fail |", "|---|---|---|---|---|",
         *(f"| {s.name} | {s.requests} | {f'{s.level_after:.2f} s' if s.level_after else ''} | {s.failed} | "
           f"{s.may_fail} |" for s in steps), "",
-        f"Failures as the clients saw them: {'; '.join({text for _, text in seen.failures}) or 'none'}.", "",
+        f"Failures as the clients saw them: {'; '.join(causes) or 'none'}.", "",
         "## A new connection for each request", "",
         f"{each['answered']} of {each['requests']} answered, {len(each['failed'])} failed, in "
         f"{each['seconds']:.1f} s; the number of workers was changed {each['scalings']} times meanwhile.",
     ]  # fmt: skip
-    (folder / "nothing_lost.json").write_text(json.dumps(record, indent=1) + "\n")
-    (folder / "nothing_lost.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
+    write("nothing_lost", record, lines, folder)
     return wrong
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=250)
-    parser.add_argument("--rounds", type=int, default=3, help="of the keep-alive part")
-    parser.add_argument("--requests", type=int, default=60_000, help="each on a new connection")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    with origin() as server:
-        balancer = Balancer("--workers", "1..4", servers=(server,))
-        try:
-            balancer.scale(1)
-            steps, seen = keep_alive(balancer, options.clients, options.rounds)
-            each = new_connections(balancer, options.requests, options.clients)
-        finally:
-            balancer.stop()
-    sys.exit(1 if write(options.out, steps, seen, each) else 0)
+    options = parser(__doc__)
+    options.add_argument("--clients", type=int, default=250)
+    options.add_argument("--rounds", type=int, default=3, help="of the keep-alive part")
+    options.add_argument("--requests", type=int, default=60_000, help="each on a new connection")
+    chosen = options.parse_args()
+    with origin() as server, Balancer("--workers", "1..4", servers=(server,)) as balancer:
+        balancer.scale(1)
+        steps, seen = keep_alive(balancer, chosen.clients, chosen.rounds)
+        each = new_connections(balancer, chosen.requests, chosen.clients)
+    sys.exit(1 if report(chosen.out, steps, seen, each) else 0)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import statistics
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from bench.rig.report import in_words, pyplot, shown
 
-Turns = list[dict[str, Any]]
+Cases = dict[str, dict[str, dict[str, Any]]]
+"""By case and balancer, its turns `together`, and ``over_haproxy``: CPU per request over HAProxy's."""
 
 COLOURS = {
     "pylb": "#3b7dd8",
@@ -20,39 +19,21 @@ COLOURS = {
 }
 
 
-def middle(turns: Turns, what: str) -> float | None:
-    """Median over the turns; None where nothing was answered."""
-    values = [turn[what] for turn in turns if turn[what] is not None]
-    return float(statistics.median(values)) if values else None
-
-
-def ratios(turns: Turns, base: Turns, what: str = "us") -> list[float]:
-    """Turn by turn, over the same turn of ``base``."""
-    pairs = zip(turns, base, strict=False)
-    return [one[what] / other[what] for one, other in pairs if one[what] and other[what]]
-
-
-def _shown(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
-def table(runs: dict[str, dict[str, Turns]]) -> list[str]:
+def table(cases: Cases) -> list[str]:
     """A row for each case and balancer; ratios are CPU per request over HAProxy's, median (extremes)."""
     lines = [
         "| case | balancer | CPU µs/request | over HAProxy's | requests/s | p50 ms | p99 ms | failed |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for key, peers in runs.items():
-        for name, turns in peers.items():
-            over = ratios(turns, peers["haproxy"]) if "haproxy" in peers else []
-            ratio = f"{statistics.median(over):.2f} ({min(over):.2f}–{max(over):.2f})" if over else ""
-            figures = (middle(turns, what) for what in ("us", "rps", "p50_ms", "p99_ms"))
-            us, rps, p50, p99 = (_shown(figure) for figure in figures)
-            failed = sum(turn["failed"] for turn in turns)
-            shown = f"**{name}**" if name == "pylb" else name
-            lines.append(f"| {key} | {shown} | {us} | {ratio} | {rps} | {p50} | {p99} | {failed} |")
+    for key, peers in cases.items():
+        for name, one in peers.items():
+            over = one["over_haproxy"]
+            ratio = f"{over['median']:.2f} ({over['min']:.2f}–{over['max']:.2f})" if over["median"] else ""
+            figures = " | ".join(shown(one[what]["median"]) for what in ("rps", "p50_ms", "p99_ms"))
+            name = f"**{name}**" if name == "pylb" else name
+            lines.append(
+                f"| {key} | {name} | {shown(one['us']['median'])} | {ratio} | {figures} | {one['failed']} |"
+            )
     return lines
 
 
@@ -71,30 +52,24 @@ def idle_table(idle: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def draw(runs: dict[str, dict[str, Turns]], path: Path) -> None:
+def draw(cases: Cases, path: Path) -> None:
     """CPU per request over HAProxy's, as bars on a logarithmic scale, with the extremes."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    keys = [key for key in runs if "haproxy" in runs[key]]
-    names = [name for name in COLOURS if any(name in runs[key] for key in keys) and name != "haproxy"]
-    figure, axes = pyplot.subplots(figsize=(9, 0.62 * len(keys) + 1.6), layout="constrained")
+    keys = [key for key in cases if "haproxy" in cases[key]]
+    names = [name for name in COLOURS if any(name in cases[key] for key in keys) and name != "haproxy"]
+    figure, axes = pyplot().subplots(figsize=(9, 0.62 * len(keys) + 1.6), layout="constrained")
     for number, name in enumerate(names):
         for place, key in enumerate(keys):
-            over = ratios(runs[key].get(name, []), runs[key]["haproxy"])
-            if not over:
+            over = cases[key][name]["over_haproxy"] if name in cases[key] else {"median": None}
+            if over["median"] is None:
                 continue
-            value = statistics.median(over)
             at = place + (number - (len(names) - 1) / 2) * 0.8 / len(names)
             axes.barh(
                 at,
-                value,
+                over["median"],
                 0.72 / len(names),
                 color=COLOURS[name],
                 label=name if place == 0 else None,
-                xerr=[[value - min(over)], [max(over) - value]],
+                xerr=[[over["median"] - over["min"]], [over["max"] - over["median"]]],
                 error_kw={"elinewidth": 0.8},
             )
     axes.axvline(1, color="black", linewidth=1)
@@ -107,24 +82,21 @@ def draw(runs: dict[str, dict[str, Turns]], path: Path) -> None:
     axes.grid(axis="x", alpha=0.25)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
-def write(document: dict[str, Any], folder: Path, console: Console) -> None:
-    """Markdown and PNG beside the JSON."""
-    runs = document["runs"]
-    draw(runs, folder / "peers.png")
-    turns = max(len(turns) for peers in runs.values() for turns in peers.values())
-    facts = document["machine"] | document["versions"]
-    about = "; ".join(f"{key}: {value}" for key, value in facts.items())
-    lines = [
+def page(document: dict[str, Any]) -> list[str]:
+    """All of it in Markdown."""
+    cases: Cases = document["cases"]
+    turns = max(one["turns"] for peers in cases.values() for one in peers.values())
+    return [
         "# Balancers side by side",
         "",
-        f"Written by `python -m bench.peers` (`make peers`). {about}.",
+        f"Written by `python -m bench.peers` (`make peers`). "
+        f"{in_words(document['machine'] | document['versions'])}.",
         f"{turns} turns each, interleaved; medians. With 1 worker the balancer has a CPU of its own, with 2 "
         "it shares both with the load, so compare CPU per request rather than throughput.",
         "",
-        *table(runs),
+        *table(cases),
         "",
         "Memory of idle client connections (proportional set size of all processes):",
         "",
@@ -132,6 +104,3 @@ def write(document: dict[str, Any], folder: Path, console: Console) -> None:
         "",
         "![CPU per request](peers.png)",
     ]
-    (folder / "peers.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
-    (folder / "peers.json").write_text(json.dumps(document) + "\n")

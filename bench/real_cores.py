@@ -13,38 +13,29 @@ chunk by chunk in Python, while wrk parses them in C and the server writes them 
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
 import multiprocessing
 import os
-import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import psutil
-import uvloop
-from rich.console import Console
 from rich.progress import Progress
 
-from bench.balancer import Balancer
-from bench.machine import in_words, machine
-from bench.nothing_lost import child
+from bench.rig import wrk
+from bench.rig.balancer import Balancer
+from bench.rig.command import console, need, parser
+from bench.rig.origins import TOKENS, origin
+from bench.rig.report import in_words, pyplot, write
 
-console = Console()
 SAMPLE_SECONDS = 0.5
 CONNECTIONS = 16  # of wrk, all keep-alive
-_ANSWER = (
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8\r\n token x\r\n" * 1000 + b"0\r\n\r\n"
-)
+RATES = ("requests", "idle", "busy", "bench", "others")
 
 
 @dataclass
@@ -103,25 +94,9 @@ def other_work(processes: int) -> Iterator[list[int]]:
             process.join()
 
 
-def serve(pipe: Connection[Any, Any]) -> None:
-    """The server; says its port through ``pipe``."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(EOFError, OSError):
-            while await reader.readuntil(b"\r\n\r\n"):
-                writer.write(_ANSWER)
-
-    async def main() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        pipe.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    uvloop.run(main())
-
-
 def start_wrk(port: int, seconds: int) -> subprocess.Popen[str]:
     """The load generator, for some seconds."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", f"http://127.0.0.1:{port}/"]
+    command = wrk.command(f"http://127.0.0.1:{port}", wrk.Load("/", CONNECTIONS), seconds)
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -151,18 +126,18 @@ class Look:
                 "granted": scaling["granted_cores"], "grant": scaling["grant_reason"]} | rates  # fmt: skip
 
 
-def run(plan: list[Phase], balancer: Balancer, cores: int) -> str:
+def run(plan: list[Phase], balancer: Balancer, cores: int) -> wrk.Seen:
     """Go through the phases; gives what wrk counted."""
     look = Look(balancer)
-    wrk: subprocess.Popen[str] | None = None
+    load: subprocess.Popen[str] | None = None
     with ExitStack() as stack, Progress(console=console, transient=True) as progress:
         bar = progress.add_task("", total=sum(phase.seconds for phase in plan))
         for phase in plan:
             with other_work(cores if phase.others else 0) as spinning:
-                if wrk is None:
+                if load is None:
                     time.sleep(2.0)  # the measured idleness is of the past second
-                    wrk = start_wrk(balancer.port, sum(phase.seconds for phase in plan if phase.load))
-                    stack.callback(wrk.kill)
+                    load = start_wrk(balancer.port, sum(phase.seconds for phase in plan if phase.load))
+                    stack.callback(load.kill)
                 changes = balancer.log.read_text().count("scaling from")
                 began = time.monotonic()
                 while (passed := time.monotonic() - began) < phase.seconds:
@@ -175,21 +150,15 @@ def run(plan: list[Phase], balancer: Balancer, cores: int) -> str:
                     progress.update(bar, advance=SAMPLE_SECONDS, description=f"{phase.name}: {workers}")
                     time.sleep(SAMPLE_SECONDS)
             console.log(f"{phase.name}: {workers} workers, {sample['reason']}")
-        assert wrk is not None
-        counted = wrk.communicate(timeout=30)[0]
-    return "; ".join(re.findall(r"\d+ requests in.*|Socket errors.*|Non-2xx.*", counted))
+        assert load is not None
+        return wrk.parse(load.communicate(timeout=30)[0])
 
 
 def draw(plan: list[Phase], path: Path) -> None:
     """Workers, cores and requests over time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     samples = [sample for phase in plan for sample in phase.samples][1:]
     at = [sample["at"] for sample in samples]
-    figure, (top, middle, bottom) = pyplot.subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
+    figure, (top, middle, bottom) = pyplot().subplots(3, 1, figsize=(9, 7), sharex=True, layout="constrained")
     top.step(at, [sample["workers"] for sample in samples], where="post", color="#3b7dd8", linewidth=2)
     top.set(ylabel="workers", ylim=(0, plan[1].workers + 0.5))
     middle.plot(at, [sample["idle"] for sample in samples], color="#2e9e5b", label="idle")
@@ -208,11 +177,13 @@ def draw(plan: list[Phase], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write(plan: list[Phase], wrk: str, log: list[str], folder: Path) -> None:
+def report(plan: list[Phase], seen: wrk.Seen, log: list[str], folder: Path) -> None:
     """JSON, Markdown and PNG."""
-    draw(plan, folder / "real_cores.png")
-    about = {"machine": machine(), "wrk": wrk, "log": log, "phases": [asdict(phase) for phase in plan]}
-    (folder / "real_cores.json").write_text(json.dumps(about, indent=1) + "\n")
+    rows = []
+    for phase in plan:
+        facts = {key: value for key, value in asdict(phase).items() if key != "samples"}
+        rows.append(facts | {"holds": phase.holds, "mean": {what: phase.mean(what) for what in RATES}})
+    about = {"wrk": vars(seen), "log": log, "phases": rows}
     lines = [
         "# Workers follow idle cores", "", f"Written by `python -m bench.real_cores`. {in_words()}.", "",
         (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip()
@@ -224,28 +195,24 @@ def write(plan: list[Phase], wrk: str, log: list[str], folder: Path) -> None:
           f"{p.mean('busy'):.2f} | {p.mean('bench'):.2f} | {p.mean('others'):.2f} |" for p in plan), "",
         "Rates are means of the last two thirds of each phase, in cores; a change more than the one that is "
         "wanted is a miss, too. Others: this run's loops, and strangers, whose claims pylb must honour. "
-        f"wrk: {wrk}.", "",
+        f"wrk: {seen.requests} requests, {seen.failed} failed.", "",
         "![over time](real_cores.png)", "", "The balancer's log:", "", "```", *log, "```",
     ]  # fmt: skip
-    (folder / "real_cores.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines), markup=False)
+    write("real_cores", about, lines, folder)
+    draw(plan, folder / "real_cores.png")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed (apt-get install wrk)")
+    options = parser(__doc__)
+    options.add_argument("--shorter", type=float, default=1, help="divides the time of each phase [1]")
+    chosen = options.parse_args()
+    need(options, "wrk")
     plan = phases(cores := len(os.sched_getaffinity(0)))
-    with child(serve) as pipe:
-        balancer = Balancer("--workers", f"1..{cores}", servers=(f"127.0.0.1:{pipe.recv()}",))
-        try:
-            wrk = run(plan, balancer, cores)
-        finally:
-            balancer.stop()
-    write(plan, wrk, balancer.log.read_text().splitlines(), options.out)
+    for phase in plan:
+        phase.seconds = max(2, round(phase.seconds / chosen.shorter))
+    with origin(TOKENS) as server, Balancer("--workers", f"1..{cores}", servers=(server,)) as balancer:
+        seen = run(plan, balancer, cores)
+    report(plan, seen, balancer.log.read_text().splitlines(), chosen.out)
     sys.exit(0 if all(phase.holds for phase in plan) else 1)
 
 

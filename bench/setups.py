@@ -19,7 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.balancer import Balancer, free_port
+from bench.rig import peers
+from bench.rig.balancer import Balancer, free_port
+from bench.rig.origins import nginx_with_files
+from bench.rig.peers import Site
+from bench.rig.processes import wait_for
 from bench.testbed import CORE, Group, Host, Vm, spinning
 
 ADAPTIVE = 0
@@ -84,23 +88,11 @@ class Scene:
     """The controller's address."""
 
 
-def _nginx(vm: Vm, folder: Path, part: str) -> str:
+def _web_server(vm: Vm, folder: Path, part: str) -> str:
     port = free_port()
     home = folder / f"{vm.name}-{part}"
     home.mkdir()
-    (home / "index.html").write_bytes(b"x" * 128)
-    for path in (folder, home):
-        path.chmod(0o755)
-    temps = "".join(
-        f"{kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (home / "nginx.conf").write_text(
-        f"worker_processes 1; daemon off; master_process off; pid {home}/pid; error_log {home}/err;\n"
-        f"events {{ worker_connections 8192; }}\n"
-        f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300; {temps}\n"
-        f"server {{ listen 127.0.0.1:{port} backlog=4096; root {home}; }} }}\n"
-    )
-    vm.run(["nginx", "-e", f"{home}/err", "-c", f"{home}/nginx.conf"], part)
+    vm.run(nginx_with_files(home, [port]), part)
     return f"127.0.0.1:{port}"
 
 
@@ -108,6 +100,7 @@ def _nginx(vm: Vm, folder: Path, part: str) -> str:
 def scene(setup: Setup) -> Iterator[Scene]:
     """Machines, web servers, load in the extra machine, and the host's controller."""
     folder = Path(tempfile.mkdtemp(prefix="pylb-scene-"))
+    folder.chmod(0o755)
     with Host(setup.cores) as host, contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         partitions = {}
@@ -120,7 +113,7 @@ def scene(setup: Setup) -> Iterator[Scene]:
         for number, vcpus in enumerate(setup.web):
             name = f"web-{number + 1}"
             vm = host.vm(name, vcpus, partitions.get(name))
-            servers += [_nginx(vm, folder, f"nginx-{core}") for core in range(vcpus)]
+            servers += [_web_server(vm, folder, f"nginx-{core}") for core in range(vcpus)]
         balancer = host.vm("pylb", setup.balancer, partitions.get("pylb"), setup.own)
         if setup.extra:
             stack.enter_context(spinning(host.vm("extra", setup.extra, partitions.get("extra")), setup.extra))
@@ -230,23 +223,15 @@ def _of_pylb(supervisor: int) -> dict[int, str]:
 
 @contextlib.contextmanager
 def _haproxy(scene: Scene, count: int) -> Iterator[Running]:
-    port = free_port()
-    file = scene.folder / f"haproxy-{count}.cfg"
-    lines = "".join(f"  server s{number} {server}\n" for number, server in enumerate(scene.servers))
-    file.write_text(
-        "global\n  nbthread 1\n  maxconn 8000\n"
-        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        "  option forwardfor\n  http-reuse always\n"
-        f"frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  balance leastconn\n{lines}"
-    )
-    processes = [
-        scene.balancer.run(["haproxy", "-db", "-q", "-f", str(file)], f"haproxy-{number}")
-        for number in range(count)
-    ]
+    site = Site(scene.servers)
+    folder = scene.folder / f"haproxy-{count}"
+    folder.mkdir(exist_ok=True)
+    command = peers.haproxy(folder, site, balance="leastconn")
+    processes = [scene.balancer.run(command, f"haproxy-{number}") for number in range(count)]
     try:
-        _wait_listening(port, count)
+        wait_for(f"{count} processes that listen on port {site.port}", lambda: _listening(site.port) >= count)
         cores = {process.pid: f"haproxy-{number}" for number, process in enumerate(processes)}
-        yield Running(scene, port, lambda: cores)
+        yield Running(scene, site.port, lambda: cores)
     finally:
         for process in processes:
             process.send_signal(signal.SIGTERM)
@@ -257,15 +242,7 @@ def _haproxy(scene: Scene, count: int) -> Iterator[Running]:
             process.wait()
 
 
-def _wait_listening(port: int, count: int) -> None:
-    """Until so many sockets listen on 127.0.0.1:``port``: a starved process needs a second to start.
-
-    Raises:
-        TimeoutError: they don't after 20 s.
-    """
-    deadline = time.monotonic() + 20
-    wanted = f":{port:04X} 00000000:0000 0A"  # man 5 proc: local address, remote address, LISTEN
-    while Path("/proc/net/tcp").read_text().count(wanted) < count:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"fewer than {count} processes listen on port {port}")
-        time.sleep(0.02)
+def _listening(port: int) -> int:
+    """How many sockets listen on 127.0.0.1:``port``."""
+    # man 5 proc: local address, remote address, LISTEN
+    return Path("/proc/net/tcp").read_text().count(f":{port:04X} 00000000:0000 0A")

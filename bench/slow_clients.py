@@ -7,48 +7,34 @@ Needs slowhttptest. Exit code 1 if an ordinary request fails.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
-import json
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from bench.rig.balancer import Balancer, backend, free_port, frontend
+from bench.rig.clients import exchange
+from bench.rig.command import console, need, parser
+from bench.rig.origins import origin, response
+from bench.rig.report import in_words, quantile, write
 
-from bench.balancer import Balancer, free_port, frontend, in_front_of
-from bench.machine import in_words, machine
-
-console = Console()
 MODES = {"slow headers": "-H", "slow body": "-B", "slow read": "-X", "range": "-R"}
 _CLIENTS = 16
 _PAUSE = 0.02  # seconds
 
 
-async def _serve(port: int) -> None:
-    """The server: 128 bytes, or 1 MiB for /1m, after the whole of the request's body."""
+async def _server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """128 bytes, or 1 MiB for /1m, after the whole of the request's body."""
     bodies = {b"/small": b"x" * 128, b"/1m": bytes(1 << 20)}
-
-    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-                if length is not None:
-                    await reader.readexactly(int(length[1]))
-                body = bodies.get(head.split(b" ", 2)[1], b"")
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-                await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(connection, "127.0.0.1", port, backlog=2048)
-    await server.serve_forever()
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+        if length is not None:
+            await reader.readexactly(int(length[1]))
+        writer.write(response(bodies.get(head.split(b" ", 2)[1], b"")))
+        await writer.drain()
 
 
 async def _ordinary(port: int, seconds: float) -> tuple[list[float], list[str]]:
@@ -61,11 +47,7 @@ async def _ordinary(port: int, seconds: float) -> tuple[list[float], list[str]]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             while time.monotonic() < end:
                 begin = time.perf_counter()
-                writer.write(b"GET /small HTTP/1.1\r\nHost: bench\r\n\r\n")
-                head = await reader.readuntil(b"\r\n\r\n")
-                if b" 200 " not in head:
-                    raise ValueError(head.decode())
-                await reader.readexactly(128)
+                await exchange(reader, writer, b"GET /small HTTP/1.1\r\nHost: bench\r\n\r\n")
                 latencies.append(1000 * (time.perf_counter() - begin))
                 await asyncio.sleep(_PAUSE)
             writer.close()
@@ -79,10 +61,9 @@ async def _ordinary(port: int, seconds: float) -> tuple[list[float], list[str]]:
 def ordinary(port: int, seconds: int) -> dict[str, Any]:
     """What 16 keep-alive clients see that rest 20 ms between requests; latencies in milliseconds."""
     latencies, trouble = asyncio.run(_ordinary(port, seconds))
-    latencies.sort()
     return {
-        "p50_ms": latencies[len(latencies) // 2],
-        "p99_ms": latencies[len(latencies) * 99 // 100],
+        "p50_ms": quantile(latencies, 0.5),
+        "p99_ms": quantile(latencies, 0.99),
         "requests": len(latencies),
         "trouble": trouble,
     }
@@ -123,24 +104,14 @@ def measure(balancer: Balancer, port: int, mode: str, seconds: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=8, help="per measurement [8]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    if shutil.which("slowhttptest") is None:
-        parser.error("slowhttptest is not installed (apt-get install slowhttptest)")
-    folder = Path(tempfile.mkdtemp(prefix="pylb-bench-"))
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=int, default=8, help="per measurement [8]")
+    chosen = options.parse_args()
+    need(options, "slowhttptest")
     port = free_port()
-    try:
-        limits = "limits = {connections = 2000}\n"
-        with in_front_of(_serve, folder, limits + frontend("f", port)) as balancer:
-            results = [measure(balancer, port, mode, options.seconds) for mode in MODES]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "slow_clients.json").write_text(
-        json.dumps({"machine": machine(), "results": results}, indent=1) + "\n"
-    )
+    text = "workers = {min = 1, max = 1}\nlimits = {connections = 2000}\n" + frontend("f", port)
+    with origin(_server) as server, Balancer(text=text + backend("b", [server])) as balancer:
+        results = [measure(balancer, port, mode, chosen.seconds) for mode in MODES]
     lines = [
         "# Ordinary clients while slow ones hold 1,000 connections",
         "",
@@ -155,11 +126,10 @@ def main() -> None:
             f"| {one['mode']} | {one['held_at_the_start']} to {one['held_at_the_end']} | "
             f"{before['p50_ms']:.2f} → {during['p50_ms']:.2f} ms | "
             f"{before['p99_ms']:.2f} → {during['p99_ms']:.2f} ms | "
-            f"{before['requests'] / options.seconds:.0f} → {during['requests'] / options.seconds:.0f} | "
+            f"{before['requests'] / chosen.seconds:.0f} → {during['requests'] / chosen.seconds:.0f} | "
             f"{during['trouble'] or 'none'} |"
         )
-    (options.out / "slow_clients.md").write_text("\n".join(lines) + "\n")
-    console.print("\n".join(lines))
+    write("slow_clients", {"results": results}, lines, chosen.out)
     sys.exit(any(one["during"]["trouble"] for one in results))
 
 

@@ -11,9 +11,7 @@ Source: Documentation/scheduler/sched-bwc.rst of the kernel.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -24,17 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-
-from bench.machine import in_words, machine
+from bench.rig.command import need, parser
+from bench.rig.report import in_words, write
 
 CORE = 0.25
 """What part of a real core a virtual one is."""
 PERIOD_US = 10_000
 _NAME = "pylb-testbed"
 _SPIN = "while True: sum(range(1000))"
-
-console = Console()
 
 
 def tidy_when_terminated() -> None:
@@ -255,20 +250,18 @@ def check(seconds: float = 3.0) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement [3.0]")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"), help="folder [bench/results]")
-    options = parser.parse_args()
-    if os.geteuid():
-        parser.error("needs root, to make cgroups")
-    found = check(options.seconds)
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=3.0, help="per measurement [3.0]")
+    chosen = options.parse_args()
+    need(options, root=True)
+    found = check(chosen.seconds)
     worst = max(abs(one["got"] / one["expected"] - 1) for one in found)
     lines = [
         "# The test bed's accuracy",
         "",
         f"Written by `python -m bench.testbed`. {in_words()}; cgroups of version {mounts()[0]}.",
         f"A virtual core is {CORE:g} of a real one, with a period of {PERIOD_US // 1000} ms; spinning loops "
-        f"for {options.seconds:g} s. Worst deviation: **{worst:.1%}** (bar: 5 %).",
+        f"for {chosen.seconds:g} s. Worst deviation: **{worst:.1%}** (bar: 5 %).",
         "",
         "| set-up | machine | virtual cores by quota | measured | off |",
         "|---|---|---|---|---|",
@@ -276,11 +269,8 @@ def main() -> None:
     for one in found:
         off = one["got"] / one["expected"] - 1
         lines.append(f"| {one['setup']} | {one['vm']} | {one['expected']} | {one['got']:.2f} | {off:+.1%} |")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "testbed.md").write_text("\n".join(lines) + "\n")
-    document = {"machine": machine(), "core": CORE, "period_us": PERIOD_US, "worst": worst, "checks": found}
-    (options.out / "testbed.json").write_text(json.dumps(document, indent=1) + "\n")
-    console.print("\n".join(lines), markup=False)
+    facts = {"core": CORE, "period_us": PERIOD_US, "worst": worst, "checks": found}
+    write("testbed", facts, lines, chosen.out)
     sys.exit(worst > 0.05)
 
 

@@ -17,12 +17,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from controller.access import Access, server_tls
 from controller.act.settings import Machines, make_actor
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
 from controller.descriptors import raise_descriptor_limit
 from controller.protocol import MAX_STATUS, Error, LineDecoder, Status, StatusRequest, encode
-from controller.server import Access, ControllerServer, server_tls
+from controller.server import ControllerServer
 from controller.sources import SOURCES
 from controller.stderr import Formatter, Handler, fill, take_over
 

@@ -1,11 +1,11 @@
-"""How many descriptors this process has and may have (``ulimit -n``)."""
+"""How many descriptors this process has, may have, and needs for the places of `controller.places`."""
 
 from __future__ import annotations
 
 import os
 import resource
 
-from controller.places import MAX_STRANGERS, MAX_TRUSTED, RESERVE
+from controller.places import MAX_STRANGERS, MAX_TRUSTED, RESERVE, within
 
 
 def descriptors_in_use() -> int:
@@ -20,3 +20,9 @@ def raise_descriptor_limit() -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def places_at_hand() -> tuple[int, int]:
+    """Places for trusted peers and for strangers, as far as ``ulimit -n`` goes."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return within(limit if limit != resource.RLIM_INFINITY else 1 << 20, descriptors_in_use())

@@ -6,13 +6,14 @@ import sys
 
 
 def main() -> None:
-    """Begin with signals, as the imports take a while; then the command line."""
+    """Set up signals first, as the imports take a while; then run the command line."""
     from pylb.supervisor.signals import survive
 
     survive(serving=sys.argv[1:2] in (["serve"], ["demo"]))
     if os.getpid() == 1:
-        # In a container, where signals without a handler pass PID 1 by: a stop that comes before the
-        # supervisor has its own handlers, while the imports run, would be waited for in vain.
+        # The kernel drops signals to PID 1 of a container that has no handler for them (man 7
+        # pid_namespaces): a stop that comes during the imports, before the supervisor has its own handlers,
+        # would be lost.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
     from controller.stderr import fill

@@ -1,21 +1,25 @@
 """The command line: serve, check, demo, status, scale.
 
-Commands import what they need when they run, so that ``--help`` and ``status`` answer at once. Whatever a
-user can get wrong ends with one line that starts with ``pylb:`` and exit code 2, never with a traceback.
+The top floor: only `__main__` imports it. Options that stand for keys of the configuration are declared at
+these keys and are only handed to typer here (`takes`). What else a command needs is imported when it runs,
+so that ``--help`` and ``status`` answer at once. Whatever a user can get wrong ends with one line that
+starts with ``pylb:`` and exit code 2, never with a traceback.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from controller import stderr
+from pylb.config.options import OPTIONS, KeyOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,36 +29,58 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A multiprocess load balancer whose worker count follows the idle cores.",
     no_args_is_help=True,
-    rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-AdminOption = Annotated[
-    str | None,
-    typer.Option("--admin", metavar="ADDRESS", help="Admin address (HOST:PORT or unix:PATH)."),
-]
 FileOption = Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]
-WorkersOption = Annotated[
-    str | None, typer.Option("--workers", metavar="MIN..MAX", help="How many workers, or just N [1..cores].")
-]
-ControllerOption = Annotated[
-    str | None,
-    typer.Option(
-        "--controller",
-        metavar="ADDRESS",
-        help="Who knows idle cores (unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, serial:PATH) [embedded].",
-    ),
-]
-LogOption = Annotated[
-    str | None, typer.Option("--log-format", metavar="json|console", help="How the log is written.")
-]
-
-
 TokenOption = Annotated[
     Path | None,
     typer.Option("--token-file", metavar="FILE", help="The token that an admin address on TCP asks for."),
 ]
+
+
+def takes(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command these options of the configuration, by `declaration.Option.name`.
+
+    The command gets each as a keyword argument of that name: text, a list of texts where the key holds a
+    list, or None where the option was not given. The model says what the text may be, and what holds without
+    it.
+    """
+
+    def decorate(command: Any) -> Callable[..., None]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in names
+        ]
+        panels = any(OPTIONS[name].quick for name in names)
+        made = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_declared(OPTIONS[name], panels),
+                annotation=list[str] | None if OPTIONS[name].key.many else str | None,
+            )
+            for name in names
+        ]
+        command.__signature__ = inspect.Signature([*own, *made])
+        return command  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def _declared(option: KeyOption, panels: bool) -> Any:
+    """What typer shows of an option; with ``panels`` the help says which of them go with a file."""
+    panel = "Without a file" if option.quick else "With a file, in place of its keys, or without"
+    return typer.Option(
+        None,
+        option.option.flag,
+        metavar=option.metavar,
+        help=option.help,
+        show_default=option.default or False,
+        rich_help_panel=panel if panels else None,
+    )
 
 
 def _version(asked: bool) -> None:
@@ -81,45 +107,20 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 
 @app.command()
-def serve(
-    config: FileOption = None,
-    bind: Annotated[
-        list[str] | None,
-        typer.Option("--bind", metavar="ADDRESS", help="Where clients connect; may be repeated."),
-    ] = None,
-    server: Annotated[
-        list[str] | None,
-        typer.Option("--server", metavar="ADDRESS[,weight=N]", help="A server; may be repeated."),
-    ] = None,
-    balance: Annotated[
-        str | None, typer.Option("--balance", metavar="NAME", help="leastconn or roundrobin [leastconn].")
-    ] = None,
-    workers: WorkersOption = None,
-    controller: ControllerOption = None,
-    admin: AdminOption = None,
-    log_format: LogOption = None,
-) -> None:
+@takes(*OPTIONS)
+def serve(config: FileOption = None, **given: Any) -> None:
     """Run the balancer: -c FILE, or --bind and --server."""
     from pylb.config import load
 
-    if config is not None and (bind or server or balance):
-        fail("-c FILE and --bind/--server/--balance exclude each other; put them into the file")
-    if config is None and not (bind and server):
+    quick = {name: given[name] for name, option in OPTIONS.items() if option.quick}
+    if config is not None and any(quick.values()):
+        flags = "/".join(OPTIONS[name].option.flag for name in quick)
+        fail(f"-c FILE and {flags} exclude each other; put them into the file")
+    if config is None and not (given["bind"] and given["server"]):
         fail("say what to serve: --bind ADDRESS --server ADDRESS, or -c FILE")
 
     def read() -> Config:
-        if config is not None:
-            document = load.override(load.read_document(config), workers, controller, admin, log_format)
-            return load.with_files(load.from_document(document))
-        return load.quick(
-            bind or [],
-            server or [],
-            balance=balance or "leastconn",
-            workers=workers,
-            controller=controller,
-            admin=admin,
-            log_format=log_format,
-        )
+        return load.quick(**given) if config is None else load.load_file(config, **given)
 
     run(read, str(config) if config is not None else None)
 
@@ -132,7 +133,8 @@ def run(
 ) -> NoReturn:
     """Run the supervisor with what ``read`` gives; ``source`` names the file in messages.
 
-    ``listening`` is called once all addresses could be had; with ``hangup_ends`` HUP stops, not reloads.
+    ``listening`` is called once all addresses are listened on; with ``hangup_ends`` HUP stops pylb instead of
+    reloading the configuration.
     """
     from pylb import log
     from pylb.config.load import ConfigError
@@ -144,7 +146,8 @@ def run(
         configuration = read()
     except ConfigError as error:
         for problem in error.problems:
-            print(f"pylb: {source + ': ' if source else ''}{problem}", file=sys.stderr)
+            where = f"{source}: " if source and not problem.startswith("--") else ""
+            print(f"pylb: {where}{problem}", file=sys.stderr)
         raise typer.Exit(2) from None
     except OSError as error:
         fail(f"{source}: {error.strerror or error}")
@@ -183,13 +186,12 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
 
 
 @app.command()
+@takes("workers", "admin", "log_format")
 def demo(
     bind: Annotated[
         str, typer.Option("--bind", metavar="ADDRESS", help="Where clients connect.")
     ] = "127.0.0.1:8080",
-    workers: WorkersOption = None,
-    admin: AdminOption = None,
-    log_format: LogOption = None,
+    **given: str | None,
 ) -> None:
     """Run five servers with a balancer before them to try."""
     from pylb import demo as demo_module
@@ -204,20 +206,24 @@ def demo(
 
         named = zip(servers.addresses, demo_module.TEMPERS, strict=True)
         quick = [f"{address},name={temper[0]}" for address, temper in named]
-        return load.quick([bind], quick, workers=workers, admin=admin, log_format=log_format)
+        return load.quick([bind], quick, **given)
 
     try:
-        run(read, None, lambda: demo_module.welcome(bind, servers.addresses, admin), hangup_ends=True)
+        run(
+            read, None, lambda: demo_module.welcome(bind, servers.addresses, given["admin"]), hangup_ends=True
+        )
     finally:
         servers.stop()
 
 
 @app.command()
+@takes("admin")
 def status(
-    admin: AdminOption = None,
     token_file: TokenOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show again every second.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    *,
+    admin: str | None,
 ) -> None:
     """Show workers, servers, and why so many workers run.
 
@@ -246,10 +252,12 @@ def status(
 
 
 @app.command()
+@takes("admin")
 def scale(
     count: Annotated[str, typer.Argument(metavar="N|auto", help="A number of workers, or auto.")],
-    admin: AdminOption = None,
     token_file: TokenOption = None,
+    *,
+    admin: str | None,
 ) -> None:
     """Set the number of workers; auto gives it back."""
     if count != "auto" and re.fullmatch(r"\d{1,6}", count, re.ASCII) is None:
@@ -262,6 +270,7 @@ def scale(
 def _ask(
     admin: str | None, token_file: Path | None, method: str, path: str, body: object = None
 ) -> dict[str, object]:
+    """The admin address's answer: of ``admin``, or of the first usual place where one answers."""
     from pylb.config.address import Address, parse_address
     from pylb.config.files import read_token
     from pylb.config.runtime import admin_paths, distrust
@@ -293,4 +302,10 @@ def _ask(
 def main() -> None:
     """Entry point of ``pylb`` and ``python -m pylb``."""
     stderr.fill()
-    app()
+    try:
+        code = app(standalone_mode=False)  # typer would print its mistakes in a frame of six lines
+    except typer.TyperException as error:
+        if message := error.format_message():  # empty where the help has been printed instead
+            print(f"pylb: {message[0].lower()}{message[1:].rstrip('.')} (see --help)", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -1,7 +1,8 @@
-"""The demo: five small servers of different temper, in one process of their own (``python -m pylb.demo``).
+"""The demo's servers: five small HTTP servers in a process of their own (``python -m pylb.demo``).
 
-They are plain asyncio servers so that the demo needs nothing installed. Two are fast, two are slow, and one
-fails every now and then. With ``--listen HOST:PORT`` it is one server there, as in ``compose.yaml``.
+They are plain asyncio servers, so that the demo needs nothing installed. Two are fast, two are slow, and
+one answers some requests with an error. With ``--listen HOST:PORT`` the process is one server at that
+address, as in ``compose.yaml``. Only the command line knows this module, and it imports nothing of pylb.
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ def start() -> DemoServers:
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "pylb.demo"],
-        stdin=subprocess.PIPE,  # its end tells them that we are gone, however that came
+        stdin=subprocess.PIPE,  # its end of file tells them that this process is gone, however it ended
         stdout=subprocess.PIPE,
-        start_new_session=True,  # a Ctrl-C is the balancer's first, which drains to these servers
+        start_new_session=True,  # Ctrl-C must reach the balancer only, which drains to these servers
     )
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
         if not line:
             raise OSError("no answer from the demo servers' process")
-    except BaseException:  # a Ctrl-C, too
+    except BaseException:  # KeyboardInterrupt as well
         process.kill()
         process.wait()
         raise
@@ -143,7 +144,7 @@ async def _answer(
 
 
 async def _listen(name: str, delay: float, failing: float, host: str, port: int) -> str:
-    """Start one server; gives its address."""
+    """Start one server of `TEMPERS`' kind; gives its address."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _answer(name, delay, failing, reader, writer)

@@ -1,7 +1,8 @@
 """Response times as histograms: four buckets per doubling, so that a quantile is known within a quarter.
 
-Known to the workers, which count, and to the control plane, which shows. An index is worked out with integers
-alone: the position of the highest bit and the two bits behind it (HdrHistogram, with two bits of precision).
+Pure. Workers count in these buckets, in the scoreboard, and the control plane reads them. A bucket's index
+is made with integers alone: the position of the highest bit and the two bits behind it (as HdrHistogram
+does, with two bits of precision).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WIDTH = BUCKETS + 1
 
 
 def bucket(microseconds: int) -> int:
-    """The bucket of a time (`pylb.worker.exchange` has a copy of these lines in its way)."""
+    """The bucket of a time (`pylb.worker.exchange` has these lines inlined)."""
     bits = microseconds.bit_length()
     if bits < 7:
         return 0
@@ -27,13 +28,13 @@ def bucket(microseconds: int) -> int:
 
 
 def bound(index: int) -> int:
-    """Microseconds below which all times of a bucket are; not for the last one."""
+    """The upper bound of a bucket in microseconds; the last one has none."""
     doubling, part = divmod(index, 4)
     return (4 + part) << 4 + doubling
 
 
 def quantile(counts: Sequence[int], share: float) -> float:
-    """Milliseconds below which this share of the times is; 0 when there are none."""
+    """Milliseconds below which this share of the times lies (a bucket's bound); 0 when there are none."""
     wanted = math.ceil(sum(counts) * share)
     seen = 0
     for index, count in enumerate(counts):

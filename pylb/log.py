@@ -1,8 +1,9 @@
 """Logging set-up shared by every process: lines for people or one JSON object per line.
 
-Everything goes to standard error, by `controller.stderr`: nobody waits for a reader, and what there was no
-room for is counted. A line is written with one ``write``, so lines of different processes don't mix, and
-strangers' bytes in it can't make it two.
+Known to all processes; it knows nothing of pylb. Everything goes to standard error by `controller.stderr`:
+no process ever waits for a reader, and lines for which there is no room are dropped and counted. A line is
+written with one ``write``, so that lines of different processes don't mix. Control characters in it are
+escaped, so that what clients and servers send can't make lines of its own.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _role = "supervisor"
 _handler: stderr.Handler | None = None
 _sink: stderr.Stderr | None = None
 
-# What a LogRecord holds anyway; whatever else is found in it was given through ``extra``.
+# Attributes that every LogRecord has; any other was given through ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def in_child(role: str) -> None:
-    """In a process that was just forked: say which it is (``worker 0``, ``control``), as every line shows."""
+    """Set what every line says of a process that was just forked: ``worker 0``, ``control``."""
     global _role
     _role = role
     if _sink is not None:
@@ -72,10 +73,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def _shortened(traceback: str, room: int) -> str:
-    """At most so many bytes as JSON: where it began, and what it was in the end."""
+    """The first and the last lines of a traceback, which take at most ``room`` bytes as JSON."""
     lines = traceback.split("\n")
     lines = [line if len(json.dumps(line)) < room // 3 else line[: room // 20] for line in lines]
-    sizes = [len(json.dumps(line)) for line in lines]  # the quotes stand for the line end
+    sizes = [len(json.dumps(line)) for line in lines]  # two quotes a line, in place of its line end
     first, last, used = 0, len(lines) - 1, sizes[-1] + 40
     while first < last and used + sizes[first] < room // 2:
         used += sizes[first]
@@ -109,10 +110,10 @@ def count_lost(add: Callable[[int], None]) -> None:
 
 
 def tick(lost: int | None = None) -> None:
-    """Write what waits for room; to be called every now and then.
+    """Write lines that wait for room; every process calls this several times a second.
 
     Args:
-        lost: lines that all processes have dropped so far; given by the one that says so in the log.
+        lost: lines that all processes have dropped so far; the supervisor gives it, which logs that sum.
     """
     if _sink is not None:
         _sink.finish()

@@ -1,8 +1,8 @@
 """The scoreboard: one anonymous shared mapping through which the processes see each other.
 
-It is made by the supervisor before the first fork and never grows. Everything in it is a signed
-64-bit integer. There are no locks: each *row* is written by exactly one process (invariant I5), and
-readers accept that two fields of a row may be a moment apart.
+Known to all processes; of pylb it knows `latency` only. It is made by the supervisor before the first fork
+and never grows. Everything in it is a signed 64-bit integer. There are no locks: each *row* is written by
+exactly one process (invariant I5), and readers accept that two fields of a row may be a moment apart.
 
 A **row** belongs to one worker process for its life. Rows are not slots: a slot is a listening
 socket that outlives workers, and during a reload two generations of workers (hence two rows) serve
@@ -55,7 +55,7 @@ class Field(IntEnum):
     STATE = 3  # gauge: see State
     HEARTBEAT_NS = 4  # gauge: time.monotonic_ns() of the worker's last tick
     CPU_NS = 5  # process CPU time (user + system) in nanoseconds, as of the last tick
-    WAITED_NS = 6  # nanoseconds in which it could have run and got no CPU, as of the last tick
+    WAITED_NS = 6  # nanoseconds for which it was ready to run and got no CPU, as of the last tick
     LAG_US = 7  # gauge: how late the last tick came, microseconds
     CONNECTIONS = 8  # gauge: open client connections
     IN_FLIGHT = 9  # gauge: requests read and not yet answered
@@ -144,18 +144,18 @@ class ControlField(IntEnum):
 
     HEARTBEAT_NS = 0  # time.monotonic_ns() of its last tick
     LOG_LOST = 1  # log lines for which there was no room
-    # What the next control plane's scaling goes on with; moments are monotonic nanoseconds, 0: never.
-    USED_NS = 2  # when the next one was worked out
+    # State of scaling, with which the next control plane goes on. Moments are monotonic nanoseconds, or 0.
+    USED_NS = 2  # when USED_MICROCORES was computed
     USED_MICROCORES = 3  # CPU that the workers use, smoothed
     CHANGED_NS = 4  # when the worker count was changed last
     GREW_NS = 5  # when it grew last, unless that was claimed back
-    PAYS_MS = 6  # how long that growth has to last to be worth it
-    OWED_NS = 7  # when growth that was claimed back too soon is made up for
+    PAYS_MS = 6  # milliseconds that this growth has to last to be worth its cost
+    OWED_NS = 7  # when the time will have passed that growth is owed (pylb.scaling.policy)
 
 
 NO_BACKEND, OTHER_BACKENDS = 0, 1
-"""Whose response times are kept beside those of backends: requests that were for none (redirects, refusals),
-and backends for which there was no room."""
+"""Two histograms of response times beside those of backends: for requests without a backend (redirects,
+refusals), and for all backends for which there was no room."""
 
 
 class Scoreboard:
@@ -179,7 +179,9 @@ class Scoreboard:
         notes_size = len(RowField) * self.rows
         singles = len(SupervisorField) + len(ControlField)
         self._times = 2 + backends
-        times_size = self._times * (self.rows + 1) * latency.WIDTH  # most of it is never touched
+        times_size = (
+            self._times * (self.rows + 1) * latency.WIDTH
+        )  # most pages of it are never touched, and take no memory
         self._map = mmap.mmap(
             -1, 8 * (rows_size + servers_size + slots_size + notes_size + singles + times_size)
         )
@@ -194,7 +196,7 @@ class Scoreboard:
         """Cells indexed by `ControlField`."""
         self._times_base = singles_base + singles
         self.backends: dict[str, int] = {}
-        """Whose response times are where. The supervisor changes it, and children have it from their fork."""
+        """Index for `times`, by backend. Only the supervisor changes it; a child has it as of its fork."""
 
     def row(self, row: int) -> memoryview:
         """The cells of one row, indexed by `Field`. `rows` itself is the retired row."""
@@ -251,7 +253,7 @@ class Scoreboard:
 
     def live_rows(self) -> list[int]:
         """Rows of workers that exist (starting, serving or retiring)."""
-        used = self.supervisor[SupervisorField.ROWS] or self.rows  # where no supervisor has said it: any
+        used = self.supervisor[SupervisorField.ROWS] or self.rows  # 0 without a supervisor (in tests)
         return [row for row in range(used) if self.row(row)[Field.STATE] != State.FREE]
 
     def retire(self, row: int) -> None:

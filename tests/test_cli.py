@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 
 GOOD = """
 [[frontend]]
@@ -60,6 +60,41 @@ def test_serve_says_what_is_wrong_in_one_line(arguments: list[str], says: str, t
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["serve", "--nonsense"], "no such option: --nonsense"),
+        (["frob"], "no such command 'frob'"),
+    ],
+)
+def test_a_command_line_that_is_none_is_one_line(arguments: list[str], says: str) -> None:
+    done = pylb(*arguments)
+    assert done.returncode == 2
+    assert done.stderr == f"pylb: {says} (see --help)\n"
+
+
+def test_without_arguments_there_is_help() -> None:
+    done = pylb()
+    assert done.returncode == 2
+    assert "serve" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "arguments", "says"),
+    [
+        ("", ["--workers", "0"], "--workers.min: input should be greater than or equal to 1 (got 0)"),
+        ("log = 5", ["--log-format", "json"], "{file}: log: expected a table (got 5)"),
+        ("", ["--bind", "127.0.0.1:1"], "-c FILE and --bind/--server/--balance exclude each other"),
+    ],
+)
+def test_options_over_a_file(more: str, arguments: list[str], says: str, tmp_path: Path) -> None:
+    file = tmp_path / "pylb.toml"
+    file.write_text(f"{more}\n{GOOD}")
+    done = pylb("serve", "-c", str(file), *arguments)
+    assert done.returncode == 2
+    assert any(line.startswith(f"pylb: {says.format(file=file)}") for line in done.stderr.splitlines())
 
 
 def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-from pathlib import Path
 
 from bench.failures.report import write
+from bench.rig.command import parser
 
-SCENARIOS: dict[str, str] = {
-    "hung_worker": "hung_worker",
-    "long_connections": "long_connections",
-    "stuck_log": "stuck_log",
-    "goaway": "goaway",
-    "levelling": "levelling",
-    "descriptors": "descriptors",
-}
-"""By name, the module whose ``run() -> list[Row]`` plays it."""
+SCENARIOS = ("hung_worker", "long_connections", "stuck_log", "goaway", "levelling", "descriptors")
+"""The modules whose ``run() -> list[Row]`` plays one."""
 
 
 def main() -> None:
     """Run what was asked for, or all."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", metavar="FOLDER")
-    options = parser.parse_args()
-    for name in options.names or SCENARIOS:
-        rows = importlib.import_module(f"bench.failures.{SCENARIOS[name]}").run()
-        for row in rows:
-            print(f"{row.scenario}: {row.balancer}: {row.outcome}", flush=True)
-        write(rows, options.out)
+    options = parser(__doc__)
+    options.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
+    chosen = options.parse_args()
+    for name in chosen.names or SCENARIOS:
+        write(importlib.import_module(f"bench.failures.{name}").run(), chosen.out)
 
 
 if __name__ == "__main__":

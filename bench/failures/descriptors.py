@@ -6,22 +6,18 @@ that were accepted first ask for something, half of all leave, and all others as
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import selectors
 import socket
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-from bench.balancer import Balancer, free_port
-from bench.failures.goaway import origin
 from bench.failures.report import Row
+from bench.rig.origins import origin
+from bench.rig.peers import Site, running
 
 LIMIT = 256
 CLIENTS = 300
@@ -29,48 +25,6 @@ ASKING = 40
 WATCHED = 2.0
 """Seconds in which the CPU time is measured while clients wait."""
 GET = b"GET /small HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-
-
-@contextlib.contextmanager
-def _pylb(folder: Path, server: int) -> Iterator[tuple[int, int]]:
-    port = free_port()
-    file = folder / "pylb.toml"
-    file.write_text(
-        "workers = {min = 1, max = 1}\n"
-        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server}"\n'
-    )
-    balancer = Balancer("-c", str(file), wrap=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
-    try:
-        yield port, balancer.workers()[0]["pid"]
-    finally:
-        balancer.stop()
-
-
-@contextlib.contextmanager
-def _haproxy(folder: Path, server: int) -> Iterator[tuple[int, int]]:
-    port = free_port()
-    file = folder / "haproxy.cfg"
-    file.write_text(
-        "global\n  nbthread 1\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n"
-        f"  timeout server 60s\nfrontend f\n  bind 127.0.0.1:{port}\n  backlog 4096\n  default_backend b\n"
-        f"backend b\n  server s 127.0.0.1:{server}\n"
-    )
-    process = subprocess.Popen(
-        ["haproxy", "-db", "-q", "-f", str(file)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (LIMIT, LIMIT)),
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            time.sleep(0.05)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def _ask(clients: list[socket.socket], seconds: float) -> tuple[int, int, list[socket.socket]]:
@@ -102,14 +56,13 @@ def _ask(clients: list[socket.socket], seconds: float) -> tuple[int, int, list[s
     return answered, refused, waiting
 
 
-def _play(name: str, port: int, pid: int) -> Row:
+def _play(name: str, port: int, process: psutil.Process) -> Row:
     clients = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(CLIENTS)]
     time.sleep(0.5)
-    process = psutil.Process(pid)
     before = sum(process.cpu_times()[:2])
     time.sleep(WATCHED)
     cpu = (sum(process.cpu_times()[:2]) - before) / WATCHED
-    open_ = len(os.listdir(f"/proc/{pid}/fd"))
+    open_ = len(os.listdir(f"/proc/{process.pid}/fd"))
     first = _ask(clients[:ASKING], 5.0)
     rest = clients[ASKING:]
     for client in rest[: CLIENTS // 2]:
@@ -132,11 +85,12 @@ def _play(name: str, port: int, pid: int) -> Row:
 def run() -> list[Row]:
     """One row for each balancer."""
     rows = []
-    for name, started in (("pylb", _pylb), ("haproxy", _haproxy)):
-        with (
-            origin() as (server, _),
-            tempfile.TemporaryDirectory() as folder,
-            started(Path(folder), server) as (port, pid),
-        ):
-            rows.append(_play(name, port, pid))
+    wrap = ("prlimit", f"--nofile={LIMIT}:{LIMIT}")
+    with origin() as server, tempfile.TemporaryDirectory() as folder:
+        for name in ("pylb", "haproxy"):
+            site = Site([server])
+            more = {"connections": 0} if name == "haproxy" else {}
+            with running(name, Path(folder, name), site, wrap=wrap, **more) as program:
+                (worker,) = program.workers(1) if name == "pylb" else program.tree()
+                rows.append(_play(name, site.port, worker))
     return rows

@@ -13,11 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,16 +26,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench.balancer import free_port
 from bench.failures.report import Row
-from bench.peer_processes import certificate
+from bench.rig.origins import response, serve
+from bench.rig.peers import RELOAD, Site, running
+from bench.rig.processes import child
 
 RELOADS = 5
 EVERY = 2.5
 """Seconds from one reload to the next."""
 _HERE = Path(__file__).parent
 _START = 60.0  # seconds in which every client must have had an answer
-_spawn = multiprocessing.get_context("spawn")
 
 _PAGE = b"""<!doctype html><script>
 let answered = 0, failed = 0, first = "", stop = false;
@@ -66,10 +64,8 @@ class _Origin:
         self._stop = asyncio.Event()
 
     async def serve(self) -> None:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=4096)
-        self._pipe.send(server.sockets[0].getsockname()[1])
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._told)
-        await server.serve_forever()
+        await serve(self._connection, self._pipe)
 
     def _told(self) -> None:
         if self._pipe.recv() == "stop":
@@ -78,32 +74,27 @@ class _Origin:
             self._stop.clear()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = head.partition(b"\ncontent-length:")[2].split(b"\r")[0]
-                body = await reader.readexactly(int(length or 0))
-                path = head.split(b" ")[1]
-                if path == b"/events":
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
-                    writer.write(b"Transfer-Encoding: chunked\r\n\r\nd\r\ndata: first\n\n\r\n")
-                    await self._stop.wait()
-                    writer.write(b"b\r\ndata: end\n\n\r\n0\r\n\r\n")
-                    continue
-                answer, kind = b"stop" if self._stop.is_set() else b"go", b"text/plain"
-                if path == b"/page":
-                    answer, kind = _PAGE, b"text/html"
-                elif path == b"/ready":
-                    self._pipe.send("ready")
-                elif path == b"/result":
-                    self._pipe.send(json.loads(body))
-                else:
-                    await asyncio.sleep(0.002)
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(answer))
-                )
-                writer.write(answer)
-        writer.close()
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = head.partition(b"\ncontent-length:")[2].split(b"\r")[0]
+            body = await reader.readexactly(int(length or 0))
+            path = head.split(b" ")[1]
+            if path == b"/events":
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n")
+                writer.write(b"Transfer-Encoding: chunked\r\n\r\nd\r\ndata: first\n\n\r\n")
+                await self._stop.wait()
+                writer.write(b"b\r\ndata: end\n\n\r\n0\r\n\r\n")
+                continue
+            answer, kind = b"stop" if self._stop.is_set() else b"go", b"text/plain"
+            if path == b"/page":
+                answer, kind = _PAGE, b"text/html"
+            elif path == b"/ready":
+                self._pipe.send("ready")
+            elif path == b"/result":
+                self._pipe.send(json.loads(body))
+            else:
+                await asyncio.sleep(0.002)
+            writer.write(response(answer, b"Content-Type: %b\r\n" % kind))
 
 
 def _serve(pipe: Connection[Any, Any]) -> None:
@@ -111,79 +102,20 @@ def _serve(pipe: Connection[Any, Any]) -> None:
 
 
 @contextlib.contextmanager
-def origin() -> Iterator[tuple[int, Connection[Any, Any]]]:
-    ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv(), ours
-    finally:
-        process.terminate()
-        process.join()
+def origin() -> Iterator[tuple[str, Connection[Any, Any]]]:
+    """The server's address, and the pipe on which it is told to ``stop`` and says what the page has found."""
+    with child(_serve) as pipe:
+        yield f"127.0.0.1:{pipe.recv()}", pipe
 
 
-def _pylb(folder: Path, origin: int, port: int) -> tuple[list[str], signal.Signals]:
-    file = folder / "pylb.toml"
-    file.write_text(
-        f'admin = "unix:{folder}/admin.sock"\nworkers = {{min = 2, max = 2}}\n'
-        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        f'[frontend.tls]\ncertificates = "{folder}/both.pem"\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{origin}"\n'
-    )
-    return [sys.executable, "-m", "pylb", "serve", "-c", str(file)], signal.SIGHUP
-
-
-def _haproxy(folder: Path, origin: int, port: int) -> tuple[list[str], signal.Signals]:
-    file = folder / "haproxy.cfg"
-    file.write_text(
-        f"global\n  nbthread 2\n  maxconn 2000\n  stats socket {folder}/ha.sock expose-fd listeners\n"
-        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        f"frontend f\n  bind 127.0.0.1:{port} ssl crt {folder}/both.pem alpn h2,http/1.1\n"
-        f"  default_backend b\nbackend b\n  server s 127.0.0.1:{origin}\n"
-    )
-    return ["haproxy", "-W", "-q", "-f", str(file)], signal.SIGUSR2
-
-
-BALANCERS = {"pylb": _pylb, "HAProxy": _haproxy}
-
-
-@contextlib.contextmanager
-def serving(
-    command: list[str], port: int, log: Path, end: signal.Signals
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that listens on a port, until ``end``."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                break
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise TimeoutError(f"{command[0]} does not serve:\n{log.read_text()}")
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(end)
-        process.wait(20)
-
-
-@contextlib.contextmanager
-def balancer(
-    name: str, folder: Path, server: int
-) -> Iterator[tuple[int, subprocess.Popen[bytes], signal.Signals]]:
-    """One with TLS and HTTP/2; its port, its process and the signal for a reload."""
-    certificate(folder)
-    port = free_port()
-    command, reload = BALANCERS[name](folder, server, port)
-    end = signal.SIGINT if name == "HAProxy" else signal.SIGQUIT
-    with serving(command, port, folder / f"{name}.log", end) as process:
-        yield port, process, reload
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pylb": {"workers": 2},
+    "haproxy": {"workers": 2, "connections": 2000, "master": True},
+}
 
 
 @dataclass
-class Program:
+class Client:
     """A client that runs until its input ends, or until the server tells its page to stop."""
 
     name: str
@@ -250,16 +182,18 @@ def _commands(names: list[str], folder: Path, work: Path, port: int) -> dict[str
 
 def play(name: str, names: list[str], folder: Path, work: Path, only: str = "") -> dict[str, dict[str, Any]]:
     """What each client found before one balancer."""
-    with origin() as (server, pipe), balancer(name, folder, server) as (port, process, reload):
+    with origin() as (server, pipe), contextlib.ExitStack() as stack:
+        site = Site.with_tls([server])
+        balancer = stack.enter_context(running(name, folder, site, **OPTIONS[name]))
         programs = []
-        for title, command in _commands(names, folder, work, port).items():
+        for title, command in _commands(names, folder, work, site.tls_port).items():
             if only in title:
                 page = title == "Chromium"
                 started = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                     stderr=(folder / f"{title}.err").open("w"), start_new_session=True,
                 )  # fmt: skip
-                programs.append(Program(title, started, page))
+                programs.append(Client(title, started, page))
         try:
             for program in programs:
                 if program.page:
@@ -268,7 +202,7 @@ def play(name: str, names: list[str], folder: Path, work: Path, only: str = "") 
                     assert program.process.stdout is not None
                     assert program.process.stdout.readline() == "ready\n", program.name
             for _ in range(RELOADS):
-                process.send_signal(reload)
+                balancer.process.send_signal(RELOAD[name])
                 time.sleep(EVERY)
             pipe.send("stop")
             found = {}
@@ -305,10 +239,8 @@ def run(only: str = "", *balancers: str) -> list[Row]:
             subprocess.run(["javac", "-d", str(work), str(_HERE / "Requests.java")], check=True)
         if "go" in names:
             _go(work)
-        for name in balancers or BALANCERS:
-            folder = work / name
-            folder.mkdir()
-            found = play(name, names, folder, work, only)
+        for name in balancers or OPTIONS:
+            found = play(name, names, work / name, work, only)
             rows.append(_row(name, found, missing))
             for title, result in found.items():
                 if result["failed"]:

@@ -8,80 +8,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from bench.balancer import free_port
 from bench.failures.report import Row
-from bench.nothing_lost import origin
+from bench.rig import peers
+from bench.rig.clients import exchange
+from bench.rig.origins import origin
+from bench.rig.peers import Site
 
 CLIENTS = 100
 PAUSE = 3.0  # seconds
 HANGS = 1.0  # seconds of waiting from which a request hangs
 PATIENCE = 5.0  # seconds that a new client waits
-_GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def _pylb(folder: Path, port: int, server: str) -> list[str]:
-    (folder / "pylb.toml").write_text(
-        f'admin = "unix:{folder}/admin.sock"\n[workers]\nmin = 2\nmax = 2\n'
-        f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "{server}"\n'
-    )
-    return [sys.executable, "-m", "pylb", "serve", "-c", f"{folder}/pylb.toml"]
-
-
-def _nginx(folder: Path, port: int, server: str) -> list[str]:
-    temps = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (folder / "nginx.conf").write_text(
-        f"user root; worker_processes 2; daemon off; pid {folder}/pid; error_log {folder}/err;\n"
-        "events { worker_connections 1000; }\n"
-        f"http {{ access_log off; keepalive_requests 1000000; keepalive_timeout 300; {temps}\n"
-        f"upstream b {{ server {server}; keepalive 64; }}\n"
-        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://b; proxy_http_version 1.1; "
-        'proxy_set_header Connection ""; }}}\n'
-    )
-    return ["nginx", "-e", f"{folder}/err", "-c", f"{folder}/nginx.conf"]
+OPTIONS: dict[str, dict[str, Any]] = {"pylb": {}, "nginx": {"reuseport": False}}
 
 
 @contextlib.contextmanager
 def _running(name: str, server: str) -> Iterator[tuple[int, list[psutil.Process]]]:
     """A balancer's port and its two workers."""
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        port = free_port()
-        command = {"pylb": _pylb, "nginx": _nginx}[name](folder, port, server)
-        with (folder / "out").open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+    site = Site([server])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        peers.running(name, Path(folder), site, workers=2, **OPTIONS[name]) as program,
+    ):
         try:
-            yield port, _workers(process)
+            yield site.port, program.workers(2)
         finally:
-            for child in psutil.Process(process.pid).children():
-                child.send_signal(signal.SIGCONT)
-            process.terminate()
-            process.wait(20)
-
-
-def _workers(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children()
-        found = [child for child in children if "worker" in " ".join(child.cmdline())]
-        if len(found) == 2:
-            return found
-        time.sleep(0.05)
-    raise TimeoutError("there are no two workers")
+            for process in program.tree():
+                process.send_signal(signal.SIGCONT)
 
 
 @dataclass
@@ -95,9 +57,7 @@ class _Client:
 
     async def ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.since = time.monotonic()
-        writer.write(_GET)
-        await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(128)
+        await exchange(reader, writer)
         self.longest = max(self.longest, time.monotonic() - self.since)
         self.since = 0.0
         self.answered = True
@@ -113,18 +73,6 @@ class _Client:
 async def _start(port: int) -> tuple[list[_Client], list[asyncio.Task[None]]]:
     clients = [_Client() for _ in range(CLIENTS)]
     return clients, [asyncio.create_task(client.run(port)) for client in clients]
-
-
-async def _until_ready(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, EOFError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            await _Client().ask(reader, writer)
-            writer.close()
-            return
-        await asyncio.sleep(0.05)
-    raise TimeoutError("it does not serve")
 
 
 async def _paused(port: int, victim: psutil.Process) -> tuple[list[float], list[float]]:
@@ -166,7 +114,6 @@ async def _for_ever(port: int, victim: psutil.Process) -> tuple[int, float]:
 
 async def _both(name: str, server: str) -> list[Row]:
     with _running(name, server) as (port, workers):
-        await _until_ready(port)
         own, others = await _paused(port, workers[0])
         hang = sum(wait > HANGS for wait in others)
         rows = [
@@ -180,7 +127,6 @@ async def _both(name: str, server: str) -> list[Row]:
             )
         ]
     with _running(name, server) as (port, workers):
-        await _until_ready(port)
         left, longest = await _for_ever(port, workers[0])
         rows.append(
             Row(
@@ -195,6 +141,5 @@ async def _both(name: str, server: str) -> list[Row]:
 
 def run() -> list[Row]:
     """pylb beside nginx."""
-    os.environ.setdefault("LANG", "C")
     with origin() as server:
-        return [row for name in ("pylb", "nginx") for row in asyncio.run(_both(name, server))]
+        return [row for name in OPTIONS for row in asyncio.run(_both(name, server))]

@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.balancer import Balancer, free_port
-from bench.failures.goaway import origin, serving
+from bench.failures.goaway import origin
 from bench.failures.report import Row
-from bench.peer_processes import certificate
+from bench.rig import peers
+from bench.rig.balancer import Balancer
+from bench.rig.peers import RELOAD, Site
 
 WATCHED = 6.0
 """Seconds from the order for a second worker to the end."""
@@ -35,13 +36,13 @@ CASES: dict[str, dict[str, int]] = {
 
 
 @contextlib.contextmanager
-def _clients(kinds: dict[str, int], plain: int, tls: int) -> Iterator[dict[str, subprocess.Popen[str]]]:
+def _clients(kinds: dict[str, int], site: Site) -> Iterator[dict[str, subprocess.Popen[str]]]:
     programs = {}
     try:
         for kind, count in kinds.items():
-            url, how = f"https://127.0.0.1:{tls}/small", kind
+            url, how = f"https://127.0.0.1:{site.tls_port}/small", kind
             if kind == "plain":
-                url, how = f"http://127.0.0.1:{plain}/small", "http1"
+                url, how = f"http://127.0.0.1:{site.port}/small", "http1"
             programs[kind] = subprocess.Popen(
                 [sys.executable, "-m", "bench.failures.httpx_client", url, str(count), how],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -63,38 +64,29 @@ def _end(programs: dict[str, subprocess.Popen[str]]) -> tuple[int, int]:
     return sum(one["answered"] for one in found), sum(one["failed"] for one in found)
 
 
-def _pylb(case: str, folder: Path, server: int) -> Row:
-    plain, tls = free_port(), free_port()
-    file = folder / "pylb.toml"
-    file.write_text(
-        "workers = {min = 1, max = 2}\n"
-        f'[[frontend]]\nname = "p"\nbind = "127.0.0.1:{plain}"\nbackend = "b"\n'
-        f'[[frontend]]\nname = "t"\nbind = "127.0.0.1:{tls}"\nbackend = "b"\n'
-        f'[frontend.tls]\ncertificates = "{folder}/both.pem"\n'
-        f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{server}"\n'
-    )
+def _pylb(case: str, folder: Path, site: Site) -> Row:
+    folder.mkdir()
+    peers.certificate(folder)
     kinds = CASES[case]
     total = sum(kinds.values())
-    balancer = Balancer("-c", str(file))
-    try:
+    text = "workers = {min = 1, max = 2}\n" + peers.pylb_text(folder, site)
+    with Balancer(text=text) as balancer, contextlib.ExitStack() as stack:
         balancer.scale(1)
-        with _clients(kinds, plain, tls) as programs:
-            balancer.wait("connected", lambda status: status["totals"]["connections"] >= total)
-            began = time.monotonic()
-            balancer.scale(2)
-            level = 0.0
-            held: list[int] = []
-            while time.monotonic() < began + WATCHED:
-                held = [worker["connections"] for worker in balancer.workers()]
-                if len(held) < 2 or max(abs(one - total / 2) for one in held) > total / 10:
-                    level = 0.0
-                else:
-                    level = level or time.monotonic() - began
-                time.sleep(0.05)
-            answered, failed = _end(programs)
-            accepted = balancer.status()["totals"]["accepted"]
-    finally:
-        balancer.stop()
+        programs = stack.enter_context(_clients(kinds, site))
+        balancer.wait("connected", lambda status: status["totals"]["connections"] >= total)
+        began = time.monotonic()
+        balancer.scale(2)
+        level = 0.0
+        held: list[int] = []
+        while time.monotonic() < began + WATCHED:
+            held = [worker["connections"] for worker in balancer.workers()]
+            if len(held) < 2 or max(abs(one - total / 2) for one in held) > total / 10:
+                level = 0.0
+            else:
+                level = level or time.monotonic() - began
+            time.sleep(0.05)
+        answered, failed = _end(programs)
+        accepted = balancer.status()["totals"]["accepted"]
     shown = " and ".join(str(one) for one in held)
     when = f"level after {level:.1f} s" if level else "not level"
     outcome = (
@@ -107,36 +99,22 @@ def _pylb(case: str, folder: Path, server: int) -> Row:
 
 def _command(folder: Path, line: str) -> str:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(f"{folder}/ha.sock")
+        sock.connect(f"{folder}/haproxy.sock")
         sock.sendall(line.encode() + b"\n")
         return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
 
 
-def _haproxy(case: str, folder: Path, server: int) -> Row:
-    plain, tls = free_port(), free_port()
-    file = folder / "haproxy.cfg"
-
-    def write(threads: int) -> None:
-        file.write_text(
-            f"global\n  nbthread {threads}\n  maxconn 2000\n"
-            f"  stats socket {folder}/ha.sock level admin expose-fd listeners\n"
-            "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-            f"frontend f\n  bind 127.0.0.1:{plain}\n"
-            f"  bind 127.0.0.1:{tls} ssl crt {folder}/both.pem alpn h2,http/1.1\n"
-            f"  default_backend b\nbackend b\n  server s 127.0.0.1:{server}\n"
-        )
-
-    write(1)
+def _haproxy(case: str, folder: Path, site: Site) -> Row:
     kinds = CASES[case]
     total = sum(kinds.values())
-    command = ["haproxy", "-W", "-q", "-f", str(file)]
+    options: dict[str, Any] = {"connections": 2000, "master": True}
     with (
-        serving(command, tls, folder / "log", signal.SIGINT) as process,
-        _clients(kinds, plain, tls) as programs,
+        peers.running("haproxy", folder, site, workers=1, **options) as program,
+        _clients(kinds, site) as programs,
     ):
         time.sleep(1)
-        write(2)
-        process.send_signal(signal.SIGUSR2)
+        peers.haproxy(folder, site, workers=2, **options)
+        program.process.send_signal(RELOAD["haproxy"])
         time.sleep(WATCHED)
         answered, failed = _end(programs)
         lines = [
@@ -148,20 +126,18 @@ def _haproxy(case: str, folder: Path, server: int) -> Row:
         f"{' and '.join(threads)}; {failed} of {answered + failed} requests failed"
     )
     figures: dict[str, Any] = {"failed": failed, "anew": sum(map(int, threads))}
-    return Row(f"a second worker for {case} clients", "HAProxy", outcome, figures)
+    return Row(f"a second worker for {case} clients", "haproxy", outcome, figures)
 
 
 def run(only: str = "") -> list[Row]:
     """Every case with both."""
-    rows = []
-    with origin() as (server, _):
-        for case in CASES:
-            for play in (_pylb, _haproxy):
-                if only in case:
-                    with tempfile.TemporaryDirectory(prefix="levelling-") as text:
-                        certificate(Path(text))
-                        rows.append(play(case, Path(text), server))
-    return rows
+    with origin() as (server, _), tempfile.TemporaryDirectory(prefix="levelling-") as text:
+        return [
+            play(case, Path(text, f"{case.replace('/', '')}{play.__name__}"), Site.with_tls([server]))
+            for case in CASES
+            for play in (_pylb, _haproxy)
+            if only in case
+        ]
 
 
 if __name__ == "__main__":

@@ -11,13 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,8 +23,10 @@ import psutil
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from bench.balancer import free_port
 from bench.failures.report import Row
+from bench.rig.origins import response
+from bench.rig.peers import RELOAD, Site, running
+from bench.rig.processes import child
 from pylb.config.address import Address
 from pylb.control import view
 
@@ -37,7 +36,6 @@ WEBSOCKETS, UPLOADS, DOWNLOADS = 50, 20, 20
 CHANGES = 10  # reloads, and as many scalings
 _STEP = 0.1  # seconds between pieces of a body
 _PIECE = bytes(1000)
-_spawn = multiprocessing.get_context("spawn")
 
 
 # The server
@@ -55,7 +53,7 @@ async def _bodies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         pieces = int(head.split(b" ")[1][1:])
         if head.startswith(b"POST"):
             await reader.readexactly(pieces * len(_PIECE))
-            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+            writer.write(response(b"ok", b"Connection: close\r\n"))
         else:
             length = pieces * len(_PIECE)
             writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % length)
@@ -117,60 +115,12 @@ async def _body(port: int, seconds: float, upload: bool) -> None:
 # The balancers
 
 
-class _Pylb:
-    def __init__(self, folder: Path, ports: tuple[int, int], servers: list[int], seconds: float) -> None:
-        self._admin = Address("", 0, f"{folder}/admin.sock")
-        text = f'admin = "{self._admin}"\n[workers]\nmin = 1\nmax = 2\n[drain]\ntimeout = {seconds / 2}\n'
-        for name, port, server in zip("wb", ports, servers, strict=True):
-            text += (
-                f'[[frontend]]\nname = "{name}"\nbind = "127.0.0.1:{port}"\nbackend = "{name}"\n'
-                f'[[backend]]\nname = "{name}"\n[[backend.server]]\naddress = "127.0.0.1:{server}"\n'
-            )
-        (folder / "pylb.toml").write_text(text)
-        self.command = [sys.executable, "-m", "pylb", "serve", "-c", f"{folder}/pylb.toml"]
-        self.signal = signal.SIGHUP
-        self.scalings = 0
-
-    def scale(self) -> None:
-        self.scalings += 1
-        view.fetch(self._admin, "POST", "/scale", {"n": 1 + self.scalings % 2})
-
-
-class _Haproxy:
-    def __init__(self, folder: Path, ports: tuple[int, int], servers: list[int], seconds: float) -> None:
-        text = (
-            "global\n  nbthread 2\n  maxconn 1000\ndefaults\n  mode http\n  timeout connect 5s\n"
-            "  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n"
-        )
-        for name, port, server in zip("wb", ports, servers, strict=True):
-            text += (
-                f"frontend f{name}\n  bind 127.0.0.1:{port}\n  default_backend {name}\n"
-                f"backend {name}\n  server s 127.0.0.1:{server}\n"
-            )
-        (folder / "haproxy.cfg").write_text(text)
-        self.command = ["haproxy", "-W", "-db", "-f", f"{folder}/haproxy.cfg"]
-        self.signal = signal.SIGUSR2
-        self.scalings = 0
-
-    def scale(self) -> None:
-        """It has no such thing."""
-
-
-BALANCERS: dict[str, Callable[[Path, tuple[int, int], list[int], float], _Pylb | _Haproxy]] = {
-    "pylb": _Pylb,
-    "haproxy": _Haproxy,
-}
-
-
-async def _until_ready(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return await _body(port, _STEP, False)
-        except (OSError, EOFError):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.05)
+def _scale(name: str, folder: Path, count: int) -> int:
+    """Set the number of pylb's workers, HAProxy has no such thing; how often that was done."""
+    if name != "pylb":
+        return 0
+    view.fetch(Address("", 0, f"{folder}/admin.sock"), "POST", "/scale", {"n": count})
+    return 1
 
 
 async def _later(delay: float, play: Coroutine[Any, Any, None]) -> None:
@@ -179,12 +129,13 @@ async def _later(delay: float, play: Coroutine[Any, Any, None]) -> None:
 
 
 async def _play(name: str, folder: Path, servers: list[int], seconds: float) -> Row:
-    ports = free_port(), free_port()
-    balancer = BALANCERS[name](folder, ports, servers, seconds)
-    with (folder / "out").open("wb") as out:
-        process = subprocess.Popen(balancer.command, stdout=out, stderr=out, start_new_session=True)
-    try:
-        await _until_ready(ports[1])
+    sites = [Site([f"127.0.0.1:{port}"]) for port in servers]
+    options: dict[str, dict[str, Any]] = {
+        "pylb": {"most": 2, "settings": f"[drain]\ntimeout = {seconds / 2}\n"},
+        "haproxy": {"workers": 2, "connections": 1000, "master": True},
+    }
+    with running(name, folder, *sites, **options[name]) as program:
+        ports = [site.port for site in sites]
         plays: list[Coroutine[Any, Any, None]] = [_websocket(ports[0], seconds) for _ in range(WEBSOCKETS)]
         plays += [_body(ports[1], seconds, True) for _ in range(UPLOADS)]
         plays += [_body(ports[1], seconds, False) for _ in range(DOWNLOADS)]
@@ -196,22 +147,19 @@ async def _play(name: str, folder: Path, servers: list[int], seconds: float) -> 
             ),
             return_exceptions=True,
         )
-        most = 0
-        for _ in range(CHANGES):
+        most = scalings = 0
+        for change in range(CHANGES):
             await asyncio.sleep(seconds * 0.4 / CHANGES)
-            await asyncio.to_thread(balancer.scale)
+            scalings += await asyncio.to_thread(_scale, name, folder, 2 - change % 2)
             await asyncio.sleep(seconds * 0.4 / CHANGES)
-            process.send_signal(balancer.signal)
-            most = max(most, len(psutil.Process(process.pid).children()))
+            program.process.send_signal(RELOAD[name])
+            most = max(most, len(psutil.Process(program.process.pid).children()))
         async with asyncio.timeout(2 * seconds + 30):
             ends = await clients
-    finally:
-        process.send_signal(signal.SIGQUIT if name == "pylb" else signal.SIGTERM)
-        process.wait(20)
     cut = [sum(isinstance(end, BaseException) for end in group) for group in _groups(ends)]
     reasons = sorted({f"{type(end).__name__}: {end}" for end in ends if isinstance(end, BaseException)})
     said = f" ({'; '.join(reasons)[:200]})" if reasons else ""
-    changes = f"{CHANGES} reloads" + (f" and {balancer.scalings} scalings" if balancer.scalings else "")
+    changes = f"{CHANGES} reloads" + (f" and {scalings} scalings" if scalings else "")
     return Row(
         f"WebSockets, uploads and downloads of {seconds:g} s, through reloads and scalings",
         name,
@@ -225,26 +173,12 @@ def _groups(ends: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     return ends[:WEBSOCKETS], ends[WEBSOCKETS : WEBSOCKETS + UPLOADS], ends[WEBSOCKETS + UPLOADS :]
 
 
-@contextlib.contextmanager
-def _servers() -> Iterator[list[int]]:
-    ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        process.terminate()
-        process.join()
-
-
 def run(seconds: float = SECONDS) -> list[Row]:
     """pylb beside HAProxy."""
-    rows = []
-    with _servers() as servers:
-        for name in BALANCERS:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(asyncio.run(_play(name, Path(folder), servers, seconds)))
-    return rows
+    with child(_serve) as pipe, tempfile.TemporaryDirectory() as folder:
+        servers: list[int] = pipe.recv()
+        names = ("pylb", "haproxy")
+        return [asyncio.run(_play(name, Path(folder, name), servers, seconds)) for name in names]
 
 
 if __name__ == "__main__":

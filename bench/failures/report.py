@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.machine import in_words, machine
+from bench.rig import report
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ def write(rows: list[Row], folder: Path) -> None:
     ran = {row.scenario for row in rows}
     kept = [Row(**row) for row in json.loads(file.read_text())["rows"]] if file.exists() else []
     rows = [row for row in kept if row.scenario not in ran] + rows
-    found = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    lines = ["# One thing fails", "", f"`python -m bench.failures`; {in_words()}", ""]
+    lines = ["# One thing fails", "", f"`python -m bench.failures`; {report.in_words()}", ""]
     lines += ["| scenario | balancer | what happened |", "|---|---|---|"]
     lines += [f"| {row.scenario} | {row.balancer} | {row.outcome} |" for row in rows]
-    (folder / "failures.md").write_text("\n".join(lines) + "\n")
+    report.write("failures", {"rows": [asdict(row) for row in rows]}, lines, folder)

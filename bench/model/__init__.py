@@ -1,1 +1,1 @@
-"""More cores than this machine has: a discrete-event model, with pylb's own policy and lease table in it."""
+"""Policies tried on simulated time: a discrete-event model with pylb's own policy and lease table in it."""

@@ -1,4 +1,4 @@
-"""The paper's set-ups in the model, on hosts of any size, with costs calibrated from what was measured.
+"""The paper's set-ups in the model: costs calibrated from what was measured, and the model checked by it.
 
 Calibration uses four numbers of three cells of ``figures.json`` (see `calibrate`); every other cell is for
 validation.
@@ -8,28 +8,39 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from simpy import Environment
 
+from bench.figure_drawing import Cells
 from bench.model.machine import Cores, Costs, Process, Vm, spin
 from bench.model.service import Balancer, Controller, closed_loop
-from bench.setups import ADAPTIVE, Setup
+from bench.rig.report import quantile
+from bench.setups import ADAPTIVE, SETUPS, Setup
 from pylb.scaling.policy import Tuning
 
 CLIENTS = 250
 CALIBRATED_FROM = {("2b", "1"), ("2c", "4"), ("2a", "4")}
 
-Runs = dict[str, dict[str, list[dict[str, Any]]]]
+SETTLE = 6.0
+"""Seconds of load before adaptive is measured."""
+
+Step = Callable[[str], None]
+"""Is told what is simulated next."""
 
 
-def measured(runs: Runs, key: str, count: str, what: str) -> float:
+def word(count: int) -> str:
+    """A number of workers as the results have it."""
+    return "adaptive" if count == ADAPTIVE else str(count)
+
+
+def measured(cells: Cells, key: str, count: str, what: str) -> float:
     """Median over the repetitions of a measured cell of pylb."""
-    return float(statistics.median(run[what] for run in runs[key][f"pylb {count}"]))
+    return float(cells[key][f"pylb {count}"][what]["median"])
 
 
-def calibrate(runs: Runs) -> Costs:
+def calibrate(cells: Cells) -> Costs:
     """The model's costs.
 
     - A worker that is alone on its core (2b, 1) is busy all the time: a core over its rate. What the
@@ -38,31 +49,23 @@ def calibrate(runs: Runs) -> Costs:
       the web servers.
     - Four workers on two cores (2a, 4): the rate that is missing is lost in slices that begin cold.
     """
-    alone = measured(runs, "2b", "1", "rps")
-    control = max(0.0, measured(runs, "2b", "1", "balancer_cores") - 1.0)
-    web = (4.0 - measured(runs, "2c", "4", "balancer_cores")) / measured(runs, "2c", "4", "rps")
-    crowded = measured(runs, "2a", "4", "rps") / (alone * (2 - control))
+    alone = measured(cells, "2b", "1", "rps")
+    control = max(0.0, measured(cells, "2b", "1", "balancer_cores") - 1.0)
+    web = (4.0 - measured(cells, "2c", "4", "balancer_cores")) / measured(cells, "2c", "4", "rps")
+    crowded = measured(cells, "2a", "4", "rps") / (alone * (2 - control))
     return Costs(1 / alone, web, min(0.9, max(0.0, 1 - crowded)), control)
 
 
 @dataclass
 class Result:
-    """What the clients saw, and what it took. Rates are of real requests."""
+    """What the clients saw, and what it took."""
 
     rps: float
     p50_ms: float
     p99_ms: float
     cores: float
     workers: float
-    settled: float = 0.0
-    """Seconds until the last change of the number of workers before the measurement."""
     counts: list[tuple[float, int]] = field(default_factory=list, repr=False)
-
-
-def quantile_ms(latencies: list[float], share: float) -> float:
-    """Of latencies in seconds."""
-    ordered = sorted(latencies)
-    return 1000 * ordered[round(share * (len(ordered) - 1))] if ordered else 0.0
 
 
 def held(counts: list[tuple[float, int]], begin: float, end: float) -> float:
@@ -74,32 +77,23 @@ def held(counts: list[tuple[float, int]], begin: float, end: float) -> float:
 
 
 def run_setup(
-    setup: Setup,
-    count: int,
-    costs: Costs,
-    seconds: float,
-    settle: float,
-    times: int = 1,
-    coarse: float = 1,
-    seed: int = 1,
-    tuning: Tuning | None = None,
+    setup: Setup, count: int, costs: Costs, seconds: float, settle: float, tuning: Tuning | None = None
 ) -> Result:
     """One turn of one balancer in one of the paper's set-ups.
 
     Args:
         count: workers, or `ADAPTIVE`.
         seconds: of the measurement, after ``settle`` seconds of the same load.
-        times: how many times as large as in the paper everything is.
-        coarse: real requests that one simulated request stands for.
     """
-    env, chance, small = Environment(), random.Random(seed), costs.coarse(coarse)
-    kept, total = setup.kept * times, setup.cores * times
-    host = Cores(env, total)
-    preferred, others = (Cores(env, kept), Cores(env, total - kept)) if setup.preferred else (host, host)
+    env, chance = Environment(), random.Random(1)
+    host = Cores(env, setup.cores)
+    preferred, others = host, host
+    if setup.preferred:
+        preferred, others = Cores(env, setup.kept), Cores(env, setup.cores - setup.kept)
 
     def vm(name: str, vcpus: int, own: int | None = None) -> Vm:
         cores = preferred if name in setup.preferred else others
-        return Vm(env, name, vcpus * times, cores, times * (vcpus if own is None else own))
+        return Vm(env, name, vcpus, cores, vcpus if own is None else own)
 
     webs = [vm(f"web-{number + 1}", vcpus) for number, vcpus in enumerate(setup.web)]
     servers = [Process(env, web, costs.cold) for web in webs for _ in range(web.vcpus.number)]
@@ -107,24 +101,76 @@ def run_setup(
     vms = [*webs, machine]
     if setup.extra:
         vms.append(vm("extra", setup.extra))
-        spin(env, vms[-1], vms[-1].vcpus.number, costs.cold)
-    controller = Controller(env, total, vms) if count == ADAPTIVE else None
-    limits = (1, setup.balancer * times)
+        spin(env, vms[-1], setup.extra, costs.cold)
+    controller = Controller(env, setup.cores, vms) if count == ADAPTIVE else None
     workers = None if count == ADAPTIVE else count
-    balancer = Balancer(env, machine, servers, small, chance, workers, controller, limits, tuning)
+    limits = (1, setup.balancer)
+    balancer = Balancer(env, machine, servers, costs, chance, workers, controller, limits, tuning)
     seen: list[tuple[float, float]] = []
-    closed_loop(balancer, max(1, round(CLIENTS * times / coarse)), env, seen)
+    closed_loop(balancer, CLIENTS, env, seen)
     env.run(settle)
     del seen[:]
     used = machine.used
     env.run(settle + seconds)
     latencies = [latency for _, latency in seen]
     return Result(
-        rps=len(seen) * coarse / seconds,
-        p50_ms=quantile_ms(latencies, 0.5),
-        p99_ms=quantile_ms(latencies, 0.99),
+        rps=len(seen) / seconds,
+        p50_ms=1000 * quantile(latencies, 0.5),
+        p99_ms=1000 * quantile(latencies, 0.99),
         cores=(machine.used - used) / seconds,
         workers=held(balancer.counts, settle, settle + seconds),
-        settled=max(at for at, _ in balancer.counts if at <= settle),
         counts=balancer.counts,
+    )
+
+
+@dataclass(frozen=True)
+class Check:
+    """A measured cell beside what the model says."""
+
+    setup: str
+    count: str
+    calibrated: bool
+    """The cell gave a cost, so it says nothing about the model."""
+    rps: float
+    model_rps: float
+    p99_ms: float
+    model_p99_ms: float
+    cores: float
+    model_cores: float
+
+    @property
+    def off(self) -> float:
+        """Relative error of the rate."""
+        return self.model_rps / self.rps - 1
+
+
+def turns() -> list[tuple[Setup, int]]:
+    """Set-ups and counts (`ADAPTIVE` too) that were measured."""
+    return [(setup, count) for setup in SETUPS for count in (*setup.counts, ADAPTIVE)]
+
+
+def check(cells: Cells, costs: Costs, step: Step) -> list[Check]:
+    """Every measured cell of pylb."""
+    found = []
+    for setup, count in turns():
+        key, name = setup.key, word(count)
+        step(f"figure {key}, {name}")
+        if f"pylb {name}" not in cells.get(key, {}):
+            continue
+        # Fixed counts: until each client has had about one answer.
+        settle = SETTLE if count == ADAPTIVE else max(1.0, 1.2 * CLIENTS * costs.worker / count)
+        result = run_setup(setup, count, costs, 4.0, settle)
+        rps, p99, cores = (measured(cells, key, name, what) for what in ("rps", "p99_ms", "balancer_cores"))
+        calibrated = (key, name) in CALIBRATED_FROM
+        found.append(
+            Check(key, name, calibrated, rps, result.rps, p99, result.p99_ms, cores, result.cores)
+        )  # fmt: skip
+    return found
+
+
+def median_off(checks: list[Check], what: str = "rps") -> float:
+    """Median absolute relative error over the cells that were not calibrated from."""
+    free = [one for one in checks if not one.calibrated]
+    return statistics.median(
+        abs(float(getattr(one, f"model_{what}")) / float(getattr(one, what)) - 1) for one in free
     )

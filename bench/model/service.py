@@ -177,7 +177,7 @@ class Balancer:
             yield self._env.timeout(TICK)
 
     def _steer(self) -> Generator[Event, None, None]:
-        """As the supervisor does (`pylb/supervisor/fleet.py`)."""
+        """As the supervisor does (`pylb/supervisor/spreading.py`)."""
         while True:
             self._arrivals.look(self.begun, self._env.now)
             held = {number: worker.held for number, worker in enumerate(self.workers)}

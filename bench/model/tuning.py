@@ -12,10 +12,11 @@ from multiprocessing import get_context
 
 from simpy import Environment, Event
 
+from bench.model.fleet import LATE
 from bench.model.machine import SLICE, Cores, Costs, Process, Vm
-from bench.model.predict import LATE, Step
-from bench.model.scene import held, quantile_ms
+from bench.model.scene import Step, held
 from bench.model.service import Balancer, Controller, open_loop
+from bench.rig.report import quantile
 from pylb.scaling.policy import Tuning
 
 SECONDS = 60.0
@@ -64,7 +65,7 @@ TOGETHER = (
     {"grow_after": 0.5, "settle": 1.0},
     {"high": 0.8, "low": 0.6, "grow_after": 0.5, "settle": 1.0, "step": 1.0},
 )
-SEEDS = (1, 2, 3)
+SEEDS = 3
 """Each trace is run with so many different visitors."""
 
 
@@ -127,7 +128,7 @@ def run_trace(trace: str, costs: Costs, tuning: Tuning | None, fixed: int | None
     latencies = [latency for _, latency in seen]
     latencies += [DRAIN] * (balancer.begun - balancer.answered)  # else who never answers looks fast
     return Trial(
-        p99_ms=quantile_ms(latencies, 0.99),
+        p99_ms=1000 * quantile(latencies, 0.99),
         late=sum(latency > LATE for latency in latencies) / len(latencies),
         core_seconds=core_seconds,
         workers=held(balancer.counts, WARM_UP, end),
@@ -171,21 +172,23 @@ def _together(trials: Sequence[Trial]) -> Trial:
     return Trial(**means | {"p99_ms": statistics.geometric_mean(one.p99_ms for one in trials)})
 
 
-def tune(costs: Costs, step: Step) -> list[Trials]:
-    """All settings on all traces, with the same visitors; a process per core."""
+def tune(
+    costs: Costs, step: Step, traces: Sequence[str] = tuple(TRACES), seeds: int = SEEDS
+) -> list[Trials]:
+    """All settings on these traces, with the same visitors; a process per core."""
     runs = [
-        (trace, costs, tuning, fixed, seed)
+        (trace, costs, tuning, fixed, seed + 1)
         for _, tuning, fixed in settings()
-        for trace in TRACES
-        for seed in SEEDS
+        for trace in traces
+        for seed in range(seeds)
     ]
     found = []
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         ended = pool.map(_once, runs)
         for name, _, _ in settings():
-            traces = {}
-            for trace in TRACES:
+            on = {}
+            for trace in traces:
                 step(f"policy, {name}, {trace}")
-                traces[trace] = _together([next(ended) for _ in SEEDS])
-            found.append(Trials(name, traces))
+                on[trace] = _together([next(ended) for _ in range(seeds)])
+            found.append(Trials(name, on))
     return found

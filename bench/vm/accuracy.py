@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import machine
 from bench.vm.guest import ACCELERATOR, Guest, Network
 from bench.vm.image import image
 from controller.sources.hypervisor import HypervisorSource

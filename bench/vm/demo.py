@@ -14,14 +14,15 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import in_words, machine
+from bench.vm.clients import Answered, clients
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
-from bench.vm.scene import REST, SOURCE, Scene, answering, in_words, spin, used
+from bench.vm.scene import REST, SOURCE, Scene, answering, spin, used
 
 CLIENTS = 32
 EVERY = 0.25
@@ -37,48 +38,7 @@ PHASES = {
 }
 """Seconds of each."""
 CALM, LENT, TAKEN, ACTS, ENDED = PHASES
-_REQUEST = b"GET / HTTP/1.1\r\nHost: demo\r\n\r\n"
 Sample = dict[str, Any]
-
-
-class _Client(asyncio.Protocol):
-    """A connection that sends its next request when it has the response."""
-
-    def __init__(self, answered: list[int]) -> None:
-        self._answered = answered
-        self._left = 0
-        self._head = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(_REQUEST)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._left:
-            self._head += data
-            head, found, data = self._head.partition(b"\r\n\r\n")
-            if not found:
-                return
-            self._head = b""
-            self._left = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-        self._left -= len(data)
-        if self._left <= 0:
-            self._answered[0] += 1
-            self._transport.write(_REQUEST)
-
-
-@contextlib.asynccontextmanager
-async def _load(address: str, port: int, answered: list[int]) -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-    transports = [
-        (await loop.create_connection(lambda: _Client(answered), address, port))[0] for _ in range(CLIENTS)
-    ]
-    try:
-        yield
-    finally:
-        for transport in transports:
-            transport.abort()
 
 
 class Story:
@@ -89,7 +49,7 @@ class Story:
         self.actions: list[dict[str, Any]] = []
         self._scene, self._controller, self._balancer = scene, controller, balancer
         self._act = folder / "act.toml"
-        self._answered = [0]
+        self._answered = Answered()
         self._phase = CALM
         self._began = 0.0
 
@@ -100,7 +60,7 @@ class Story:
         guest = self._balancer.guest
         try:
             await asyncio.sleep(PHASES[CALM])
-            async with _load(guest.address, 8080, self._answered):
+            async with clients(guest.address, 8080, CLIENTS) as self._answered:
                 await self._for(LENT)
                 await spin(self._scene.guests["neighbour"])
                 await self._for(TAKEN)
@@ -121,7 +81,7 @@ class Story:
         before, answered = self._scene.cpu(), 0
         while True:
             await asyncio.sleep(EVERY)
-            after, now = self._scene.cpu(), self._answered[0]
+            after, now = self._scene.cpu(), self._answered.count
             sample: Sample = {
                 "at": round(time.monotonic() - self._began, 2),
                 "phase": self._phase,

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import in_words, machine
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
-from bench.vm.scene import REST, SOURCE, Scene, files, in_words, spin, used, wrk
+from bench.vm.scene import REST, SOURCE, Scene, files, spin, used, wrk
 
 CLIENTS = 250
 SECONDS = 5.0

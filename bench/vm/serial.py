@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import machine
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest, Network
 from bench.vm.image import image

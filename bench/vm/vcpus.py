@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import in_words, machine
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest, GuestError
-from bench.vm.scene import SOURCE, Scene, answering, in_words, wrk
+from bench.vm.scene import SOURCE, Scene, answering, wrk
 
 HOST = "on this host"
 KINDS = {HOST: f"serial:{CONTROLLER_PORT}", "embedded": ""}

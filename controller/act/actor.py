@@ -147,7 +147,7 @@ class Actor:
         try:
             action(machine)
             self._failures.pop(f"{machine} {what}", None)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a lever meets, the others are still to be undone
             problem = getattr(error, "strerror", None) or str(error) or repr(error)
             if failure is None or failure.problem != problem:
                 log.warning("machine %s, %s: %s; trying again", machine, what, problem)

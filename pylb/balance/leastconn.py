@@ -1,7 +1,7 @@
 """Least connections: the server with the fewest active requests for its weight.
 
-The loads come from a callable, so that the figure is the one over all workers and not this one's. Among
-equals the turn goes round, or an idle balancer would send everything to its first server.
+Pure. The loads come from a callable, so that they can be those over all workers, not of this one alone. Equal
+servers take turns; else an idle balancer would send everything to the first one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Smooth weighted round robin, as nginx does it: ``{a: 5, b: 1, c: 1}`` gives a a b a c a a, not aaaaabc.
 
-The sequence only changes when a weight does, so it is worked out once and then walked.
+Pure. The sequence changes only when a weight does, so it is made once and then walked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class RoundRobin:
         self, weights: Sequence[int], loads: Callable[[], Sequence[int]], start: int | None = None
     ) -> None:
         self._weights = list(weights)
-        # Workers start at different places, or N of them would all hit the same server first.
+        # Workers start at different places; else all of them would choose the same server first.
         self._next = random.randrange(1 << 16) if start is None else start
         self._sequence = smooth_sequence(self._weights)
 

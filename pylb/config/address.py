@@ -1,4 +1,8 @@
-"""Addresses as users write them: ``127.0.0.1:8080``, ``[::1]:8080``, ``*:80``, ``unix:/run/x.sock``."""
+"""Addresses as users write them: ``127.0.0.1:8080``, ``[::1]:8080``, ``*:80``, ``unix:/run/x.sock``.
+
+The lowest floor of the configuration, beside `declaration`. Reading an address is pure; `resolve` and
+`place` look names up, which may wait.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +88,7 @@ Place = tuple[str, int]
 
 
 def resolve(address: Address) -> list[tuple[int, tuple[str | int, ...]]]:
-    """(family, socket address) of each that a TCP address stands for; it is listened on the first one.
+    """(family, socket address) of each address that a TCP host and port stand for; the first is listened on.
 
     Raises:
         OSError: the host name can't be resolved.
@@ -119,7 +123,7 @@ def loopback(address: Address) -> bool:
 
 
 def is_host_name(host: str) -> bool:
-    """Whether the resolver takes it; it raises for labels that are empty or too long (RFC 1035 §2.3.4)."""
+    """Whether it can be looked up; the resolver raises for labels empty or too long (RFC 1035 §2.3.4)."""
     try:
         name = host.encode("idna").decode()
     except UnicodeError:

@@ -1,4 +1,7 @@
-"""Addresses of one configuration that can't all be listened on at once."""
+"""Addresses of one configuration that can't all be listened on at once.
+
+Above `address`, below `links`. It looks host names up, and knows nothing of sections.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def _sentence(address: Address, other: Bound) -> str:
 
 
 def _hosts(address: Address) -> list[str]:
-    """Numeric hosts of an address; none where its name isn't known (whoever listens there will say so)."""
+    """Numeric hosts of an address; none where its name is unknown, which listening will report."""
     try:
         ipaddress.IPv6Address(address.host)
     except ValueError:
@@ -64,6 +67,7 @@ def _hosts(address: Address) -> list[str]:
 
 
 def _in_the_way(host: str, used: dict[str, Bound]) -> Bound | None:
+    """Who has an address of this family and port beside which this host can't be listened on."""
     if host in used:
         return used[host]
     any_address = "::" if ":" in host else "0.0.0.0"

@@ -1,4 +1,8 @@
-"""The files that a configuration names: whether they can be used, and whether they have changed."""
+"""The files that a configuration names: read without ever waiting for one, and whether they have changed.
+
+Above `model`, below `tls` and `trials`. The supervisor reads these files while it watches its workers, so
+only regular files of a bounded size are read: a pipe or a device could keep it waiting for ever.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,20 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 from controller.client import client_tls
-from pylb.config import identity
-from pylb.config.model import Backend, Config, Controller
+from pylb.config.model import Config, Controller
 
 _LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
 
 Fingerprint = tuple[tuple[str, int, int], ...]
+"""Name, time of the last change (ns) and size of files."""
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
-    """A file's bytes, if it is one that ends: a pipe or device could keep the supervisor waiting for ever.
+    """A regular file's bytes.
 
     Raises:
         OSError: it is no regular file, is larger than ``most`` bytes, or can't be read.
@@ -52,55 +55,8 @@ def _refuse_irregular(path: str | os.PathLike[str], about: os.stat_result, most:
 
 
 def require_regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError unless a library may be told to read this file without ever waiting for it."""
+    """Raise OSError unless a library may be told to read this file, which it does without such care."""
     _refuse_irregular(path, os.stat(path), _LARGEST_PEM)
-
-
-def problems(config: Config) -> list[str]:
-    """One line for each certificate, key, CA, token, user or group that can't be used, with the key's path.
-
-    Found here, before a process is forked that would need them.
-    """
-    from pylb.net.tls import server_context
-
-    found: list[str] = []
-
-    def tried(key: str, use: Callable[[], object]) -> None:
-        try:
-            use()
-        except Exception as error:  # ssl and cryptography have many kinds
-            found.append(f"{key}: {_said(error)}")
-
-    for number, frontend in enumerate(config.frontends):
-        if frontend.tls is not None:
-            tried(f"frontend[{number}].tls", partial(server_context, frontend.tls))
-    for number, backend in enumerate(config.backends):
-        if backend.tls is not None:
-            tried(f"backend[{number}].tls", partial(_try_client, backend))
-    tried("controller.token_file", lambda: controller_token(config.controller))
-    tried("controller.tls_ca", lambda: controller_tls(config.controller))
-    tried("admin_token_file", lambda: admin_token(config))
-    return found + identity.problems(config)
-
-
-def _said(error: Exception) -> str:
-    """What an exception says; of the system's own without the number."""
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    return str(error) or type(error).__name__
-
-
-def _try_client(backend: Backend) -> None:
-    """Begin TLS as to each server: the library judges the names only then."""
-    from pylb.net.tls import client_context
-
-    assert backend.tls is not None
-    context = client_context(backend.tls, backend.http2)
-    for server in backend.servers:
-        name = backend.tls.name or server.address.host
-        if not name:
-            raise ValueError(f"name must be set, as {server.address} has no host name")
-        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)
 
 
 def _token(path: str) -> str:
@@ -152,7 +108,7 @@ def _paths(config: Config) -> Iterator[Path]:
 
 
 def _below(place: Path) -> list[Path]:
-    """What may belong to the certificates at a place; it may vanish while one looks."""
+    """Files and folders that may hold a place's certificates and keys; they may vanish meanwhile."""
     found = []
     with contextlib.suppress(OSError, ValueError):
         if place.is_dir():
@@ -166,7 +122,7 @@ def _below(place: Path) -> list[Path]:
 
 
 def fingerprint(config: Config) -> Fingerprint:
-    """Name, time of the last change (ns) and size of each TLS file; differs when one was renewed."""
+    """Of all TLS files; it differs when one was renewed."""
     found = []
     for path in sorted(set(_paths(config))):
         try:

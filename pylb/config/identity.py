@@ -1,4 +1,7 @@
-"""The user and group that the configuration names, looked up on this machine."""
+"""The user and group that the configuration names, looked up on this machine.
+
+Above `model`. Nothing is changed here; `pylb.supervisor.privileges` drops root's rights.
+"""
 
 from __future__ import annotations
 
@@ -81,4 +84,5 @@ def _group(text: str) -> int:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) < 2**32 - 1  # the last one means "no change"
+    # 2**32 - 1 is -1 for the kernel, which means "no change" (man 2 setresuid).
+    return text.isascii() and text.isdigit() and int(text) < 2**32 - 1

@@ -1,5 +1,7 @@
-"""Where the admin socket lies unless the configuration says otherwise, and whether that place can be
-trusted."""
+"""Where the admin socket lies unless the configuration says otherwise, and whether that place can be trusted.
+
+Knows nothing of the configuration; the command line asks it where a running balancer may be.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 import stat
 
 SERVICE = "/run/pylb"
-"""Of a balancer that root started."""
+"""The run-time directory of a balancer that root started."""
 
 
 def default_admin_path() -> str:
@@ -40,12 +42,12 @@ def _directory() -> str:
 
 
 def _shared(user: int) -> str:
-    """In a directory in which everybody may make files, so what is there need not be ours."""
+    """The last resort; as everybody may make files in ``/tmp``, it may be somebody else's (`distrust`)."""
     return f"/tmp/pylb-{user}"
 
 
 def _is_of(directory: str, user: int) -> bool:
-    """After ``su`` the variable still names another user's directory."""
+    """Whether a directory is the user's own; after ``su`` XDG_RUNTIME_DIR still names another user's."""
     try:
         return os.stat(directory).st_uid == user
     except (OSError, ValueError):
@@ -55,8 +57,9 @@ def _is_of(directory: str, user: int) -> bool:
 def distrust(path: str) -> str:
     """What is wrong with the place of an admin socket, for one below ``/tmp/pylb-UID``; empty if nothing is.
 
-    Somebody else could have made that directory first and listen there, or lead us elsewhere by a link. One
-    that doesn't exist yet is fine. Nobody else can exchange one that is ours: ``/tmp`` is sticky.
+    Somebody else could have made that directory first and listen there, or have put a link in its place. A
+    directory that doesn't exist yet is fine, and the user's own can't be exchanged by others: ``/tmp`` is
+    sticky.
     """
     user = os.geteuid()
     directory = os.path.dirname(path)

@@ -1,4 +1,7 @@
-"""The admin address: status, scaling and metrics over HTTP (aiohttp)."""
+"""The admin address: status, scaling and metrics over HTTP (aiohttp).
+
+Below `main`, above `gate`. What it serves comes from callables; it knows neither scoreboard nor supervisor.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from aiohttp import web
 from pylb.control.gate import Asked, Gate
 
 LARGEST_BODY = 65536
+"""Bytes of a request's body."""
 
 Pin = Callable[[int | None], Awaitable[tuple[int, str]]]
 """Asks the supervisor to pin the number of workers; gives the status and the sentence that says what was
@@ -67,7 +71,7 @@ def application(
             said = f"n must be 'auto' or a number from {least} to {most}, as workers.min and max say"
         return web.json_response({"message" if code < 400 else "error": said}, status=code)
 
-    # Compressed bodies aren't taken apart: nobody needs them here, and a small one can become a large one.
+    # Bodies aren't decompressed: no client needs that here, and a small body could become a large one.
     app = web.Application(
         client_max_size=LARGEST_BODY, middlewares=[guarded], handler_args={"auto_decompress": False}
     )
@@ -78,7 +82,7 @@ def application(
 
 
 async def _json(request: web.Request) -> object:
-    """The body as JSON; None where it is none, whatever else it is."""
+    """The body read as JSON; None where it isn't JSON."""
     data = await request.read()
     try:
         return json.loads(data)

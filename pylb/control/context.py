@@ -1,4 +1,4 @@
-"""What the supervisor gives the control plane's process."""
+"""What the supervisor gives the control plane's process. Below `main`; the supervisor fills it in."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Who may ask the admin address for what, decided from a request's fields. Pure.
 
 A unix socket's mode says who may connect, and no web page can. To a TCP address on loopback any program of
-this machine can connect, browsers among them: a page of somewhere else may send requests to it, and by DNS
-rebinding (a name of its own that leads to 127.0.0.1) even read the answers. So the name that was asked for
-must be one of ours, a page's origin as well, and who changes something must know the token.
+this machine can connect, browsers among them: a page of another site may send requests to it, and by DNS
+rebinding (a name of that site that leads to 127.0.0.1) even read the answers. So the ``Host`` that was
+asked for must be a name of this machine, a page's origin must be the same, and whoever changes something
+must know the token.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Gate:
         return None
 
     def _knows(self, field: str) -> bool:
-        """Whether a Host field names us. Who asks by a number has not been led here by a name."""
+        """Whether a Host field names this machine; an IP address always does, as rebinding needs a name."""
         host = _host(field)
         if host is None:
             return False

@@ -1,6 +1,8 @@
-"""The control plane's process: what happens once and not once per worker.
+"""The process of the control plane: scaling and the admin address, which exist once and not once per worker.
 
-It may die at any time: traffic goes on, and the supervisor starts it again.
+The top floor of `pylb.control`. It sees workers through the scoreboard only, and changes nothing itself:
+what it decides it asks of the supervisor. It may die at any time: traffic goes on, and the supervisor
+starts it again.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from pylb.log import log
 from pylb.net import channel, messages
 from pylb.scoreboard import ControlField
 
-_BEAT = 0.25  # seconds between signs of life for the supervisor
+_BEAT = 0.25  # seconds between heartbeats, by which the supervisor knows that it lives
 _ANSWER = 5.0  # seconds that the supervisor gets to carry an operator's order out
-_AGAIN = 1.0  # seconds until a part that has failed is begun anew
+_AGAIN = 1.0  # seconds until a part that has failed is started again
 
 
 class ControlPlane:
@@ -37,7 +39,8 @@ class ControlPlane:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        # Only those of this configuration: two that bear one name would be one label set in the metrics.
+        # Only this configuration's servers: an old one of the same name would repeat a label set in the
+        # metrics.
         self._servers = {key: context.servers[key] for key in server_keys(context.config)}
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
@@ -58,7 +61,7 @@ class ControlPlane:
         self._context.board.control[ControlField.LOG_LOST] += lines
 
     async def _pin(self, count: int | None) -> tuple[int, str]:
-        """Have the supervisor pin the count, and say what came of it."""
+        """Have the supervisor pin the count; gives an HTTP status and a sentence that says what was done."""
         number = next(self._orders)
         done = self._pins[number] = asyncio.get_running_loop().create_future()
         try:
@@ -84,7 +87,7 @@ class ControlPlane:
                 self._take(message)
 
     def _take(self, state: dict[str, Any]) -> None:
-        """The supervisor's newest word."""
+        """Act on a ``state`` message."""
         self._state = state
         self.scaler.target = state["target"]
         self.scaler.pinned = state["pinned"]
@@ -95,7 +98,7 @@ class ControlPlane:
                 if number == done[0] and not waiting.done():
                     waiting.set_result((done[1], done[2]))
         if state.get("stopping") and self._site is not None and not self._context.admin_address.is_unix:
-            # The port is the next instance's. (A unix socket's file was moved out of its way.)
+            # The next instance needs the port. (Of a unix socket the supervisor has renamed the file.)
             site, self._site = self._site, None
             self._stopping_site = asyncio.ensure_future(site.stop())
             if self._context.admin_socket is not None:
@@ -118,7 +121,7 @@ class ControlPlane:
         }
 
     def _beat(self) -> None:
-        """Show that the loop turns."""
+        """Write the heartbeat, now and every `_BEAT` seconds."""
         self._context.board.control[ControlField.HEARTBEAT_NS] = time.monotonic_ns()
         asyncio.get_running_loop().call_later(_BEAT, self._beat)
 
@@ -150,7 +153,7 @@ class ControlPlane:
         await runner.cleanup()
 
     async def _keep(self, part: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin a part anew when it fails: the others, the admin address among them, have no share in it."""
+        """Run a part, and run it again when it fails; the others, as the admin address, go on meanwhile."""
         said: set[str] = set()
         while True:
             try:
@@ -163,13 +166,13 @@ class ControlPlane:
             await asyncio.sleep(_AGAIN)
 
     async def _decide(self) -> None:
-        await self._heard.wait()  # the count to start from is the supervisor's
+        await self._heard.wait()  # only the supervisor knows the count to start from
         await self.scaler.run()
 
 
 def run(context: ControlContext) -> None:
     """Be the control plane; called in the forked process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the supervisor's to act on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the supervisor acts on it
     asyncio.run(_main(context))
 
 

@@ -1,4 +1,4 @@
-"""``/metrics``: the scoreboard in Prometheus's exposition format."""
+"""``/metrics``: the scoreboard in Prometheus's exposition format. Below `main`, above `snapshot`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The scaling loop of the control plane: look, report, decide, tell the supervisor."""
+"""The scaling loop of the control plane: measure, report to the controller, decide, tell the supervisor.
+
+Below `main`. How many workers there should be is decided in `pylb.scaling`, which is pure; this module
+supplies the figures from scoreboard, controller and kernel.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +31,15 @@ from pylb.scaling.policy import Decision, Inputs, Memory, Policy, demand
 from pylb.scaling.steal import Steal
 from pylb.scoreboard import ControlField, Field, Scoreboard
 
-TICK = 0.25
-_REPORT = 0.5
+TICK = 0.25  # seconds between decisions
+_REPORT = 0.5  # seconds between reports to the controller
 YOUNG = 3.0
 """Seconds for which a control plane that has just begun, or whose controller was connected anew, takes no
 grant as a reason to shrink: as long as a lease. The controller may have begun to measure just now, too."""
 
 
 class Scaler:
-    """Holds the controller's end, the policy, and the last decisions."""
+    """Holds the connection to the controller, the policy, and the last decisions."""
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class Scaler:
         self._next_report = 0.0
         self._used = board.control[ControlField.USED_MICROCORES] / 1e6  # cores, smoothed
         self._used_at = _seconds(board.control[ControlField.USED_NS])
-        self._said = (True, "")  # what the log knows of the controller: connected, problem
+        self._said = (True, "")  # what was logged last about the controller: connected, problem
 
     async def run(self) -> None:
         """Decide four times a second, for ever."""
@@ -75,7 +79,7 @@ class Scaler:
             await asyncio.sleep(TICK)
 
     def step(self, now: float) -> None:
-        """One look and decision."""
+        """Measure once and decide; ``now`` in monotonic seconds."""
         self._say_how_the_controller_is()
         self.busy.sample()
         self.steal.look(*stolen_and_busy())
@@ -107,7 +111,7 @@ class Scaler:
             self._report(now, replace(inputs, current=decision.target))
 
     def _smooth(self, now: float) -> None:
-        """CPU of all workers, those that leave included: no core is idle that they use."""
+        """Smooth the CPU of all workers, leaving ones included, since a core that these use isn't idle."""
         if not self.busy.known:
             return
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
@@ -204,7 +208,7 @@ def _ns(monotonic: float) -> int:
 
 
 def remembered(board: Scoreboard) -> Memory:
-    """What the last control plane's policy knew."""
+    """The memory of the last control plane's policy; that of a new one where there was none."""
     cells = board.control
     return Memory(
         changed=_seconds(cells[ControlField.CHANGED_NS]),
@@ -215,7 +219,7 @@ def remembered(board: Scoreboard) -> Memory:
 
 
 def remember(board: Scoreboard, memory: Memory) -> None:
-    """Keep it for the next control plane."""
+    """Write it where the next control plane finds it (`remembered`)."""
     cells = board.control
     cells[ControlField.CHANGED_NS] = _ns(memory.changed)
     cells[ControlField.GREW_NS] = _ns(memory.grew)

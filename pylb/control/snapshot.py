@@ -1,4 +1,7 @@
-"""What the scoreboard says, as plain values: the one place where its cells get names for people."""
+"""What the scoreboard says, as plain values: the one place where its cells get names for people.
+
+The lowest floor of `pylb.control`, above the scoreboard.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ _PATIENCE = 12
 class Busy:
     """Shares of wall time in which workers ran, and could have run but waited for a CPU.
 
-    Workers that are there at the first look have none until the second: theirs isn't known yet.
+    A worker that exists at the first sample has no share before it has been compared with itself.
     """
 
     def __init__(self, board: Scoreboard) -> None:
@@ -50,13 +53,13 @@ class Busy:
             before = self._before.get(row)
             if before is None or before[0] != pid:
                 self._before[row] = (pid, beat, cpu, waited)
-                if self._looks:  # it has only just begun
+                if self._looks:  # begun since the last sample, it has done next to nothing
                     self.fractions[row] = self.waiting[row] = 0.0
             elif (wall := beat - before[1]) >= 200_000_000:
                 self.fractions[row] = busy = min(1.0, max(0.0, (cpu - before[2]) / wall))
                 self.waiting[row] = min(1.0 - busy, max(0.0, (waited - before[3]) / wall))
                 self._before[row] = (pid, beat, cpu, waited)
-            elif self._looks >= _PATIENCE:  # it hangs, and one that hangs must not hide the others
+            elif self._looks >= _PATIENCE:  # it hangs; the others are known all the same
                 self.fractions.setdefault(row, 0.0)
                 self.waiting.setdefault(row, 0.0)
         self._looks += 1
@@ -89,7 +92,7 @@ class Percentiles:
 
 
 def state(board: Scoreboard, row: int) -> str:
-    """How a worker is, in one word: what it says itself, unless the supervisor knows better."""
+    """A worker's state in one word: its own, or ``stuck`` where the supervisor has found that it hangs."""
     if board.note(row)[RowField.STUCK]:
         return "stuck"
     return State(board.row(row)[Field.STATE]).name.lower()

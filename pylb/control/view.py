@@ -1,4 +1,7 @@
-"""The operator's end of the admin address: asking, and showing the answer on a terminal."""
+"""The operator's end of the admin address: asking, and showing the answer on a terminal.
+
+Only the command line uses it; of a running balancer it knows what ``/status`` answers.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def fetch(
 ) -> dict[str, Any]:
     """Ask the admin address for JSON.
 
-    Where no unix socket is, one is asked that an instance which drains has moved away from there.
+    Where there is no unix socket, the one is asked that a draining instance has moved away from there.
 
     Raises:
         OSError: nobody answers there.
@@ -122,7 +125,7 @@ def render(status: dict[str, Any]) -> RenderableType:
     if not scaling["controller_connected"]:
         problem = scaling["controller_problem"] or "no answer yet"
         connected = Text.assemble(f"{scaling['controller']}, ", (f"not connected: {problem}", "red"))
-    # No markup: names and reasons are others' words.
+    # Text, not markup: names and reasons may hold brackets.
     head = Table.grid(padding=(0, 2, 0, 0))
     head.add_row(
         Text(f"pylb {status['version']}", "bold"),

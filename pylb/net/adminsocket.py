@@ -1,5 +1,7 @@
-"""The admin socket as the supervisor owns it: listened on before the control plane is forked, and after it
-died."""
+"""The admin socket, which the supervisor owns: open before the control plane is forked, and after it died.
+
+Above `listeners`. Who may ask for what is decided in the control plane (`pylb.control.gate`).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ class AdminSocket:
     Args:
         address: where.
         guarded: whether a token is asked for; without one, a TCP address must be loopback.
-        own: sockets of ours that may be in its way.
+        own: further sockets of pylb, which may be in its way.
         folder_mode: of a directory that is made.
 
     Raises:
@@ -39,7 +41,7 @@ class AdminSocket:
         if not address.is_unix:
             self.sock = open_group(address, 1, 128, own)[0]
             name = Address(*self.sock.getsockname()[:2])
-            if not guarded and not loopback(name):  # a name that isn't where it seemed to be
+            if not guarded and not loopback(name):  # a host name that leads elsewhere
                 self.sock.close()
                 raise BindError(f"cannot listen on {address}: it is {name}, so admin_token_file must be set")
             return
@@ -78,7 +80,7 @@ class AdminSocket:
         path = self.address.path
         aside = f"{path}.{os.getpid()}"
         if self._file is None or identity(path) != self._file:
-            return None  # it isn't ours any more
+            return None  # another process has put its own file there
         try:
             os.rename(path, aside)
         except OSError:

@@ -1,7 +1,8 @@
 """Messages between the processes, over ``SOCK_SEQPACKET`` socket pairs that never block.
 
-A *channel* carries one JSON object per packet between the supervisor and a child. An *inbox* carries
-client connections between workers: a JSON header with the descriptors beside it (``SCM_RIGHTS``).
+A *channel* carries one JSON object per packet between the supervisor and a child. An *inbox* carries client
+connections between workers: a JSON header with the descriptors beside it (``SCM_RIGHTS``). What messages
+mean is not known here; their fields are checked in `messages`.
 """
 
 from __future__ import annotations

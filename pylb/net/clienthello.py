@@ -1,11 +1,12 @@
 """The server name that a TLS client asks for, read from its first message without answering it.
 
-RFC 8446 §4.1.2 (ClientHello), §5.1 (records) and RFC 6066 §3 (server_name).
+Pure. RFC 8446 §4.1.2 (ClientHello), §5.1 (records) and RFC 6066 §3 (server_name).
 """
 
 from __future__ import annotations
 
 _LIMIT = 65536
+"""Bytes of a ClientHello that are waited for."""
 
 
 class NotTls(Exception):
@@ -46,7 +47,7 @@ def server_name(data: bytes) -> str | None:
 
 
 def _check_prefix(data: bytes, position: int) -> None:
-    """More bytes are needed; is it worth waiting for them?"""
+    """Raise NotTls where no further bytes can make a ClientHello of these."""
     if len(data) > position and data[position] != 22:
         raise NotTls
     if len(data) > _LIMIT:

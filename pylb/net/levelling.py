@@ -1,4 +1,4 @@
-"""Which workers should hand client connections to which others, so that all hold about as many."""
+"""Which workers should hand client connections to which others, so that all hold about as many. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOLERANCE = 1.1
 """A worker acts when it holds more than this times the mean."""
 
 LEAST_EXCESS = 2
-"""And at least so many above the mean: moving one connection to and fro helps nobody."""
+"""And at least so many more than the mean: moving one connection to and fro would level nothing."""
 
 PER_TICK = 400
 """The default limit of connections moved in one tick, over all workers."""

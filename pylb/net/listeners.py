@@ -1,4 +1,8 @@
-"""The listening sockets: one per (TCP bind, worker slot), owned by the supervisor for its whole life."""
+"""The listening sockets: one per (TCP bind, worker slot), owned by the supervisor for its whole life.
+
+Above `strangers`. Workers get the sockets by fork and read those that the supervisor tells them to; which
+socket a new connection goes to is decided in `steering`.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +52,8 @@ def open_group(
 ) -> list[socket.socket]:
     """The reuseport group of one TCP bind; index in the group = slot, as listening order decides it.
 
-    ``own`` are sockets that may be in the way, as they are ours; one at the very same address may not, since
-    the kernel would make one group of them.
+    ``own`` are further sockets of pylb, which may overlap with this address (``127.0.0.1:80`` with ``*:80``).
+    One at the very same address is refused, since the kernel would make one group of both.
     """
     opened: list[socket.socket] = []
     try:
@@ -80,8 +84,7 @@ def open_group(
 
 
 def _refuse_strangers(family: int, target: tuple[str | int, ...], own: frozenset[int]) -> None:
-    """Another program that also uses SO_REUSEPORT would not be noticed, so ask for the address alone
-    first."""
+    """Raise OSError where another program listens; with SO_REUSEPORT on both sides the kernel wouldn't."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -94,7 +97,7 @@ def _refuse_strangers(family: int, target: tuple[str | int, ...], own: frozenset
                 raise
         else:
             return
-    # Something is there. If it is all ours, the address can be had beside it.
+    # Something listens there. Where all of it is pylb's own, the address can be listened on beside it.
     if strangers.stranger(family, str(target[0]), int(target[1]), own):
         raise OSError(errno.EADDRINUSE, "in use")
 
@@ -236,7 +239,7 @@ class Listeners:
         The removed sockets are still open: their queues must be emptied before the caller closes them.
 
         Args:
-            own: further sockets of ours that may be in a new address's way.
+            own: further sockets of pylb, which may be in a new address's way.
 
         Raises:
             BindError: a new address can't be used; nothing has changed then.

@@ -1,14 +1,16 @@
 """What the messages between supervisor and children must look like. Pure.
 
-Both ends are pylb, and yet neither believes the other: a child may have gone mad, and a field that is missing
-must not end the process that reads it. A message whose ``op`` isn't listed here passes; who reads it passes
-it over.
+Both ends are pylb, and yet neither trusts the other: a child may be broken, and a missing field must not
+end the process that reads it. A message whose ``op`` isn't listed here counts as right, and its reader
+ignores it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from pylb.excerpt import shown
 
 LARGEST = 1_000_000
 """No count, row or slot is as large."""
@@ -20,7 +22,7 @@ _Test = Callable[[Any], bool]
 
 
 def _number(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= LARGEST  # for Python, True is a number, too
+    return type(value) is int and 0 <= value <= LARGEST  # isinstance would take True for a number
 
 
 def _number_or_none(value: Any) -> bool:
@@ -66,15 +68,6 @@ def wrong(message: Mapping[str, Any], known: Mapping[str, Mapping[str, _Test]]) 
         if not good(message[name]):
             return f"{name} of {shown(op)} is {shown(message[name])}"
     return ""
-
-
-def shown(value: Any, width: int = 60) -> str:
-    """A value for the log, cut where it is long (or too deep, or a number of too many digits to print)."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):
-        text = f"a {type(value).__name__} that can't be shown"
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def shortened(lines: list[str], most: int = 20, width: int = 300) -> list[str]:

@@ -1,4 +1,4 @@
-"""The PROXY protocol, versions 1 and 2, sans I/O (HAProxy's ``doc/proxy-protocol.txt``)."""
+"""The PROXY protocol, versions 1 and 2 (HAProxy's ``doc/proxy-protocol.txt``). Pure: bytes in, bytes out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _V1 = re.compile(rb"PROXY (TCP4|TCP6) ([0-9a-fA-F.:]{2,39}) ([0-9a-fA-F.:]{2,39}) (\d{1,5}) (\d{1,5})\r\n")
 _V1_MAX = 107  # bytes, §2.1
-_V2_MAX = 16 + 4096  # a limit of ours: addresses and a few TLVs fit many times
+_V2_MAX = 16 + 4096  # bytes, pylb's own limit; addresses and some TLVs take a few hundred
 
 TLV_ALPN = 0x01
 TLV_AUTHORITY = 0x02
 TLVS = {"alpn": TLV_ALPN, "authority": TLV_AUTHORITY}
-"""What can be asked for by name, §2.2."""
+"""Those that the configuration can name (§2.2)."""
 
 
 class BadProxyHeader(Exception):

@@ -1,6 +1,6 @@
 """Which listening socket of a reuseport group a new connection goes to.
 
-The kernel asks a classic BPF program for an index into the group. Ours draws a random 32-bit number and
+The kernel asks a classic BPF program for an index into the group. pylb's draws a random 32-bit number and
 compares it with ascending thresholds, so that a slot gets new connections in proportion to its weight
 and a slot of weight 0 gets none.
 """
@@ -22,7 +22,7 @@ HORIZON = 0.3
 """Seconds within which new connections should even out what slots hold: a few looks, lest they overshoot."""
 _HALF_LIFE = 0.5  # seconds, of the rate at which connections come
 
-SO_ATTACH_REUSEPORT_CBPF = 51
+SO_ATTACH_REUSEPORT_CBPF = 51  # include/uapi/asm-generic/socket.h
 
 # linux/filter.h, linux/bpf_common.h
 LOAD_WORD_ABSOLUTE = 0x20  # BPF_LD | BPF_W | BPF_ABS

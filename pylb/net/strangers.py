@@ -1,8 +1,9 @@
-"""Who else listens on a TCP port: the sockets that the kernel's tables show and that aren't ours.
+"""Who else listens on a TCP port: the sockets that the kernel's tables show and that aren't pylb's.
 
-With ``SO_REUSEPORT`` another program of the same user could share a port with us unnoticed, and take a part
-of the connections. A trial bind without that option says so at the start. At a reload it would also meet the
-sockets that we have there already (``127.0.0.1:80`` is in the way of ``*:80``); then the tables are read.
+With ``SO_REUSEPORT`` another program of the same user could share a port with pylb unnoticed, and take a
+part of the connections. A trial bind without that option (`listeners`) finds it at the start. At a reload
+the trial fails on pylb's own sockets, too (``127.0.0.1:80`` is in the way of ``*:80``); then these tables
+are read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _TABLES = {socket.AF_INET: "/proc/net/tcp", socket.AF_INET6: "/proc/net/tcp6"}
 
 
 def inodes(sockets: Iterable[socket.socket]) -> frozenset[int]:
-    """By which the kernel's tables name sockets."""
+    """The inode numbers of open sockets, by which the kernel's tables name them."""
     return frozenset(os.fstat(sock.fileno()).st_ino for sock in sockets if sock.fileno() >= 0)
 
 
@@ -38,7 +39,7 @@ def listening(lines: Iterable[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def _host(text: str) -> str:
-    """Hexadecimal words in the machine's byte order."""
+    """An address, given as hexadecimal words in the machine's byte order."""
     words = (int(text[start : start + 8], 16) for start in range(0, len(text), 8))
     packed = b"".join(struct.pack("=I", word) for word in words)
     return str(ipaddress.ip_address(packed))
@@ -53,7 +54,7 @@ def overlap(one: str, other: str) -> bool:
 
 
 def stranger(family: int, host: str, port: int, own: frozenset[int]) -> bool:
-    """Whether a socket that isn't ours listens on an address that overlaps this one.
+    """Whether a socket other than ``own`` listens on an address that overlaps this one.
 
     Raises:
         OSError: the kernel's table can't be read.

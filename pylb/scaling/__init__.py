@@ -1,1 +1,1 @@
-"""How many workers there should be, and why: pure decisions, time passed in."""
+"""How many workers there should be, and why: pure, times are passed in."""

@@ -1,4 +1,4 @@
-"""The scaling policy: how many workers, and the reason in words (DESIGN: grow on pressure and idle cores).
+"""The scaling policy: how many workers, and the reason in words. Pure: measurements and times are passed in.
 
 The rules, in the order in which they are tried:
 
@@ -22,7 +22,7 @@ A neighbour can. A core that others claim as soon as it is taken is tried again 
 0.1 s). But a change costs CPU time, `FORK` and `MOVE` for each connection that is handed over
 (`bench/changes.py`), and of a growth `LOST` seconds help nobody. So a growth has to last until all this is at
 most `WORTH` of what it brought (`pays_after`: 5 to 6 s). Where it is claimed sooner, the rest of that time is
-owed; owed time passes, and while more than `CREDIT` seconds of it are left growth waits. So a few claims
+owed; owed time passes, and while more than `CREDIT` seconds of it are left, growth waits. So a few claims
 delay nobody, with a neighbour that comes and goes all the time there is about one growth in `pays_after`
 seconds, and no wait is longer than that.
 
@@ -41,15 +41,15 @@ LOW = 0.50  # mean busy fraction that must hold with one worker fewer before one
 GROW_AFTER = 0.25  # seconds of pressure
 SHRINK_AFTER = 10.0  # seconds without
 SETTLE = 0.5  # seconds after a change before the next one upwards: the load has to spread first
-SATURATED = 0.95  # mean load from which it says no more how much there is to do
-STEP = 3.0  # times as many workers then, if so many cores are idle
+SATURATED = 0.95  # mean load from which on it no longer shows how much work there is
+STEP = 3.0  # times as many workers at once from there on, if so many cores are idle
 QUEUE = 64  # connections waiting to be accepted, per worker, that count as pressure
 LAG_US = 50_000  # event-loop lag that counts as pressure
 FORK = 0.017  # CPU seconds of a change by one worker (bench/results/changes.md)
-MOVE = 40e-6  # CPU seconds of each connection that is handed over for it (same place)
+MOVE = 40e-6  # CPU seconds of each connection that is handed over for it (same source)
 LOST = 1.25  # seconds of a growth that bring nothing: until load has moved, and until a claim is noticed
 WORTH = 0.25  # what growing and giving back may cost of the CPU time that growth brings
-CREDIT = 10.0  # seconds that growth may have been too short by, all together, before it waits
+CREDIT = 10.0  # seconds of owed time up to which growth does not wait
 MOST = 6.0  # seconds after which any growth has paid
 
 
@@ -139,7 +139,7 @@ def _count(number: int, what: str) -> str:
 
 
 def pays_after(inputs: Inputs, more: int, tuning: Tuning = _TUNING) -> float:
-    """Seconds that so many workers more must last to be worth it: to start them and to give them back.
+    """Seconds that a growth by ``more`` workers must last to be worth what it and its end cost.
 
     Connections are levelled: each new worker gets its share of them, and hands it back.
     """
@@ -149,7 +149,7 @@ def pays_after(inputs: Inputs, more: int, tuning: Tuning = _TUNING) -> float:
 
 @dataclass(slots=True)
 class Memory:
-    """What decisions rest on beside the inputs, in monotonic seconds. The next policy goes on with it."""
+    """What decisions rest on beside the inputs, in monotonic seconds; it outlives the control plane."""
 
     changed: float = -math.inf
     """The last change."""
@@ -158,7 +158,7 @@ class Memory:
     pays: float = 0.0
     """Seconds that this growth must last."""
     owed: float = -math.inf
-    """When growth that was claimed too soon will have been made up for."""
+    """When the owed time of growths that were claimed too soon will have passed."""
 
 
 class Policy:
@@ -171,7 +171,7 @@ class Policy:
         self._tuning = tuning
         self._pressed_since: float | None = None
         self._calm_since: float | None = None
-        self._calm_load = 0.0  # the most since then
+        self._calm_load = 0.0  # the highest load since then
 
     def limit(self, usable: int) -> int:
         """The most workers that may run, whatever is granted."""
@@ -188,7 +188,7 @@ class Policy:
 
         if current < self.min:
             return self._change(now, self.min, f"workers.min is {self.min}")
-        # What is idle beside the lease is ours to stay on: only a real claim of others takes it.
+        # Workers may stay on cores that are idle beside the lease: only a real claim of others takes these.
         available = limit if inputs.granted is None else inputs.granted + (inputs.idle or 0)
         claimed = available < min(current, limit) and limit > self.min
         only = f"only {_count(available, 'core')} granted"
@@ -209,6 +209,7 @@ class Policy:
         return Decision(current, why or "steady")
 
     def _look_whether_calm(self, now: float, inputs: Inputs, pressure: bool) -> None:
+        """Note since when, and at which load at most, fewer workers would have done."""
         fewer_will_do = inputs.load <= self._tuning.low * (inputs.current - 1)
         if pressure or not inputs.busy or inputs.current <= 1 or not fewer_will_do:
             self._calm_since, self._calm_load = None, 0.0
@@ -224,7 +225,7 @@ class Policy:
             return Decision(current, f"{why}, but there is no grant from the controller")
         if now - memory.changed < tuning.settle:
             return Decision(current, f"{why}; the last change is still settling")
-        # ``idle`` is beside the lease: where we run more than that, the lease doesn't reach for the rest.
+        # ``idle`` counts cores beside the lease; leased ones that no worker uses yet can be grown into, too.
         idle = max(inputs.idle or 0, inputs.granted - current)
         room = min(limit, current + idle, inputs.granted + (inputs.idle or 0))
         if room <= current:
@@ -242,7 +243,7 @@ class Policy:
         return self._change(now, target, f"{why}; idle: {_count(room - current, 'core')}")
 
     def _give_back(self, now: float, target: int, reason: str) -> Decision:
-        """Others need the cores; if they were taken only just now, that is remembered."""
+        """Shrink since others need the cores; what the last growth lacks of its time is owed from now on."""
         memory, tuning = self.memory, self._tuning
         if (short := memory.grew + memory.pays - now) > 0:
             memory.owed = min(max(memory.owed, now) + short, now + tuning.credit + tuning.pays_most)

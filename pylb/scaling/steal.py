@@ -1,8 +1,9 @@
 """Time that a hypervisor gave to others while this machine's CPUs could have run. Pure: times are passed in.
 
 KVM and Xen tell a guest (``steal`` in ``/proc/stat``, man 5 proc), whose kernel takes it out of what
-processes used: workers that are held back so look less busy than they are, and wait on no run queue of this
-machine. So it is counted as waiting. Under QEMU's emulation nothing is told, and stolen time looks like use.
+processes used: workers that are held back in this way look less busy than they are, and wait on no run
+queue of this machine. So stolen time is counted as waiting. QEMU's emulation (TCG) reports none, and it
+looks like use.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _MOST = 0.95
+"""A larger share would multiply what a worker seems to need by more than 20."""
 
 
 class Steal:
@@ -24,7 +26,7 @@ class Steal:
         before = self._before
         if before is not None:
             more_stolen, more_busy = stolen - before[0], busy - before[1]
-            if more_stolen < 0 or more_busy < 0:  # a CPU has gone
+            if more_stolen < 0 or more_busy < 0:  # a CPU was taken offline
                 self.share = 0.0
             elif more_stolen + more_busy < 0.05:
                 return  # the kernel counts in hundredths: wait for more

@@ -1,4 +1,8 @@
-"""The supervisor's loop: signals, messages of the children, reload, stop."""
+"""The supervisor's process: it makes the parts, and its loop gives each its turn.
+
+The top floor of `pylb.supervisor`: it knows every part, and none of them knows it; what they need of each
+other they get as arguments and callbacks.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,7 @@ import gc
 import importlib
 import os
 import resource
-import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,32 +21,34 @@ from setproctitle import setproctitle
 from controller.sources.quota import possible_cores
 from pylb import log as logging_
 from pylb.config.address import Address
-from pylb.config.files import admin_token
 from pylb.config.identity import ignored
-from pylb.config.model import Config, ServerKey, server_keys
+from pylb.config.model import Config
 from pylb.control.context import ControlContext
 from pylb.log import log
-from pylb.net import channel, messages
+from pylb.net import messages
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
-from pylb.scoreboard import ControlField, Scoreboard, SupervisorField
+from pylb.scoreboard import Scoreboard, SupervisorField
 from pylb.supervisor import privileges, signals
-from pylb.supervisor.fleet import START_TIMEOUT, Fleet, rows_for
+from pylb.supervisor.channels import Channels
+from pylb.supervisor.controlplane import ControlPlane
+from pylb.supervisor.fleet import Fleet
+from pylb.supervisor.generations import Generation, admin_address_of, binds_of
 from pylb.supervisor.guard import Guard
-from pylb.supervisor.processes import Backoff, Child, Worker, describe, fork, reap
-from pylb.supervisor.readings import reading
-from pylb.supervisor.reload import Reload, admin_address_of, binds_of
+from pylb.supervisor.inboxes import Inboxes
+from pylb.supervisor.indices import Indices, room_for
+from pylb.supervisor.pins import Pins
+from pylb.supervisor.processes import Child, Worker, reap
+from pylb.supervisor.reload import Reload
 from pylb.supervisor.secrets import read_secrets
 from pylb.supervisor.signals import Signals
-from pylb.supervisor.watchdog import DOUBTFUL, STUCK
+from pylb.supervisor.slots import descriptors_for, rows_for
+from pylb.supervisor.starting import Starter
+from pylb.supervisor.stopping import Stop
 from pylb.worker.context import WorkerContext
 
 FAST_TICK = 0.1
 SLOW_TICK = 0.5
-MESSAGES_PER_TURN = 200  # of one child, so that the others, signals and the tick get their turn, too
-MAX_SERVERS = 512
-AGAIN = 0.5
-"""Seconds from which a second stop signal counts: timeout(1) sends one twice, to us and to our group."""
 
 
 def _real_worker(context: WorkerContext) -> None:
@@ -81,155 +85,98 @@ class Arbiter:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self.guard = Guard()
-        self.config = self.served_config = config
-        self.reload = Reload(self, reload)
-        self._control_entry = control_entry
-        self._hangup_ends = hangup_ends
-        self._real = (worker_entry is _real_worker, control_entry is _real_control)
         slots = max(config.workers.max, possible_cores())
-        binds = len(binds_of(config))
+        binds = binds_of(config)
         rows = rows_for(slots, config.drain.generations, hard)
-        needed = slots * binds + 2 * rows + 2 * slots + 64  # listening sockets, inboxes, channels
+        needed = descriptors_for(slots, len(binds), rows)
         if needed > hard > 0:
             raise BindError(
-                f"{slots} workers on {binds} addresses need {needed} descriptors, but the limit (ulimit -Hn) "
-                f"is {hard}: raise it or lower workers.max"
+                f"{slots} workers on {len(binds)} addresses need {needed} descriptors, but the limit "
+                f"(ulimit -Hn) is {hard}: raise it or lower workers.max"
             )
+        self._hangup_ends = hangup_ends
+        self._real = (worker_entry is _real_worker, control_entry is _real_control)
+        self.guard = Guard()
         self.identities = privileges.Identities()
         who = self.identities.look_up(config)
         secrets = read_secrets(config)
-        self.servers: dict[ServerKey, int] = {}
-        self.board = Scoreboard(slots, max(MAX_SERVERS, 2 * len(server_keys(config))), rows)
+        self.board = Scoreboard(slots, room_for(config), rows)
         logging_.count_lost(self._count_lost)
-        self.add_servers(config)  # there is room
-        self.listeners = Listeners(binds_of(config), slots, config.backlog)
+        self.indices = Indices(self.board)
+        self.indices.give(config)
+        listeners = Listeners(binds, slots, config.backlog)
         try:
-            self.admin_token = admin_token(config)
-            self.admin = AdminSocket(
-                *(admin_address_of(config), self.admin_token is not None, self.listeners.all()),
+            admin = AdminSocket(
+                *(admin_address_of(config), secrets.admin_token is not None, listeners.all()),
                 folder_mode=privileges.folder_mode(who),
             )
         except BaseException:
-            self.listeners.close()
+            listeners.close()
             raise
-        for _, address in (*binds_of(config), ("", self.admin.address)):
+        for _, address in (*binds, ("", admin.address)):
             privileges.give(address, who)
+        self.inboxes = Inboxes(rows)
         self.fleet = Fleet(
-            config, slots, self.board, self.listeners, self.servers, worker_entry, self._in_worker, secrets
+            Generation(1, config, secrets, listeners),
+            self.board,
+            self.indices,
+            self.inboxes,
+            Starter(self.board, self.inboxes, self.indices, worker_entry, self._in_worker),
+            self.guard,
+            flipped=lambda: self.reload.flipped(),
+            started=lambda worker: self.channels.watch(worker),
         )
-        self.fleet.guard = self.guard
-        self.fleet.on_flip = self.reload.flipped
-        self.fleet.on_start = lambda worker: self._watch(worker)
-        self.pinned: int | None = None
-        self._pin_done: list[Any] = [0, 200, ""]  # of the last order: its number, a status, what was done
-        self.control: Child | None = None
-        self._control_backoff = Backoff()
-        self._control_due = 0.0
-        self._state_sent: dict[str, Any] = {}
-        self._state_due = 0.0
-        self._stopping_since = 0.0
-        self._stop_at = 0.0  # while a stop is announced: when it begins
+        self.control = ControlPlane(
+            admin,
+            self.board,
+            self.indices.known,
+            control_entry,
+            self._in_control,
+            served=lambda: self.fleet.served,
+            started=lambda child: self.channels.watch(child),
+        )
+        self.pins = Pins(self.fleet)
+        self.stop = Stop(self.board, self._drain, self.fleet.kill)
+        self.reload = Reload(
+            *(reload, self.fleet, self.control, self.identities, self.guard),
+            announced=lambda: self.stop.announced,
+        )
 
     @property
     def admin_address(self) -> Address:
         """Where the admin socket is."""
-        return self.admin.address
-
-    @property
-    def admin_socket(self) -> socket.socket:
-        """What the control plane serves the admin address on."""
-        return self.admin.sock
-
-    # -- set-up ----------------------------------------------------------------------------------
-
-    def add_servers(self, config: Config) -> bool:
-        """Give new servers an index; False when the scoreboard has no room for them."""
-        wanted = server_keys(config)
-        fresh = [key for key in dict.fromkeys(wanted) if key not in self.servers]
-        if len(self.servers) + len(fresh) > self.board.servers:
-            self._forget_servers({*wanted, *server_keys(self.served_config)})
-        free = iter(sorted(set(range(self.board.servers)) - set(self.servers.values())))
-        found = dict(zip(fresh, free, strict=False))
-        if len(found) < len(fresh):
-            return False
-        self.servers.update(found)
-        workers = self.fleet.workers.values() if hasattr(self, "fleet") else ()
-        configs = [self.served_config, *(worker.config for worker in workers)]
-        self.board.add_backends(
-            [backend.name for backend in config.backends],
-            [backend.name for known in configs for backend in known.backends],
-        )
-        return True
+        return self.control.admin.address
 
     def _count_lost(self, lines: int) -> None:
         self.board.supervisor[SupervisorField.LOG_LOST] += lines
 
-    def _forget_servers(self, kept: set[ServerKey]) -> None:
-        """Free the indices of servers that no worker's configuration has any more."""
-        kept |= {key for worker in self.fleet.workers.values() for key in server_keys(worker.config)}
-        for key in self.servers.keys() - kept:
-            self.board.forget_server(self.servers.pop(key))
+    # -- in a child, after the fork --------------------------------------------------------------
 
-    def _in_child(self, config: Config) -> None:
+    def _in_child(self, generation: Generation) -> None:
         self.signals.reset_in_child()
-        self.selector.close()
-        for sock in self.reload.removed:
-            sock.close()
-        if self.reload.admin is not None:  # its control plane is forked when the reload has succeeded
-            self.reload.admin.sock.close()
-        privileges.drop(self.identities.of(config))
+        self.channels.close()
+        pending = self.reload.pending
+        if pending is not None:
+            for sock in pending.removed:
+                sock.close()
+            if pending.admin is not None:  # its control plane is forked when the reload has succeeded
+                pending.admin.sock.close()
+        privileges.drop(self.identities.of(generation.config))
 
-    def _in_worker(self) -> None:
-        self._in_child(self.fleet.config)
-        self.admin.sock.close()
-        if self.control is not None:
-            self.control.channel.close()
-        settings = self.fleet.config.log
-        logging_.setup(settings.format, settings.level)
+    def _in_worker(self, generation: Generation) -> None:
+        self._in_child(generation)
+        self.control.admin.sock.close()
+        if self.control.child is not None:
+            self.control.child.channel.close()
+        logging_.setup(generation.config.log.format, generation.config.log.level)
 
-    def _watch(self, child: Child) -> None:
-        # Should an earlier one have been closed without being unregistered, its number may come again.
-        with contextlib.suppress(KeyError, ValueError):
-            self.selector.unregister(child.channel)
-        self.selector.register(child.channel, selectors.EVENT_READ, child)
-
-    def _start_control(self) -> None:
-        try:
-            self._fork_control()
-        except OSError as error:  # no process or descriptor to be had: traffic goes on without it
-            log.error("cannot start the control plane: %s", error)
-            self._control_due = time.monotonic() + 1.0
-
-    def _fork_control(self) -> None:
-        ours, theirs = channel.pair()
-        secrets = self.fleet.secrets[self.fleet.serving_generation]
-        context = ControlContext(
-            self.served_config, self.board, theirs, self.servers,
-            self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address, self.admin_token,
-            self.fleet.serving_generation, self.started_at,
-            secrets.controller_token, secrets.controller_tls,
-        )  # fmt: skip
-
-        def prepare() -> None:
-            self._in_child(self.served_config)
-            ours.close()
-            for worker in self.fleet.workers.values():
-                worker.channel.close()
-            self.fleet.close()
-            self.listeners.close(unlink=False)
-            logging_.setup(context.config.log.format, context.config.log.level)
-
-        try:
-            pid = fork("pylb: control", "control", prepare, lambda: self._control_entry(context))
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.control = Child(pid, ours, time.monotonic())
-        self._watch(self.control)
-        self._state_sent = {}
+    def _in_control(self, generation: Generation) -> None:
+        self._in_child(generation)
+        for worker in self.fleet.workers.values():
+            worker.channel.close()
+        self.inboxes.close()
+        self.fleet.newest.listeners.close(unlink=False)
+        logging_.setup(generation.config.log.format, generation.config.log.level)
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -239,36 +186,32 @@ class Arbiter:
             if real:
                 importlib.import_module(module)
         privileges.warm()
-        if ignored(self.config):
+        if ignored(self.fleet.newest.config):
             log.warning("user and group are ignored: only root can become somebody else")
-        elif os.geteuid() == 0 and self.config.user is None:
+        elif os.geteuid() == 0 and self.fleet.newest.config.user is None:
             log.warning(
                 "all processes run as root: set user, so that those which read what clients send don't"
             )
         setproctitle("pylb: supervisor")
-        self.started_at = time.time()
         self.signals = Signals()
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.signals.reader, selectors.EVENT_READ)
+        self.channels = Channels(self.signals.reader, self.guard, self._heard)
         gc.collect()
         gc.freeze()
         try:
-            wanted = self.fleet.target
-            self.fleet.attach([1 if slot < wanted else 0 for slot in range(self.fleet.slots)])
-            self.fleet.reconcile()
-            self._start_control()
+            self.fleet.start()
+            self.control.start()
             self._loop()
         finally:
             for part, end in (
                 ("ending the children", self._kill_all),
                 ("closing a reload under way", self.reload.close),
-                ("closing the binds", self.listeners.close),
-                ("closing the admin address", self.admin.close),
-                ("closing the inboxes", self.fleet.close),
+                ("closing the binds", self.fleet.newest.listeners.close),
+                ("closing the admin address", self.control.admin.close),
+                ("closing the inboxes", self.inboxes.close),
             ):
                 with self.guard(part):
                     end()
-            self.selector.close()
+            self.channels.close()
             self.signals.close()
         log.info("stopped")
         logging_.tick(self.board.log_lost())
@@ -283,7 +226,7 @@ class Arbiter:
         tick_due = 0.0
         while not (self.fleet.stopping and not self.fleet.workers):
             now = time.monotonic()
-            for child in self._events(max(0.0, tick_due - now)):
+            for child in self.channels.wait(max(0.0, tick_due - now)):
                 if child is None:
                     with guard("signals"):
                         for number in self.signals.pending():
@@ -292,69 +235,31 @@ class Arbiter:
                     self._reap()
                 else:
                     with guard("messages of a child"):
-                        self._messages(child)
+                        self.channels.read(child)
             now = time.monotonic()
-            if self.announcing and now >= self._stop_at:
-                with guard("the stop"):
-                    self._stop()
+            with guard("the stop"):
+                self.stop.tick(now)
             if now >= tick_due:
                 tick_due = now + SLOW_TICK
                 self._reap()
                 with guard("the workers' tick"):
                     self.fleet.tick(now)
                 with guard("the control plane's tick"):
-                    self._judge_control(now)
-                    self._control_tick(now)
+                    self.control.tick(now)
                 with guard("the reload's tick"):
                     self.reload.check()
                 with guard("the log"):
                     logging_.tick(self.board.log_lost())
+                    guard.tick(now)
                 with guard("ticking"):
-                    doubtful = self.control is not None and self.control.watch.silence >= DOUBTFUL
-                    if doubtful or self.fleet.busy():
+                    if self.control.doubtful or self.fleet.busy():
                         tick_due = now + FAST_TICK
             with guard("the state's message"):
-                self._send_state(now)
+                self.control.tell(self._state(), now)
 
-    def _events(self, timeout: float) -> list[Child | None]:
-        """Wait; who has something to say, None standing for signals."""
-        failed = self.guard.caught
-        with self.guard("waiting for events"):
-            return [key.data for key, _ in self.selector.select(timeout)]
-        assert self.guard.caught > failed
-        time.sleep(FAST_TICK)  # instead of the wait that has failed
-        return [None]
+    # -- what comes from outside -----------------------------------------------------------------
 
-    def _messages(self, child: Child) -> None:
-        for _ in range(MESSAGES_PER_TURN):
-            if child.channel.fileno() < 0:  # an earlier event of this turn may have closed it
-                return
-            try:
-                message = channel.recv(child.channel)
-            except BlockingIOError:
-                return
-            except ValueError as error:
-                self._passed_over(child, str(error))
-                continue
-            if message is None:  # it is gone or about to be; SIGCHLD says the rest
-                with contextlib.suppress(KeyError, ValueError):
-                    self.selector.unregister(child.channel)
-                return
-            wrong = messages.wrong(message, messages.TO_SUPERVISOR)
-            if wrong:
-                self._passed_over(child, wrong)
-                continue
-            with self.guard("a message of a child"):
-                self._message(child, message)
-
-    def _passed_over(self, child: Child, why: str) -> None:
-        """A message that can't be understood; a child that has gone mad may send many, so the first one is
-        told."""
-        child.nonsense += 1
-        if child.nonsense == 1:
-            log.error("messages of pid %d are passed over: %.200s", child.pid, why)
-
-    def _message(self, child: Child, message: dict[str, Any]) -> None:
+    def _heard(self, child: Child, message: dict[str, Any]) -> None:
         op, count = message["op"], message.get("n")
         if op == "ready" and isinstance(child, Worker):
             self.fleet.ready(child)
@@ -363,80 +268,24 @@ class Arbiter:
         elif isinstance(child, Worker):
             return
         elif op == "scale" and isinstance(count, int):
-            if self.pinned is None and not self.fleet.stopping:
-                self.fleet.scale(count, message["reason"][: messages.REASON_LENGTH])
+            self.pins.policy(count, message["reason"][: messages.REASON_LENGTH])
         elif op == "pin":
-            self._pin_done = [message["id"], *self._pin(count)]
-
-    def _pin(self, count: int | None) -> tuple[int, str]:
-        """Fix the number of workers, or release it; an HTTP status, and a sentence that says what was
-        done."""
-        if self.fleet.stopping:
-            return 409, "pylb is stopping; the number of workers stays"
-        if count is None:
-            self.pinned = None
-            log.info("worker count is automatic again")
-            return 200, "the number of workers follows the idle cores again"
-        low, high = self.config.workers.min, min(self.config.workers.max, self.fleet.slots)
-        self.pinned = max(min(low, high), min(high, count))
-        why = ""
-        if self.pinned < count:
-            limit = "workers.max" if high == self.config.workers.max else "the start's workers.max"
-            why = f" ({count} were asked for, but {limit} is {high})"
-        elif self.pinned > count:
-            why = f" ({count} were asked for, but workers.min is {low})"
-        log.info("worker count pinned to %d%s", self.pinned, why)
-        self.fleet.scale(self.pinned, "pinned by the operator")
-        return 200, f"pinned to {self.pinned} workers until 'scale auto'{why}"
+            self.pins.order(message["id"], count)
 
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT) or number == signal.SIGHUP and self._hangup_ends:
-            now = time.monotonic()
-            name, announce = signal.Signals(number).name, self.config.drain.announce
-            if self.fleet.stopping or self.announcing:
-                if now - self._stopping_since >= AGAIN:
-                    self._kill_now()
-            elif announce:
-                self._stopping_since = now
-                self._stop_at = now + announce
-                self.board.supervisor[SupervisorField.ANNOUNCING] = 1
-                log.info("%s: health paths say so for %g s, then draining, then quitting", name, announce)
-            else:
-                self._stopping_since = now
-                log.info("%s: draining, then quitting", name)
-                self._stop()
+            announce = self.fleet.newest.config.drain.announce
+            self.stop.order(signal.Signals(number).name, announce, time.monotonic())
         elif number == signal.SIGQUIT:
-            self._kill_now()
+            self.stop.now()
         elif number == signal.SIGHUP:
             self.reload.start()
         elif number == signal.SIGTTIN:
-            self._pin(self.fleet.target + 1)
+            self.pins.pin(self.fleet.wanted.count + 1)
         elif number == signal.SIGTTOU:
-            self._pin(self.fleet.target - 1)
+            self.pins.pin(self.fleet.wanted.count - 1)
         elif number in signals.IGNORED:
             log.warning("%s: ignored; %s", signals.name(number), signals.IGNORED[signal.Signals(number)])
-
-    def _free_admin(self) -> None:
-        """The next instance may start while this one drains, and its admin address is the same."""
-        before = self.admin.address
-        aside = self.admin.step_aside()
-        if aside is not None:
-            log.info("the admin socket is now at %s", aside)
-        elif not before.is_unix:
-            log.info("the admin address %s is given up", before)
-
-    @property
-    def announcing(self) -> bool:
-        """A stop was ordered, and all goes on for a while so that those who ask can hear of it."""
-        return bool(self._stop_at) and not self.fleet.stopping
-
-    def _stop(self) -> None:
-        self.fleet.stop()
-        # The workers have copies; once they have emptied and closed theirs, the kernel refuses new
-        # connections instead of queueing what nobody would accept.
-        self.reload.close()
-        self.listeners.close()
-        self._free_admin()
 
     def _reap(self) -> None:
         gone: list[tuple[int, int]] = []
@@ -448,97 +297,57 @@ class Arbiter:
 
     def _ended(self, pid: int, status: int) -> None:
         """A process ended: the control plane, a worker, or one that was given to us as to PID 1."""
-        if self.control is not None and pid == self.control.pid:
-            control, self.control = self.control, None
-            self._forget(control)
-            now = time.monotonic()
-            delay = 0.0
-            if not control.retiring:
-                delay = self._control_backoff.died("control", now - control.started)
-                log.error("control plane died: %s; restart in %.1f s", describe(status), delay)
-            self._control_due = now + delay
+        child = self.control.child
+        if child is not None and pid == child.pid:
+            self.channels.forget(child)
+            self.control.ended(status)
             return
         for worker in list(self.fleet.workers.values()):
             if worker.pid == pid:
                 with self.guard("the last messages of a worker"):
-                    self._messages(worker)
-                self._forget(worker)
+                    self.channels.read(worker)
+                self.channels.forget(worker)
                 self.fleet.gone(worker, status)
 
-    def _forget(self, child: Child) -> None:
-        with contextlib.suppress(KeyError, ValueError):
-            self.selector.unregister(child.channel)
-        child.channel.close()
-
-    def _control_tick(self, now: float) -> None:
-        if self.control is None:
-            if now >= self._control_due:  # at a stop, too: who drains wants to see how it goes
-                self._start_control()
-        elif self.control.kill_at is not None and now >= self.control.kill_at:
-            self.control.kill_at = None
-            self.control.signal(signal.SIGKILL)
-
-    def _judge_control(self, now: float) -> None:
-        """Kill a control plane that shows no sign of life, or doesn't begin."""
-        control = self.control
-        if control is None or control.killed:
-            return
-        beat = self.board.control[ControlField.HEARTBEAT_NS]
-        if beat < control.started * 1e9:
-            beat = 0  # it is its predecessor's
-        silence = control.watch.look(now, beat, lambda: reading(control.pid))
-        late = not control.ready and now - control.started >= START_TIMEOUT
-        if late or silence >= max(STUCK, self.config.workers.watchdog):
-            control.killed = True
-            log.error(
-                "control plane (pid %d) %s: killing it",
-                control.pid,
-                "does not start" if late else f"has shown no sign of life for {silence:.1f} s",
-            )
-            control.signal(signal.SIGKILL)
-
-    def _send_state(self, now: float) -> None:
-        if self.control is None:
-            return
-        state = {
-            "op": "state", "target": self.fleet.target, "pinned": self.pinned,
-            "generation": self.fleet.serving_generation,
+    def _state(self) -> dict[str, Any]:
+        """What the control plane is to know."""
+        return {
+            "target": self.fleet.wanted.count, "pinned": self.fleet.wanted.pinned,
+            "generation": self.fleet.served.number,
             "workers": [
                 {"slot": worker.slot, "row": worker.row, "pid": worker.pid, "state": worker.state,
                  "generation": worker.generation}
                 for worker in self.fleet.workers.values()
             ],
-            "reload": self.reload.result, "pin": self._pin_done, "stopping": self.fleet.stopping,
+            "reload": self.reload.result, "pin": self.pins.done, "stopping": self.fleet.stopping,
         }  # fmt: skip
-        if state != self._state_sent or now >= self._state_due:
-            self._state_due = now + 1.0
-            # Only the newest state matters: what there is no room for is not kept.
-            if channel.send(self.control.channel, state):
-                self._state_sent = state
 
     # -- stop ------------------------------------------------------------------------------------
 
-    def _kill_now(self) -> None:
-        log.warning("quitting now")
-        self.fleet.stopping = True
-        for worker in self.fleet.workers.values():
-            worker.retiring = True
-            worker.signal(signal.SIGKILL)
+    def _drain(self) -> None:
+        """The final stop begins."""
+        self.fleet.stop()
+        # The workers have copies; once they have emptied and closed theirs, the kernel refuses new
+        # connections instead of queueing what nobody would accept.
+        self.reload.close()
+        self.fleet.newest.listeners.close()
+        self.control.free_address()
 
     def _kill_all(self) -> None:
         """Whatever still runs goes: workers at once, the control plane after a chance to leave."""
         for worker in self.fleet.workers.values():
             worker.signal(signal.SIGKILL)
-        if self.control is not None:
-            self.control.signal(signal.SIGTERM)
-            self.control.channel.close()
+        control = self.control.child
+        if control is not None:
+            control.signal(signal.SIGTERM)
+            control.channel.close()
         deadline = time.monotonic() + 2.0
-        while self.control is not None or self.fleet.workers:
+        while control is not None or self.fleet.workers:
             for pid, _ in reap():
-                if self.control is not None and pid == self.control.pid:
-                    self.control = None
+                if control is not None and pid == control.pid:
+                    control = None
                 for row in [row for row, worker in self.fleet.workers.items() if worker.pid == pid]:
                     del self.fleet.workers[row]
-            if self.control is not None and time.monotonic() > deadline:
-                self.control.signal(signal.SIGKILL)
+            if control is not None and time.monotonic() > deadline:
+                control.signal(signal.SIGKILL)
             time.sleep(0.01)

@@ -2,17 +2,21 @@
 
 The supervisor is the one process that nobody starts again: with it all workers go. So each signal, each
 message and each step of the tick runs under a guard of its own, which logs what was not foreseen and goes on.
+Every part of the supervisor may use it; it knows none of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import time
 from types import TracebackType
 
 from pylb.log import log
+from pylb.repeats import Repeats, raised_at
 
-_AGAIN = 60.0  # seconds after which a kind that goes on occurring is mentioned again
+_EVERY = 60.0  # seconds between two lines that say how often a kind has occurred again
 _KINDS = 256  # that are told apart; the place of an exception comes from our own code, so there are few
 
 
@@ -25,7 +29,7 @@ class Guard:
 
     def __init__(self) -> None:
         self.caught = 0
-        self._seen: dict[tuple[str, ...], tuple[int, float]] = {}  # not told yet, when last told
+        self._repeats = Repeats(_EVERY, math.inf, _KINDS)
 
     def __call__(self, part: str) -> _Part:
         """The guard of one part; the name is what the log says has failed."""
@@ -34,20 +38,16 @@ class Guard:
     def note(self, part: str, error: Exception) -> None:
         """Log an exception, or count it if its kind is known."""
         self.caught += 1
-        now = time.monotonic()
-        kind = (part, type(error).__name__, _place(error))
-        untold, told = self._seen.get(kind, (0, 0.0))
-        with contextlib.suppress(Exception):  # of the log's own
-            if kind not in self._seen:
-                if len(self._seen) >= _KINDS:
-                    self._seen.clear()
-                self._seen[kind] = 0, now
+        with contextlib.suppress(Exception):  # of the log's own, and of the exception's text
+            kind = (part, type(error), raised_at(error))
+            text = f"{part} failed unexpectedly: {error!r}"
+            if self._repeats.happened(kind, time.monotonic(), logging.ERROR, text):
                 log.error("%s failed unexpectedly; the rest goes on", part, exc_info=error)
-            elif now - told >= _AGAIN:
-                self._seen[kind] = 0, now
-                log.error("%s failed unexpectedly, %d times more: %r", part, untold + 1, error)
-            else:
-                self._seen[kind] = untold + 1, told
+
+    def tick(self, now: float) -> None:
+        """Log how often what is known has occurred again; ``now`` is in monotonic seconds."""
+        for level, text in self._repeats.due(now):
+            log.log(level, "%s", text)
 
 
 class _Part:
@@ -65,13 +65,3 @@ class _Part:
             return False
         self._guard.note(self._part, error)
         return True
-
-
-def _place(error: BaseException) -> str:
-    """File and line where it was raised."""
-    trace = error.__traceback__
-    if trace is None:
-        return ""
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
-from pylb.config.files import controller_tls, controller_token
+from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Config
-from pylb.net.tls import client_context, listener_contexts
+from pylb.config.tls import client_context, listener_contexts
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Secrets:
     """By name; for connections to servers."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
+    admin_token: str | None = None
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -38,6 +39,7 @@ def read_secrets(config: Config) -> Secrets:
             },
             controller_token(config.controller),
             controller_tls(config.controller),
+            admin_token(config),
         )
     except ValueError as error:
         raise OSError(str(error)) from None

@@ -14,6 +14,8 @@ DOUBTFUL = 0.3
 """Seconds of silence from which a worker is given no more of the others' connections."""
 STUCK = 1.0
 """Seconds of silence from which it gets no connections at all, and others read its listeners."""
+START_TIMEOUT = 30.0
+"""Seconds in which a process is to begin."""
 LONGEST_STEP = 0.3
 """Seconds that one look adds at most: when the watching process (or its machine) was stopped itself, the time
 until its next look says nothing about the others."""

@@ -31,6 +31,7 @@ from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
 from pylb.net import channel, messages
+from pylb.repeats import Repeats
 from pylb.scoreboard import NO_BACKEND, REASONS, Field, State, SupervisorField
 from pylb.worker import proxied
 from pylb.worker.client import ClientConnection
@@ -43,7 +44,6 @@ from pylb.worker.http2server import Http2ServerStream, Http2Upstream
 from pylb.worker.listener import Listener
 from pylb.worker.pool import Backend
 from pylb.worker.recall import Recalls
-from pylb.worker.repeats import Repeats
 from pylb.worker.runqueue import RunQueue
 from pylb.worker.server import ServerConnection
 from pylb.worker.tcp import TcpConnection

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from bench.balancer import free_port
-from bench.load import closed_loop, open_loop
+from bench.rig.balancer import free_port
+from bench.rig.load import closed_loop, open_loop
 from tests.e2e.conftest import origin
 from tests.e2e.origin import Origin
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from simpy import Environment
 
-from bench.model import report
+from bench.model.fleet import Fleet
 from bench.model.machine import Cores, Costs, Process, Vm, spin
-from bench.model.predict import Check, Fleet, median_off
-from bench.model.scene import CLIENTS, Result, calibrate, held, run_setup
+from bench.model.report import better, report
+from bench.model.scene import CLIENTS, Check, calibrate, held, median_off, run_setup
 from bench.model.service import Balancer, Controller, closed_loop, open_loop
 from bench.model.tuning import Trial, Trials
 from bench.setups import ADAPTIVE, SETUPS
@@ -127,15 +127,15 @@ def test_held_is_a_mean_over_time() -> None:
 
 
 def test_costs_come_from_four_measured_numbers() -> None:
-    def cell(rps: float, cores: float) -> list[dict[str, float]]:
-        return [{"rps": rps, "balancer_cores": cores}]
+    def cell(rps: float, cores: float) -> dict[str, dict[str, float]]:
+        return {"rps": {"median": rps}, "balancer_cores": {"median": cores}}
 
-    runs = {
+    cells = {
         "2b": {"pylb 1": cell(1000, 1.05)},
         "2c": {"pylb 4": cell(2500, 3.0)},
         "2a": {"pylb 4": cell(1560, 2.0)},
     }
-    costs = calibrate(runs)
+    costs = calibrate(cells)
     assert costs.worker == 0.001
     assert costs.web == 0.0004
     assert costs.control == pytest.approx(0.05)
@@ -150,30 +150,28 @@ def test_settings_are_better_only_if_nothing_is_worse() -> None:
     present = trials("present", 100, 3)
     sooner, fewer = trials("settle 0.5", 80, 3), trials("low 0.7", 101, 2.5)
     others = [trials("high 0.7", 80, 3.5), trials("low 0.4", 99, 3), trials("fixed 6", 10, 3)]
-    assert report.better([present, sooner, fewer, *others]) == [sooner, fewer]
+    assert better([present, sooner, fewer, *others]) == [sooner, fewer]
 
 
 def test_everything_is_written(tmp_path: Path) -> None:
     def check(count: str, calibrated: bool, model: float) -> Check:
-        return Check("2a", count, calibrated, 1000, model, 90, 100, 200, 100, 1, 1, 1, 1)
+        return Check("2a", count, calibrated, 1000, model, 200, 100, 1, 1)
 
     checks = [check("1", False, 1100), check("2", False, 800), check("adaptive", False, 1010)]
     checks.append(check("4", True, 5000))
     assert median_off(checks) == pytest.approx(0.1)
-    results = {count: Result(1000, 90, 200, 1, 1) for count in ("1", "2", "adaptive")}
-    hosts = {host: {key: results for key in ("2a", "4-Base")} for host in (4, 16)}
     fleets = [Fleet(16, 2, variant, "3", 5, 50, 0.1, 0, 7, 12, 3) for variant in ("even", "most", "adaptive")]
-    document = {"connections": 1000, "runs": {"2a": {"pylb 1": [{}]}}}
+    document = {"connections": 1000, "cells": {"2a": {"pylb 1": {"turns": 1}}}}
     tried = [trials("present", 100, 3), trials("settle 0.5", 80, 3)]
-    report.write(document, COSTS, checks, hosts, fleets, tried, tmp_path)
-    assert {file.suffix for file in tmp_path.iterdir()} == {".md", ".json", ".png"}
+    report(document, COSTS, checks, fleets, tried, 3, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.md", "model.json"}
     page = (tmp_path / "model.md").read_text()
     assert "**10.0%**" in page
     assert "**settle 0.5** (p99 -20%, workers +0%" in page
-    assert json.loads((tmp_path / "model.json").read_text())["hosts"]["16"]["2a"]["1"]["rps"] == 1000
+    assert json.loads((tmp_path / "model.json").read_text())["checks"][0]["rps"] == 1000
 
 
-@pytest.mark.parametrize("text", [None, "{", json.dumps({"runs": {"2b": {}}})])
+@pytest.mark.parametrize("text", [None, "{", json.dumps({"cells": {"2b": {}}})])
 def test_without_figures_it_says_what_to_do(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "figures.json"
     if text is not None:

@@ -363,10 +363,10 @@ async def as_a_worker(arbiter: Arbiter, config: Config) -> None:
     """What a worker makes of it before it serves."""
     inbox, other = socket.socketpair()
     with inbox, other:
-        secrets = arbiter.fleet.secrets[1]
+        first = arbiter.fleet.newest
         context = WorkerContext(
-            *(config, 0, 0, 1, arbiter.listeners.sockets, arbiter.board, other, inbox, [other]),
-            *(arbiter.servers, secrets.listeners, secrets.backends),
+            *(config, 0, 0, 1, first.listeners.sockets, arbiter.board, other, inbox, [other]),
+            *(arbiter.indices.known, first.secrets.listeners, first.secrets.backends),
         )
         Worker(context, asyncio.get_running_loop())
 
@@ -388,9 +388,9 @@ def test_what_check_accepts_serve_starts_with(
     try:
         asyncio.run(as_a_worker(arbiter, config))
     finally:
-        arbiter.listeners.close()
-        arbiter.admin.close()
-        arbiter.fleet.close()
+        arbiter.fleet.newest.listeners.close()
+        arbiter.control.admin.close()
+        arbiter.inboxes.close()
 
 
 def test_the_property_is_not_empty(folder: str) -> None:

@@ -96,6 +96,17 @@ def test_sections_that_are_no_tables(tmp_path: Path) -> None:
     ]
 
 
+def test_names_that_only_code_uses(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, 'backends = []\n[[backend]]\nname = "b"\nservers = ["127.0.0.1:1"]\n')
+    assert "backends: unknown key; did you mean [[backend]]?" in found
+    assert "backend[0].servers: unknown key; did you mean [[backend.server]]?" in found
+
+
+@pytest.mark.parametrize("key", ["frontend", "server", "backend"])
+def test_an_unknown_key_is_named_as_it_is_written(tmp_path: Path, key: str) -> None:
+    assert any(one.startswith(f"log.{key}s: unknown key") for one in mistakes(tmp_path, f"log.{key}s = 1\n"))
+
+
 def test_an_address_bound_twice() -> None:
     with pytest.raises(ConfigError, match="is bound by"):
         quick(["127.0.0.1:80", "127.0.0.1:80"], ["127.0.0.1:81"])
@@ -165,6 +176,43 @@ def test_the_quick_form() -> None:
     assert (config.workers.min, config.workers.max) == (2, 5)
     assert [server.weight for server in config.backends[0].servers] == [1, 3]
     assert [str(server.address) for server in config.backends[0].servers] == ["unix:/x", "h:1"]
+
+
+def test_options_go_before_the_keys_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        'admin = "127.0.0.1:9"\nlog = {format = "json", level = "debug"}\nworkers = {min = 1, max = 1}\n'
+        '[[frontend]]\nname = "f"\nbind = "127.0.0.1:1"\nbackend = "b"\n'
+        '[[backend]]\nname = "b"\nserver = "127.0.0.1:2"\n'
+    )
+    config = load_file(file, admin="unix:/x", log_format="console", workers="3", controller="unix:/y")
+    assert (str(config.admin), config.log.format, config.log.level) == ("unix:/x", "console", "debug")
+    assert (config.workers.min, config.workers.max, config.controller.address) == (3, 3, "unix:/y")
+
+
+def test_mistakes_in_options_over_a_file_name_the_option(tmp_path: Path) -> None:
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        'log = {level = 1}\ncontroller = 5\n[[frontend]]\nname = "f"\nbind = "127.0.0.1:1"\nbackend = "b"\n'
+        '[[backend]]\nname = "b"\nserver = "127.0.0.1:2"\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_file(file, admin="x", log_format="xml", controller="unix:/x")
+    assert [problem.split(" (got ")[0] for problem in caught.value.problems] == [
+        "controller: expected a table",
+        "--log-format: input should be 'console' or 'json'",
+        "log.level: input should be 'debug', 'info', 'warning' or 'error'",
+        "--admin: 'x' is not an address; write HOST:PORT, [IPV6]:PORT or unix:PATH",
+    ]
+
+
+def test_every_option_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        quick(["127.0.0.1:80"], ["127.0.0.1:81,weight"], workers="many")
+    assert caught.value.problems == [
+        "--server: expected KEY=VALUE after the comma of 127.0.0.1:81,weight (got 'weight')",
+        "--workers: expected N or MIN..MAX, as in 1..4 (got 'many')",
+    ]
 
 
 @pytest.mark.parametrize("workers", ["x", "1..", "..2", "3..1", "0", "1...2"])

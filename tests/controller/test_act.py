@@ -34,7 +34,7 @@ class Lever:
     def __init__(self) -> None:
         self.places = {"lb": "lb/1", "web": "web/1"}
         self.weights = {"lb/1": 100, "web/1": 200}
-        self.error: OSError | None = None
+        self.error: Exception | None = None
         self.writes = 0
         self.written = threading.Event()
 
@@ -176,8 +176,11 @@ def test_killed_between_saying_and_doing(scene: Scene) -> None:
     assert scene.lever.weights["lb/1"] == 100
 
 
-def test_a_lever_that_fails_is_tried_again_ever_later(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    scene.lever.error = OSError("libvirt: it has gone")
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_a_lever_that_fails_is_tried_again_ever_later(
+    scene: Scene, caplog: pytest.LogCaptureFixture, kind: type[Exception]
+) -> None:
+    scene.lever.error = kind("libvirt: it has gone")
     tried = []
     find = scene.lever.find
 

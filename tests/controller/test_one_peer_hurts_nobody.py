@@ -20,9 +20,10 @@ import trustme
 
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
+from controller.peer import MOST_READ, READ
 from controller.places import MAX_STRANGERS, MAX_TRUSTED, Places, within
 from controller.protocol import Error, Grant, Hello, LineDecoder, Report, Status, StatusRequest, encode
-from controller.server import MOST_READ, READ, ControllerServer
+from controller.server import ControllerServer
 from controller.socketfile import listen_unix, remove_own
 
 
@@ -320,7 +321,7 @@ async def test_a_full_queue_is_an_error_and_no_connection(tmp_path: Path) -> Non
 
 async def test_many_reports_are_one_sharing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("controller.server.TICK", 1000)
-    monkeypatch.setattr("controller.server.MOST_READ", 1 << 30)
+    monkeypatch.setattr("controller.peer.MOST_READ", 1 << 30)
     source = Cores()
     async with serving(f"unix:{tmp_path}/c.sock", source) as server:
         talk = await Talk.to(server.address)
@@ -405,8 +406,8 @@ async def test_two_of_one_name_are_two(tmp_path: Path, caplog: pytest.LogCapture
 
 async def test_a_quiet_unix_peer_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a machine's port is in which nobody talks yet: connecting anew would change nothing."""
-    for name in ("HELLO_SECONDS", "IDLE_SECONDS", "TICK"):
-        monkeypatch.setattr(f"controller.server.{name}", 0.01)
+    for name in ("peer.HELLO_SECONDS", "peer.IDLE_SECONDS", "server.TICK"):
+        monkeypatch.setattr(f"controller.{name}", 0.01)
     async with serving(f"unix:{tmp_path}/c.sock") as server:
         talk = await Talk.to(server.address)
         checks = 0

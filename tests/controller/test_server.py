@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from controller.access import Access, credentials, server_tls
 from controller.address import Address, parse
 from controller.client import ControllerClient, client_tls, open_stream
 from controller.protocol import (
@@ -32,7 +33,7 @@ from controller.protocol import (
     StatusRequest,
     encode,
 )
-from controller.server import Access, ControllerServer, credentials, server_tls
+from controller.server import ControllerServer
 from tests.controller.four_cores import FourCores
 
 Start = Callable[..., "asyncio.Future[ControllerServer]"]
@@ -115,7 +116,7 @@ async def test_junk_is_answered_and_costs_nobody_else_anything(start: Callable[.
 async def test_a_stranger_that_dribbles_is_dropped(
     start: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.server.HELLO_SECONDS", 0.1)
+    monkeypatch.setattr("controller.peer.HELLO_SECONDS", 0.1)
     address = await start("tcp:127.0.0.1:0", Access(token="secret"))  # type: ignore[misc]
     reader, writer = await open_stream(address)
 
@@ -143,7 +144,7 @@ async def test_over_a_unix_socket_the_user_counts(
 ) -> None:
     address = await start(access=Access(uids=frozenset({4711} if allowed else ())))  # type: ignore[misc]
     assert stat.S_IMODE(os.stat(address.host).st_mode) == (0o666 if allowed else 0o600)
-    monkeypatch.setattr("controller.server.credentials", lambda sock: (1, 4711))
+    monkeypatch.setattr("controller.peer.credentials", lambda sock: (1, 4711))
     got = await talk(address, HELLO, until=Grant if allowed else Error)
     assert isinstance(got[-1], Grant if allowed else Error)
     if isinstance(got[-1], Error):

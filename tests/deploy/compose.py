@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

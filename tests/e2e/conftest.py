@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench.balancer import Balancer
+from bench.rig.balancer import Balancer
 from tests.e2e.http2client import Client
 from tests.e2e.origin import Origin
 

@@ -15,7 +15,7 @@ from hyperframe.frame import (
     Frame,
 )
 
-from bench.balancer import Balancer
+from bench.rig.balancer import Balancer
 
 Fields = list[tuple[str, str]]
 

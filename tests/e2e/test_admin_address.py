@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from pylb.config.address import Address
 from pylb.config.load import ConfigError, load_file
 from pylb.control import view

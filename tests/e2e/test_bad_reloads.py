@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 from tests.e2e.test_running import ask, configure

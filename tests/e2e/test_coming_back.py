@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench.balancer import Balancer, free_port
-from bench.peer_processes import certificate
+from bench.rig.balancer import Balancer, free_port
+from bench.rig.peers import certificate
 from pylb.net import levelling
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.balancer import Balancer
-from bench.clients import connection_per_request
+from bench.rig.balancer import Balancer
+from bench.rig.clients import connection_per_request
 from controller.protocol import Grant, encode
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin

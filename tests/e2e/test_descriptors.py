@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from pylb.control import view
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin

@@ -11,7 +11,7 @@ import h2.config
 import h2.events
 import pytest
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from pylb.http.frames import H2Connection
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.http2client import Client, nothing_left

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 
 

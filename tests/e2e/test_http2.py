@@ -20,7 +20,7 @@ from hyperframe.frame import (
     PingFrame,
 )
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.http2client import Client, nothing_left
 from tests.e2e.origin import Origin

@@ -25,7 +25,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from bench.balancer import Balancer
+from bench.rig.balancer import Balancer
 from tests.e2e.http2client import Client, Fields, nothing_left
 from tests.e2e.origin import Origin
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.balancer import Balancer, free_port, frontend
+from bench.rig.balancer import Balancer, free_port, frontend
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.request
 from pathlib import Path
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from pylb.control.view import _UnixConnection
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin

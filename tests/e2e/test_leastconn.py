@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.balancer import Balancer
+from bench.rig.balancer import Balancer
 from tests.e2e.conftest import StartBalancer
 
 

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from bench.balancer import Balancer, free_port, frontend
+from bench.rig.balancer import Balancer, free_port, frontend
 from pylb.control import view
 from pylb.http.websocket import GOING_AWAY, close_frame
 from tests.e2e.conftest import StartBalancer

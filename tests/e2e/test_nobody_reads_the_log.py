@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from controller.address import parse
 from controller.protocol import StatusRequest, encode
 from pylb.config.address import Address

@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 
-from bench.balancer import Balancer
-from bench.clients import Tally, connection_per_request, keep_alive_clients
+from bench.rig.balancer import Balancer
+from bench.rig.clients import Tally, connection_per_request, keep_alive_clients
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 
@@ -114,7 +114,7 @@ async def test_a_refused_reload_changes_nothing(
 ) -> None:
     from pathlib import Path
 
-    from bench.balancer import free_port
+    from bench.rig.balancer import free_port
 
     port = free_port()
     file = Path(str(tmp_path)) / "pylb.toml"

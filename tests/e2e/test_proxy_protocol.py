@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, build_v1, build_v2, parse
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin

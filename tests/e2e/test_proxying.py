@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trustme
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 from tests.e2e.test_running import ask, configure

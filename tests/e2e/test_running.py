@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from pylb.config.address import parse_address
 from pylb.control import view
 from tests.e2e.conftest import StartBalancer

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.balancer import Balancer
-from bench.clients import Tally, keep_alive_clients
+from bench.rig.balancer import Balancer
+from bench.rig.clients import Tally, keep_alive_clients
 from controller.address import Address
 from controller.server import ControllerServer
 from tests.e2e.origin import Origin

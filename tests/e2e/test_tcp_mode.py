@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from bench.balancer import Balancer, free_port
+from bench.rig.balancer import Balancer, free_port
 from tests.e2e.conftest import StartBalancer
 
 Play = Callable[[socket.socket], None]

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from pylb.config.address import Address
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners

@@ -21,13 +21,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from pylb.config.load import quick
 from pylb.net import channel
 from pylb.scoreboard import Field
-from pylb.supervisor.arbiter import AGAIN, Arbiter
-from pylb.supervisor.fleet import assign
+from pylb.supervisor.arbiter import Arbiter
 from pylb.supervisor.processes import Backoff
+from pylb.supervisor.slots import assign
+from pylb.supervisor.stopping import AGAIN
 from pylb.worker.context import WorkerContext
 
 
@@ -313,15 +314,16 @@ def test_a_stop_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
     arbiter = Arbiter(config, lambda: config)
     now = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arbiter, "_kill_now", lambda: now.append(True))
+        patch.setattr(arbiter.stop, "_kill", lambda: now.append(True))
         for _ in range(2):
             arbiter._signal(signal.SIGTERM)
         assert not now
-        arbiter._stopping_since -= AGAIN
+        assert arbiter.stop._ordered_at is not None
+        arbiter.stop._ordered_at -= AGAIN
         arbiter._signal(signal.SIGTERM)
         assert now
-    arbiter.admin_socket.close()
-    arbiter.fleet.close()
+    arbiter.control.admin.sock.close()
+    arbiter.inboxes.close()
 
 
 def test_stop_leaves_nothing(pylb: Pylb) -> None:

@@ -29,7 +29,8 @@ def test_the_same_failure_is_told_once_and_then_counted(
     now += 61
     with guard("levelling"):
         fail()
-    assert "levelling failed unexpectedly, 50 times more: RuntimeError" in caplog.text
+    guard.tick(now)
+    assert "levelling failed unexpectedly: RuntimeError('as it is written') (50 more in 61 s)" in caplog.text
     with guard("steering"):
         fail()
     assert "steering failed unexpectedly" in caplog.text

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from pylb.supervisor.signals import HANDLED, IGNORED, Signals, name
 from tests.e2e.conftest import StartBalancer, balancer, origin  # noqa: F401
 from tests.e2e.origin import Origin

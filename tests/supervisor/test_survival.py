@@ -13,14 +13,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.balancer import free_port
+from bench.rig.balancer import free_port
 from tests.supervisor.test_arbiter import RUN, Pylb
 
 # Functions that fail while a file names them; the control plane first sends what another file holds.
 BREAKABLE = """
 from pylb.net.listeners import Listeners
+from pylb.supervisor.channels import Channels
+from pylb.supervisor.controlplane import ControlPlane
 from pylb.supervisor.fleet import Fleet
+from pylb.supervisor.indices import Indices
+from pylb.supervisor.pins import Pins
 from pylb.supervisor.reload import Reload
+from pylb.supervisor.spreading import Spreading
 import selectors
 
 supervisor = os.getpid()
@@ -41,9 +46,14 @@ def breakable(owner, name):
     setattr(owner, name, wrapped)
 
 for owner, names in (
-    (Fleet, ("level", "steer", "drain_inboxes", "scale", "ready", "attach", "spawn", "reconcile", "busy")),
+    (Fleet, ("drain_inboxes", "scale", "ready", "spawn", "reconcile", "busy")),
+    (Spreading, ("level", "steer", "attach")),
     (Reload, ("check", "flipped")),
-    (Arbiter, ("_control_tick", "_send_state", "_signal", "_pin", "add_servers", "_messages")),
+    (ControlPlane, ("tick", "tell")),
+    (Pins, ("pin",)),
+    (Indices, ("give",)),
+    (Channels, ("read",)),
+    (Arbiter, ("_signal",)),
     (Listeners, ("updated", "accept_queue")),
     (selectors.EpollSelector, ("select",)),
     (os, ("fork",)),
@@ -98,8 +108,8 @@ def heal(pylb: Pylb) -> None:
         ("drain_inboxes", "emptying inboxes"),
         ("accept_queue", "looking at the accept queues"),
         ("check", "the reload's tick"),
-        ("_control_tick", "the control plane's tick"),
-        ("_send_state", "the state's message"),
+        ("tick", "the control plane's tick"),
+        ("tell", "the state's message"),
         ("busy", "ticking"),
         ("select", "waiting for events"),
     ],
@@ -122,7 +132,7 @@ def test_a_part_that_fails_lets_the_others_go_on(pylb: Pylb, name: str, part: st
     ("name", "number", "part"),
     [
         ("_signal", signal.SIGHUP, "signal HUP"),
-        ("_pin", signal.SIGTTIN, "signal TTIN"),
+        ("pin", signal.SIGTTIN, "signal TTIN"),
         ("scale", signal.SIGTTOU, "signal TTOU"),
     ],
 )
@@ -147,7 +157,7 @@ def listening(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.parametrize("name", ["updated", "add_servers", "attach", "spawn", "reconcile"])
+@pytest.mark.parametrize("name", ["updated", "give", "attach", "spawn", "reconcile"])
 def test_a_reload_that_fails_anywhere_leaves_all_as_it_was(pylb: Pylb, tmp_path: Path, name: str) -> None:
     pylb.signal(signal.SIGTTIN)
     pylb.until(lambda: len(pylb.pids()) == 2)

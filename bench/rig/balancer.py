@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -15,11 +13,10 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import uvloop
+from types import TracebackType
+from typing import Any, Self
 
 from pylb.config.address import Address
 from pylb.control import view
@@ -50,7 +47,7 @@ def _remove(folder: Path, pid: int) -> None:
 
 
 class Balancer:
-    """One supervisor with its children."""
+    """One supervisor with its children; as a context manager it is stopped at the end."""
 
     def __init__(
         self,
@@ -58,8 +55,19 @@ class Balancer:
         servers: Sequence[str] = (),
         wrap: Sequence[str] = (),
         module: Sequence[str] = ("pylb",),
+        text: str = "",
     ) -> None:
-        """``wrap`` is a command that runs the one behind it, such as ``taskset -c 0``."""
+        """Start it with arguments of ``pylb serve``, and wait until a worker serves.
+
+        Args:
+            servers: addresses that it balances over, on its `port`.
+            wrap: a command that runs the one behind it, such as ``taskset -c 0``.
+            module: what is run for ``pylb``, with its arguments.
+            text: a configuration file, in place of ``servers``.
+
+        Raises:
+            TimeoutError: it does not serve; with its log.
+        """
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="pylb-"))
         weakref.finalize(self, _remove, self.folder, os.getpid())  # its log may be read after the stop
@@ -70,6 +78,10 @@ class Balancer:
             command += ["--bind", f"127.0.0.1:{self.port}"]
             for server in servers:
                 command += ["--server", server]
+        if text:
+            file = self.folder / "pylb.toml"
+            file.write_text(text)
+            command += ["-c", str(file)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
         self.wait("serving", lambda status: any(w["state"] == "serving" for w in status["workers"]))
@@ -127,43 +139,21 @@ class Balancer:
             os.unlink(self.admin.path)
         return self.process.returncode
 
+    def __enter__(self) -> Self:
+        return self
 
-Serve = Callable[[int], Coroutine[Any, Any, None]]
-"""Serves on a port of 127.0.0.1 for ever."""
-
-
-def _run(serve: Serve, port: int) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(port))
-
-
-@contextlib.contextmanager
-def in_front_of(serve: Serve, folder: Path, text: str) -> Iterator[Balancer]:
-    """A balancer with one worker before a server in a process of its own.
-
-    Args:
-        folder: where the configuration is written.
-        text: the configuration but for the workers and the backend ``b``, which has that server.
-    """
-    port = free_port()
-    server = multiprocessing.Process(target=_run, args=(serve, port), daemon=True)
-    server.start()
-    file = folder / "pylb.toml"
-    file.write_text(
-        "workers = {min = 1, max = 1}\n"
-        f'{text}[[backend]]\nname = "b"\n[[backend.server]]\naddress = "127.0.0.1:{port}"\n'
-    )
-    try:
-        balancer = Balancer("-c", str(file))
-        try:
-            yield balancer
-        finally:
-            balancer.stop()
-    finally:
-        server.terminate()
-        server.join()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
-def frontend(name: str, port: int, more: str = "") -> str:
-    """A frontend of the backend ``b``, as text; ``more`` are lines with further keys."""
-    return f'[[frontend]]\nname = "{name}"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n{more}'
+def frontend(name: str, port: int, more: str = "", backend: str = "b") -> str:
+    """A frontend, as text; ``more`` are lines with further keys."""
+    return f'[[frontend]]\nname = "{name}"\nbind = "127.0.0.1:{port}"\nbackend = "{backend}"\n{more}'
+
+
+def backend(name: str, servers: Sequence[str], more: str = "") -> str:
+    """A backend, as text."""
+    lines = "".join(f'[[backend.server]]\naddress = "{server}"\n' for server in servers)
+    return f'[[backend]]\nname = "{name}"\n{more}{lines}'

@@ -1,4 +1,6 @@
-"""proxy.py (PyPI) as a reverse proxy: ``python -m bench.peer_proxy_py FOLDER WORKERS PORT TLS_PORT SERVER…``.
+"""proxy.py (PyPI) as a reverse proxy.
+
+``python -m bench.rig.peer_proxy_py FOLDER WORKERS PORT TLS_PORT SERVER…``.
 
 It has one port without and one with TLS only as two instances, so this starts both. With a thread for each
 connection, because its default mode breaks at the second request of a connection that is kept alive
@@ -16,7 +18,7 @@ from typing import Any
 from proxy.http import Url
 from proxy.http.server import ReverseProxyBasePlugin
 
-from bench.peer_processes import DESCRIPTORS
+from bench.rig.processes import DESCRIPTORS
 
 
 class Everything(ReverseProxyBasePlugin):
@@ -34,7 +36,7 @@ def main() -> None:
     folder, workers, port, tls_port, *servers = sys.argv[1:]
     command = [
         *(sys.executable, "-m", "proxy", "--hostname", "127.0.0.1", "--enable-reverse-proxy"),
-        *("--plugins", "bench.peer_proxy_py.Everything", "--num-workers", workers),
+        *("--plugins", "bench.rig.peer_proxy_py.Everything", "--num-workers", workers),
         *("--num-acceptors", workers, "--timeout", "300", "--backlog", "4096", "--log-level", "ERROR"),
         *("--disable-http-proxy", "--threaded", "--open-file-limit", str(DESCRIPTORS)),
     ]

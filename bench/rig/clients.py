@@ -1,4 +1,4 @@
-"""Load from this process: clients that keep count of everything that goes wrong.
+"""Clients in this process, on asyncio, that keep count of everything that goes wrong.
 
 Not Locust, because what is asked here is not how fast but whether *every* request was answered.
 """
@@ -18,18 +18,27 @@ class Tally:
     connections: int = 0
 
 
-async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, close: bool) -> None:
-    """One GET; raises what went wrong."""
-    closing = b"Connection: close\r\n" if close else b""
-    writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n" + closing + b"\r\n")
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+_GET_AND_CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+
+
+async def exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes = GET
+) -> bool:
+    """Send a request and read its response; gives whether the connection may carry another one.
+
+    Raises:
+        ValueError: it is not a 200 with a Content-Length.
+        OSError, EOFError: the connection broke, or ended within the response.
+    """
+    writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200 "):
         raise ValueError(head.split(b"\r\n", 1)[0].decode())
     lower = head.lower()
     start = lower.index(b"\ncontent-length:") + 16
     await reader.readexactly(int(lower[start : lower.index(b"\r", start)]))
-    if not close and b"\nconnection: close" in lower:
-        raise ValueError("the balancer closes a connection that it could have kept")
+    return b"\nconnection: close" not in lower
 
 
 async def _keep_alive(host: str, port: int, stop: asyncio.Event, tally: Tally) -> None:
@@ -41,7 +50,8 @@ async def _keep_alive(host: str, port: int, stop: asyncio.Event, tally: Tally) -
     tally.connections += 1
     try:
         while not stop.is_set():
-            await _exchange(reader, writer, close=False)
+            if not await exchange(reader, writer):
+                raise ValueError("the balancer closes a connection that it could have kept")
             tally.answered += 1
     except (OSError, EOFError, ValueError) as error:
         tally.failed.append(f"{type(error).__name__}: {error}")
@@ -69,7 +79,7 @@ async def connection_per_request(host: str, port: int, requests: int, clients: i
                 reader, writer = await asyncio.open_connection(host, port)
                 try:
                     tally.connections += 1
-                    await _exchange(reader, writer, close=True)
+                    await exchange(reader, writer, _GET_AND_CLOSE)
                     tally.answered += 1
                 finally:
                     writer.close()

@@ -1,6 +1,6 @@
 """A reverse proxy of a few lines with aiohttp, as people write it: a client session behind a web server.
 
-``python -m bench.peer_aiohttp FOLDER WORKERS PORT TLS_PORT SERVER…``; one process for each worker, on
+``python -m bench.rig.peer_aiohttp FOLDER WORKERS PORT TLS_PORT SERVER…``; one process for each worker, on
 ``SO_REUSEPORT``, with uvloop.
 """
 

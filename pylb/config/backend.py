@@ -1,0 +1,118 @@
+"""The section ``[[backend]]`` and those in it, and how a server is written on the command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from pylb.balance import ALGORITHMS
+from pylb.config.declaration import Default, Option, one_of
+from pylb.config.section import Section
+from pylb.config.values import ONE_OR_MORE, FilePath, HostName, ServerAddress
+
+
+def _known_algorithm(value: str) -> str:
+    if value not in ALGORITHMS:
+        raise ValueError(f"unknown algorithm {value!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
+    return value
+
+
+Algorithm = Annotated[
+    str,
+    AfterValidator(_known_algorithm),
+    one_of(sorted(ALGORITHMS)),
+]
+
+
+def server_of_text(text: str) -> dict[str, Any]:
+    """``"10.0.0.1:80,weight=2"`` as a server's keys; raises ValueError where what follows is no KEY=VALUE."""
+    address, *settings = text.split(",")
+    server: dict[str, Any] = {"address": address}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"expected KEY=VALUE after the comma of {text} (got {setting!r})")
+        server[key] = int(value) if re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
+    return server
+
+
+class Server(Section):
+    """One server of a backend; may be written as its address alone: ``server = ["10.0.0.1:80"]``."""
+
+    short: ClassVar[str] = "address"
+
+    name: Annotated[str, Default("s1, s2, …")] = Field(
+        default="", description="What the server is called in the log, in status and in metrics."
+    )
+    address: ServerAddress = Field(description="Where the server listens.")
+    weight: int = Field(
+        default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
+    )
+
+
+class ServerTls(Section):
+    """TLS to the servers."""
+
+    verify: bool = Field(default=True, description="Whether a server's certificate is verified.")
+    ca: Annotated[FilePath | None, Default("the system's")] = Field(
+        default=None, description="PEM file of the CAs that may issue the servers' certificates."
+    )
+    name: Annotated[HostName | None, Default("the server's host")] = Field(
+        default=None, description="Expected in the certificate, and sent as the server's name (SNI)."
+    )
+    certificate: FilePath | None = Field(
+        default=None, description="PEM file with the certificate that pylb shows the servers."
+    )
+    key: Annotated[FilePath | None, Default("in certificate")] = Field(
+        default=None, description="PEM file with the certificate's key."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> ServerTls:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("key needs certificate")
+        return self
+
+
+class Backend(Section):
+    """A group of servers that answer the same requests."""
+
+    name: str = Field(description="What the backend is called, in frontends, in status and in metrics.")
+    servers: Annotated[
+        tuple[Server, ...],
+        ONE_OR_MORE,
+        Option("--server", "ADDRESS[,weight=N]", server_of_text),
+    ] = Field(min_length=1, validation_alias="server", description="Who answers requests.")
+    balance: Annotated[Algorithm, Option("--balance")] = Field(
+        default="leastconn",
+        description="How a server is picked: the one with the fewest requests over all workers, or in turn.",
+    )
+    retries: int = Field(default=3, ge=0, le=16, description="Attempts to connect after the first.")
+    tls: ServerTls | None = Field(default=None, description="TLS to the servers.")
+    http2: bool = Field(
+        default=False,
+        description="Speak HTTP/2 to the servers: by ALPN with tls, by prior knowledge without.",
+    )
+    send_proxy: Literal["off", "v1", "v2"] = Field(
+        default="off",
+        description="Send the PROXY protocol's header; such connections are not shared between clients.",
+    )
+    send_proxy_tlvs: tuple[Literal["alpn", "authority"], ...] = Field(
+        default=(),
+        description='With "v2": what the client\'s TLS agreed on, and the name that it asked for.',
+    )
+
+    @field_validator("servers")
+    @classmethod
+    def _named(cls, servers: tuple[Server, ...]) -> tuple[Server, ...]:
+        named = tuple(
+            server if server.name else server.model_copy(update={"name": f"s{index}"})
+            for index, server in enumerate(servers, 1)
+        )
+        names = [server.name for server in named]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two servers are named {name!r}")
+        return named

@@ -1,0 +1,56 @@
+"""Whether what a configuration names outside itself can be used: files of TLS, tokens, user and group.
+
+Everything is tried as the supervisor will use it, so that it is refused before a process is forked that would
+need it. It knows the model, the files and TLS, and not how a configuration is written (`pylb.config.load`).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from functools import partial
+
+from pylb.config import identity
+from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.model import Backend, Config
+from pylb.config.tls import client_context, server_context
+
+
+def problems(config: Config) -> list[str]:
+    """One line for each certificate, key, CA, token, user or group that is no good, with the key's path."""
+    found: list[str] = []
+
+    def tried(key: str, use: Callable[[], object]) -> None:
+        try:
+            use()
+        except Exception as error:  # ssl and cryptography have many kinds
+            found.append(f"{key}: {_said(error)}")
+
+    for number, frontend in enumerate(config.frontends):
+        if frontend.tls is not None:
+            tried(f"frontend[{number}].tls", partial(server_context, frontend.tls))
+    for number, backend in enumerate(config.backends):
+        if backend.tls is not None:
+            tried(f"backend[{number}].tls", partial(_try_client, backend))
+    tried("controller.token_file", lambda: controller_token(config.controller))
+    tried("controller.tls_ca", lambda: controller_tls(config.controller))
+    tried("admin_token_file", lambda: admin_token(config))
+    return found + identity.problems(config)
+
+
+def _said(error: Exception) -> str:
+    """What an exception says; of the system's own without the number."""
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _try_client(backend: Backend) -> None:
+    """Begin TLS as to each server: the library judges the names only then."""
+    assert backend.tls is not None
+    context = client_context(backend.tls, backend.http2)
+    for server in backend.servers:
+        name = backend.tls.name or server.address.host
+        if not name:
+            raise ValueError(f"name must be set, as {server.address} has no host name")
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=name)

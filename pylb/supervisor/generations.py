@@ -1,0 +1,37 @@
+"""What a generation of processes runs with, and what of a configuration the supervisor itself opens.
+
+Data alone: every part of the supervisor knows it, and it knows none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pylb.config.address import Address
+from pylb.config.model import Config
+from pylb.config.runtime import default_admin_path
+from pylb.net.listeners import Listeners
+from pylb.supervisor.secrets import Secrets
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The workers that were started between two reloads, and the control plane beside them."""
+
+    number: int
+    """From 1 on; one that was given up has had its number all the same."""
+    config: Config
+    secrets: Secrets
+    listeners: Listeners
+
+
+def binds_of(config: Config) -> list[tuple[str, Address]]:
+    """(frontend name, address) of every bind."""
+    return [(frontend.name, address) for frontend in config.frontends for address in frontend.bind]
+
+
+def admin_address_of(config: Config) -> Address:
+    """Where the admin socket is to be."""
+    if config.admin is not None:
+        return config.admin
+    return Address("", 0, default_admin_path())
