@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine
+from bench.rig.report import machine
 from bench.vm import domain
 from bench.vm.domain import DomainGuest, Libvirtd
 from bench.vm.ends import HostController, Pylb, until
