@@ -69,3 +69,8 @@ model: .venv/ready
 # How much Locust itself can make here.
 locust: .venv/ready peers-installed
 	.venv/bin/python -m bench.locust_ceiling
+
+# Two real guests under QEMU: a core is lent, taken back, given by preference, and returned (needs root and QEMU).
+.PHONY: vm-demo
+vm-demo: .venv/ready
+	.venv/bin/python -m bench.vm demo
