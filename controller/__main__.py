@@ -203,7 +203,10 @@ def _show(answer: Status) -> None:
     table = Table("balancer", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("workers", "min..max", "weight", "busy", "pressure", "leased"):
         table.add_column(column, justify="right")
-    for lease in answer.leases:
+    machines = [str(lease.get("machine", lease["name"])) for lease in answer.leases]
+    if answer.source == "hypervisor" or machines != [lease["name"] for lease in answer.leases]:
+        table.add_column("machine")  # else the same as the name
+    for lease, machine in zip(answer.leases, machines, strict=True):
         table.add_row(
             str(lease["name"]),
             str(lease["workers"]),
@@ -212,15 +215,16 @@ def _show(answer: Status) -> None:
             f"{lease['busy']:.2f}",
             f"{lease['pressure']:.2f}",
             str(lease["cores"]),
+            *([machine] if len(table.columns) == 8 else []),
         )
     console.print(table)
-    for machine in answer.preferred:
-        has = f"weight {machine['weight']} instead of {machine['usual']}" if machine["weight"] else ""
-        if machine["vcpus"]:
-            vcpus = ", ".join(map(str, machine["vcpus"]))
+    for one in answer.preferred:
+        has = f"weight {one['weight']} instead of {one['usual']}" if one["weight"] else ""
+        if one["vcpus"]:
+            vcpus = ", ".join(map(str, one["vcpus"]))
             has = f"{has}, vCPUs {vcpus} online" if has else f"vCPUs {vcpus} online"
-        problem = f" ({machine['problem']})" if machine["problem"] else ""
-        console.print(f"\npreferred: {machine['machine']}: {has or 'not yet'}{problem}: {machine['reason']}")
+        problem = f" ({one['problem']})" if one["problem"] else ""
+        console.print(f"\npreferred: {one['machine']}: {has or 'not yet'}{problem}: {one['reason']}")
     if answer.actions:
         console.print()
     for did in answer.actions:

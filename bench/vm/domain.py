@@ -142,8 +142,10 @@ class DomainGuest(Guest):
     ``cputune`` is what the element of that name holds (libvirt's documentation, Domain XML format).
     """
 
-    domain: Any = None
-    cputune = ""
+    def __init__(self, *arguments: Any, cputune: str = "", **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.domain: Any = None
+        self._cputune = cputune
 
     @property
     def pid(self) -> int:
@@ -168,7 +170,7 @@ class DomainGuest(Guest):
   <name>{self.name}</name>
   <memory unit='MiB'>{self._memory}</memory>
   <vcpu current='{self.vcpus}'>{self._max_vcpus}</vcpu>
-  <cputune>{self.cputune}</cputune>
+  <cputune>{self._cputune}</cputune>
   <os>
     <type arch='x86_64' machine='q35'>hvm</type>
     <kernel>{self._image.kernel}</kernel>

@@ -169,9 +169,10 @@ class Pylb:
             return any(worker["state"] == "serving" for worker in (await self.status())["workers"])
 
         try:
-            return await until("pylb serves", serves)
+            return await until("pylb serves", serves, 180)  # a starved emulated machine is slow
         except TimeoutError:
-            raise TimeoutError(f"pylb doesn't serve:\n{await self.log()}") from None
+            processes = (await self.guest.run("ps axo pid,stat,time,wchan:20,args; cat /proc/loadavg")).out
+            raise TimeoutError(f"pylb doesn't serve:\n{await self.log()}\n{processes}") from None
 
     async def status(self) -> dict[str, Any]:
         """``/status`` of its admin address.

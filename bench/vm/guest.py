@@ -41,6 +41,8 @@ CALL_SECONDS = 20.0
 ACCELERATOR = os.environ.get("PYLB_VM_ACCEL", "tcg")
 """``kvm`` where there is one."""
 CONTROLLER_PORT = "pylb"
+PLUG = "controller-port"
+"""The port's name for QEMU, to unplug it."""
 
 
 class GuestError(RuntimeError):
@@ -310,7 +312,7 @@ class Guest:
         if self._controller is not None:
             arguments += [
                 "-chardev", f"socket,id=controller,path={self._controller},reconnect=1",
-                "-device", f"virtserialport,chardev=controller,name={CONTROLLER_PORT}",
+                "-device", f"virtserialport,chardev=controller,name={CONTROLLER_PORT},id={PLUG}",
             ]  # fmt: skip
         # It ends with us, however we end; the process stays the same (SO_PEERCRED).
         return ["setpriv", "--pdeathsig", "KILL", *self._wrap, *arguments]

@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.rig.report import machine
 from bench.vm.ends import HostController, Pylb, until
-from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest, Network
+from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, PLUG, Guest, Network
 from bench.vm.image import image
 
 LIMIT = 2.0
@@ -88,11 +88,24 @@ class Play:
         await self.guest.qmp("stop")
         began = time.monotonic()
         await asyncio.sleep(STOPPED)
-        if await self.controller.leases():
+        if not await self._no_lease():
             raise AssertionError("the lease of a machine that stands still has not expired")
         await self.guest.qmp("cont")
         continued = time.monotonic()
         return continued - began, await self._well()
+
+    async def unplugged(self) -> tuple[float, float]:
+        """The port is unplugged and, when the lease has expired, plugged in again."""
+        began = time.monotonic()
+        await self.guest.qmp("device_del", id=PLUG)
+        await until("the lease expires", self._no_lease)
+        plug = {"driver": "virtserialport", "chardev": "controller", "name": CONTROLLER_PORT, "id": PLUG}
+        await self.guest.qmp("device_add", **plug)
+        plugged = time.monotonic()
+        return plugged - began, await self._well()
+
+    async def _no_lease(self) -> bool:
+        return not await self.controller.leases()
 
     async def reset(self) -> tuple[float, float]:
         """The machine is reset; pylb starts with it."""
@@ -108,6 +121,7 @@ TROUBLES: dict[str, tuple[str, Callable[[Play], Awaitable[tuple[float, float]]]]
     "its control plane killed (-9)": ("the kill", Play.control_plane_killed),
     "controller killed (-9), started anew": ("the controller's first answer", Play.controller_killed),
     f"machine stopped for {STOPPED:g} s": ("its continuation", Play.stopped),
+    "port unplugged, plugged in again": ("its return", Play.unplugged),
     "machine reset": ("pylb's first answer", Play.reset),
 }
 """By name, from when recovery counts, what makes the trouble; it gives the seconds until and from then."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.__main__ import _show as show
 from controller.address import parse
 from controller.leases import LeaseTable, share
 from controller.protocol import Grant, Hello, LineDecoder, Report, encode
@@ -478,7 +479,7 @@ class Host:
 
 @pytest.mark.parametrize(("known", "cores"), [("lb", 4), (None, 1)])
 async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
-    tmp_path: Path, known: str | None, cores: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], known: str | None, cores: int
 ) -> None:
     host = Host()
     host.known = known
@@ -498,5 +499,9 @@ async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
     assert server.status().leases[0]["machine"] == (
         known or f"no machine: process {os.getpid()}, user {os.getuid()}"
     )
+    show(server.status())
+    shown = capsys.readouterr().out.split()  # on a terminal of 80 columns some of it is wrapped
+    assert "machine" in shown
+    assert (known or "machine:") in shown
     writer.transport.abort()
     await server.close()
