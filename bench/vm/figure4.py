@@ -49,10 +49,10 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
     together = MODES[mode]
     more = []
     if together is not None:
-        names = ", ".join(f'"{name}"' for name in together)
-        act.write_text(f'state = "{act}.state"\n[together]\nlb = [{names}]\n')
+        others = json.dumps([scene.guests[name].name for name in together])
+        act.write_text(f'state = "{act}.state"\n[together]\n{balancer.guest.name} = {others}\n')
         more = ["--act", str(act)]
-    wanted = set() if together is None else {"lb", *together}
+    wanted = set() if together is None else {scene.guests[name].name for name in ("lb", *together)}
     await controller.start(*more)
     try:
         await until("the balancer holds a lease", controller.leases)

@@ -34,7 +34,7 @@ CPUS = sorted(os.sched_getaffinity(0))[:2]
 """What the guests share, on larger hosts too."""
 SOURCE = f'cpus = "{",".join(map(str, CPUS))}"\n'
 """The file of the controller's source ``hypervisor``."""
-_CGROUP = "pylb-vm"
+_CGROUP = f"pylb-vm-{os.getpid()}"
 _SHARES = 16
 """The guests together have the weight of so many processes of this host."""
 _NICE = -15
@@ -89,11 +89,11 @@ class Scene:
         return self._network.host
 
     async def boot(self, name: str, vcpus: int = 1, max_vcpus: int = 0) -> Guest:
-        """Start a guest; they may be started at once."""
+        """Start a guest; several at once, too. ``guest.name`` is one that no other run's guests have."""
         assert self._image is not None and self._parent is not None
         wrap = ("taskset", "-c", ",".join(map(str, CPUS)))
         where = self._network, vcpus, self._controller
-        guest = Guest(self._image, name, *where, max_vcpus=max_vcpus, wrap=wrap)
+        guest = Guest(self._image, f"{name}-{os.getpid()}", *where, max_vcpus=max_vcpus, wrap=wrap)
         group = Group(f"{self._parent.path}/{name}")
         self._stack.callback(group.remove)
         await self._stack.enter_async_context(guest)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -93,7 +94,7 @@ async def play(turns: int) -> dict[str, Any]:
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "turns": {}, "reasons": {}}
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
         table = Path(folder) / "table.toml"
-        table.write_text("cores = 2\n[vms]\nlb = 2\n")
+        table.write_text(f"cores = 2\n[vms]\nlb-{os.getpid()} = 2\n")
         async with (
             HostController(source=f"table:{table}") as controller,
             Scene(controller.socket) as scene,
@@ -125,7 +126,7 @@ async def play(turns: int) -> dict[str, Any]:
             await balancer.start()
             source, act = Path(folder) / "host.toml", Path(folder) / "act.toml"
             source.write_text(SOURCE)
-            act.write_text(f'state = "{folder}/acts"\n[agents]\nlb = "{guest.lend_agent()}"\n')
+            act.write_text(f'state = "{folder}/acts"\n[agents]\n{guest.name} = "{guest.lend_agent()}"\n')
             await controller.stop()
             await controller.start("--source", f"hypervisor:{source}", "--act", str(act))
             await until("the balancer holds a lease", controller.leases)
