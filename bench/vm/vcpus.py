@@ -30,7 +30,7 @@ KINDS = {HOST: f"serial:{CONTROLLER_PORT}", "embedded": ""}
 LIMIT = 2.0
 LONGEST = 20.0
 """Seconds that are waited for the second worker: where the load is no pressure, there is none."""
-CLIENTS = 32
+CLIENTS = 64
 ACTING = 2
 """Turns with a controller that acts; each takes more than half a minute."""
 STAY = 8.0
