@@ -11,7 +11,7 @@ def pick(tx: Transaction) -> Answer | None:
     backend = tx.backend
     index = backend.balancer.pick(tx.tried)
     if index is None:
-                return error(503)
+        return error(503)
     tx.index = index
     server = tx.server = tx.counted = backend.servers[index]
     server.active[server.row] += 1
