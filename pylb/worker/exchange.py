@@ -167,6 +167,7 @@ class Exchange(FromClient, FromServer):
         counted nowhere, as no request has come."""
         tx = self.tx
         tx.reason, tx.state, tx.local = reason, "R", True
+        tx.ended_ns = _now_ns()
         self._tell()
         tx.reset()
         self.core.keep(self)
@@ -226,6 +227,7 @@ class Exchange(FromClient, FromServer):
     def _after_waiting(self, number: int) -> Callable[[Answer | None], None]:
         def go_on(answer: Answer | None) -> None:
             self.waiting = None
+            self.tx.asked_ns = _now_ns()
             try:
                 if answer is not None:
                     self._answered(answer)
@@ -263,10 +265,21 @@ class Exchange(FromClient, FromServer):
                 self._send(side)
             return
         self.plain = False
+        if not tx.asked_ns:
+            tx.asked_ns = _now_ns()
         if self.connects_until == math.inf:
             self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
+
+    def _again(self) -> None:
+        """Try once more: what ended the last try has not ended the request."""
+        tx = self.tx
+        self.core.counters[Field.RETRIES] += 1
+        tx.retries += 1
+        tx.reason = None
+        tx.state = "-"
+        self._try()
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
@@ -320,10 +333,8 @@ class Exchange(FromClient, FromServer):
         server.failed(core, "connect", in_words(problem))
         tx.tried |= {tx.index}
         if len(tx.tried) <= tx.backend.retries and len(tx.tried) < len(tx.backend.servers):
-            core.counters[Field.RETRIES] += 1
             self.connects_until = until
-            tx.reason = None
-            self._try()
+            self._again()
         else:
             self._answer(error(504 if late else 503))
 
@@ -444,10 +455,8 @@ class Exchange(FromClient, FromServer):
         if again and head is not None and head.method in IDEMPOTENT:
             # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
             self._leave_server()
-            core.counters[Field.RETRIES] += 1
-            tx.reason = None
             tx.fresh = True
-            self._try()
+            self._again()
             return
         kind, status = _FAILURES[reason]
         counted = tx.counted

@@ -23,7 +23,7 @@ class Transaction:
 
     __slots__ = (
         *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
-        *("first_byte_ns", "began_ns", "connected_ns", "answered_ns", "ended_ns"),
+        *("retries", "first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
     )
 
@@ -52,8 +52,13 @@ class Transaction:
         """Whether it must have a connection of its own."""
         self.local = False
         """Whether no backend has a part in it: refused, or answered by a rule."""
+        self.retries = 0
+        """How often it was given to a server once more, the same or another one."""
         self.first_byte_ns = 0
         """When the head began, if it came in several pieces."""
+        self.asked_ns = 0
+        """When it had waited for all that a phase waits for, or else when a connection for it was begun;
+        0 where a server had it at once."""
         self.connected_ns = 0
         """When a connection was made for it; 0 where one was in the pool."""
         self.answered_ns = 0
