@@ -147,7 +147,7 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         self.core.count_refusal(refused)
         tx.local = tx.server is None
-        self._end_state(Reason.REFUSED)
+        self._end_state(Reason.CLIENT_LATE if refused.status == 408 else Reason.REFUSED)
         self._leave_server()
         if tx.answered_ns:
             self._abort(Reason.REFUSED)
@@ -580,11 +580,14 @@ class Exchange(FromClient, FromServer):
             self.client.abort(reason)
             self._over(False)
 
-    def _tunnel_over(self, reason: Reason | None) -> None:
-        """Both ends of the tunnel are closed."""
+    def _tunnel_over(self, reason: Reason | None, came: int, went: int) -> None:
+        """Both ends of the tunnel are closed; so many bytes have come from the client, and gone to it."""
         if self.client is None:
             return
-        self.tx.reason, self.tx.state = reason, "-" if reason is None else "T"
+        tx = self.tx
+        tx.reason, tx.state = reason, "-" if reason is None else "D"
+        tx.bytes_in += came
+        tx.bytes_out += went
         self._leave_server()
         self._over(False)
 
@@ -624,7 +627,7 @@ class Exchange(FromClient, FromServer):
             tx.state = "D"
         elif self.server is not None:
             tx.state = "H"
-        elif self.connecting is not None or tx.counted is not None or tx.tried:
+        elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
             tx.state = "C"
         else:
             tx.state = "Q" if self.waiting is not None else "R"

@@ -72,8 +72,8 @@ class Transaction:
         """Why it ended, if not by a server's whole response."""
         self.state = "-"
         """Where it was then, as HAProxy's termination state says it: R (request), Q (queue), C (connect),
-        H (headers), D (data), T (tunnel)."""
+        H (headers), D (data, and what passes through a tunnel)."""
         self.bytes_in = 0
-        """Bytes of the request's body."""
+        """Bytes of the request's body, and of what came through a tunnel after it."""
         self.bytes_out = 0
-        """Bytes of the response's body."""
+        """Bytes of the response's body, and of what was sent through a tunnel after it."""

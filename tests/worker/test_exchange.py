@@ -339,14 +339,16 @@ def test_without_any_server_it_is_answered(cold: Scene, monkeypatch: pytest.Monk
     monkeypatch.setattr(cold.backend.balancer, "pick", lambda tried: None)
     cold.request()
     assert [told[:2] for told in cold.client.told] == [("respond", 503)]
-    assert cold.over()["reason"] is Reason.NO_SERVER
+    account = cold.over()
+    assert (account["reason"], account["state"]) == (Reason.NO_SERVER, "C")
 
 
 def test_without_descriptors_no_other_server_is_tried(cold: Scene) -> None:
     cold.request()
     cold.connect(OSError(errno.EMFILE, "Too many open files"))
     assert [told[:2] for told in cold.client.told] == [("respond", 503)]
-    assert cold.over()["reason"] is Reason.NO_RESOURCES
+    account = cold.over()
+    assert (account["reason"], account["state"]) == (Reason.NO_RESOURCES, "C")
     assert [server.errors for server in cold.backend.servers] == [0, 0, 0]
 
 
@@ -499,7 +501,7 @@ def test_a_client_that_sends_no_more_of_its_body(scene: Scene) -> None:
     scene.pass_(8.0)
     assert scene.client.told[-1][:2] == ("respond", 408)
     account = scene.over()
-    assert (account["reason"], account["state"]) == (Reason.REFUSED, "H")
+    assert (account["reason"], account["state"]) == (Reason.CLIENT_LATE, "H")
     assert scene.count["TIMEOUTS"] == scene.count["REFUSED"] == 1
 
 
@@ -750,6 +752,7 @@ def test_a_tunnel_is_accounted_for_when_both_ends_are_closed(scene: Scene) -> No
     far.gone(False)
     account = scene.over()
     assert (account["reason"], account["state"], account["status"]) == (None, "-", 101)
+    assert (account["bytes_in"], account["bytes_out"]) == (2, 4)
     assert scene.count == {"REQUESTS": 1, "BYTES_IN": 2, "BYTES_OUT": 4}
     assert not scene.core.tunnels
 
@@ -763,7 +766,19 @@ def test_a_tunnel_that_is_ended(scene: Scene, end: str, reason: Reason) -> None:
         assert pipe.closed and pipe.listener is not None
         pipe.listener.gone(False)
     account = scene.over()
-    assert (account["reason"], account["state"]) == (reason, "T")
+    assert (account["reason"], account["state"]) == (reason, "D")
+
+
+@pytest.mark.parametrize(("near", "reason"), [(True, Reason.CLIENT_GONE), (False, Reason.SERVER_GONE)])
+def test_a_tunnel_of_which_a_connection_breaks(scene: Scene, near: bool, reason: Reason) -> None:
+    server = _tunnel(scene)
+    pipes = [scene.client.pipe, server.pipe]
+    for pipe in pipes if near else reversed(pipes):
+        assert pipe.listener is not None
+        pipe.listener.gone(True)  # the other one was aborted
+    account = scene.over()
+    assert (account["reason"], account["state"]) == (reason, "D")
+    assert scene.core.counters[Field.ABORTED] == 1
 
 
 # An error of pylb's own, in whatever a side is asked
