@@ -925,7 +925,7 @@ def test_a_log_that_raises_costs_nobody_anything(scene: Scene) -> None:
 # Whatever the order
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_the_order_nothing_is_lost_or_sent_twice(
     data: st.DataObject, monkeypatch: pytest.MonkeyPatch

@@ -7,7 +7,7 @@ import math
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pylb.config.model import Limits
@@ -109,7 +109,6 @@ def test_what_is_told_of_a_request(line: Line, pieces: tuple[bytes, ...], told: 
     assert line.codec.busy
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.binary(min_size=1, max_size=20), max_size=3), min_size=1, max_size=4),
     st.booleans(),

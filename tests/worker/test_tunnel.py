@@ -383,7 +383,7 @@ def test_an_error_before_anybody_listens_is_counted() -> None:
 # Whatever the order
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -> None:
     """Over real pipes: what one end was sent is what the other one has said, up to the end."""
