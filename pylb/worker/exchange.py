@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from pylb.http.errors import Answer, Refused, error
-from pylb.http.request import IDEMPOTENT, RequestHead
+from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
@@ -28,6 +28,7 @@ from pylb.worker.core import Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend, Wait
+from pylb.worker.phases import retry
 from pylb.worker.phases.account import account
 from pylb.worker.phases.pick import pick
 from pylb.worker.reasons import Reason, in_words
@@ -39,14 +40,6 @@ from pylb.worker.tunnel import Tunnel
 _SLACK = 1.0  # seconds that a task may be late
 
 _now_ns = time.monotonic_ns
-
-# What each way of a server to fail is called in its log line, and what the client is answered.
-_FAILURES = {
-    Reason.SERVER_STALE: ("lost", 502),
-    Reason.SERVER_GONE: ("lost", 502),
-    Reason.SERVER_BAD: ("response", 502),
-    Reason.SERVER_LATE: ("late", 504),
-}
 
 
 def begin(core: Core, facts: Client, frontend: Frontend[Transaction]) -> Exchange:
@@ -146,7 +139,7 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         self.core.count_refusal(refused)
         tx.local = tx.server is None
-        self._end_state(Reason.REFUSED)
+        self._end_state(Reason.CLIENT_LATE if refused.status == 408 else Reason.REFUSED)
         self._leave_server()
         if tx.answered_ns:
             self._abort(Reason.REFUSED)
@@ -166,6 +159,7 @@ class Exchange(FromClient, FromServer):
         counted nowhere, as no request has come."""
         tx = self.tx
         tx.reason, tx.state, tx.local = reason, "R", True
+        tx.ended_ns = _now_ns()
         self._tell()
         tx.reset()
         self.core.spare.append(self)
@@ -191,12 +185,9 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         tx.answered_ns = 0
         self._end_state(Reason.SERVER_BAD)
-        server = tx.server
-        if server is not None:
-            server.errors += 1
-            server.failed(self.core, "response", f"bad response: {why}")
+        status = retry.failed(self.core, tx, Reason.SERVER_BAD, f"bad response: {why}")
         self._leave_server()
-        self._answer(error(502))
+        self._answer(error(status))
 
     # The way to a server
 
@@ -225,6 +216,7 @@ class Exchange(FromClient, FromServer):
     def _after_waiting(self, number: int) -> Callable[[Answer | None], None]:
         def go_on(answer: Answer | None) -> None:
             self.waiting = None
+            self.tx.asked_ns = _now_ns()
             try:
                 if answer is not None:
                     self._answered(answer)
@@ -261,10 +253,21 @@ class Exchange(FromClient, FromServer):
                 self._send(side)
             return
         self.plain = False
+        if not tx.asked_ns:
+            tx.asked_ns = _now_ns()
         if self.connects_until == math.inf:
             self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
+
+    def _again(self) -> None:
+        """Try once more: what ended the last try has not ended the request."""
+        tx = self.tx
+        self.core.counters[Field.RETRIES] += 1
+        tx.retries += 1
+        tx.reason = None
+        tx.state = "-"
+        self._try()
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
@@ -290,7 +293,7 @@ class Exchange(FromClient, FromServer):
                 side = await connect(core, server, self.tx)
             except (OSError, TimeoutError) as problem:
                 self.connecting = None
-                self._not_connected(server, problem)
+                self._not_connected(problem)
                 return
             self.connecting = None
             self.connects_until = math.inf
@@ -302,12 +305,12 @@ class Exchange(FromClient, FromServer):
             self.connecting = None  # this task is not to be cancelled, it ends
             self.crashed(error)
 
-    def _not_connected(self, server: Server, problem: OSError) -> None:
+    def _not_connected(self, problem: OSError) -> None:
         """Try another server, or give up."""
         core = self.core
         tx = self.tx
-        late = isinstance(problem, TimeoutError)
-        self._end_state(Reason.CONNECT_LATE if late else Reason.CONNECT_FAILED)
+        reason = Reason.CONNECT_LATE if isinstance(problem, TimeoutError) else Reason.CONNECT_FAILED
+        self._end_state(reason)
         until = self.connects_until
         self._leave_server()
         if problem.errno in OUT_OF_DESCRIPTORS:  # no server's fault, and no other one can be connected to
@@ -315,16 +318,13 @@ class Exchange(FromClient, FromServer):
             core.out_of_descriptors(problem)
             self._answer(error(503))
             return
-        server.errors += 1
-        server.failed(core, "connect", in_words(problem))
+        status = retry.failed(core, tx, reason, in_words(problem))
         tx.tried |= {tx.index}
-        if len(tx.tried) <= tx.backend.retries and len(tx.tried) < len(tx.backend.servers):
-            core.counters[Field.RETRIES] += 1
+        if retry.another(tx):
             self.connects_until = until
-            tx.reason = None
-            self._try()
+            self._again()
         else:
-            self._answer(error(504 if late else 503))
+            self._answer(error(status))
 
     def _leave_server(self) -> None:
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
@@ -435,24 +435,14 @@ class Exchange(FromClient, FromServer):
             return
         core = self.core
         tx = self.tx
-        head = tx.head
         self.plain = False
         self._end_state(reason)
-        body = self.body
-        again = reason is Reason.SERVER_STALE and not tx.answered_ns and (body is None or body.whole)
-        if again and head is not None and head.method in IDEMPOTENT:
-            # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
+        if retry.same_again(tx, reason, self.body is None or self.body.whole):
             self._leave_server()
-            core.counters[Field.RETRIES] += 1
-            tx.reason = None
             tx.fresh = True
-            self._try()
+            self._again()
             return
-        kind, status = _FAILURES[reason]
-        counted = tx.counted
-        if counted is not None:
-            counted.errors += 1
-            counted.failed(core, kind, why)
+        status = retry.failed(core, tx, reason, why)
         if reason is Reason.SERVER_LATE:
             core.counters[Field.TIMEOUTS] += 1
         self._leave_server()
@@ -570,11 +560,14 @@ class Exchange(FromClient, FromServer):
             self.client.abort(reason)
             self._over(False)
 
-    def _tunnel_over(self, reason: Reason | None) -> None:
-        """Both ends of the tunnel are closed."""
+    def _tunnel_over(self, reason: Reason | None, came: int, went: int) -> None:
+        """Both ends of the tunnel are closed; so many bytes have come from the client, and gone to it."""
         if self.client is None:
             return
-        self.tx.reason, self.tx.state = reason, "-" if reason is None else "T"
+        tx = self.tx
+        tx.reason, tx.state = reason, "-" if reason is None else "D"
+        tx.bytes_in += came
+        tx.bytes_out += went
         self._leave_server()
         self._over(False)
 
@@ -614,7 +607,7 @@ class Exchange(FromClient, FromServer):
             tx.state = "D"
         elif self.server is not None:
             tx.state = "H"
-        elif self.connecting is not None or tx.counted is not None or tx.tried:
+        elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
             tx.state = "C"
         else:
             tx.state = "Q" if self.waiting is not None else "R"

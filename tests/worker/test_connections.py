@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from typing import cast
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylb.scoreboard import Field
+from pylb.worker.client.tcp import TcpConnection
 from pylb.worker.exchange import Exchange
-from tests.http.wire import Wire
+from pylb.worker.reasons import Reason
+from tests.http.wire import Transport, Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
@@ -45,6 +51,29 @@ def test_pipelined_requests_are_answered_though_the_client_has_closed_its_side()
     wire.server_sends(OK)
     assert wire.statuses() == [200, 200]
     assert wire.client_closed
+
+
+@pytest.mark.parametrize("reason", [Reason.CLIENT_GONE, Reason.CLIENT_LATE])
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
+def test_a_connection_that_ends_before_it_has_said_its_server_name_is_told_to_the_log(
+    reason: Reason, said: bytes
+) -> None:
+    wire = Wire()
+    told: list[tuple[Reason | None, str]] = []
+    wire.frontend.on_account = (lambda tx: told.append((tx.reason, tx.state)),)
+    bind = wire.client.bind
+    bind.sni = {"a.example": wire.backend}
+    client = TcpConnection(wire.worker, bind)
+    transport = Transport()
+    client.connection_made(cast(asyncio.BaseTransport, transport))
+    if said:
+        client.data_received(said)
+    if reason is Reason.CLIENT_LATE:
+        assert client.due() < math.inf
+        client.expire()
+        assert transport.aborted
+    client.connection_lost(None)
+    assert told == ([(reason, "R")] if said else [])
 
 
 @pytest.mark.parametrize("pieces", [[GET], [GET[:9], GET[9:]], [POST, b"0123456789"]])
