@@ -94,6 +94,11 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
             (CHUNKED + b"3\r\nabc\r\n0\r\nA: b\r\n\r\n",),
             [("request", b"POST", b"abc", False), ("request_end", [b"A: b"])],
         ),
+        # The trailers have come, and the empty line behind them has not.
+        (
+            (CHUNKED + b"3\r\nabc\r\n0\r\nA: b\r\n",),
+            [("request", b"POST", b"abc", False)],
+        ),
         (
             (CHUNKED, b"3\r\na", b"bc\r\n0\r\n", b"A: b\r\n\r\n"),
             [

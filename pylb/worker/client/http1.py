@@ -219,7 +219,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
                 return
             self.buffer = data[end + used :]
             done = self.body_done = body.done
-            if body.trailers:
+            if done and body.trailers:
                 exchange.request(self, head, data[end : end + used], False, spans)
                 if self.exchange is exchange:
                     exchange.request_end(body.trailers)
