@@ -191,7 +191,8 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
                 self._refuse(Refused(431, "header_bytes"))
             elif first and data:
                 self.deadline = core.now + core.timeouts.request
-                self.first_byte_ns = time.monotonic_ns()
+                if not self.first_byte_ns:  # else it is looked at again, as nothing more comes
+                    self.first_byte_ns = time.monotonic_ns()
             return
         head = self.head
         size = len(data)
