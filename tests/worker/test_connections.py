@@ -53,6 +53,18 @@ def test_pipelined_requests_are_answered_though_the_client_has_closed_its_side()
     assert wire.client_closed
 
 
+def test_when_a_head_began_is_known_though_the_client_has_closed_its_side() -> None:
+    wire = Wire()
+    told: list[int] = []
+    wire.frontend.on_account = (lambda tx: told.append(tx.first_byte_ns),)
+    wire.client_sends(GET[:9])
+    began = wire.client.first_byte_ns
+    assert wire.client.eof_received()
+    wire.worker.stand_in.run()
+    wire.client.connection_lost(None)
+    assert told == [began] and began > 0
+
+
 @pytest.mark.parametrize("reason", [Reason.CLIENT_GONE, Reason.CLIENT_LATE])
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
 def test_a_connection_that_ends_before_it_has_said_its_server_name_is_told_to_the_log(

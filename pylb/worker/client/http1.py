@@ -242,7 +242,8 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             raise Refused(431, "header_bytes")
         if first and data:
             self.deadline = core.now + core.timeouts.request
-            self.first_byte_ns = time.monotonic_ns()
+            if not self.first_byte_ns:  # else it is looked at again, as nothing more comes
+                self.first_byte_ns = time.monotonic_ns()
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
