@@ -18,6 +18,7 @@ from typing import Any
 
 from setproctitle import setproctitle
 
+from controller.sources.quota import possible_cores
 from pylb import log as logging_
 from pylb.config.address import Address
 from pylb.config.identity import ignored
@@ -84,7 +85,7 @@ class Arbiter:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        slots = max(config.workers.max, len(os.sched_getaffinity(0)))
+        slots = max(config.workers.max, possible_cores())
         binds = binds_of(config)
         rows = rows_for(slots, config.drain.generations, hard)
         needed = descriptors_for(slots, len(binds), rows)

@@ -28,7 +28,11 @@ class Pair:
     """A tunnel between two pipes, and who hears of its end."""
 
     def __init__(
-        self, near: Pipe | None = None, far: Pipe | None = None, protocol: bytes = b"", half_close: bool = True
+        self,
+        near: Pipe | None = None,
+        far: Pipe | None = None,
+        protocol: bytes = b"",
+        half_close: bool = True,
     ) -> None:
         self.core = TestCore(Timeouts(tunnel=IDLE))
         self.near = near or FakePipe(half_close)
