@@ -54,7 +54,7 @@ count, where None releases it; the state's ``pin`` answers with the same ``id``.
 TO_CONTROL: Mapping[str, Mapping[str, _Test]] = {
     "state": {"target": _number, "pinned": _number_or_none, "generation": _number},
 }
-"""``state``: target, pin, workers, last reload, last pin, whether it stops. Sent on change and every second."""
+"""``state``: target, pin, workers, last reload, last pin, whether it stops; on change and every second."""
 TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "listen": {"slots": _numbers},
     "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
