@@ -1,7 +1,8 @@
 """What is known of a client: one object per connection, made when it is accepted.
 
-The bottom floor of the worker. Most requests ask for none of it, so it is read from the transport when it is
-asked for.
+Most requests ask for none of it, so it is read from the transport when it is asked for.
+
+Floor: the bottom of the worker; knows the transport and nothing else of pylb's connections.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Client:
 
     Args:
         bind: the key of the bound address that it came by.
-        told: the client, where a trusted PROXY header has told it.
+        told: the client's address and port, where a trusted PROXY header has given them.
     """
 
     __slots__ = ("bind", "told", "name", "protocol", "accepted_ns", "requests", "_transport")
@@ -51,7 +52,9 @@ class Client:
 
     @property
     def tls(self) -> dict[str, bytes]:
-        """What it said in its TLS handshake: ``alpn`` and ``authority`` (the server name)."""
+        """What its TLS handshake has led to: ``alpn``, and ``authority``, the server name that it asked for.
+
+        Empty without TLS; of TLS that passes through only the name is known."""
         tls = self._transport.get_extra_info("ssl_object")
         if tls is None:
             return {"authority": self.name.encode()} if self.name else {}
@@ -59,7 +62,7 @@ class Client:
 
     @property
     def subject(self) -> bytes:
-        """Whom its certificate names; empty where it has shown none."""
+        """The subject of its certificate; empty where it has shown none."""
         return subject(self._transport.get_extra_info("ssl_object"))
 
 

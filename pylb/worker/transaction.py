@@ -1,4 +1,4 @@
-"""The data of one request: who asked for what, where it went, when, and how it ended.
+"""The transaction: the data of one request (who asked for what, where it went, when, and how it ended).
 
 This is all that a phase sees. It holds no connection and drives nothing.
 

@@ -1,10 +1,11 @@
 """A tunnel: drives two pipes, byte for byte, after an upgrade and in TCP mode.
 
 Each direction ends on its own (half-close), is stopped while its receiver doesn't read, and both end when
-nothing has moved in either for ``timeouts.tunnel``. Of a WebSocket the frames are followed, so that both
-sides can be told when it must be cut.
+nothing has moved in either for ``timeouts.tunnel``. The frames of a WebSocket are followed, so that both
+sides can be sent a Close frame when it must be cut.
 
-Floor: beside the exchange, which makes it; knows only the vocabulary.
+Floor: below the exchange, which makes it and is called when it is over. Knows pipes, and neither codecs nor
+requests.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Tunnel(Tunnelled):
         self._open = 2
         self._told = False
         websocket = protocol.lower() == b"websocket"
-        # Bytes from the client count as in, all others go to it.
+        # What comes from the client counts as BYTES_IN, what comes from the server as BYTES_OUT.
         self._near = _End(self, client, int(Field.BYTES_IN), websocket)
         self._far = _End(self, server, int(Field.BYTES_OUT), websocket)
         self._near.other, self._far.other = self._far, self._near
@@ -133,11 +134,14 @@ class _End(FromPipe):
         self.other.pipe.send(data)
 
     def leave(self, mask: bytes) -> None:
-        """Close this pipe: a WebSocket with a word, unless it is within a frame (RFC 6455 §5.5.1).
+        """Close this pipe; a WebSocket's after a Close frame, unless it is within a frame (RFC 6455 §5.5.1).
 
-        It is closed when the peer has answered; or when the process ends, which doesn't wait for long.
+        Then it is closed when the peer has answered with a Close frame, or when the process ends.
+
+        Args:
+            mask: of the Close frame, four bytes towards a server, none towards a client.
         """
-        written = self.other._frames  # what has come from there went out here
+        written = self.other._frames  # frames that came by the other pipe were written to this one
         if written is None or not written.between or written.closed or self.other.eof:
             self.pipe.close()
         elif not self.pipe.closing:
@@ -174,7 +178,7 @@ class _End(FromPipe):
     @guarded
     def gone(self, broken: bool) -> None:
         if self.tunnel.cutting:
-            pass  # the other side has a farewell of its own
+            pass  # `leave` has both closed, each in its way
         elif broken:
             self.other.pipe.abort()
         else:

@@ -3,7 +3,7 @@
 With ``sni`` routes the first bytes are read as a TLS ClientHello to learn the name that the client wants; TLS
 itself passes through.
 
-Floor: client side.
+Floor: client side. Makes exchanges and knows nothing of servers.
 """
 
 from __future__ import annotations
@@ -123,20 +123,20 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         return ConnectionPipe(self.core, self.transport, early, self.eof, self)
 
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
-        """TCP has no words for it; the connection ends."""
+        """A response can't be said in TCP mode: the connection ends."""
         self.abort(Reason.ANSWERED)
 
     def interim(self, head: ResponseHead) -> None:
-        """Not in TCP."""
+        """There is none in TCP mode."""
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
-        """Not in TCP."""
+        """There is none in TCP mode."""
 
     def end(self, trailers: Trailers) -> None:
         self.abort(Reason.ANSWERED)
 
     def last(self) -> None:
-        """There is one only."""
+        """There is one response at most."""
 
     def abort(self, reason: Reason) -> None:
         self.exchange = None
@@ -144,10 +144,10 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self.transport.abort()
 
     def pause(self) -> None:
-        """Bounded by `data_received` until there is a tunnel."""
+        """Nothing to do: until there is a tunnel, `data_received` bounds what is read."""
 
     def resume(self) -> None:
-        """The tunnel does."""
+        """Nothing to do: the tunnel reads on."""
 
     @property
     def unsent(self) -> int:
@@ -184,7 +184,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """Tunnels end by themselves."""
 
     def drain(self) -> None:
-        """Likewise."""
+        """Tunnels end by themselves, or are cut."""
 
     def cut_off(self) -> None:
         """End the connection at once, whatever state it is in."""
