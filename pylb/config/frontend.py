@@ -9,15 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.section import Section
-from pylb.config.values import (
-    ONE_OR_MORE,
-    BindAddress,
-    FilePath,
-    HostName,
-    Network,
-    SecondsOrZero,
-    SizeOrZero,
-)
+from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
 
 
 class Health(Section):
@@ -57,20 +49,6 @@ class Tls(Section):
         return self
 
 
-class Route(Section):
-    """Requests that go to another backend than the frontend's; the first that fits decides."""
-
-    host: Annotated[HostName | None, Default("any")] = Field(
-        default=None, description="The host that is asked for, whatever its port."
-    )
-    path: Annotated[str, Kind("path of a URL")] = Field(
-        default="/",
-        pattern=r"^/[!-~]*$",
-        description="What the path begins with, up to the end of a segment.",
-    )
-    backend: str = Field(description="The name of the backend that answers.")
-
-
 class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
@@ -104,10 +82,6 @@ class Frontend(Section):
         description="In TCP mode: TLS passes through, to a backend by the name (or *.name) asked for.",
     )
 
-    routes: tuple[Route, ...] = Field(
-        default=(), validation_alias="route", description="Backends by host and path."
-    )
-
     @field_validator("sni")
     @classmethod
     def _server_names(cls, value: dict[str, str]) -> dict[str, str]:
@@ -128,11 +102,9 @@ class Frontend(Section):
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
         if self.mode == "tcp" and (
-            self.redirect_to_https
-            or (self.forwarded or self.request_id)
-            or (self.health is not None or self.routes)
+            self.redirect_to_https or self.forwarded or self.request_id or self.health is not None
         ):
-            raise ValueError('redirect_to_https, forwarded, request_id, health and route need mode = "http"')
+            raise ValueError('redirect_to_https, forwarded, request_id and health need mode = "http"')
         if self.tls is not None and self.redirect_to_https:
             raise ValueError("redirect_to_https is for a frontend without tls")
         if self.tls is not None and self.sni:

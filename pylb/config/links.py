@@ -56,8 +56,6 @@ def _unknown_backends(frontends: list[dict[str, Any]], backends: list[dict[str, 
         used = {"backend": frontend.get("backend")}
         if isinstance(sni, dict):
             used |= {f"sni.{name}": backend for name, backend in sni.items()}
-        for position, route in enumerate(_tables(frontend, "route")):
-            used[f"route[{position}].backend"] = route.get("backend")
         for key, name in used.items():
             path = f"frontend[{number}].{key}"
             if not isinstance(name, str):

@@ -16,7 +16,7 @@ from pylb.config.backend import Backend, Server, ServerTls
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
-from pylb.config.frontend import Frontend, Health, Route, Tls
+from pylb.config.frontend import Frontend, Health, Tls
 from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.section import Section
@@ -33,7 +33,6 @@ __all__ = [
     "Health",
     "Limits",
     "Log",
-    "Route",
     "Section",
     "Server",
     "ServerKey",

@@ -14,7 +14,7 @@ from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits, route
+from pylb.worker.phases import answers, fields, limits
 from pylb.worker.transaction import Transaction
 
 
@@ -28,7 +28,6 @@ def compiled(config: FrontendConfig, backends: dict[str, Backend], core: Core) -
         limits.body(body_bytes),
         answers.health_path(config, core),
         answers.redirect_to_https(config),
-        route.route(config, backends),
     ]
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
