@@ -18,6 +18,8 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 TEXT = rb"[\t -~\x80-\xff]"
 """A byte of a value: visible ones, blank and tab, and obs-text; no CR, LF, NUL or other control byte."""
 
+_INITIALS = [bytes([byte]) for byte in range(256) if re.match(TOKEN, bytes([byte]))]
+
 
 def finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
     """What finds the lines with these names in a head *in lower case*, and where its field lines end.
@@ -41,6 +43,32 @@ def finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
         rb"\n(?:(" + meaningful + rb"):(" + TEXT + rb"*)\r(?=\n)"
         rb"|(?!" + TOKEN + rb"+:" + TEXT + rb"*\r\n)(?s:.*))"
     )
+
+
+def any_case(text: bytes) -> bytes:
+    """An expression for these letters, digits and ``-`` in upper and lower case."""
+    return b"".join(b"[%c%c]" % (byte - 32, byte) if 97 <= byte <= 122 else bytes([byte]) for byte in text)
+
+
+def unlike(names: Iterable[bytes], spelled: Iterable[bytes]) -> bytes:
+    """An expression, without groups, for a field line with its CRLF whose name means nothing.
+
+    Those are all but ``names`` and ``spelled`` (in lower case; here the case in a head is of no importance)
+    and what CGI takes for one of them, but ``spelled`` exactly as they are written.
+    """
+    rests: dict[bytes, list[bytes]] = {}
+    for name in names:
+        rests.setdefault(name[:1], []).append(any_case(name[1:]).replace(b"-", b"[-_]"))
+    for name in spelled:
+        rest = any_case(name[1:])
+        rests.setdefault(name[:1], []).append(b"(?!" + rest + b":)" + rest.replace(b"-", b"[-_]"))
+    # Most lines are told by their first byte; one byte to compare with is found faster than a set of two.
+    others = b"".join(byte for byte in _INITIALS if byte.lower() not in rests)
+    initials = [b"[" + re.escape(others) + b"]"]
+    for initial, some in rests.items():
+        look = b"(?!(?:" + b"|".join(some) + b"):)"
+        initials += [initial + look, initial.upper() + look]
+    return b"(?:" + b"|".join(initials) + b")" + TOKEN + b"*+:" + TEXT + rb"*+\r\n"
 
 
 def without(lines: bytes, names: set[bytes]) -> bytes:
