@@ -79,7 +79,7 @@ class RequestHead:
         "host",
         "upgrade",
         # of the last head that was understood
-        "_raw",
+        "raw",
         "_eol",
         "_edited",
         "_tail",
@@ -124,7 +124,7 @@ class RequestHead:
         """The ``Host`` field."""
         self.upgrade = b""
         """The protocol that the client wants to change to, or nothing."""
-        self._raw = b""
+        self.raw = b""
         self._eol = 0  # bytes of the request line, where it goes to the server as it is
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
         self._tail: bytes | None = None  # what goes behind them, if not the usual
@@ -134,15 +134,15 @@ class RequestHead:
     @property
     def target(self) -> bytes:
         """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
-        return (self._edited or self._raw).split(b" ", 2)[1]
+        return (self._edited or self.raw).split(b" ", 2)[1]
 
     def field(self, name: bytes) -> bytes | None:
         """The first value of a field that the client sent; ``name`` in lower case."""
-        begin = self._raw.lower().find(b"\n" + name + b":")
+        begin = self.raw.lower().find(b"\n" + name + b":")
         if begin < 0:
             return None
         begin += len(name) + 2
-        return self._raw[begin : self._raw.index(b"\r", begin)].strip(b"\t ")
+        return self.raw[begin : self.raw.index(b"\r", begin)].strip(b"\t ")
 
     def read(self, raw: bytes) -> None:
         """Read a complete head (it ends with an empty line).
@@ -152,14 +152,14 @@ class RequestHead:
         """
         if self._identify:
             self._id = b""
-        if raw != self._raw:
+        if raw != self.raw:
             self._read(raw)
 
     def printed(self) -> bytes:
         """The head for an HTTP/1 server, as it was read last."""
         head = self._edited
         if head is None:
-            head = self._raw[:-4]
+            head = self.raw[:-4]
         tail = self._tail
         if tail is None:
             return b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
@@ -177,7 +177,7 @@ class RequestHead:
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""
         global _feed, _last
-        last = self._raw
+        last = self.raw
         if not last:
             if _last is not None and self._take(_last, raw):
                 return
@@ -215,14 +215,14 @@ class RequestHead:
         self.upgrade = b""
         self._tail = None
         self._eol = usual.end(2)
-        self._raw = raw
+        self.raw = raw
         _last = self
 
     def _read_line(self, raw: bytes) -> bool:
         """Understand a head with the last one's fields, if its line is a usual one; whether it is."""
         limits = self._limits
         old = self._eol
-        eol = len(raw) - len(self._raw) + old
+        eol = len(raw) - len(self.raw) + old
         usual = USUAL_LINE.match(raw)
         if usual is None or usual.end() != eol + 2 or (raw[eol - 1] == 0x31) is not self.http11:
             return False
@@ -233,7 +233,7 @@ class RequestHead:
             self._edited = raw[: eol - 1] + self._edited[old - 1 :]
         self.method = usual[1]
         self._eol = eol
-        self._raw = raw
+        self.raw = raw
         return True
 
     def _read_any(self, raw: bytes) -> None:
@@ -259,14 +259,14 @@ class RequestHead:
         # Before anything that takes longer the more there are; shorter ones can't have so many.
         if len(block) > 4 * limits.header_count and block.count(b"\r\n") - 2 > limits.header_count:
             raise Refused(431, "header_count")
-        self._raw = b""  # what is known of it changes now
+        self.raw = b""  # what is known of it changes now
         self._read_fields(line, block, http11, authority)
         if self._edited is None and (usual is None or not http11):
             self._edited = line + block[:-4]
         self.http11 = http11
         self.method = method
         self._eol = eol if usual is not None else 0
-        self._raw = raw
+        self.raw = raw
         if self._tail is None:
             _last = self
 
@@ -275,7 +275,7 @@ class RequestHead:
 
         Only where nothing unusual is added to either.
         """
-        if raw != other._raw or other._tail is not None or not self._suffix or self._limits is not other._limits:
+        if raw != other.raw or other._tail is not None or not self._suffix or self._limits is not other._limits:
             return False
         self.method = other.method
         self.http11 = other.http11
@@ -287,7 +287,7 @@ class RequestHead:
         self._eol = other._eol
         self._edited = other._edited
         self._tail = None
-        self._raw = other._raw
+        self.raw = other.raw
         return True
 
     def _read_fields(self, line: bytes, block: bytes, http11: bool, authority: bytes | None) -> None:

@@ -138,7 +138,7 @@ class Core:
         self.server_connections: set[ServerConnection] = set()
         self.tunnels: set[Tunnelled] = set()
         self.spare: list[Any] = []
-        """Exchanges that are over and serve again."""
+        """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
         self.adopting = 0
         """Connections that have a descriptor and aren't clients yet: they begin with TLS, or come from
         another worker."""
@@ -226,8 +226,3 @@ class Core:
             await coroutine
         except Exception as error:
             self.internal(error)
-
-    def keep(self, exchange: object) -> None:
-        """An exchange is over and may serve again."""
-        if len(self.spare) < SPARE:
-            self.spare.append(exchange)

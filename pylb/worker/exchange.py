@@ -17,7 +17,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import cast
 
 from pylb.http.errors import Answer, Refused, error
 from pylb.http.request import IDEMPOTENT, RequestHead
@@ -25,7 +24,7 @@ from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
 from pylb.worker.body import Body
-from pylb.worker.core import SPARE, Core
+from pylb.worker.core import Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend, Wait
@@ -169,7 +168,7 @@ class Exchange(FromClient, FromServer):
         tx.reason, tx.state, tx.local = reason, "R", True
         self._tell()
         tx.reset()
-        self.core.keep(self)
+        self.core.spare.append(self)
 
     def client_full(self) -> None:
         self.plain = False
@@ -245,12 +244,11 @@ class Exchange(FromClient, FromServer):
     def _try(self) -> None:
         """Pick a server and give it the request."""
         tx = self.tx
-        answer = pick(tx)
-        if answer is not None:
+        server = pick(tx)
+        if server is None:
             self._end_state(Reason.NO_SERVER)
-            self._answer(answer)
+            self._answer(error(503))
             return
-        server = cast(Server, tx.server)
         core = self.core
         pool = server.pool
         if pool and not tx.fresh:
@@ -258,7 +256,7 @@ class Exchange(FromClient, FromServer):
             if self.plain:
                 self.server = side
                 self.server_deadline = core.now + core.timeouts.server
-                side.request(self, cast(RequestHead, tx.head), b"", True)
+                side.request(self, tx.head, b"", True)  # type: ignore[arg-type]  # never TCP
             else:
                 self._send(side)
             return
@@ -271,13 +269,14 @@ class Exchange(FromClient, FromServer):
     def _send(self, side: ServerSide) -> None:
         self.server = side
         self._await_server()
-        head = cast(RequestHead, self.tx.head)
+        head = self.tx.head
         body = self.body
         if body is None:
-            side.request(self, head, b"", True)
+            side.request(self, head, b"", True)  # type: ignore[arg-type]  # None in TCP mode only
         else:
             self.server_ready()  # who takes what the client sends
             trailers = body.trailers
+            assert head is not None  # what has a body has a head
             side.request(self, head, body.kept, body.done and not trailers, body.spans)
             if trailers and self.server is side:
                 side.end(trailers)
@@ -329,21 +328,22 @@ class Exchange(FromClient, FromServer):
 
     def _leave_server(self) -> None:
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
-        # What is counted comes first: it must be right whatever happens below.
-        waiting, self.waiting = self.waiting, None
-        connecting, self.connecting = self.connecting, None
-        side, self.server = self.server, None
+        # What is counted comes first: it must be right whatever happens below. And what has raised is tried
+        # again by `crashed`.
         self.connects_until = self.server_deadline = math.inf
         counted = self.tx.counted
         if counted is not None:
             self.tx.counted = None
             counted.active[counted.row] -= 1
-        if connecting is not None:
-            connecting.cancel()
-        if waiting is not None:
-            waiting.cancel()
-        if side is not None:
-            side.abort()
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        if self.server is not None:
+            self.server.abort()
+            self.server = None
 
     # From the server side
 
@@ -365,24 +365,23 @@ class Exchange(FromClient, FromServer):
                 counted.active[counted.row] -= 1
                 side.release()
             tx.response = head
-            tx.bytes_out = len(buffer) - at
+            if tx.frontend.on_account:
+                self.plain = False
+                tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
-            frontend = tx.frontend
-            if not self.plain or frontend.on_account:
+            if not self.plain:
                 self._over(True)
                 return
             # `_over` for the usual request, which has changed little that has to be set back.
             core = self.core
             self.client = None
-            account(core, tx, True)
+            account(core, tx, head.status)
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
             tx.server = tx.response = None
-            tx.first_byte_ns = tx.answered_ns = tx.bytes_out = 0
-            spare = core.spare
-            if len(spare) < SPARE:
-                spare.append(self)
+            tx.answered_ns = 0
+            core.spare.append(self)
         else:
             if self.body is not None:
                 self.body.kept = b""  # it won't be sent again
@@ -624,12 +623,13 @@ class Exchange(FromClient, FromServer):
         """Account for the transaction, and be free for another one."""
         tx = self.tx
         self.client = None
-        account(self.core, tx, whole)
+        response = tx.response
+        account(self.core, tx, response.status if whole and response is not None else 0)
         if tx.frontend.on_account:
             self._tell()
         tx.reset()
         self._reset()
-        self.core.keep(self)
+        self.core.spare.append(self)
 
     def _tell(self) -> None:
         """Have the phases of the account look at the transaction; an error there costs nobody anything."""

@@ -6,11 +6,21 @@ Floor: beside the vocabulary, which it speaks; used by the client side and by th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 from pylb.worker.core import Core
 from pylb.worker.guard import guarded
 from pylb.worker.sides import FromPipe, Pipe
+
+
+class Owner(Protocol):
+    """Whose connection it was before, and who is told of its end."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+
+    def cut_off(self) -> None:
+        """End the connection at once, whatever state it is in."""
 
 
 class ConnectionPipe(asyncio.Protocol, Pipe):
@@ -20,10 +30,10 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         early: what has come and was not read as anything.
         eof: the peer has said that nothing more comes.
         full: more was waiting for the peer than should.
-        lost: told when the connection has ended, after the tunnel.
+        owner: told when the connection has ended, after the tunnel.
     """
 
-    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_lost", "_listener", "_gone")
+    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_gone")
 
     def __init__(
         self,
@@ -31,7 +41,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         transport: asyncio.Transport,
         early: bytes = b"",
         eof: bool = False,
-        lost: Callable[[Exception | None], None] | None = None,
+        owner: Owner | None = None,
         full: bool = False,
     ) -> None:
         self._core = core
@@ -39,7 +49,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         self._early = early
         self._eof = eof
         self._full = full
-        self._lost = lost
+        self._owner = owner
         self._listener: FromPipe | None = None
         self._gone: list[Exception | None] = []  # the connection's end, before anybody listened
         transport.set_protocol(self)
@@ -117,16 +127,19 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
-        try:
-            if self._listener is not None:
-                self._listener.gone(exc is not None)
-            else:
-                self._gone = [exc]
-        finally:
-            if self._lost is not None:
-                self._lost(exc)
+        if self._listener is not None:
+            self._listener.gone(exc is not None)
+        else:
+            self._gone = [exc]
+        if self._owner is not None:
+            self._owner.connection_lost(exc)
 
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: it costs the connection, and with it the tunnel."""
-        self._core.internal(error)
+        if self._listener is not None:
+            self._listener.crashed(error)
+        else:
+            self._core.internal(error)
+        if self._owner is not None:
+            self._owner.cut_off()
         self._transport.abort()

@@ -31,7 +31,7 @@ from pylb.scoreboard import NO_BACKEND, Field, State, SupervisorField
 from pylb.worker import phases
 from pylb.worker.backend import Backend
 from pylb.worker.context import WorkerContext
-from pylb.worker.core import Core
+from pylb.worker.core import SPARE, Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
 from pylb.worker.frontend import Bind
 from pylb.worker.handover import HandOver
@@ -341,6 +341,7 @@ class Worker:
         core = self.core
         self.hand_over.forget_quota()
         self.emptier()
+        del core.spare[SPARE:]
         for level, text in core.repeats.due(now):
             log.log(level, "%s", text)
         for client in [client for client in core.clients if client.due() < now]:

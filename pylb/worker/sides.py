@@ -117,6 +117,10 @@ class FromPipe(ABC):
     def ready(self) -> None:
         """The peer has taken enough of it."""
 
+    @abstractmethod
+    def crashed(self, error: Exception) -> None:
+        """An error of pylb's own has happened; raises nothing."""
+
 
 class ClientSide(ABC):
     """What an exchange asks of the connection (of HTTP/2: the stream) that a request came by."""
@@ -187,7 +191,10 @@ class ServerSide(ABC):
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
     ) -> None:
-        """Send a request for an exchange: its head, what there is of its body, and whether that is all."""
+        """Send a request for an exchange: its head, what there is of its body, and whether that is all.
+
+        In TCP mode there is no head: the side of a server then must not ask for it.
+        """
 
     @abstractmethod
     def body(self, buffer: bytes, spans: Spans = None) -> None:

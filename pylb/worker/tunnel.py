@@ -44,6 +44,7 @@ class Tunnel(Tunnelled):
         self._over = over
         self._reason: Reason | None = None
         self._open = 2
+        self._told = False
         websocket = protocol.lower() == b"websocket"
         # Bytes from the client count as in, all others go to it.
         self._near = _End(self, client, int(Field.BYTES_IN), websocket)
@@ -77,6 +78,7 @@ class Tunnel(Tunnelled):
         if not self._open:
             self.core.tunnels.discard(self)
             self._over(self._reason)
+            self._told = True
             self.core.emptier()
 
     def crashed(self, error: Exception) -> None:
@@ -88,9 +90,13 @@ class Tunnel(Tunnelled):
                 end.pipe.abort()
             except Exception as another:
                 self.core.internal(another)
-        if self._open > 0:
-            self._open = -2  # nothing that comes now counts
-            self._over(Reason.INTERNAL)
+        self._open = -2  # nothing that comes now counts
+        if not self._told:
+            self._told = True
+            try:
+                self._over(Reason.INTERNAL)
+            except Exception as another:
+                self.core.internal(another)
 
 
 class _End(FromPipe):

@@ -55,7 +55,9 @@ def request_head(raw: bytes = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") -> RequestHe
     return head
 
 
-def response_head(raw: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", to_head: bool = False) -> ResponseHead:
+def response_head(
+    raw: bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", to_head: bool = False
+) -> ResponseHead:
     """A response's head, read."""
     return read_response(raw, to_head)
 
@@ -319,7 +321,9 @@ class Scene:
         return one
 
     def _account(self, tx: Transaction) -> None:
-        names = [name for name in Transaction.__slots__ if name not in ("client", "frontend", "head", "backend")]
+        names = [
+            name for name in Transaction.__slots__ if name not in ("client", "frontend", "head", "backend")
+        ]
         account = {name: getattr(tx, name) for name in names}
         account["status"] = tx.response.status if tx.response is not None else 0
         self.accounts.append(account)
@@ -397,6 +401,8 @@ class FakeExchange(Told, FromClient, FromServer):
         self.tx = Transaction()
         self.client: ClientSide | None = None
         self.at = math.inf
+        self.buffers: list[tuple[bytes, int]] = []
+        """What responses came in, and where in it their bodies begin."""
         self.answers: dict[str, Callable[[], object]] = {}
 
     def hear(self, word: str, *what: Any) -> None:
@@ -448,6 +454,7 @@ class FakeExchange(Told, FromClient, FromServer):
     # From a server side
 
     def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
+        self.buffers.append((buffer, at))
         self.hear("response", head.status, _contents(buffer, at, spans), end)
 
     def interim(self, head: ResponseHead) -> None:

@@ -1,4 +1,4 @@
-"""The exchange, between two fake sides that play the vocabulary: phases, tries, flow control, deadlines, ends."""
+"""The exchange, between two fake sides: phases, tries, flow control, deadlines, and every end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,12 @@ def test_a_small_request_and_its_response(scene: Scene) -> None:
     assert server.words() == ["request", "release"]
     assert scene.client.told == [("respond", 200, b"ok", True)]
     account = scene.over()
-    assert (account["reason"], account["state"], account["own"], account["local"]) == (None, "-", False, False)
+    assert (account["reason"], account["state"], account["own"], account["local"]) == (
+        None,
+        "-",
+        False,
+        False,
+    )
     assert (account["bytes_in"], account["bytes_out"]) == (0, 2)
     assert scene.count == {"REQUESTS": 1, "STATUS_2XX": 1}
     assert sum(scene.backend.times[:-1]) == 1
@@ -941,8 +946,11 @@ def _any_order(data: st.DataObject, scene: Scene) -> None:
         if server is not None:
             words += ["server gone", "full", "ready"]
             if not stuck:
-                words += ["response body", "response body", "response end"] if responding else ["response", "interim"]
-                words += [] if responding else ["whole", "stale"]
+                words += (
+                    ["response body", "response body", "response end"]
+                    if responding
+                    else ["response", "interim", "whole", "stale"]
+                )
             words += ["client ready"] if stuck else ["client full"]
         word = data.draw(st.sampled_from(words))
         if word == "client gone":

@@ -28,8 +28,6 @@ import h2.events
 import pytest
 import trustme
 import uvloop
-from pylb.worker.listeners import Listener
-from pylb.worker.server import connect
 
 import pylb.worker
 from pylb.config.load import from_document
@@ -38,7 +36,9 @@ from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
+from pylb.worker.listeners import Listener
 from pylb.worker.process import Worker
+from pylb.worker.server import connect
 
 FOLDER = Path(pylb.worker.__file__).parent
 ROW, OTHER = 0, 1
@@ -271,8 +271,9 @@ class Stage:
         for server in self.servers:
             server.close()
         for one in [*self.worker.core.clients, *self.worker.core.server_connections]:
-            if getattr(one, "transport", None) is not None:
-                one.transport.abort()  # type: ignore[union-attr]
+            transport = getattr(one, "transport", None)
+            if transport is not None:
+                transport.abort()
         self.loop.remove_reader(self.context.inbox.fileno())
         self.loop.remove_reader(self.context.channel.fileno())
         for _ in range(3):

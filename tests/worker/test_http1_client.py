@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pylb.config.model import Limits
 from pylb.http.errors import error
+from pylb.http.request import RequestHead
 from pylb.scoreboard import Field
 from pylb.worker.client import http1
 from pylb.worker.client.http1 import Http1Connection
@@ -512,6 +513,9 @@ def test_an_upgrade_becomes_a_pipe_with_what_has_come_already(line: Line) -> Non
 
         ready = full
 
+        def crashed(self, error: Exception) -> None:
+            raise error
+
     heard = Heard()
     pipe.start(heard)
     line.transport.protocol.data_received(b" and late")
@@ -535,7 +539,11 @@ def test_an_error_of_the_exchange_is_handed_back_to_it(line: Line, word: str) ->
 
 @pytest.mark.parametrize("callback", ["pause_writing", "resume_writing", "connection_lost", "expire"])
 def test_an_error_in_a_callback_is_handed_back_too(line: Line, callback: str) -> None:
-    words = {"pause_writing": "client_full", "resume_writing": "client_ready", "connection_lost": "client_gone"}
+    words = {
+        "pause_writing": "client_full",
+        "resume_writing": "client_ready",
+        "connection_lost": "client_gone",
+    }
     line.comes(GET)
     line.exchanges[0].raises = words.get(callback, callback)
     getattr(line.codec, callback)(*([None] if callback == "connection_lost" else []))
@@ -546,16 +554,20 @@ def test_an_error_in_a_callback_is_handed_back_too(line: Line, callback: str) ->
 def test_a_head_whose_reading_raises_is_a_request_all_the_same(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1.RequestHead, "read", lambda head, raw: {}[raw])
+    monkeypatch.setattr(RequestHead, "read", lambda head, raw: {}[raw])
     assert line.comes(GET) == [("crashed", KeyError)]
     assert line.exchanges[0].client is cast(object, line.codec)
 
 
 def test_an_error_of_an_idle_connection_is_counted_and_costs_it(line: Line) -> None:
     line.core.errors = []
-    line.transport.close = lambda: {}["close"]  # type: ignore[method-assign]
+
+    def raises() -> None:
+        raise Fault
+
+    line.transport.close = raises  # type: ignore[method-assign]
     line.codec.expire()
-    assert [type(error) for error in line.core.errors] == [KeyError]
+    assert [type(error) for error in line.core.errors] == [Fault]
     assert line.transport.aborted and not line.core.clients
 
 

@@ -28,7 +28,11 @@ class Pair:
     """A tunnel between two pipes, and who hears of its end."""
 
     def __init__(
-        self, near: Pipe | None = None, far: Pipe | None = None, protocol: bytes = b"", half_close: bool = True
+        self,
+        near: Pipe | None = None,
+        far: Pipe | None = None,
+        protocol: bytes = b"",
+        half_close: bool = True,
     ) -> None:
         self.core = TestCore(Timeouts(tunnel=IDLE))
         self.near = near or FakePipe(half_close)
@@ -238,12 +242,17 @@ def test_an_error_costs_both_connections_and_is_told_once(word: str) -> None:
 def test_an_error_of_who_hears_of_the_end_is_counted(pair: Pair) -> None:
     pair.core.errors = []
 
-    def raises(reason: Reason | None) -> None:
-        raise Fault
+    told: list[Reason | None] = []
 
-    pair.tunnel._over = raises
+    def raises_once(reason: Reason | None) -> None:
+        told.append(reason)
+        if len(told) == 1:
+            raise Fault
+
+    pair.tunnel._over = raises_once
     _hears(pair.client).gone(False)
     _hears(pair.server).gone(False)
+    assert told == [None, Reason.INTERNAL]
     assert len(pair.core.errors) == 1
     assert not pair.core.tunnels
 
@@ -272,22 +281,35 @@ class Heard(Told, FromPipe):
     def ready(self) -> None:
         self.hear("ready")
 
+    def crashed(self, error: Exception) -> None:
+        self.told.append(("crashed", str(error)))
 
-def _pipe(early: bytes = b"", eof: bool = False) -> tuple[ConnectionPipe, Transport, TestCore, list[object]]:
-    core, transport = TestCore(), Transport()
-    lost: list[object] = []
-    pipe = ConnectionPipe(core, cast(asyncio.Transport, transport), early, eof, lost.append)
+
+class Owned(Told):
+    """Notes what the owner of a connection is told."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As `Owner`'s; so is the next one."""
+        self.hear("lost")
+
+    def cut_off(self) -> None:
+        self.hear("cut off")
+
+
+def _pipe(early: bytes = b"", eof: bool = False) -> tuple[ConnectionPipe, Transport, TestCore, Owned]:
+    core, transport, owner = TestCore(), Transport(), Owned()
+    pipe = ConnectionPipe(core, cast(asyncio.Transport, transport), early, eof, owner)
     assert transport.protocol is pipe
-    return pipe, transport, core, lost
+    return pipe, transport, core, owner
 
 
 def test_what_came_before_anybody_listens_is_told_first() -> None:
-    pipe, transport, _, lost = _pipe(b"early ")
+    pipe, transport, _, owner = _pipe(b"early ")
     pipe.data_received(b"and more")
     assert not transport.reading
     pipe.eof_received()
     pipe.connection_lost(ConnectionResetError())
-    assert len(lost) == 1
+    assert owner.words() == ["lost"]
     heard = Heard()
     pipe.start(heard)
     assert heard.told == [("came", b"early and more"), ("ended",), ("gone", True)]
@@ -331,8 +353,7 @@ def test_half_close(half_close: bool) -> None:
 
 @pytest.mark.parametrize("word", ["came", "ended", "gone", "full", "ready"])
 def test_an_error_of_who_listens_costs_the_connection(word: str) -> None:
-    pipe, transport, core, lost = _pipe()
-    core.errors = []
+    pipe, transport, core, owner = _pipe()
     heard = Heard()
     heard.raises = word
     pipe.start(heard)
@@ -341,9 +362,19 @@ def test_an_error_of_who_listens_costs_the_connection(word: str) -> None:
     pipe.resume_writing()
     pipe.eof_received()
     pipe.connection_lost(None)
-    assert [str(error) for error in core.errors] == [word]
+    assert ("crashed", word) in heard.told
     assert transport.aborted
-    assert lost == [None]  # whatever happens, who holds the connection hears that it has ended
+    assert owner.words() == (["cut off"] if word == "gone" else ["cut off", "lost"])
+    assert core.counters[Field.INTERNAL] == 0  # who listens counts it
+
+
+def test_an_error_before_anybody_listens_is_counted() -> None:
+    pipe, transport, core, owner = _pipe()
+    errors = core.errors = []
+    owner.raises = "lost"
+    pipe.connection_lost(None)
+    assert [str(error) for error in errors] == ["lost"]
+    assert transport.aborted and owner.words() == ["lost", "cut off"]
 
 
 # Whatever the order

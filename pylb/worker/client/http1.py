@@ -175,27 +175,21 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     def _request(self, data: bytes, first: bool) -> None:
         """Read a head; ``first`` when these are the first bytes of it."""
-        kept = data
-        end = data.find(b"\r\n\r\n") + 4
-        if data[0] == _CR and data[:2] == b"\r\n":
-            # RFC 9112 §2.2: an empty line before a request line is skipped; one.
-            data = data[2:]
-            end = data.find(b"\r\n\r\n") + 4
         core = self.core
-        if end < 4:
-            limits = core.head_limits
-            self.buffer = kept
-            if len(data) > limits.line_bytes and data.find(b"\n") < 0:
-                self._refuse(Refused(414, "line_bytes"))
-            elif len(data) > limits.header_bytes:
-                self._refuse(Refused(431, "header_bytes"))
-            elif first and data:
-                self.deadline = core.now + core.timeouts.request
-                self.first_byte_ns = time.monotonic_ns()
-            return
         head = self.head
-        size = len(data)
+        end = size = len(data)
         try:
+            if data != head.raw:  # else the same again, and no body
+                kept = data
+                end = data.find(b"\r\n\r\n") + 4
+                if data[0] == _CR and data[:2] == b"\r\n":
+                    # RFC 9112 §2.2: an empty line before a request line is skipped; one.
+                    data = data[2:]
+                    end = data.find(b"\r\n\r\n") + 4
+                    size = len(data)
+                if end < 4:
+                    self._half(kept, data, first)
+                    return
             head.read(data if end == size else data[:end])
         except Refused as refused:
             if data.startswith(_HTTP2) and not head.method:
@@ -214,8 +208,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         )
         exchange = self.exchange = begin(core, self.facts, self.bind.frontend)
         if self.first_byte_ns:
-            exchange.tx.first_byte_ns = self.first_byte_ns
-            self.first_byte_ns = 0
+            self._mark(exchange)
         if head.chunked or head.content_length:
             body = self.request_body = RequestBody(head.chunked, head.content_length)
             self.body_done = False
@@ -237,6 +230,19 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if end != size:
             self.buffer = data[end:]
         exchange.request(self, head, b"", True)
+
+    def _half(self, kept: bytes, data: bytes, first: bool) -> None:
+        """The head isn't whole: keep what has come (``data`` is that without an empty line), or refuse it."""
+        core = self.core
+        limits = core.head_limits
+        self.buffer = kept
+        if len(data) > limits.line_bytes and data.find(b"\n") < 0:
+            raise Refused(414, "line_bytes")
+        if len(data) > limits.header_bytes:
+            raise Refused(431, "header_bytes")
+        if first and data:
+            self.deadline = core.now + core.timeouts.request
+            self.first_byte_ns = time.monotonic_ns()
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
@@ -262,10 +268,14 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         exchange = self.exchange
         if exchange is None:
             exchange = self.exchange = begin(self.core, self.facts, self.bind.frontend)
-            if self.first_byte_ns:
-                exchange.tx.first_byte_ns = self.first_byte_ns
-                self.first_byte_ns = 0
+            self._mark(exchange)
         return exchange
+
+    def _mark(self, exchange: Exchange) -> None:
+        """Say when the head began, which has come in pieces."""
+        exchange.plain = False
+        exchange.tx.first_byte_ns = self.first_byte_ns
+        self.first_byte_ns = 0
 
     def _refuse(self, refused: Refused) -> None:
         """Have an answer sent to what can't be understood, and close: what follows can't be trusted."""
@@ -277,7 +287,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     def _never(self, reason: Reason) -> None:
         """The connection ends within a head."""
         exchange = begin(self.core, self.facts, self.bind.frontend)
-        exchange.tx.first_byte_ns = self.first_byte_ns
+        self._mark(exchange)
         exchange.never(reason)
 
     def _become_http2(self, data: bytes) -> None:
@@ -379,7 +389,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.exchange = None
         self.deadline = math.inf
         early, self.buffer = self.buffer, b""
-        return ConnectionPipe(self.core, self.transport, early, self.eof, self.connection_lost, self.write_paused)
+        return ConnectionPipe(self.core, self.transport, early, self.eof, self, self.write_paused)
 
     def last(self) -> None:
         self.close_after = True
@@ -439,7 +449,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """
         self.deadline = self.core.now + self.core.timeouts.client
         if linger and not self.eof and not self.closed and self.transport.can_write_eof():
-            Lingering(self.core, self.transport, self.reading, self.connection_lost)
+            Lingering(self.core, self.transport, self.reading, self)
         else:
             self.transport.close()
 

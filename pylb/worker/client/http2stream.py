@@ -79,7 +79,7 @@ class Http2Stream(ClientSide, Pipe):
         # of the response
         *("_queue", "_queued", "_full", "_trailers", "_ending", "_ended"),
         # of a tunnel
-        *("tunnelled", "_listener", "_early"),
+        *("tunnelled", "_listener", "_early", "_forgotten"),
     )
 
     def __init__(self, connection: Streams, number: int) -> None:
@@ -107,6 +107,7 @@ class Http2Stream(ClientSide, Pipe):
         self._ended = False  # END_STREAM is sent
         self.tunnelled = False
         self._listener: FromPipe | None = None
+        self._forgotten = False  # the connection knows it no more
         self._early = b""  # what has come for the tunnel before there was one
 
     # From the connection: the request
@@ -385,6 +386,8 @@ class Http2Stream(ClientSide, Pipe):
     def reset(self, code: h2.errors.ErrorCodes | None) -> None:
         """End the stream from this side with an error code; None where it has ended for h2."""
         if self.closed:
+            if not self._forgotten:
+                self._over()  # an error has kept it from that
             return
         if code is not None:
             try:
@@ -398,10 +401,12 @@ class Http2Stream(ClientSide, Pipe):
         """The stream has ended, whoever has ended it."""
         self._queue = []
         self._queued = 0
-        if self._listener is not None:
-            self.core.loop.call_soon(self._listener.gone, False)  # whoever ends it need not expect the word
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self.core.loop.call_soon(listener.gone, False)  # whoever ends it need not expect the word
         self.connection.acknowledge(self.number, self._held)
         self.connection.stream_over(self.number)
+        self._forgotten = True
 
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: the request is answered with 500, or the stream ends; raises nothing."""

@@ -6,10 +6,10 @@ Floor: client side.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from pylb.worker.core import Core
 from pylb.worker.guard import guarded
+from pylb.worker.pipe import Owner
 
 
 class Lingering(asyncio.Protocol):
@@ -18,7 +18,7 @@ class Lingering(asyncio.Protocol):
 
     Args:
         reading: whether the transport is being read.
-        lost: told when the connection has ended.
+        owner: told when the connection has ended.
     """
 
     SECONDS = 1.0
@@ -28,11 +28,11 @@ class Lingering(asyncio.Protocol):
         core: Core,
         transport: asyncio.Transport,
         reading: bool,
-        lost: Callable[[Exception | None], None],
+        owner: Owner,
     ) -> None:
         self._core = core
         self._transport = transport
-        self._lost = lost
+        self._owner = owner
         transport.set_protocol(self)
         transport.write_eof()
         if not reading:
@@ -51,7 +51,7 @@ class Lingering(asyncio.Protocol):
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost(exc)
+        self._owner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Dropped."""
@@ -59,4 +59,4 @@ class Lingering(asyncio.Protocol):
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: the connection ends now."""
         self._core.internal(error)
-        self._transport.abort()
+        self._owner.cut_off()

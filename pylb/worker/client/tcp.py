@@ -112,7 +112,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.tunnelled = True  # the tunnel has the exchange from now on, and its deadline
         self.exchange = None
         early, self.buffer = self.buffer, b""
-        return ConnectionPipe(self.core, self.transport, early, self.eof, self.connection_lost)
+        return ConnectionPipe(self.core, self.transport, early, self.eof, self)
 
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         """TCP has no words for it; the connection ends."""
@@ -176,6 +176,12 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     def drain(self) -> None:
         """Likewise."""
 
+    def cut_off(self) -> None:
+        """End the connection at once, whatever state it is in."""
+        self.core.clients.discard(self)
+        if self.transport is not None:
+            self.transport.abort()
+
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: it costs the connection."""
         exchange, self.exchange = self.exchange, None
@@ -183,6 +189,4 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             exchange.crashed(error)
         else:
             self.core.internal(error)
-        self.core.clients.discard(self)
-        if self.transport is not None:
-            self.transport.abort()
+        self.cut_off()

@@ -23,14 +23,12 @@ CUT_SHORT = frozenset(
 """The ends that count as aborted, where no whole response was sent."""
 
 
-def account(core: Core, tx: Transaction, whole: bool) -> None:
-    """Count a transaction; ``whole`` when its client was sent a whole response."""
+def account(core: Core, tx: Transaction, status: int) -> None:
+    """Count a transaction; ``status`` is that of the whole response which its client was sent, or 0."""
     counters = core.counters
     counters[_REQUESTS] += 1
-    if whole:
-        response = tx.response
-        if response is not None:
-            counters[_STATUS + response.status // 100] += 1
+    if status:
+        counters[_STATUS + status // 100] += 1
     elif tx.reason in CUT_SHORT:
         counters[Field.ABORTED] += 1
     times = core.times if tx.local else tx.backend.times

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pylb.http.errors import Answer, error
+from pylb.worker.backend import Server
 from pylb.worker.transaction import Transaction
 
 
-def pick(tx: Transaction) -> Answer | None:
-    """Choose a server that was not tried yet and count the request as its; an answer when there is none."""
+def pick(tx: Transaction) -> Server | None:
+    """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
     index = backend.balancer.pick(tx.tried)
     if index is None:
-                return error(503)
+        return None
+    server = backend.servers[index]
     tx.index = index
-    server = tx.server = tx.counted = backend.servers[index]
+    tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1
-    return None
+    return server

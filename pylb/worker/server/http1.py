@@ -106,29 +106,17 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             if self.buffer:
                 data = self.buffer + data
                 self.buffer = b""
+            head_only = self.asked.method == b"HEAD"  # then there is no body, whatever the response says
             while True:
-                end = data.find(b"\r\n\r\n") + 4
-                if end < 4:
-                    if len(data) > self.core.limits.header_bytes:
-                        self._bad(exchange, "header_bytes")
-                    else:
-                        self.buffer = data
-                    return
-                raw = data[:end]
-                head_only = self.asked.method == b"HEAD"  # then there is no body, whatever the response says
-                if raw == self.raw_head and head_only is self.raw_head_only:
-                    head = self.head
+                raw = self.raw_head
+                if raw and data.startswith(raw) and head_only is self.raw_head_only:
+                    head = self.head  # the same again
+                    end = len(raw)
                 else:
-                    if end > self.core.limits.header_bytes:
-                        self._bad(exchange, "header_bytes")
+                    end = data.find(b"\r\n\r\n") + 4
+                    if not self._read(exchange, data, end, head_only):
                         return
-                    try:
-                        head = self.head = read_response(raw, head_only)
-                    except BadResponse as error:
-                        self._bad(exchange, str(error))
-                        return
-                    self.raw_head = raw
-                    self.raw_head_only = head_only
+                    head = self.head
                 if head.status >= 200:
                     break
                 if head.status == 101:
@@ -146,6 +134,25 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             self.crashed(error, exchange)
 
     # The response
+
+    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> bool:
+        """Read a head, which ends at ``end`` if that is above 3; False when there is none or a bad one."""
+        limit = self.core.limits.header_bytes
+        if end < 4 and len(data) <= limit:
+            self.buffer = data
+            return False
+        if end < 4 or end > limit:
+            self._bad(exchange, "header_bytes")
+            return False
+        raw = data[:end]
+        try:
+            self.head = read_response(raw, head_only)
+        except BadResponse as error:
+            self._bad(exchange, str(error))
+            return False
+        self.raw_head = raw
+        self.raw_head_only = head_only
+        return True
 
     def _response(self, exchange: FromServer, head: ResponseHead, data: bytes, end: int) -> None:
         """Pass on a head, and what came of the body with it."""
