@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from pylb.http.errors import Answer, Refused, error
-from pylb.http.request import IDEMPOTENT, RequestHead
+from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
@@ -28,6 +28,7 @@ from pylb.worker.core import Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend, Wait
+from pylb.worker.phases import retry
 from pylb.worker.phases.account import account
 from pylb.worker.phases.pick import pick
 from pylb.worker.reasons import Reason, in_words
@@ -39,14 +40,6 @@ from pylb.worker.tunnel import Tunnel
 _SLACK = 1.0  # seconds that a task may be late
 
 _now_ns = time.monotonic_ns
-
-# What each way of a server to fail is called in its log line, and what the client is answered.
-_FAILURES = {
-    Reason.SERVER_STALE: ("lost", 502),
-    Reason.SERVER_GONE: ("lost", 502),
-    Reason.SERVER_BAD: ("response", 502),
-    Reason.SERVER_LATE: ("late", 504),
-}
 
 
 def begin(core: Core, facts: Client, frontend: Frontend[Transaction]) -> Exchange:
@@ -191,12 +184,9 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         tx.answered_ns = 0
         self._end_state(Reason.SERVER_BAD)
-        server = tx.server
-        if server is not None:
-            server.errors += 1
-            server.failed(self.core, "response", f"bad response: {why}")
+        status = retry.failed(self.core, tx, Reason.SERVER_BAD, f"bad response: {why}")
         self._leave_server()
-        self._answer(error(502))
+        self._answer(error(status))
 
     # The way to a server
 
@@ -290,7 +280,7 @@ class Exchange(FromClient, FromServer):
                 side = await connect(core, server, self.tx)
             except (OSError, TimeoutError) as problem:
                 self.connecting = None
-                self._not_connected(server, problem)
+                self._not_connected(problem)
                 return
             self.connecting = None
             self.connects_until = math.inf
@@ -302,12 +292,12 @@ class Exchange(FromClient, FromServer):
             self.connecting = None  # this task is not to be cancelled, it ends
             self.crashed(error)
 
-    def _not_connected(self, server: Server, problem: OSError) -> None:
+    def _not_connected(self, problem: OSError) -> None:
         """Try another server, or give up."""
         core = self.core
         tx = self.tx
-        late = isinstance(problem, TimeoutError)
-        self._end_state(Reason.CONNECT_LATE if late else Reason.CONNECT_FAILED)
+        reason = Reason.CONNECT_LATE if isinstance(problem, TimeoutError) else Reason.CONNECT_FAILED
+        self._end_state(reason)
         until = self.connects_until
         self._leave_server()
         if problem.errno in OUT_OF_DESCRIPTORS:  # no server's fault, and no other one can be connected to
@@ -315,16 +305,19 @@ class Exchange(FromClient, FromServer):
             core.out_of_descriptors(problem)
             self._answer(error(503))
             return
-        server.errors += 1
-        server.failed(core, "connect", in_words(problem))
+        status = retry.failed(core, tx, reason, in_words(problem))
         tx.tried |= {tx.index}
-        if len(tx.tried) <= tx.backend.retries and len(tx.tried) < len(tx.backend.servers):
-            core.counters[Field.RETRIES] += 1
+        if retry.another(tx):
             self.connects_until = until
-            tx.reason = None
-            self._try()
+            self._try_again()
         else:
-            self._answer(error(504 if late else 503))
+            self._answer(error(status))
+
+    def _try_again(self) -> None:
+        tx = self.tx
+        tx.reason, tx.state = None, "-"
+        self.core.counters[Field.RETRIES] += 1
+        self._try()
 
     def _leave_server(self) -> None:
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
@@ -435,24 +428,14 @@ class Exchange(FromClient, FromServer):
             return
         core = self.core
         tx = self.tx
-        head = tx.head
         self.plain = False
         self._end_state(reason)
-        body = self.body
-        again = reason is Reason.SERVER_STALE and not tx.answered_ns and (body is None or body.whole)
-        if again and head is not None and head.method in IDEMPOTENT:
-            # The server closed an idle connection while the request was on its way (RFC 9112 §9.3.1).
+        if retry.same_again(tx, reason, self.body is None or self.body.whole):
             self._leave_server()
-            core.counters[Field.RETRIES] += 1
-            tx.reason = None
             tx.fresh = True
-            self._try()
+            self._try_again()
             return
-        kind, status = _FAILURES[reason]
-        counted = tx.counted
-        if counted is not None:
-            counted.errors += 1
-            counted.failed(core, kind, why)
+        status = retry.failed(core, tx, reason, why)
         if reason is Reason.SERVER_LATE:
             core.counters[Field.TIMEOUTS] += 1
         self._leave_server()
