@@ -15,14 +15,8 @@ from dataclasses import dataclass
 import httptools
 
 from pylb.http.errors import Refused
-from pylb.http.fields import TOKEN, without
-from pylb.http.requestfields import FIND, KEPT, judge, usual
-from pylb.http.requestline import IS_HOST, USUAL_LINE, read_line
-
-_NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-_UPGRADE = re.compile(TOKEN + rb"+(?:/" + TOKEN + rb"+)?")
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Methods that may be sent twice (RFC 9110 §9.2.2)."""
+from pylb.http.requestfields import edit, forwarded_element, judge, understand, usual, value_of
+from pylb.http.requestline import USUAL_LINE, read_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +26,6 @@ class HeadLimits:
     line_bytes: int = 8192
     header_bytes: int = 16384
     header_count: int = 100
-
-
-def _value(block: bytes, match: re.Match[bytes]) -> bytes:
-    """The value of a field that was found, as it came, without the white space around it."""
-    start, end = match.span(2)
-    return block[start:end].strip(b"\t ")
 
 
 class RequestHead:
@@ -114,7 +102,9 @@ class RequestHead:
             )
         self._usual = usual(limits.header_count)
         # Up to which size of a head no limit matters; 0 where no head is usual.
-        self._usual_bytes = min(limits.line_bytes, limits.header_bytes) if self._suffix else 0
+        self._usual_bytes = 0
+        if self._suffix and limits.header_count >= 3:
+            self._usual_bytes = min(limits.line_bytes, limits.header_bytes)
         self.method = b""
         self.http11 = True
         self.keep_alive = True
@@ -275,7 +265,9 @@ class RequestHead:
 
         Only where nothing unusual is added to either.
         """
-        if raw != other.raw or other._tail is not None or not self._suffix or self._limits is not other._limits:
+        if raw != other.raw or other._tail is not None or not self._suffix:
+            return False
+        if self._limits is not other._limits:
             return False
         self.method = other.method
         self.http11 = other.http11
@@ -295,94 +287,22 @@ class RequestHead:
 
         ``line`` is the request line for the server, ``authority`` what an absolute target names.
         """
-        *found, rest = FIND.finditer(block.lower())
-        if rest.start() != len(block) - 3:
-            raise Refused(400, "syntax")
-        host: bytes | None = None
-        content_length = -1
-        chunked = False
-        given: list[bytes] = []  # names that mean something, and whose fields stay as they came
-        cut: list[re.Match[bytes]] = []
-        for match in found:
-            name = match[1]
-            if name == b"host":
-                value = _value(block, match)
-                if host is not None or (value != self.host and not IS_HOST.fullmatch(value)):
-                    raise Refused(400, "host")
-                host = value
-            elif name == b"content-length":
-                value = _value(block, match)
-                if content_length >= 0 or not value.isdigit() or len(value) > 18:
-                    raise Refused(400, "content_length")
-                content_length = int(value)
-            elif name == b"transfer-encoding":
-                if chunked or match[2].strip(b"\t ") != b"chunked" or not http11:
-                    raise Refused(400, "transfer_encoding")
-                chunked = True
-            elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
-                raise Refused(417, "expect")
-            elif (
-                name == b"x-request-id"
-                or (name == b"expect" and http11)
-                or (self._trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"))
-            ):
-                given.append(name)
-            else:
-                cut.append(match)
-        if content_length >= 0 and chunked:
-            raise Refused(400, "content_length_and_transfer_encoding")
-        judge(block)
+        host, content_length, chunked, given, cut = understand(block, http11, self._trusted, self.host)
         if host is None and http11:
             raise Refused(400, "host")
         self.keep_alive = http11
         self.upgrade = b""
         self._edited = None
         if cut:
-            self._edited = line + self._edit(block, cut, http11, content_length > 0 or chunked)
+            out, self.keep_alive, self.upgrade = edit(block, cut, http11, content_length > 0 or chunked)
+            self._edited = line + out
         self._tail = None
         if not self._suffix or host is None or authority is not None:
             self._tail = self._behind(block, cut, given, host, authority)
             self._identify = self._request_id and b"x-request-id" not in given
         self.host = host
-        self.content_length = content_length if content_length > 0 else 0
+        self.content_length = content_length
         self.chunked = chunked
-
-    def _edit(self, block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> bytes:
-        """The fields for the server, each with a CRLF before it, without those that are cut.
-
-        Those are also what says whether the connection stays, and which protocol the client wants.
-        """
-        pieces: list[bytes] = []
-        end = 0
-        tokens: set[bytes] = set()
-        upgrades: list[bytes] = []
-        for match in cut:
-            pieces.append(block[end : match.start() - 1])
-            end = match.end() - 1
-            if match[1] == b"connection":
-                tokens.update(_NAMED.findall(match[2]))
-            elif match[1] == b"upgrade":
-                value = _value(block, match)
-                if value or upgrades:
-                    upgrades.append(value)
-        pieces.append(block[end:-4])
-        out = b"".join(pieces)
-        named = tokens - KEPT
-        if named:
-            out = without(out, named)
-        # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes
-        # too), and with a body it would be unclear where the other protocol begins. Of several none is taken.
-        upgrade = b", ".join(upgrades)
-        if (
-            upgrade
-            and (b"upgrade" in tokens and http11 and _UPGRADE.fullmatch(upgrade))
-            and upgrade[:2].lower() != b"h2"
-            and not body
-        ):
-            self.upgrade = upgrade
-            out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
-        self.keep_alive = b"close" not in tokens and (http11 or b"keep-alive" in tokens)
-        return out
 
     def _behind(
         self,
@@ -396,8 +316,8 @@ class RequestHead:
         forwarded_for: list[bytes] = []
         forwarded: list[bytes] = []
         if self._trusted:  # what its own fields say is continued
-            forwarded_for = [_value(block, match) for match in cut if match[1] == b"x-forwarded-for"]
-            forwarded = [_value(block, match) for match in cut if match[1] == b"forwarded"]
+            forwarded_for = [value_of(block, match) for match in cut if match[1] == b"x-forwarded-for"]
+            forwarded = [value_of(block, match) for match in cut if match[1] == b"forwarded"]
         out: list[bytes] = []
         if host is None:
             host = authority or self._host
@@ -412,13 +332,7 @@ class RequestHead:
         if b"x-forwarded-host" not in given:
             out.append(b"\r\nX-Forwarded-Host: " + host)
         if self._forwarded:
-            # RFC 7239 §6: an address, or that there is none to tell.
-            node = b"unknown" if self._client == b"unix" else self._client
-            node = b'"[%s]"' % node if b":" in node else node
-            own = b"for=%s;proto=%s" % (node, self._scheme)
-            if host:
-                own += b';host="%s"' % host
-            forwarded.append(own)
+            forwarded.append(forwarded_element(self._client, self._scheme, host))
         if forwarded:
             out.append(b"\r\nForwarded: " + b", ".join(forwarded))
         return b"".join(out)

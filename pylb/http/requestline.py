@@ -10,6 +10,8 @@ import re
 from pylb.http.errors import Refused
 from pylb.http.fields import TOKEN
 
+IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+"""Methods that may be sent twice (RFC 9110 §9.2.2)."""
 # A target is visible ASCII; a fragment has no place in it.
 _TARGET = rb"[!-\"$-~]"
 USUAL_LINE = re.compile(rb"(?!CONNECT |TRACE )(" + TOKEN + rb"{1,32}) /" + _TARGET + rb"* HTTP/1\.[01]\r\n")
