@@ -101,7 +101,6 @@ def test_which_names_a_usual_head_may_have(name: bytes) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8, 100])
 def test_as_many_fields_as_the_limit_says(count: int) -> None:
-    limits = HeadLimits(header_count=count)
     large = HeadLimits(1 << 20, 1 << 20, count)
     for host_at in (0, count // 2, count - 1):
         lines = [b"a: %50d" % number for number in range(count - 1)]
