@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import httptools
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pylb.http import request as request_module
+from pylb.http import response as response_module
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.requestfields import usual
-from tests.http.test_fields import GOOD, LINES, MEANINGFUL, ask, request
+from pylb.http.response import BadResponse, read_response
+from tests.http.test_fields import GOOD, LINES, MEANINGFUL, ask, request, response
 from tests.http.test_refusals import BAD_FIELDS
 
 _LINES = [b"GET / HTTP/1.1", b"POST /a?b HTTP/1.1", b"GET / HTTP/1.0", b"get / HTTP/1.1", b"GET /# HTTP/1.1"]
@@ -39,6 +43,27 @@ _FIELDS = [
         b"HOST: ",
     ),
 ]
+_STATUS_LINES = [
+    *(
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 404",
+        b"HTTP/1.1 599 \xe9",
+        b"HTTP/1.0 200 OK",
+        b"HTTP/1.1 204 No Content",
+    ),
+    *(
+        b"HTTP/1.1 304 Not Modified",
+        b"HTTP/1.1 101 S",
+        b"HTTP/1.1 100 C",
+        b"HTTP/1.1 600 x",
+        b"HTTP/1.1 200 \x00",
+    ),
+]
+_ANSWERS = [
+    *(*_FIELDS, b"Content-Length: 5", b"Transfer-Encoding:\tCHUNKED ", b"Transfer-Encoding: chunked\t"),
+    *(b"Connection: keep-alive\r\nKeep-Alive: timeout=5", b"keep-alive: max=9", b"Transfer-Encoding: gzip"),
+]
+_NOTHING_IS_USUAL = re.compile(rb"(?!)")
 
 
 def head(limits: HeadLimits | None = None, long_way: bool = False) -> RequestHead:
@@ -85,6 +110,33 @@ def test_a_usual_head_means_the_same_as_if_it_were_not(heads: list[tuple[bytes, 
             patch.setattr(request_module, "_last", None)
             assert ask(head(), raw) == expected
             assert ask(one, raw) == expected
+
+
+def hear(raw: bytes, head_request: bool) -> object:
+    try:
+        return read_response(raw, head_request)
+    except BadResponse:
+        return None
+
+
+@given(st.sampled_from(_STATUS_LINES), st.lists(st.sampled_from(_ANSWERS), max_size=5), st.booleans())
+@example(
+    _STATUS_LINES[0],
+    [b"A: b", b"Content-Length: 5", b"Connection: keep-alive\r\nKeep-Alive: timeout=5"],
+    False,
+)
+@example(_STATUS_LINES[0], [b"Connection: keep-alive", b"Transfer-Encoding: chunked", b"A: b"], False)
+@example(_STATUS_LINES[0], [b"Content-Length: 5", b"A: b", b"Transfer-Encoding: chunked"], False)
+@example(_STATUS_LINES[0], [b"Content-Length: 5", b"Content-Length: 5"], False)
+@example(_STATUS_LINES[0], [b"Connection: keep-alive", b"A: b", b"Keep-Alive: timeout=5"], False)
+@example(_STATUS_LINES[0], [b"Content-Length: 5"], True)
+def test_so_does_a_usual_response(line: bytes, fields: list[bytes], head_request: bool) -> None:
+    raw = response(fields, line)
+    raw = raw[: raw.index(b"\r\n\r\n") + 4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(response_module, "_USUAL", _NOTHING_IS_USUAL)
+        expected = hear(raw, head_request)
+    assert hear(raw, head_request) == expected
 
 
 @pytest.mark.parametrize("name", MEANINGFUL)
