@@ -1,10 +1,13 @@
-"""Field lines: the expression that judges them and finds those that mean something to a reader.
+"""Field lines: the expressions that judge them and find those that mean something to a reader.
 
-A head is never taken apart: one expression runs over all its lines, stops at the few whose names the reader
-has to know, and at the first that is no field line; all other bytes pass as they are. Its time is linear in
-the size of a head, whatever that says: what a repeated byte may be and what may follow it are disjoint, so
-there is one way only to match, and no repetition holds another. (Possessive quantifiers would say so too,
-but Python before 3.11.5 gets some of them wrong.)
+A head is never taken apart: one expression (`finder`) runs over all its lines, stops at the few whose names
+the reader has to know, and at the first that is no field line; all other bytes pass as they are. Of most
+heads it is known beforehand which lines that mean something they may have; the readers have an expression
+each that matches such a head as a whole, with `unlike` for all other lines.
+
+Their time is linear in the size of a head, whatever that says: what a repeated byte may be and what may
+follow it are disjoint, and so are the lines that may follow each other; there is one way only to match.
+(Possessive quantifiers stand behind single bytes only: Python before 3.11.5 gets those of groups wrong.)
 """
 
 from __future__ import annotations
