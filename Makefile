@@ -62,10 +62,15 @@ dynamic: .venv/ready peers-installed
 peers: .venv/ready peers-installed
 	.venv/bin/python -m bench.peers
 
-# More cores than this machine has, simulated.
+# The policy on traces of load, and fleets, simulated.
 model: .venv/ready
 	.venv/bin/python -m bench.model
 
 # How much Locust itself can make here.
 locust: .venv/ready peers-installed
 	.venv/bin/python -m bench.locust_ceiling
+
+# Two real guests under QEMU: a core is lent, taken back, given by preference, and returned (needs root and QEMU).
+.PHONY: vm-demo
+vm-demo: .venv/ready
+	.venv/bin/python -m bench.vm demo

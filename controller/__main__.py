@@ -8,6 +8,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.access import Access, server_tls
+from controller.act.settings import Machines, make_actor
 from controller.address import Address, parse
 from controller.client import client_tls, open_stream
 from controller.descriptors import raise_descriptor_limit
@@ -65,13 +67,14 @@ def _token(file: Path | None) -> str:
 def serve(
     context: typer.Context,
     listen: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--listen",
             metavar="ADDRESS",
-            help="Where balancers connect: unix:PATH, tcp:HOST:PORT, vsock:CID:PORT.",
+            help="Where balancers connect: unix:PATH, tcp:HOST:PORT, vsock:CID:PORT, hvsock:PATH:PORT; "
+            f"may be repeated. [default: {DEFAULT}]",
         ),
-    ] = DEFAULT,
+    ] = None,
     source: Annotated[
         str,
         typer.Option(
@@ -80,6 +83,15 @@ def serve(
             help="What knows the idle cores: measured, table:FILE, cgroups:FILE, hypervisor:FILE.",
         ),
     ] = "measured",
+    act: Annotated[
+        Path | None,
+        typer.Option(
+            "--act",
+            metavar="FILE",
+            help="Give balancers' machines preference while they are under pressure, as FILE says "
+            "(may be empty); needs the source hypervisor.",
+        ),
+    ] = None,
     token_file: TokenOption = None,
     tls_cert: CertOption = None,
     tls_key: KeyOption = None,
@@ -95,35 +107,39 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     handler = Handler(take_over())
-    address = _address(listen)
+    addresses = [_address(text) for text in listen or [DEFAULT]]
     name, _, argument = source.partition(":")
     if name not in SOURCES:
         fail(f"unknown source {name!r}; allowed: {', '.join(SOURCES)}")
     token = _token(token_file)
-    if address.kind == "tcp" and not token and not tls_ca:
+    if any(address.kind == "tcp" for address in addresses) and not token and not tls_ca:
         fail("tcp needs --token-file, or --tls-cert, --tls-key and --tls-ca: strangers get no cores")
     if bool(tls_cert) != bool(tls_key) or (tls_ca and not tls_cert):
         fail("TLS needs --tls-cert and --tls-key, and --tls-ca to check peers")
     try:
         tls = server_tls(tls_cert, tls_key, tls_ca) if tls_cert and tls_key else None
-        server = ControllerServer(SOURCES[name](argument), Access(token, tls, frozenset(allow_uid or ())))
+        knows = SOURCES[name](argument)
+        if act is not None and not isinstance(knows, Machines):
+            fail(f"--act needs --source hypervisor:FILE: the source {name} knows no machines")
+        actor = make_actor(act, knows) if act is not None and isinstance(knows, Machines) else None
+        server = ControllerServer(knows, Access(token, tls, frozenset(allow_uid or ())), actor)
     except (OSError, ValueError) as error:
         fail(str(error))
     handler.setFormatter(Formatter("controller"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
-        asyncio.run(_serve(server, address, handler))
+        asyncio.run(_serve(server, addresses, handler))
     except OSError as error:
-        fail(f"can't listen on {address}: {error.strerror or error}")
+        fail(f"can't listen on {error.filename}: {error.strerror}")
 
 
-async def _serve(server: ControllerServer, address: Address, handler: Handler) -> None:
+async def _serve(server: ControllerServer, addresses: list[Address], handler: Handler) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     raise_descriptor_limit()
-    await server.start(address)
-    logging.info("listening on %s, source %s", server.address, server.source.name)
+    await server.start(*addresses)
+    logging.info("listening on %s, source %s", ", ".join(map(str, server.addresses)), server.source.name)
     log = take_over()
     while not stop.is_set():
         log.finish()
@@ -187,7 +203,10 @@ def _show(answer: Status) -> None:
     table = Table("balancer", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("workers", "min..max", "weight", "busy", "pressure", "leased"):
         table.add_column(column, justify="right")
-    for lease in answer.leases:
+    machines = [str(lease.get("machine", lease["name"])) for lease in answer.leases]
+    if answer.source == "hypervisor" or machines != [lease["name"] for lease in answer.leases]:
+        table.add_column("machine")  # else the same as the name
+    for lease, machine in zip(answer.leases, machines, strict=True):
         table.add_row(
             str(lease["name"]),
             str(lease["workers"]),
@@ -196,8 +215,21 @@ def _show(answer: Status) -> None:
             f"{lease['busy']:.2f}",
             f"{lease['pressure']:.2f}",
             str(lease["cores"]),
+            *([machine] if len(table.columns) == 8 else []),
         )
     console.print(table)
+    for one in answer.preferred:
+        has = f"weight {one['weight']} instead of {one['usual']}" if one["weight"] else ""
+        if one["vcpus"]:
+            vcpus = ", ".join(map(str, one["vcpus"]))
+            has = f"{has}, vCPUs {vcpus} online" if has else f"vCPUs {vcpus} online"
+        problem = f" ({one['problem']})" if one["problem"] else ""
+        console.print(f"\npreferred: {one['machine']}: {has or 'not yet'}{problem}: {one['reason']}")
+    if answer.actions:
+        console.print()
+    for did in answer.actions:
+        at = time.strftime("%H:%M:%S", time.localtime(did["at"]))
+        console.print(f"{at} {did['machine']}: {did['action']}: {did['reason']}")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,8 @@ async def open_stream(
     Raises:
         OSError: it can't be reached, or TLS failed.
     """
-    if address.kind == "unix":
-        return await asyncio.open_unix_connection(sock=_connect_unix(address.host))
+    if address.path:
+        return await asyncio.open_unix_connection(sock=_connect_unix(address.path))
     if address.kind == "serial":
         return await open_serial(address.host)
     if address.kind == "tcp":

@@ -1,4 +1,4 @@
-"""The sockets that the controller listens on: bound, and a unix socket's file removed at the end."""
+"""The controller's listening sockets, of all kinds of addresses. Knows nothing of who connects."""
 
 from __future__ import annotations
 
@@ -14,37 +14,43 @@ BACKLOG = 1024  # when a controller starts anew, all balancers connect at once
 
 
 class Listening:
-    """One address, with a socket for each of what its name stands for."""
+    """Sockets that are listened on, each with its address."""
 
-    def __init__(self, address: Address, socks: list[socket.socket], made: tuple[int, int] | None) -> None:
-        self.address = address
-        """With the port that was taken, where any would do."""
-        self.socks = socks
-        self._made = made
+    def __init__(self) -> None:
+        self.sockets: dict[socket.socket, Address] = {}
+        self._made: list[tuple[str, tuple[int, int]]] = []
 
-    @classmethod
-    async def on(cls, address: Address, mode: int) -> Listening:
-        """Listen; ``mode`` is that of a unix socket's file.
+    async def add(self, address: Address, mode: int) -> Address:
+        """Listen; gives the address as it is then (a TCP port of 0 takes a free one).
+
+        Args:
+            mode: of a unix socket's file.
 
         Raises:
             OSError: the address can't be listened on.
         """
         if address.kind == "serial":
             raise OSError(errno.EOPNOTSUPP, "a serial port is the balancer's end; listen on unix:PATH")
-        if address.kind == "unix":
-            sock, made = listen_unix(address.host, mode, BACKLOG)
-            return cls(address, [sock], made)
-        if address.kind == "tcp":
+        if address.path:
+            sock, made = listen_unix(address.path, mode, BACKLOG)
+            self._made.append((address.path, made))
+            socks = [sock]
+        elif address.kind == "tcp":
             socks = await _listen_tcp(address)
-            return cls(Address("tcp", address.host, socks[0].getsockname()[1]), socks, None)
-        return cls(address, [_bound(socket.AF_VSOCK, vsock_pair(address))], None)
+            address = Address("tcp", address.host, socks[0].getsockname()[1])
+        else:
+            socks = [_bound(socket.AF_VSOCK, vsock_pair(address))]
+        self.sockets.update(dict.fromkeys(socks, address))
+        return address
 
     def close(self) -> None:
-        """Listen no more."""
-        if self._made is not None:
-            remove_own(self.address.host, self._made)
-        for sock in self.socks:
+        """Close them all, and remove the files that were made."""
+        for path, made in self._made:
+            remove_own(path, made)
+        for sock in self.sockets:
             sock.close()
+        self._made.clear()
+        self.sockets.clear()
 
 
 def _bound(family: int, where: tuple[str, int] | tuple[int, int]) -> socket.socket:

@@ -14,6 +14,7 @@ import ssl
 import time
 
 from controller.access import Access, credentials
+from controller.address import Address
 from controller.leases import Holder
 from controller.places import Places
 from controller.protocol import (
@@ -43,7 +44,7 @@ class Peer(asyncio.BufferedProtocol):
 
     Args:
         key: names it in the lease table.
-        kind: of the address that it came to.
+        address: that it came to, the listener's.
         access: who may talk to the controller.
         places: who has a place.
         sharing: whom it tells what a balancer says.
@@ -53,7 +54,7 @@ class Peer(asyncio.BufferedProtocol):
     def __init__(
         self,
         key: str,
-        kind: str,
+        address: Address,
         access: Access,
         places: Places[Peer],
         sharing: Sharing,
@@ -64,8 +65,9 @@ class Peer(asyncio.BufferedProtocol):
         """Where it comes from, for people."""
         self.pid = 0
         """The process at the other end of a unix socket; 0 where it is another kind of connection."""
+        self.placed = False
         self.opening: asyncio.Task[None] | None = None
-        self._kind = kind
+        self._address = address
         self._access = access
         self._places = places
         self._sharing = sharing
@@ -89,7 +91,7 @@ class Peer(asyncio.BufferedProtocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's are no asyncio.Transport
         access = self._access
         try:
-            if self._kind == "unix":
+            if self._address.path:
                 pid, uid = credentials(transport.get_extra_info("socket"))
                 self.pid, self.who = pid, f"process {pid}, user {uid}"
                 # When the other end has gone, the kernel says so. A machine's port without a balancer stays.
@@ -102,7 +104,7 @@ class Peer(asyncio.BufferedProtocol):
             self.who = ":".join(str(part) for part in name[:2]) if isinstance(name, tuple) else str(name)
             if access.tls is not None and access.tls.verify_mode is ssl.CERT_REQUIRED:
                 self._trust()  # the handshake has checked the certificate
-            elif self._kind == "vsock" and not access.token:
+            elif self._address.kind == "vsock" and not access.token:
                 self._trust()  # only this host's guests can reach it
         except ProtocolError as error:
             self._send(Error(error.code, error.message))

@@ -106,7 +106,10 @@ class StatusRequest:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Controller: source, cores and leases. Each lease has name, workers, busy, pressure, cores."""
+    """Controller: source, cores and leases. Each lease has name, workers, busy, pressure, cores.
+
+    ``preferred`` has the machines for which the host acts now, ``actions`` what it did lately.
+    """
 
     type: ClassVar[str] = "status_answer"
     source: str
@@ -114,6 +117,8 @@ class Status:
     idle_cores: float
     leases: list[dict[str, Any]] = field(default_factory=list)
     per_cpu_idle: list[float] = field(default_factory=list)
+    preferred: list[dict[str, Any]] = field(default_factory=list)
+    actions: list[dict[str, Any]] = field(default_factory=list)
 
 
 Message = Hello | Report | Grant | Error | StatusRequest | Status
@@ -168,6 +173,8 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "usable_cores": ("a number of cores from 0", _number(0, MAX_CORES)),
     "leases": ("a list", lambda value: isinstance(value, list)),
     "per_cpu_idle": ("a list", lambda value: isinstance(value, list)),
+    "preferred": ("a list", lambda value: isinstance(value, list)),
+    "actions": ("a list", lambda value: isinstance(value, list)),
 }
 
 

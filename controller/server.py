@@ -13,6 +13,7 @@ import socket
 import time
 
 from controller.access import Access, server_tls
+from controller.act.actor import Actor
 from controller.address import Address
 from controller.descriptors import places_at_hand, raise_descriptor_limit
 from controller.leases import LeaseTable
@@ -33,22 +34,25 @@ log = logging.getLogger("controller")
 
 
 class ControllerServer:
-    """Serves one source to many balancers."""
+    """Serves one source to many balancers; ``actor`` acts for those under pressure, where that is wanted."""
 
-    def __init__(self, source: Source, access: Access | None = None) -> None:
+    def __init__(self, source: Source, access: Access | None = None, actor: Actor | None = None) -> None:
         self.source = source
         self.access = access or Access()
         self.places: Places[Peer] = Places()
-        self._sharing = Sharing(source, lambda: self.places.all())
-        self._listening: Listening | None = None
+        self.addresses: list[Address] = []
+        """Where it listens, with the ports that were taken."""
+        self._actor = actor
+        self._sharing = Sharing(source, lambda: self.places.all(), actor)
+        self._listening = Listening()
         self._ticking: asyncio.Task[None] | None = None
         self._keys = 0
         self._buffer = bytearray(READ)
 
     @property
     def address(self) -> Address | None:
-        """Where it listens, with the port that was taken; None before the start."""
-        return None if self._listening is None else self._listening.address
+        """The first one of `addresses`."""
+        return self.addresses[0] if self.addresses else None
 
     @property
     def table(self) -> LeaseTable:
@@ -59,32 +63,44 @@ class ControllerServer:
         """All there is to see."""
         return self._sharing.status()
 
-    async def start(self, address: Address) -> None:
-        """Listen on ``address`` (a TCP port of 0 takes a free one; see ``self.address``).
+    async def start(self, *addresses: Address) -> None:
+        """Listen on all of them (a TCP port of 0 takes a free one; see `addresses`).
 
         Raises:
-            OSError: the address can't be listened on.
+            OSError: one can't be listened on, and then none is; its ``filename`` is the address.
         """
-        loop = asyncio.get_running_loop()
-        # With other users the peer's credentials decide.
-        self._listening = await Listening.on(address, 0o666 if self.access.uids else 0o600)
+        mode = 0o666 if self.access.uids else 0o600  # with other users the peer's credentials decide
+        for address in addresses:
+            try:
+                self.addresses.append(await self._listening.add(address, mode))
+            except OSError as error:
+                self._stop_listening()
+                raise OSError(error.errno, error.strerror or str(error), str(address)) from None
         self.places = Places(*places_at_hand())
-        for sock in self._listening.socks:
+        loop = asyncio.get_running_loop()
+        for sock in self._listening.sockets:
             loop.add_reader(sock, self._accept, sock)
         self._ticking = loop.create_task(self._tick_forever())
+        if self._actor is not None:
+            self._actor.start()
+
+    def _stop_listening(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sock in self._listening.sockets:
+            loop.remove_reader(sock)
+        self._listening.close()
+        self.addresses.clear()
 
     async def close(self) -> None:
         """Stop listening and let every peer go."""
         if self._ticking is not None:
             self._ticking.cancel()
         self._sharing.cancel()
-        if self._listening is not None:
-            loop = asyncio.get_running_loop()
-            for sock in self._listening.socks:
-                loop.remove_reader(sock)
-            self._listening.close()
+        self._stop_listening()
         for peer in self.places.all():
             peer.drop()
+        if self._actor is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._actor.close)
 
     def _accept(self, listener: socket.socket) -> None:
         """Take one connection; its place is a stranger's until it has shown who it is."""
@@ -99,17 +115,17 @@ class ControllerServer:
             return  # else: it left again
         sock.setblocking(False)
         self._keys += 1
-        assert self.address is not None
-        key, kind = f"peer-{self._keys}", self.address.kind
-        peer = Peer(key, kind, self.access, self.places, self._sharing, self._buffer)
+        address = self._listening.sockets[listener]
+        key = f"peer-{self._keys}"
+        peer = Peer(key, address, self.access, self.places, self._sharing, self._buffer)
         gone = self.places.come(peer)
         if gone is not None:
             gone.drop()
-        peer.opening = loop.create_task(self._open(peer, sock))
+        peer.opening = loop.create_task(self._open(peer, sock, address))
         peer.opening.add_done_callback(lambda task: self._opened(peer, sock, task))
 
-    async def _open(self, peer: Peer, sock: socket.socket) -> None:
-        tls = self.access.tls if self.address is not None and self.address.kind == "tcp" else None
+    async def _open(self, peer: Peer, sock: socket.socket, address: Address) -> None:
+        tls = self.access.tls if address.kind == "tcp" else None
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: peer,
             sock,

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from controller.act.actor import Actor
+from controller.act.policy import Balancer
 from controller.leases import Holder, LeaseTable
 from controller.protocol import Hello, Report, Status
 from controller.sources import Hosting, Source
@@ -32,6 +35,8 @@ class Leaseholder(Protocol):
     """Where it comes from, for people."""
     pid: int
     """The process at the other end of a unix socket; 0 where it is another kind of connection."""
+    placed: bool
+    """Whether its machine is known."""
 
     def grant(self, holder: Holder, now: float) -> None:
         """What it holds after a sharing."""
@@ -43,10 +48,14 @@ class Sharing:
     Args:
         source: what knows the idle cores.
         everybody: gives all peers, in the order in which the status names them.
+        actor: acts for those under pressure, where that is wanted.
     """
 
-    def __init__(self, source: Source, everybody: Callable[[], Sequence[Leaseholder]]) -> None:
+    def __init__(
+        self, source: Source, everybody: Callable[[], Sequence[Leaseholder]], actor: Actor | None = None
+    ) -> None:
         self.source = source
+        self._actor = actor
         self.table = LeaseTable()
         self._everybody = everybody
         self._host = source if isinstance(source, Hosting) else None
@@ -62,6 +71,8 @@ class Sharing:
         except Exception as error:
             self._say(f"source {self.source.name}: {error!r}")
         self.share()
+        for peer in self._everybody():
+            self._place(peer)
 
     def changed(self) -> None:
         """Something came that the leases depend on: share soon, once for all that comes until then."""
@@ -83,12 +94,37 @@ class Sharing:
         except Exception as error:  # grants run out
             self._say(f"source {source.name}: {error!r}")
             self.table.expire(now)
+            self._act(now, {})
             return
         self.table.settle(now, capacity, idle, usable, bounds, needs)
+        self._act(now, needs)
         for peer in self._everybody():
             holder = self.table.holders.get(peer.key)
             if holder is not None:
                 peer.grant(holder, now)
+
+    def _act(self, now: float, needs: Mapping[str, tuple[float, float]]) -> None:
+        """Have the host act for those that hold a lease, by their last reports."""
+        if self._actor is None:
+            return
+        seen = []
+        for holder in self.table.holders.values():
+            if holder.machine in needs:
+                used, need = needs[holder.machine]
+                report, cores = holder.report, holder.cores + holder.idle
+                waited = max(0.0, need - used)
+                who = holder.machine, holder.hello.name
+                seen.append(Balancer(*who, report.workers, report.pressure, cores, used, waited))
+        self._actor.look(now, seen)
+
+    def _place(self, peer: Leaseholder) -> None:
+        """Ask again for the machine of a balancer that had none: it, or the source, may have just begun."""
+        holder = self.table.holders.get(peer.key)
+        if self._host is None or holder is None or peer.placed or not peer.pid:
+            return
+        if (machine := self._host.machine(peer.pid)) is not None:
+            holder.machine = machine
+            peer.placed = True
 
     def greeted(self, peer: Leaseholder, hello: Hello) -> None:
         """A balancer has said who it is."""
@@ -103,7 +139,9 @@ class Sharing:
         machine = None
         if self._host is not None:
             # Never by what it says: it would get another one's cores. Without a machine it gets one core.
-            machine = self._host.machine(peer.pid) or f"no machine: {peer.who}"
+            machine = self._host.machine(peer.pid)
+            peer.placed = machine is not None
+            machine = machine or f"no machine: {peer.who}"
         self.table.join(peer.key, hello, time.monotonic(), machine)
         self.changed()
 
@@ -143,7 +181,11 @@ class Sharing:
             if (holder := self.table.holders.get(peer.key)) is not None
         ]
         source = self.source
-        return Status(source.name, source.usable(), round(source.idle(), 3), leases, source.per_cpu())
+        idle = round(source.idle(), 3)
+        status = Status(source.name, source.usable(), idle, leases, source.per_cpu())
+        if self._actor is None:
+            return status
+        return replace(status, preferred=self._actor.preferred, actions=self._actor.actions)
 
     def cancel(self) -> None:
         """Forget the sharing that is due, if one is."""

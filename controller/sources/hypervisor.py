@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from controller.sources.libvirtreader import LibvirtReader
-from controller.sources.machines import Facts, Machine, Rates, may_use
+from controller.sources.machines import Facts, Rates, may_use
 from controller.sources.procreader import ProcReader
 from controller.sources.table import read_document
 
@@ -40,6 +40,9 @@ class Reader(Protocol):
 
     def machine(self, pid: int) -> str | None:
         """The name of the machine that a process runs."""
+
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine; may be asked from another thread."""
 
 
 READERS: dict[str, Callable[[], Reader]] = {"proc": ProcReader, "libvirt": LibvirtReader}
@@ -89,6 +92,10 @@ class HypervisorSource:
     def machine(self, pid: int) -> str | None:
         return self._reader.machine(pid)
 
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine; may be asked from another thread."""
+        return self._reader.process(machine)
+
     def idle(self) -> float:
         if self._now - self._facts_at > FRESH:
             return 0.0
@@ -124,14 +131,19 @@ class HypervisorSource:
         if self._now - self._facts_at > FRESH:
             return float(sum(math.ceil(machine.run) for machine in mine))  # what they have, and nothing new
         others = [machine for name, machine in machines.items() if name not in balancers]
-        found = may_use(mine, others, self._host(), self._of_the_host(machines.values()))
+        found = may_use(mine, others, self._host(), self._of_the_host(balancers))
         self._known[names, balancers] = found
         return found
 
-    def _of_the_host(self, machines: Collection[Machine]) -> float:
-        """Cores that run something else than a vCPU."""
+    def _of_the_host(self, balancers: frozenset[str]) -> float:
+        """Cores that run something else than a vCPU.
+
+        What the balancers' own network costs isn't counted: the more they had to do, the less they could use.
+        """
         busy = sum(1.0 - idle for cpu, idle in self._rates.idle.items() if cpu in self._host())
-        return max(0.0, busy - sum(machine.run for machine in machines))
+        for name, machine in self._rates.machines.items():
+            busy -= machine.run + (machine.beside if name in balancers else 0.0)
+        return max(0.0, busy)
 
 
 def cpu_list(file: Path, text: object) -> frozenset[int]:

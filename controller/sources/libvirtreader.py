@@ -4,9 +4,10 @@ libvirtd may stand still, and a call with it, for ever: so it is asked in a thre
 last stays, with its time; whoever reads decides what old facts are worth. A call that takes too long is left
 to itself, and another thread connects anew.
 
-Sources: virConnectGetAllDomainStats (``vcpu.N.time`` and ``vcpu.N.delay`` in nanoseconds; the latter is when
-a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and virDomainGetSchedulerParameters of the
-reference; the QEMU driver keeps a machine's pid in ``/run/libvirt/qemu/NAME.pid``.
+Sources: virConnectGetAllDomainStats (``cpu.time``, ``vcpu.N.time`` and ``vcpu.N.delay`` in nanoseconds; the
+last is when a vCPU could have run and got no CPU), virDomainGetVcpuPinInfo and
+virDomainGetSchedulerParameters of the reference; the QEMU driver keeps a machine's pid in
+``/run/libvirt/qemu/NAME.pid``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +39,7 @@ def _connect() -> Any:
         import libvirt
     except ImportError:
         raise OSError("libvirt's module for Python is missing: install libvirt-python") from None
+    libvirt.registerErrorHandler(lambda context, error: None, None)  # else it prints what it raises
     return libvirt.openReadOnly("qemu:///system")
 
 
@@ -93,6 +96,13 @@ class LibvirtReader:
                     return name
         return None
 
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine."""
+        with contextlib.suppress(OSError, ValueError):
+            if "/" not in machine:
+                return int((self._pids / f"{machine}.pid").read_text())
+        return None
+
     def close(self) -> None:
         """Let the thread end."""
         self._turn = -1
@@ -133,13 +143,15 @@ class LibvirtReader:
     ) -> Facts:
         at = time.monotonic()
         idle = host_idle(self._stat)
-        # VIR_DOMAIN_STATS_VCPU; VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE and _NOWAIT: a machine with a job
-        # under way gives what is known of it.
-        answers = connection.getAllDomainStats(1 << 3, 1 << 0 | 1 << 29)
+        # VIR_DOMAIN_STATS_CPU_TOTAL and _VCPU; VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE and _NOWAIT: a
+        # machine with a job under way gives what is known of it.
+        answers = connection.getAllDomainStats(1 << 1 | 1 << 3, 1 << 0 | 1 << 29)
         machines = {}
         for domain, stats in answers:
             name = domain.name()
-            if name not in settings or at - settings[name][0] > REFRESH:
+            known = settings.get(name)
+            # A vCPU that was plugged in is not among the pins yet.
+            if known is None or at - known[0] > REFRESH or len(known[1][0]) < _vcpus(stats):
                 settings[name] = at, self._settings(domain, stats)
             machines[name] = machine_facts(stats, *settings[name][1])
         for gone in settings.keys() - machines.keys():
@@ -149,7 +161,10 @@ class LibvirtReader:
     def _settings(self, domain: Any, stats: Mapping[str, Any]) -> tuple[list[frozenset[int]], float, float]:
         """Per vCPU the CPUs that it may run on, then cap and weight."""
         pins = [frozenset(cpu for cpu, allowed in enumerate(pin) if allowed) for pin in domain.vcpuPinInfo(1)]
-        scheduler = domain.schedulerParameters()
+        try:
+            scheduler = domain.schedulerParameters()
+        except Exception:  # libvirtError: no cgroup holds it, so nothing caps or prefers it
+            scheduler = {}
         cap = math.inf
         for quota, period, times in (
             ("vcpu_quota", "vcpu_period", int(stats.get("vcpu.current", len(pins)))),
@@ -160,15 +175,20 @@ class LibvirtReader:
         return pins, cap, float(scheduler.get("cpu_shares") or self._usual) * 100 / self._usual
 
 
+def _vcpus(stats: Mapping[str, Any]) -> int:
+    """How many vCPUs a machine has, by the largest number of one."""
+    numbers = [int(key.split(".")[1]) for key in stats if re.fullmatch(r"vcpu\.\d+\.time", key)]
+    return max(numbers, default=-1) + 1
+
+
 def machine_facts(
     stats: Mapping[str, Any], pins: list[frozenset[int]], cap: float, weight: float
 ) -> MachineFacts:
     """What `virConnectGetAllDomainStats` says of one machine."""
     vcpus = {}
-    for key, value in stats.items():
-        words = key.split(".")
-        if len(words) == 3 and words[0] == "vcpu" and words[2] == "time" and words[1].isdigit():
-            number = int(words[1])
-            wait = int(stats.get(f"vcpu.{number}.delay", 0))
-            vcpus[number] = VcpuFacts(int(value), wait, pins[number] if number < len(pins) else frozenset())
-    return MachineFacts(vcpus, cap, weight)
+    for number in range(_vcpus(stats)):
+        run, wait = stats.get(f"vcpu.{number}.time"), int(stats.get(f"vcpu.{number}.delay", 0))
+        if run is not None:  # else it is not there, or offline
+            vcpus[number] = VcpuFacts(int(run), wait, pins[number] if number < len(pins) else frozenset())
+    beside = int(stats.get("cpu.time", 0)) - sum(vcpu.run for vcpu in vcpus.values())
+    return MachineFacts(vcpus, cap, weight, beside if "cpu.time" in stats else 0)

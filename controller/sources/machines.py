@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _EPSILON = 1e-9
 _PRECISION = 0.005  # cores
 
 
-@dataclass(frozen=True, slots=True)
-class VcpuFacts:
+class VcpuFacts(NamedTuple):  # which is made in half the time of a frozen dataclass
     """Nanoseconds that a vCPU ran, and that it could have run and got no CPU; the CPUs that it may run on."""
 
     run: int
@@ -28,11 +28,15 @@ class VcpuFacts:
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """``vcpus`` by a number that stays; ``cap`` in cores; ``weight`` as cpu.weight of cgroups has it."""
+    """``vcpus`` by a number that stays; ``cap`` in cores; ``weight`` as cpu.weight of cgroups has it.
+
+    ``beside`` has the nanoseconds that the machine's process ran beside its vCPUs: its network and disks.
+    """
 
     vcpus: Mapping[int, VcpuFacts]
     cap: float = math.inf
     weight: float = 100.0
+    beside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,7 @@ class Facts:
     idle: Mapping[int, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Vcpu:
+class Vcpu(NamedTuple):
     """What it runs and waits now, in cores."""
 
     run: float
@@ -60,10 +63,12 @@ class Machine:
     vcpus: Sequence[Vcpu]
     cap: float = math.inf
     weight: float = 100.0
+    beside: float = 0.0
+    """Cores that its process uses beside the vCPUs."""
 
     @property
     def run(self) -> float:
-        """Cores that it uses."""
+        """Cores that its vCPUs use."""
         return sum(vcpu.run for vcpu in self.vcpus)
 
     @property
@@ -94,15 +99,13 @@ class Rates:
         self._last = facts
         keep = 0.5 ** (elapsed / self._half_life)
 
-        def smooth(before: float | None, now: float) -> float:
-            now = min(1.0, max(0.0, now))
-            return now if before is None else keep * before + (1 - keep) * now
-
-        self.idle = {
-            cpu: smooth(self.idle.get(cpu), (idle - last.idle[cpu]) / elapsed)
-            for cpu, idle in facts.idle.items()
-            if cpu in last.idle
-        }
+        new, nanoseconds = 1 - keep, 1e9 * elapsed
+        idle: dict[int, float] = {}
+        for cpu, seconds in facts.idle.items():
+            if cpu in last.idle:
+                share = min(1.0, max(0.0, (seconds - last.idle[cpu]) / elapsed))
+                idle[cpu] = keep * self.idle.get(cpu, share) + new * share
+        self.idle = idle
         machines: dict[str, Machine] = {}
         seen: dict[tuple[str, int], Vcpu] = {}
         for name, machine in facts.machines.items():
@@ -113,19 +116,23 @@ class Rates:
                 if before is None:  # has just come: nothing is known of it
                     vcpus.append(Vcpu(0.0, 0.0, vcpu.cpus))
                     continue
-                run, wait = vcpu.run - before.run, vcpu.wait - before.wait
-                was = self._vcpus.get((name, number))
-                vcpus.append(
-                    Vcpu(
-                        smooth(was.run if was is not None else None, run / 1e9 / elapsed),
-                        smooth(was.wait if was is not None else None, wait / 1e9 / elapsed),
-                        vcpu.cpus,
-                    )
-                )
-                seen[name, number] = vcpus[-1]
-            machines[name] = Machine(vcpus, machine.cap, machine.weight)
+                run = min(1.0, max(0.0, (vcpu.run - before.run) / nanoseconds))
+                wait = min(1.0, max(0.0, (vcpu.wait - before.wait) / nanoseconds))
+                if (was := self._vcpus.get((name, number))) is not None:
+                    run, wait = keep * was.run + new * run, keep * was.wait + new * wait
+                now = seen[name, number] = Vcpu(run, wait, vcpu.cpus)
+                vcpus.append(now)
+            beside = self._beside(name, machine, known, elapsed, keep)
+            machines[name] = Machine(vcpus, machine.cap, machine.weight, beside)
         self._vcpus = seen
         self.machines = machines
+
+    def _beside(
+        self, name: str, machine: MachineFacts, before: MachineFacts | None, elapsed: float, keep: float
+    ) -> float:
+        now = 0.0 if before is None else max(0.0, (machine.beside - before.beside) / 1e9 / elapsed)
+        known = self.machines.get(name)
+        return now if known is None else keep * known.beside + (1 - keep) * now
 
 
 class _Host:

@@ -16,12 +16,12 @@ _SHORTEST = 0.1
 """Seconds without which nothing is known yet: the kernel counts in hundredths."""
 
 
-def _read_times() -> list[tuple[float, float]]:
-    """(idle, total) seconds of every CPU since boot. I/O wait is idle: the core is free to compute.
+def _read_times() -> list[tuple[float, ...]]:
+    """(idle, total, interrupts) seconds of every CPU since boot. I/O wait is idle: the core is free.
 
     Where the kernel doesn't tell (no ``/proc``), no core is known to be idle, and balancers don't grow.
     """
-    times = []
+    times: list[tuple[float, ...]] = []
     try:
         cpus = psutil.cpu_times(percpu=True)
     except OSError:
@@ -30,16 +30,19 @@ def _read_times() -> list[tuple[float, float]]:
         idle = cpu.idle + getattr(cpu, "iowait", 0.0)
         # guest time is counted in user time already (man 5 proc).
         total = sum(cpu) - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0)
-        times.append((idle, total))
+        times.append((idle, total, getattr(cpu, "irq", 0.0) + getattr(cpu, "softirq", 0.0)))
     return times
 
 
 class MeasuredSource:
     """CPUs of the affinity mask that idle, within the cgroup's quota.
 
+    Time in interrupts belongs to whoever causes them. It can be a quarter of a balancer's core (network), and
+    is counted as its use, in proportion to what it uses of the time that is no interrupt's.
+
     Args:
         half_life: seconds after which a measurement counts half.
-        read: gives (idle, total) seconds per CPU, for tests.
+        read: gives (idle, total) seconds per CPU, and those in interrupts, for tests.
         usable: gives the cores that may be used, for tests.
     """
 
@@ -48,7 +51,7 @@ class MeasuredSource:
     def __init__(
         self,
         half_life: float = HALF_LIFE,
-        read: Callable[[], Sequence[tuple[float, float]]] = _read_times,
+        read: Callable[[], Sequence[tuple[float, ...]]] = _read_times,
         usable: Callable[[], float] = usable_cores,
         mask: Callable[[], set[int]] = lambda: os.sched_getaffinity(0),
     ) -> None:
@@ -59,24 +62,37 @@ class MeasuredSource:
         self._last = list(read())
         self._last_time: float | None = None
         self._idle: list[float] = [0.0] * len(self._last)
+        self._interrupts: list[float] = [0.0] * len(self._last)
         self._started = False
+        self._new: set[int] = set()
+        """CPUs that have come and were not measured yet."""
 
     def sample(self, now: float) -> None:
         times = list(self._read())
         if len(times) != len(self._last):  # a CPU came or went
             # What is known of the others stays: else all of them would look used for a moment.
+            here = range(len(self._last), len(times)) if self._started else range(0)
+            self._new = {*here, *(cpu for cpu in self._new if cpu < len(times))}
             self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
+            self._interrupts = (self._interrupts + [0.0] * len(times))[: len(times)]
             return
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
         keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0
         moved = False
-        for cpu, (idle, total) in enumerate(times):
-            idle_before, total_before = self._last[cpu]
-            if total - total_before <= (0.0 if self._started else _SHORTEST):
+        for cpu, (idle, total, *more) in enumerate(times):
+            idle_before, total_before, *more_before = self._last[cpu]
+            new = not self._started or cpu in self._new
+            if total - total_before <= (_SHORTEST if new else 0.0):
                 continue
             moved = True
             share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
-            self._idle[cpu] = keep * self._idle[cpu] + (1 - keep) * share
+            # Of one that has just come online what it was before says nothing.
+            self._idle[cpu] = share if new else keep * self._idle[cpu] + (1 - keep) * share
+            self._new.discard(cpu)
+            if more and more_before:
+                interrupts = min(1.0 - share, max(0.0, (more[0] - more_before[0]) / (total - total_before)))
+                before = self._interrupts[cpu]
+                self._interrupts[cpu] = interrupts if new else keep * before + (1 - keep) * interrupts
         if moved:
             self._last, self._last_time, self._started = times, now, True
 
@@ -87,7 +103,15 @@ class MeasuredSource:
 
     def capacity(self, used: Mapping[str, float]) -> float:
         # How much of a core is idle may be rounded by whoever shares it out; what a quota allows is known.
-        return min(self.idle() + sum(used.values()), float(whole_cores(self.usable())))
+        theirs = self._with_interrupts(sum(used.values()))
+        return min(self.idle() + theirs, float(whole_cores(self.usable())))
+
+    def _with_interrupts(self, used: float) -> float:
+        """What balancers use, with the part of the interrupts' time that falls to them."""
+        mask = [cpu for cpu in self._mask() if cpu < len(self._idle)]
+        interrupts = sum(self._interrupts[cpu] for cpu in mask)
+        processes = len(mask) - sum(self._idle[cpu] for cpu in mask) - interrupts
+        return used + interrupts * min(1.0, used / processes) if processes > 0 else used
 
     def usable(self) -> float:
         return self._usable()

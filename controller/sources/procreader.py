@@ -11,17 +11,18 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller.sources.machines import Facts, MachineFacts, VcpuFacts
-from controller.sources.quota import cgroup_quota
+from controller.sources.quota import quota_of, small_file
 
 RESCAN = 1.0
 """Seconds after which new machines and threads are looked for; masks, caps and weights are read in turns."""
 _LOOKS = 5  # times that a process is looked at before it counts as no machine
 _VCPU = re.compile(r"(?:CPU |fc_vcpu |vcpu)(\d+)(?:/(?:KVM|TCG))?$|ALL CPUs/TCG$")
+_MACHINES_GROUP = re.compile(r"(.*?\.(?:scope|libvirt-qemu))/")
 _VMM = ("qemu", "kvm", "firecracker", "cloud-hyp")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -37,6 +38,8 @@ class _Thread:
 @dataclass(slots=True)
 class _Process:
     name: str
+    file: int
+    """Descriptor of its stat."""
     cap: float = math.inf
     weight: float = 100.0
     threads: dict[int, _Thread] = field(default_factory=dict)
@@ -83,10 +86,8 @@ class ProcReader:
 
     def close(self) -> None:
         """Close all descriptors."""
-        for process in self._machines.values():
-            for thread in process.threads.values():
-                os.close(thread.file)
-        self._machines.clear()
+        for pid in list(self._machines):
+            self._forget(pid)
         os.close(self._stat)
 
     def machine(self, pid: int) -> str | None:
@@ -95,6 +96,13 @@ class ProcReader:
             self._look(pid)
         process = self._machines.get(pid)
         return None if process is None else process.name
+
+    def process(self, machine: str) -> int | None:
+        """The process that runs a machine."""
+        for pid, process in list(self._machines.items()):  # asked from another thread, too
+            if process.name == machine:
+                return pid
+        return None
 
     def read(self, now: float) -> Facts:
         """What is so now."""
@@ -118,7 +126,8 @@ class ProcReader:
                     continue
                 vcpus[number] = VcpuFacts(int(run), int(wait), thread.cpus)
             if vcpus:
-                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight)
+                beside = _used(process.file) - sum(vcpu.run for vcpu in vcpus.values())
+                machines[process.name] = MachineFacts(vcpus, process.cap, process.weight, beside)
             else:
                 self._forget(pid)
         return Facts(now, machines, host_idle(self._stat))
@@ -145,14 +154,15 @@ class ProcReader:
     def _look(self, pid: int) -> None:
         """Whether a process is a machine, and which vCPUs it has."""
         with contextlib.suppress(OSError, ValueError):  # it may end at any time
-            if (self._proc / f"{pid}/comm").read_text().startswith(_VMM):
+            if small_file(f"{self._proc}/{pid}/comm").startswith(_VMM):
                 self._look_at_threads(pid)
 
     def _look_at_threads(self, pid: int) -> None:
         links = self._links(pid)
         found: dict[int, int] = {}
-        for tid in sorted(map(int, os.listdir(self._proc / f"{pid}/task"))):
-            match = _VCPU.match((self._proc / f"{pid}/task/{tid}/comm").read_text().rstrip("\n"))
+        tasks = f"{self._proc}/{pid}/task"
+        for tid in sorted(map(int, os.listdir(tasks))):
+            match = _VCPU.match(small_file(f"{tasks}/{tid}/comm").rstrip("\n"))
             if match is not None:
                 found.setdefault(int(match[1] or 0), tid)
         if not found:
@@ -161,7 +171,9 @@ class ProcReader:
         if process is None:
             taken = {other.name for other in self._machines.values()}
             name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
-            process = self._machines[pid] = _Process(name if name not in taken else f"{name} ({pid})")
+            file = os.open(self._proc / f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            process = _Process(name if name not in taken else f"{name} ({pid})", file)
+            self._machines[pid] = process
         process.links = links
         for number, tid in found.items():
             cpus = frozenset(self._affinity(tid))
@@ -172,16 +184,38 @@ class ProcReader:
             if known is not None:
                 os.close(known.file)
                 del process.threads[number]
-            file = os.open(self._proc / f"{pid}/task/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(f"{tasks}/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             process.threads[number] = _Thread(tid, file, cpus)
-        cgroup = self._proc / f"{pid}/cgroup"
-        quota = cgroup_quota(self._cgroups, cgroup)
-        process.cap = math.inf if quota is None else quota
-        process.weight = cgroup_weight(self._cgroups, cgroup)
+        process.cap = self._cap(pid, found.values())
+        process.weight = cgroup_weight(self._cgroups, Path(f"{self._proc}/{pid}/cgroup"))
+
+    def _cap(self, pid: int, vcpus: Collection[int]) -> float:
+        """Cores that a machine's vCPUs may use: by the quota of its cgroup, and by those of their own ones.
+
+        (The main thread's says nothing: libvirt keeps it in a cgroup beside the vCPUs'.)
+        """
+        groups = [small_file(f"{self._proc}/{pid}/task/{tid}/cgroup") for tid in vcpus]
+        whole = "\n".join(map(_machines, groups[0].split("\n")))
+        quotas = {text: quota_of(self._cgroups, text) for text in {whole, *groups}}
+        if all(quota is None for quota in quotas.values()):
+            return math.inf
+        known = {text: math.inf if quota is None else quota for text, quota in quotas.items()}
+        return min(known[whole], sum(min(1.0, known[text]) for text in groups))
 
     def _forget(self, pid: int) -> None:
-        for thread in self._machines.pop(pid).threads.values():
+        process = self._machines.pop(pid)
+        os.close(process.file)
+        for thread in process.threads.values():
             os.close(thread.file)
+
+
+def _used(stat: int) -> int:
+    """Nanoseconds that a process has run with all its threads, by its ``stat`` (man 5 proc); 0 at its end."""
+    try:
+        fields = os.pread(stat, 1000, 0).rpartition(b")")[2].split(None, 13)
+        return (int(fields[11]) + int(fields[12])) * (1_000_000_000 // _TICKS)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def machine_name(cmdline: bytes) -> str:
@@ -197,28 +231,45 @@ def machine_name(cmdline: bytes) -> str:
 
 
 def cgroup_weight(root: Path, proc: Path) -> float:
-    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual).
-
-    libvirt's cgroups of emulator and vCPUs lie within the machine's, whose name ends in ``.scope``.
-    """
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return 100.0
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        end = path.find(".scope/")
-        path = path if end < 0 else path[: end + len(".scope")]
-        with contextlib.suppress(OSError, ValueError):
-            if not controllers:
-                for base in (root, root / "unified"):
-                    file = base / path.lstrip("/") / "cpu.weight"
-                    if file.exists():
-                        return float(file.read_text())
-            elif "cpu" in controllers.split(","):
-                # 1024 shares of version 1 are as usual as a weight of 100.
-                for mount in (controllers, "cpu", "cpu,cpuacct"):
-                    file = root / mount / path.lstrip("/") / "cpu.shares"
-                    if file.exists():
-                        return float(file.read_text()) * 100 / 1024
+    """The CPU weight of a process's cgroup, in cgroup v2's measure (100 is usual)."""
+    with contextlib.suppress(OSError, ValueError):
+        file = weight_file(root, proc)
+        if file is not None:
+            weight = float(file.read_text())
+            # 1024 shares of version 1 are as usual as a weight of 100.
+            return weight if file.name == "cpu.weight" else weight * 100 / 1024
     return 100.0
+
+
+def _machines(line: str) -> str:
+    """A line of ``/proc/PID/cgroup`` with the machine's cgroup in place of one within it.
+
+    libvirt keeps emulator and vCPUs in cgroups of their own, within the machine's. Its name ends in
+    ``.scope`` with systemd, else in ``.libvirt-qemu`` (libvirt's documentation, Control Groups).
+    """
+    found = _MACHINES_GROUP.match(line)
+    return line if found is None else found[1]
+
+
+def weight_file(root: Path, proc: Path) -> Path | None:
+    """The file with the CPU weight of a process's cgroup; None where it is in the root's, which has none.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    for line in proc.read_text().splitlines():
+        _, controllers, path = _machines(line).split(":", 2)
+        below = path.lstrip("/")
+        if not below:
+            continue
+        if not controllers:
+            candidates = [base / below / "cpu.weight" for base in (root, root / "unified")]
+        elif "cpu" in controllers.split(","):
+            mounts = (controllers, "cpu", "cpu,cpuacct")
+            candidates = [root / mount / below / "cpu.shares" for mount in mounts]
+        else:
+            continue
+        for file in candidates:
+            if file.exists():
+                return file
+    return None

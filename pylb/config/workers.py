@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from controller.sources.quota import possible_cores
 from pylb.config.declaration import Default
 from pylb.config.section import Section
 from pylb.config.values import Seconds
@@ -18,11 +18,13 @@ class Workers(Section):
     """How many worker processes may run, and when one counts as hung."""
 
     min: int = Field(default=1, ge=1, le=256, description="So many run whatever the controller says.")
-    max: Annotated[int, Default("the cores in the affinity mask")] = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)),
-        ge=1,
-        le=256,
-        description="More never run, however many cores are idle.",
+    max: Annotated[int, Default("the cores in the affinity mask, and those that may yet come online")] = (
+        Field(
+            default_factory=possible_cores,
+            ge=1,
+            le=256,
+            description="More never run, however many cores are idle.",
+        )
     )
     watchdog: Seconds = Field(
         default=10.0, description="Time without a sign of life after which a process is killed and replaced."

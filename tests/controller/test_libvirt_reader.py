@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ class Domain:
 
 def stats(run: int) -> dict[str, Any]:
     return {
+        "cpu.time": 10 * run,
         "vcpu.current": 2,
         "vcpu.maximum": 4,
         "vcpu.0.state": 1,
@@ -104,7 +107,8 @@ def test_what_libvirt_says(reading: Callable[[Callable[[], Any]], LibvirtReader]
     assert web.vcpus[1] == VcpuFacts(2 * web.vcpus[0].run, 0, frozenset({2}))
     assert (web.cap, web.weight) == (1.0, 200.0)
     assert facts.idle == {0: 3.0}
-    assert connection.asked[0] == (8, 1 | 1 << 29)
+    assert connection.asked[0] == (2 | 8, 1 | 1 << 29)
+    assert web.beside == 7 * web.vcpus[0].run
     assert [reader.machine(pid) for pid in (4711, 1)] == ["web", None]
 
 
@@ -142,6 +146,50 @@ def test_a_libvirtd_that_stands_still_blocks_nobody(
     first.free.set()  # what comes so late counts no more
     until(reader, lambda facts: reader._stuck == 0)
     assert "other" in reader.read(0).machines
+
+
+def test_a_vcpu_that_is_plugged_has_its_cpus_at_once(
+    reading: Callable[[Callable[[], Any]], LibvirtReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(Domain("web"))
+    reader = reading(lambda: connection)
+    until(reader, lambda facts: facts.machines)
+    more = stats(7) | {"vcpu.2.time": 1}
+    monkeypatch.setattr(connection, "getAllDomainStats", lambda what, flags: [(connection.domain, more)])
+    three = [(True, True, True), (False, False, True), (True, False, False)]
+    monkeypatch.setattr(connection.domain, "vcpuPinInfo", lambda flags: three)
+    facts = until(reader, lambda facts: 2 in facts.machines["web"].vcpus)
+    assert facts.machines["web"].vcpus[2].cpus == frozenset({0})
+
+
+def test_a_machine_that_no_cgroup_holds(
+    reading: Callable[[Callable[[], Any]], LibvirtReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(Domain("web"))
+
+    def refuse() -> dict[str, int]:
+        raise RuntimeError("cgroup CPU controller is not mounted")
+
+    monkeypatch.setattr(connection.domain, "schedulerParameters", refuse)
+    reader = reading(lambda: connection)
+    web = until(reader, lambda facts: facts.machines).machines["web"]
+    assert (web.cap, web.weight) == (math.inf, 100.0)
+
+
+def test_libvirts_errors_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module writes every error to standard error, unless told otherwise: four lines a second."""
+    module = types.ModuleType("libvirt")
+    handlers: list[Callable[[object, object], None]] = []
+
+    def register(handler: Callable[[object, object], None], context: object) -> None:
+        handlers.append(handler)
+
+    module.registerErrorHandler = register  # type: ignore[attr-defined]
+    module.openReadOnly = lambda uri: uri  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "libvirt", module)
+    assert libvirtreader._connect() == "qemu:///system"
+    (handler,) = handlers
+    handler(None, ("no such socket",))
 
 
 def test_nothing_known_is_an_error(reading: Callable[[Callable[[], Any]], LibvirtReader]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller.__main__ import _show as show
 from controller.address import parse
 from controller.leases import LeaseTable, share
 from controller.protocol import Grant, Hello, LineDecoder, Report, encode
@@ -152,10 +153,13 @@ def fake_proc(
     (root / str(pid)).mkdir(parents=True)
     (root / f"{pid}/comm").write_text(f"{comm}\n")
     (root / f"{pid}/cmdline").write_bytes(cmdline)
+    times = " ".join(["0"] * 11 + ["3", "2"] + ["0"] * 20)  # utime and stime, in hundredths
+    (root / f"{pid}/stat").write_text(f"{pid} (a (b) S) {times}\n")
     (root / f"{pid}/cgroup").write_text("0::/machine.slice/a.scope/libvirt/emulator\n")
     for tid, (name, schedstat) in threads.items():
         (root / f"{pid}/task/{tid}").mkdir(parents=True)
         (root / f"{pid}/task/{tid}/comm").write_text(f"{name}\n")
+        (root / f"{pid}/task/{tid}/cgroup").write_text("0::/machine.slice/a.scope/libvirt/vcpu\n")
         (root / f"{pid}/task/{tid}/schedstat").write_text(f"{schedstat}\n")
 
 
@@ -189,6 +193,7 @@ def test_machines_are_found_by_their_threads(tmp_path: Path) -> None:
     web = facts.machines["web"]
     assert web.vcpus == {0: VcpuFacts(1000, 20, frozenset({1})), 1: VcpuFacts(2000, 30, frozenset({0}))}
     assert (web.cap, web.weight) == (1.5, 250)
+    assert web.beside == 50_000_000 - 3000
     assert [reader.machine(pid) for pid in (100, 200, 300, 400, 1)] == [
         "web",
         "fc",
@@ -201,6 +206,7 @@ def test_machines_are_found_by_their_threads(tmp_path: Path) -> None:
     (proc / "100/task/104").mkdir()  # a vCPU that was plugged in
     (proc / "100/task/104/comm").write_text("CPU 2/TCG\n")
     (proc / "100/task/104/schedstat").write_text("4 4 4\n")
+    (proc / "100/task/104/cgroup").write_text("0::/machine.slice/a.scope/libvirt/vcpu\n")
     (scope / "cpu.weight").write_text("50\n")
     fake_proc(proc, 500, "kvm", b"kvm\0-name\0web\0", {501: ("CPU 0/KVM", "1 2 3")})
     assert "web (500)" not in reader.read(0.6).machines
@@ -232,7 +238,7 @@ def test_a_threads_own_times(tmp_path: Path) -> None:
     (tmp_path / "stat").write_text("cpu0 0 0 0 0 0\n")
     (tmp_path / str(os.getpid())).mkdir()
     (tmp_path / f"{os.getpid()}/comm").write_text("qemu-system-x86\n")
-    for name in ("task", "cmdline", "cgroup"):
+    for name in ("task", "stat", "cmdline", "cgroup"):
         (tmp_path / f"{os.getpid()}/{name}").symlink_to(f"/proc/self/{name}")
     open_before = len(os.listdir("/proc/self/fd"))
     reader = ProcReader(tmp_path)
@@ -274,6 +280,35 @@ def test_weights_of_both_cgroup_versions(tmp_path: Path) -> None:
     assert cgroup_weight(tmp_path, tmp_path / "none") == 100
 
 
+@pytest.mark.parametrize("group", ["machine/qemu-1-web.libvirt-qemu", "m.slice/qemu-1-web.scope/libvirt"])
+def test_libvirts_cgroups_of_machine_emulator_and_vcpus(tmp_path: Path, group: str) -> None:
+    """Without systemd and with it: a machine's weight is its whole group's, its cap is the vCPUs' own."""
+    proc, cpu = tmp_path / "proc", tmp_path / "cgroup/cpu"
+    proc.mkdir()
+    (proc / "stat").write_text("cpu0 1 0 1 250 50 0\n")
+    threads = {101: ("CPU 0/KVM", "1 2 3"), 102: ("CPU 1/KVM", "4 5 6"), 103: ("CPU 2/KVM", "7 8 9")}
+    fake_proc(proc, 100, "qemu-system-x86", b"qemu\0-name\0guest=web\0", threads)
+    whole = cpu / group.removesuffix("/libvirt")
+    quotas = {whole: -1, cpu / group / "emulator": 20000, cpu / group / "vcpu0": 50000}
+    quotas |= {cpu / group / "vcpu1": 70000, cpu / group / "vcpu2": -1}
+    for folder, quota in quotas.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+        (folder / "cpu.shares").write_text("2048\n" if folder == whole else "1024\n")
+    (proc / "100/cgroup").write_text(f"1:cpu:/{group}/emulator\n")
+    for number, tid in enumerate(threads):
+        (proc / f"100/task/{tid}/cgroup").write_text(f"1:cpu:/{group}/vcpu{number}\n")
+    reader = ProcReader(proc, tmp_path / "cgroup", lambda tid: {0})
+    web = reader.read(0).machines["web"]
+    assert web.cap == pytest.approx(0.5 + 0.7 + 1.0)
+    assert web.weight == 200
+    (whole / "cpu.cfs_quota_us").write_text("150000\n")
+    reader.read(2.0)
+    assert reader.read(2.1).machines["web"].cap == 1.5
+    reader.close()
+
+
 # The source, and the leases
 
 
@@ -291,6 +326,9 @@ class Recorded:
 
     def machine(self, pid: int) -> str | None:
         return {1: "lb", 2: "lb-2"}.get(pid)
+
+    def process(self, machine: str) -> int | None:
+        return {"lb": 1, "lb-2": 2}.get(machine)
 
 
 def starved(at: float) -> Facts:
@@ -325,6 +363,23 @@ def test_what_a_starved_neighbour_waits_for_is_not_lent(tmp_path: Path) -> None:
     assert host.idle() == 0
     assert host.capacity({"lb": 0.0}) == 2.0  # what it uses
     assert host.capacity({"web": 0.0}) == 1.0
+
+
+def test_what_a_balancers_own_network_costs_is_not_held_against_it(tmp_path: Path) -> None:
+    """The more it had to do the less it could use: the second core was lent and taken back again."""
+
+    def facts(at: float) -> Facts:
+        nanoseconds = int(at * 1e9)
+        lb = MachineFacts(
+            {0: VcpuFacts(nanoseconds, 0, TWO), 1: VcpuFacts(0, 0, TWO)}, beside=nanoseconds // 4
+        )
+        return Facts(at, {"lb": lb}, {0: 0.0, 1: 0.7 * at})
+
+    host = source(tmp_path, *(facts(at) for at in (1.0, 2.0, 3.0)))
+    for now in (1.0, 2.0, 3.0):
+        host.sample(now)
+    assert host.capacity({"lb": 1.0}) == pytest.approx(1.95, abs=0.01)  # something else uses 0.05
+    assert host.capacity({"other": 1.0}) == 0.0
 
 
 def test_facts_that_are_old_lend_nothing_new(tmp_path: Path) -> None:
@@ -424,7 +479,7 @@ class Host:
 
 @pytest.mark.parametrize(("known", "cores"), [("lb", 4), (None, 1)])
 async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
-    tmp_path: Path, known: str | None, cores: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], known: str | None, cores: int
 ) -> None:
     host = Host()
     host.known = known
@@ -444,5 +499,9 @@ async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
     assert server.status().leases[0]["machine"] == (
         known or f"no machine: process {os.getpid()}, user {os.getuid()}"
     )
+    show(server.status())
+    shown = capsys.readouterr().out.split()  # on a terminal of 80 columns some of it is wrapped
+    assert "machine" in shown
+    assert (known or "machine:") in shown
     writer.transport.abort()
     await server.close()

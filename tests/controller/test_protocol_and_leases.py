@@ -21,7 +21,7 @@ from controller.protocol import (
 )
 from controller.sources.cgroups import CgroupSource
 from controller.sources.measured import MeasuredSource
-from controller.sources.quota import usable_cores, whole_cores
+from controller.sources.quota import possible_cores, usable_cores, whole_cores
 from controller.sources.table import TableSource
 
 texts = st.text(max_size=20).filter(str.isprintable)
@@ -258,6 +258,52 @@ def test_a_cpu_that_comes_or_goes_does_not_hide_the_others() -> None:
     times = [(1.0, 1.0)]
     source.sample(3)
     assert source.idle() == 1
+
+
+def test_a_cpu_that_has_come_is_known_with_its_first_measurement() -> None:
+    times = [(0.0, 0.0)]
+    source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
+    for now in (1.0, 1.25, 1.5, 1.75):
+        times = [(0.0, now), (now, now)] if now > 1.0 else [(0.0, now)]
+        source.sample(now)
+        assert source.idle() == (1.0 if now > 1.25 else 0.0)
+    times = [(0.0, 2.0)]
+    source.sample(2.0)
+    times = [(0.0, 9.0), (2.0, 9.0)]  # it comes again, busy this time
+    source.sample(9.0)
+    times = [(0.0, 9.25), (2.0, 9.25)]
+    source.sample(9.25)
+    assert source.idle() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("online", "possible", "mask", "cores"),
+    [
+        ("0", "0-1", {0}, 2),  # a vCPU that may come
+        ("0-1", "0-127", {0, 1}, 8),
+        ("0-7,9", "0-127", set(range(8)) | {9}, 18),
+        ("0-3", "0-7", {0, 1}, 2),  # bound to two by taskset
+        ("0-63", "0-63", set(range(64)), 64),
+        ("nonsense", "", {0, 1}, 2),
+    ],
+)
+def test_cores_that_may_come(tmp_path: Path, online: str, possible: str, mask: set[int], cores: int) -> None:
+    (tmp_path / "online").write_text(f"{online}\n")
+    (tmp_path / "possible").write_text(f"{possible}\n")
+    assert possible_cores(tmp_path, mask) == cores
+    assert possible_cores(tmp_path / "none", mask) == len(mask)
+
+
+def test_interrupts_are_the_use_of_those_who_cause_them() -> None:
+    """A worker and its network fill one core, the other is idle, and was not lent: 0.72 and 1 are no 1.75."""
+    times = [(0.0, 0.0, 0.0)] * 2
+    source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
+    times = [(0.0, 1.0, 0.28), (1.0, 1.0, 0.0)]
+    source.sample(1)
+    assert source.capacity({"a": 0.72}) == pytest.approx(2.0)
+    assert source.capacity({"a": 0.36}) == pytest.approx(1.5)  # another process has half of it
+    assert source.capacity({}) == source.idle() == 1.0
+    assert source.capacity({"a": 5.0}) == 2.0
 
 
 def test_nothing_is_known_of_a_moment() -> None:
