@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pylb.http.request import IDEMPOTENT
+from pylb.http.requestline import IDEMPOTENT
 from pylb.worker.core import Core
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
