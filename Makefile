@@ -62,7 +62,7 @@ dynamic: .venv/ready peers-installed
 peers: .venv/ready peers-installed
 	.venv/bin/python -m bench.peers
 
-# More cores than this machine has, simulated.
+# The policy on traces of load, and fleets, simulated.
 model: .venv/ready
 	.venv/bin/python -m bench.model
 

@@ -15,7 +15,7 @@ from pylb.control.metrics import BoardCollector, exposition
 from pylb.control.scaler import Scaler
 from pylb.control.snapshot import Percentiles
 from pylb.scoreboard import NO_BACKEND, OTHER_BACKENDS, Field, Scoreboard, State
-from pylb.worker.exchange import Exchange
+from pylb.worker.phases.account import account
 from tests.http.wire import Wire
 
 
@@ -45,8 +45,11 @@ def test_a_quantile_is_known_within_a_quarter(times: list[int]) -> None:
 @given(st.integers(0, 10**12))
 def test_a_request_is_counted_as_the_function_says(microseconds: int) -> None:
     wire = Wire()
-    wire.client.started_ns = time.monotonic_ns() - microseconds * 1000
-    Exchange.done(wire.client)
+    wire.client_sends(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    exchange = wire.client.exchange
+    assert exchange is not None
+    exchange.tx.began_ns = time.monotonic_ns() - microseconds * 1000
+    account(wire.worker, exchange.tx, True)
     times = wire.backend.times
     assert times.index(1) == latency.bucket(times[latency.SUM])
     assert times[latency.SUM] >= microseconds

@@ -67,12 +67,14 @@ def in_words(facts: Mapping[str, str] | None = None) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Numbers with six digits: more says nothing about what was measured."""
+    """Numbers with six digits, or whole: more says nothing about what was measured."""
     if isinstance(value, dict):
         return {key: rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(one) for one in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if abs(value) < 1e6 else float(round(value))
 
 
 def write(name: str, document: Mapping[str, Any], lines: Sequence[str], folder: Path) -> None:

@@ -1,8 +1,6 @@
-"""Where a request's body ends, how large it may be, and how fast it must come."""
+"""Where a request's body ends, and how fast it must come (pure)."""
 
 from __future__ import annotations
-
-import math
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.errors import Refused
@@ -22,45 +20,39 @@ class RequestBody:
 
     Args:
         length: bytes to come; not used when ``chunked``.
-        limit: the most bytes that are let through; 0 for no limit.
-        rate: the fewest bytes per second; 0 for any.
-        now: seconds on the worker's clock.
     """
 
-    __slots__ = ("done", "_chunks", "_length", "_came", "_limit", "_rate", "_began")
+    __slots__ = ("done", "_chunks", "_left")
 
-    def __init__(self, chunked: bool, length: int, limit: int, rate: int, now: float) -> None:
-        if length > limit > 0:
-            raise Refused(413, "body_bytes")
+    def __init__(self, chunked: bool, length: int) -> None:
         self.done = False
         self._chunks = ChunkScanner() if chunked else None
-        self._length = length
-        self._came = 0
-        self._limit = limit
-        self._rate = rate
-        self._began = now
+        self._left = length
 
-    def feed(self, data: bytes) -> int:
-        """How many of these bytes belong to the body.
+    def feed(self, data: bytes) -> tuple[int, list[tuple[int, int]] | None]:
+        """How many of these bytes belong to the body; and of a chunked one, where in them its contents lie.
 
         Raises:
-            Refused: 400 for broken chunks, 413 for too many bytes.
+            Refused: 400 for broken chunks.
         """
         if self._chunks is not None:
+            spans: list[tuple[int, int]] = []
             try:
-                used = self._chunks.feed(data)
+                used = self._chunks.feed(data, spans)
             except ChunkError:
                 raise Refused(400, "chunk") from None
-            self._came += used
-            if self._came > self._limit > 0:
-                raise Refused(413, "body_bytes")
             self.done = self._chunks.done
-        else:
-            used = min(len(data), self._length - self._came)
-            self._came += used
-            self.done = self._came == self._length
-        return used
+            return used, spans
+        left = self._left
+        size = len(data)
+        if size >= left:
+            self.done = True
+            self._left = 0
+            return left, None
+        self._left = left - size
+        return size, None
 
-    def deadline(self, now: float, idle: float) -> float:
-        """When the next piece must have come."""
-        return math.inf if self.done else body_deadline(now, idle, self._rate, self._began, self._came)
+    @property
+    def trailers(self) -> list[bytes]:
+        """The trailer fields of a chunked body, as lines."""
+        return self._chunks.trailers if self._chunks is not None else []

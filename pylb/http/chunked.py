@@ -1,8 +1,8 @@
 """Where a chunked body ends (RFC 9112 §7.1), without copying it.
 
-The scanner is given the bytes of a body as they come and says how many of them belong to it. The data
-pass through as they are; only for an HTTP/1.0 receiver the payload is collected. It is strict: what two
-readers could take differently is an error.
+The scanner is given the bytes of a body as they come and says how many of them belong to it, and where in
+them the chunks' contents lie. A receiver that frames in the same way gets the data as they are. It is strict:
+what two readers could take differently is an error.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class ChunkScanner:
         """Whether the last byte of the body was seen."""
         return self._at is _At.DONE
 
-    def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
+    def feed(self, data: bytes, spans: list[tuple[int, int]] | None = None) -> int:
         """Follow the next bytes; gives how many of ``data`` belong to the body.
 
-        That is ``len(data)`` unless the body ended. With ``payload`` the chunks' contents are
-        appended to it.
+        That is ``len(data)`` unless the body ended. To ``spans`` is appended where in ``data`` the chunks'
+        contents lie: from an offset up to another.
 
         Raises:
             ChunkError: the framing is broken; nothing of ``data`` may be passed on.
@@ -73,8 +73,8 @@ class ChunkScanner:
                 # _left counts the CRLF after the data too.
                 take = min(self._left, length - position)
                 content = min(take, max(self._left - 2, 0))
-                if payload is not None and content:
-                    payload.append(data[position : position + content])
+                if spans is not None and content:
+                    spans.append((position, position + content))
                 ending = data[position + content : position + take]
                 if ending and ending != b"\r\n"[2 - (self._left - content) :][: len(ending)]:
                     raise ChunkError("chunk data does not end with CRLF")

@@ -1,8 +1,14 @@
-"""The responses that pylb itself gives."""
+"""The responses that pylb itself gives, and the refusals that lead to them (pure).
+
+This is the one place where such a response is made: errors, refusals, redirects, health paths, overflow.
+Whatever the client speaks, it is a head and a body of the same kind as a server's.
+"""
 
 from __future__ import annotations
 
 from http import HTTPStatus
+
+from pylb.http.response import ResponseHead
 
 
 class Refused(Exception):
@@ -15,6 +21,16 @@ class Refused(Exception):
         super().__init__(f"{status} {reason}")
         self.status = status
         self.reason = reason
+
+
+class Answer:
+    """A whole response: its head, as if it had come from a server, and its body."""
+
+    __slots__ = ("head", "body")
+
+    def __init__(self, head: ResponseHead, body: bytes = b"") -> None:
+        self.head = head
+        self.body = body
 
 
 _TEXT = {
@@ -33,45 +49,55 @@ _TEXT = {
 }
 
 
-def _render(status: int, close: bool, text: str) -> bytes:
+def answer(status: int, fields: bytes, body: bytes) -> Answer:
+    """A response of any status; ``fields`` are whole lines, ``Content-Length`` is added to them."""
     phrase = HTTPStatus(status).phrase
-    body = f"{status} {phrase}\n{text}\n".encode()
-    head = (
-        f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+    out = f"HTTP/1.1 {status} {phrase}\r\n".encode() + fields
+    return Answer(
+        ResponseHead(
+            *(b"%bContent-Length: %d\r\n\r\n" % (out, len(body)), True, status, True, len(body), False, b"")
+        ),
+        body,
     )
+
+
+def _render(status: int, text: str) -> Answer:
+    body = f"{status} {HTTPStatus(status).phrase}\n{text}\n".encode()
+    fields = b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
     if status == 405:
-        head += "Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
-    if close:
-        head += "Connection: close\r\n"
-    return head.encode() + b"\r\n" + body
+        fields += b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
+    return answer(status, fields, body)
 
 
-_RESPONSES = {
-    (status, close): _render(status, close, text) for status, text in _TEXT.items() for close in (False, True)
-}
+_ERRORS = {status: _render(status, text) for status, text in _TEXT.items()}
 _HEALTH = {
-    (status, close): _render(status, close, text)
+    status: _render(status, text)
     for status, text in ((200, "This load balancer serves."), (503, "This load balancer is about to stop."))
-    for close in (False, True)
 }
 
 
-def error_response(status: int, close: bool, head_only: bool = False) -> bytes:
-    """A complete response; with ``head_only`` without its body, as HEAD requires."""
-    return _shown(_RESPONSES[status, close], head_only)
+def error(status: int) -> Answer:
+    """What a request is answered that can't be passed on, or that no server has answered."""
+    return _ERRORS[status]
 
 
-def health_response(status: int, close: bool, head_only: bool = False) -> bytes:
+def health(status: int) -> Answer:
     """What a path of pylb's own is answered: 200, or 503 before a stop."""
-    return _shown(_HEALTH[status, close], head_only)
+    return _HEALTH[status]
 
 
-def _shown(response: bytes, head_only: bool) -> bytes:
-    return response[: response.index(b"\r\n\r\n") + 4] if head_only else response
+def redirect(location: bytes) -> Answer:
+    """A permanent redirect that keeps the method."""
+    return answer(308, b"Location: " + location + b"\r\n", b"")
 
 
-def https_location(host: bytes | None, outgoing: bytes) -> bytes:
+def overflow() -> bytes:
+    """What a connection is told that is one too many: a complete 503 that closes."""
+    whole = _ERRORS[503]
+    return whole.head.out[:-2] + b"Connection: close\r\n\r\n" + whole.body
+
+
+def https_location(host: bytes | None, target: bytes) -> bytes:
     """The place that a request is for, by https; without the port, which is that of http.
 
     Raises:
@@ -82,12 +108,4 @@ def https_location(host: bytes | None, outgoing: bytes) -> bytes:
         host = host.rpartition(b":")[0]
     if not host:
         raise Refused(400, "host")
-    target = outgoing.split(b" ", 2)[1]
     return b"https://" + host + (b"" if target == b"*" else target)
-
-
-def redirect_response(location: bytes, close: bool) -> bytes:
-    """A permanent redirect that keeps the method."""
-    closing = b"Connection: close\r\n" if close else b""
-    head = b"HTTP/1.1 308 Permanent Redirect\r\nContent-Length: 0\r\nLocation: "
-    return head + location + b"\r\n" + closing + b"\r\n"

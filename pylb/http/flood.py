@@ -32,3 +32,37 @@ class Budget:
             return False
         self._left -= cost
         return True
+
+
+# Who downloads sends window updates, most often Go's client: two for each 4 KiB that it has read.
+_BYTES_PER_UPDATE = 1024
+_MOST_UPDATES = 10_000  # however much was downloaded
+
+
+class Patience:
+    """What one HTTP/2 client may send that asks for nothing."""
+
+    __slots__ = ("_resets", "_chatter", "_updates")
+
+    def __init__(self) -> None:
+        self._resets = Budget(100, 20)
+        self._chatter = Budget(1000, 200)
+        self._updates = 0  # window updates that answer what was sent to it
+
+    def sent(self, size: int) -> None:
+        """A frame of DATA goes to the client, who may answer it with window updates."""
+        self._updates = min(self._updates + 2 + size // _BYTES_PER_UPDATE, _MOST_UPDATES)
+
+    def reset(self, now: float) -> bool:
+        """The client has reset a stream that was under way; False when it has done so too often."""
+        return self._resets.spend(now)
+
+    def noise(self, now: float, count: int = 1) -> bool:
+        """So many frames have come that ask for nothing; False when there were too many."""
+        return self._chatter.spend(now, count)
+
+    def updates(self, now: float, count: int) -> bool:
+        """So many frames have come that are likely window updates; False when there were too many."""
+        free = min(count, self._updates)
+        self._updates -= free
+        return count == free or self._chatter.spend(now, count - free)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 import uuid
 from dataclasses import dataclass
-from typing import Self
 
 import httptools
 
@@ -147,11 +146,12 @@ class RequestHead:
         "host",
         "upgrade",
         # of the last head that was understood
-        "_raw",
+        "raw",
         "_usual_line",
         "_edited",
         "_tail",
         "_identify",
+        "_id",
     )
 
     def __init__(
@@ -188,34 +188,55 @@ class RequestHead:
         """The ``Host`` field."""
         self.upgrade = b""
         """The protocol that the client wants to change to, or nothing."""
-        self._raw = b""
+        self.raw = b""
         self._usual_line = 0  # bytes of the request line, where it goes to the server as it is
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
         self._tail: bytes | None = None  # what goes behind them, if not the usual
         self._identify = False  # whether the request is to get an identity of its own
+        self._id = b""  # which it got
 
     @property
-    def fields(self) -> Self | None:
-        """What was read of the fields; None before the first head was understood."""
-        return self if self.method else None
+    def target(self) -> bytes:
+        """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
+        return (self._edited or self.raw).split(b" ", 2)[1]
 
-    def parse(self, raw: bytes) -> bytes:
-        """Read a complete head (it ends with an empty line) and give the head for the server.
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field that the client sent; ``name`` in lower case."""
+        begin = self.raw.lower().find(b"\n" + name + b":")
+        if begin < 0:
+            return None
+        begin += len(name) + 2
+        return self.raw[begin : self.raw.index(b"\r", begin)].strip(b"\t ")
+
+    def read(self, raw: bytes) -> None:
+        """Read a complete head (it ends with an empty line).
 
         Raises:
             Refused: with the status to answer; the connection can't be used any longer.
         """
-        if raw != self._raw:
+        if self._identify:
+            self._id = b""
+        if raw != self.raw:
             self._read(raw)
+
+    def printed(self) -> bytes:
+        """The head for an HTTP/1 server, as it was read last."""
         head = self._edited
         if head is None:
-            head = raw[:-4]
+            head = self.raw[:-4]
         tail = self._tail
         if tail is None:
             return b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
         if self._identify:
-            tail += b"\r\nX-Request-ID: " + uuid.uuid4().hex.encode()
+            if not self._id:
+                self._id = uuid.uuid4().hex.encode()  # once for each request, however often it is sent
+            tail += b"\r\nX-Request-ID: " + self._id
         return b"".join((head, tail, b"\r\n\r\n"))
+
+    def parse(self, raw: bytes) -> bytes:
+        """`read` and `printed` in one."""
+        self.read(raw)
+        return self.printed()
 
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""
@@ -223,9 +244,9 @@ class RequestHead:
         last_read = _last
         limits = self._limits
         if (
-            not self._raw
+            not self.raw
             and last_read is not None
-            and raw == last_read._raw
+            and raw == last_read.raw
             and last_read._tail is None
             and self._suffix
             and limits is last_read._limits
@@ -249,21 +270,21 @@ class RequestHead:
             method, http11, line, authority = _read_line(raw[:eol])
         block = raw[eol:]
         last = self._usual_line
-        if usual is not None and last and http11 is self.http11 and block == self._raw[last:]:
+        if usual is not None and last and http11 is self.http11 and block == self.raw[last:]:
             if self._edited is not None:
                 self._edited = line + self._edited[last:]
         else:
             # Before anything that takes longer the more there are; shorter ones can't have so many.
             if len(block) > 4 * limits.header_count and block.count(b"\r\n") - 2 > limits.header_count:
                 raise Refused(431, "header_count")
-            self._raw = b""  # what is known of it changes now
+            self.raw = b""  # what is known of it changes now
             self._read_fields(line, block, http11, authority)
             if self._edited is None and (usual is None or not http11):
                 self._edited = line + block[:-4]
             self.http11 = http11
         self.method = method
         self._usual_line = eol if usual is not None else 0
-        self._raw = raw
+        self.raw = raw
         if self._tail is None:
             _last = self
 
@@ -279,7 +300,7 @@ class RequestHead:
         self._usual_line = other._usual_line
         self._edited = other._edited
         self._tail = None
-        self._raw = other._raw
+        self.raw = other.raw
 
     def _read_fields(self, line: bytes, block: bytes, http11: bool, authority: bytes | None) -> None:
         """Understand a block of fields, from the CRLF before the first to the empty line at the end.

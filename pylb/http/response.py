@@ -6,7 +6,7 @@ Judged and edited as in `request.py`, and as strictly: nothing ambiguous reaches
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httptools
 
@@ -43,6 +43,10 @@ class ResponseHead:
     chunked: bool
     upgrade: bytes
     """With 101: the protocol that the server changes to."""
+
+    def adding(self, lines: bytes) -> ResponseHead:
+        """The same head with further field lines, each ending with CRLF."""
+        return replace(self, out=b"%b%b\r\n" % (self.out[:-2], lines), changed=True)
 
 
 def read_response(raw: bytes, head_request: bool) -> ResponseHead:

@@ -86,10 +86,8 @@ def request_to_http2(head: bytes, scheme: bytes) -> list[Header]:
     return [*headers, *rest, (b"te", b"trailers")]
 
 
-def response_to_http1(headers: Iterable[Header], ended: bool, chunk: bool) -> bytes:
-    """The HTTP/1.1 head of an HTTP/2 server's response.
-
-    ``chunk``: say that a body of unknown length is chunked; otherwise it ends with the connection.
+def response_to_http1(headers: Iterable[Header], ended: bool) -> bytes:
+    """The HTTP/1.1 head of an HTTP/2 server's response; chunked if it has a body of unknown length.
 
     Raises:
         ValueError: it can't be written as HTTP/1.1.
@@ -108,10 +106,7 @@ def response_to_http1(headers: Iterable[Header], ended: bool, chunk: bool) -> by
             length = length or name == b"content-length"
             lines.append(name + b": " + value)
     if not length and status[:1] != b"1" and status not in (b"204", b"304"):
-        if ended:
-            lines.append(b"content-length: 0")
-        elif chunk:
-            lines.append(b"transfer-encoding: chunked")
+        lines.append(b"content-length: 0" if ended else b"transfer-encoding: chunked")
     return b"\r\n".join((b"HTTP/1.1 " + status + b" ", *lines, b"", b""))
 
 

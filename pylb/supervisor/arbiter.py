@@ -52,7 +52,7 @@ SLOW_TICK = 0.5
 
 
 def _real_worker(context: WorkerContext) -> None:
-    importlib.import_module("pylb.worker.main").run(context)
+    importlib.import_module("pylb.worker.process").run(context)
 
 
 def _real_control(context: ControlContext) -> None:
@@ -182,7 +182,7 @@ class Arbiter:
 
     def run(self) -> int:
         """Serve until told to stop; returns the exit code."""
-        for real, module in zip(self._real, ("pylb.worker.main", "pylb.control.main"), strict=True):
+        for real, module in zip(self._real, ("pylb.worker.process", "pylb.control.main"), strict=True):
             if real:
                 importlib.import_module(module)
         privileges.warm()

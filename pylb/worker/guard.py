@@ -3,6 +3,8 @@
 A callback that raised would leave its connection half done, and whoever waits for it would wait for ever. So
 each catches everything and lets its object end what it was at: the request, if there is one, else the
 connection.
+
+Floor: beside the vocabulary.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from pylb.worker.sides import FromServer
 
 
 class Guarded(Protocol):
@@ -19,10 +23,19 @@ class Guarded(Protocol):
         """End what the callback was at; raises nothing."""
 
 
+class Serving(Protocol):
+    """A server side whose callbacks are guarded."""
+
+    exchange: FromServer | None
+
+    def crashed(self, error: Exception, exchange: FromServer | None) -> None:
+        """End what the callback was at, for this exchange; raises nothing."""
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
 One = TypeVar("One", bound=Guarded)
-Server = TypeVar("Server")
+Server = TypeVar("Server", bound=Serving)
 
 
 def guarded(callback: Callable[Concatenate[One, P], T]) -> Callable[Concatenate[One, P], T | None]:
@@ -40,15 +53,15 @@ def guarded(callback: Callable[Concatenate[One, P], T]) -> Callable[Concatenate[
 
 
 def serving(callback: Callable[Concatenate[Server, P], T]) -> Callable[Concatenate[Server, P], T | None]:
-    """`guarded`, for the server's side of a request: ``crashed`` is told whose it was when it began."""
+    """`guarded`, for a server side: ``crashed`` is told whose exchange it was when it began."""
 
     @functools.wraps(callback)
     def call(self: Server, *args: P.args, **kwargs: P.kwargs) -> T | None:
-        client = self.client  # type: ignore[attr-defined]
+        exchange = self.exchange
         try:
             return callback(self, *args, **kwargs)
         except Exception as error:
-            self.crashed(error, client)  # type: ignore[attr-defined]
+            self.crashed(error, exchange)
             return None
 
     return call  # type: ignore[return-value]

@@ -4,6 +4,8 @@ A connection moves at a message boundary: reading is stopped, what was written h
 under way. Then its descriptor travels with the bytes that were read and not yet parsed, and only when the
 kernel has it in the other worker's inbox is our copy closed. The inbox is kept open by the
 supervisor, so a connection in it outlives both workers.
+
+Floor: above the client side, of which it knows HTTP/1's codec; below the process.
 """
 
 from __future__ import annotations
@@ -12,43 +14,56 @@ import base64
 import itertools
 import logging
 import socket
-import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pylb.log import log
 from pylb.net import channel
-from pylb.scoreboard import Field, RowField
-from pylb.worker.client import ClientConnection
-from pylb.worker.http2 import Http2Connection
+from pylb.scoreboard import Field, RowField, Scoreboard
+from pylb.worker.client.http1 import Http1Connection
+from pylb.worker.core import ClientConnection, Core
+from pylb.worker.frontend import Bind
 from pylb.worker.reasons import in_words
-from pylb.worker.tcp import TcpConnection
-
-if TYPE_CHECKING:
-    from pylb.worker.main import Worker
 
 _RETRY = 0.01  # seconds until a full inbox or an unwritten response is looked at again
 # Base64 bytes from which a packet is full, and bytes of one connection; with the names of 200 binds beside
 # them the sum stays below `channel.MAX_PACKET`.
 _PENDING_LIMIT = 96 * 1024
 _LARGEST = 64 * 1024
-_SOON_NS = 1_000_000_000  # what has been under way for longer isn't expected to end in time to move
 
 
 class HandOver:
-    """One worker's outgoing and incoming connections."""
+    """One worker's outgoing and incoming connections.
 
-    def __init__(self, worker: Worker, inbox: socket.socket, inboxes: list[socket.socket]) -> None:
-        self._worker = worker
+    Args:
+        row: the worker's own.
+        inbox: where other workers' connections arrive.
+        inboxes: sending ends of all inboxes, by row.
+        binds: what connections that come are of.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        board: Scoreboard,
+        row: int,
+        inbox: socket.socket,
+        inboxes: list[socket.socket],
+        binds: dict[str, Bind],
+    ) -> None:
+        self._core = core
+        self._board = board
+        self._row = row
         self._inbox = inbox
         self._inboxes = inboxes
-        self._offered: deque[tuple[ClientConnection, int]] = deque()
+        self._binds = binds
+        self._offered: deque[tuple[Http1Connection, int]] = deque()
         self._scheduled = False
         self._quota: dict[int, int] = {}
         self._targets: list[int] | None = None
         self._turn = itertools.count()
-        self.adopting = 0  # connections that come and aren't clients yet, those included that begin with TLS
-        self.deaf = False  # the inbox isn't read, since there is no room
+        self.deaf = False
+        """Whether the inbox isn't read, since there is no room."""
 
     # What moves
 
@@ -60,68 +75,64 @@ class HandOver:
                 many clients are asked to connect anew as are left when all others have moved,
             lively: but not more than this.
         """
-        if target == self._worker.row_index or self._worker.leaving:
+        if target == self._row or self._core.leaving:
             return
         self._recall(excess, lively)
         already = sum(1 for _, row in self._offered if row == target)
         if count <= already:
             return
         self._quota[target] = count - already
-        self._worker.moves = True
-        for client in list(self._worker.clients):
+        self._core.moves = True
+        for client in list(self._core.clients):
             if not self._quota:
                 break
             if client.movable and not client.busy:
                 self.offer(client)
 
     def _recall(self, excess: int, lively: int) -> None:
-        worker = self._worker
-        long_ago = time.monotonic_ns() - _SOON_NS
-        moving = sum(
-            client.movable and (not client.busy or client.started_ns > long_ago)
-            for client in worker.clients
-            if isinstance(client, ClientConnection)
-        )
-        worker.recalls.order(min(excess - moving, lively), worker.clients, worker.loop.time())
+        core = self._core
+        # What has been under way for long isn't expected to end in time to move.
+        moving = sum(client.movable and not client.long for client in core.clients)
+        core.recalls.order(min(excess - moving, lively), core.clients, core.loop.time())
 
     def empty(self, targets: list[int]) -> None:
         """Give every connection away, in turn to ``targets``."""
         self._quota.clear()
         self._targets = targets or None
-        self._worker.moves = True
-        for client in list(self._worker.clients):
+        self._core.moves = True
+        for client in list(self._core.clients):
             if client.movable and not client.busy:
                 self.offer(client)
 
     def forget_quota(self) -> None:
         """A levelling order is for the moment; the supervisor renews it."""
-        self._worker.recalls.forget(self._worker.loop.time())
+        self._core.recalls.forget(self._core.loop.time())
         if self._quota:
             self._quota.clear()
         if self._targets is None:
-            self._worker.moves = False
+            self._core.moves = False
 
     def keep(self) -> None:
         """Give nothing more away: the others leave as well."""
         self._targets = None
         self._quota.clear()
-        self._worker.moves = False
+        self._core.moves = False
         while self._offered:
             client, _ = self._offered.popleft()
             if not client.closed and not client.transport.is_closing():
                 self._stay(client)
 
-    def offer(self, client: ClientConnection | TcpConnection | Http2Connection) -> None:
+    def offer(self, client: ClientConnection) -> None:
         """Let a connection at a message boundary go, if one is wanted elsewhere."""
-        if not isinstance(client, ClientConnection) or client.busy or client.closed or client.moving:
+        if not isinstance(client, Http1Connection) or client.busy or client.closed or client.moving:
             return
         if len(client.buffer) > _LARGEST:
             # More than fits beside others in a packet. It is offered again after its next request.
-            self._worker.loop.call_soon(client.go_on)
+            self._core.loop.call_soon(client.go_on)
             return
         target = self._next_target()
         if target is None:
-            self._worker.moves = False
+            self._core.moves = False
             client.go_on()
             return
         client.moving = True
@@ -130,11 +141,11 @@ class HandOver:
         if not self._scheduled:
             self._scheduled = True
             # Not now: what was just written leaves at the end of this turn of the loop.
-            self._worker.loop.call_soon(self._send)
+            self._core.loop.call_soon(self._send)
 
     def _stuck(self, row: int) -> bool:
         """Whether the worker of a row shows no sign of life."""
-        return bool(self._worker.board.note(row)[RowField.STUCK])
+        return bool(self._board.note(row)[RowField.STUCK])
 
     def _next_target(self) -> int | None:
         """Whom the next connection goes to; None when it stays."""
@@ -150,7 +161,7 @@ class HandOver:
                 return target
         return None
 
-    def _stay(self, client: ClientConnection) -> None:
+    def _stay(self, client: Http1Connection) -> None:
         """A connection that was offered isn't given away after all."""
         client.moving = False
         client.transport.resume_reading()
@@ -158,8 +169,8 @@ class HandOver:
 
     def _send(self) -> None:
         self._scheduled = False
-        waiting: list[tuple[ClientConnection, int]] = []
-        batches: dict[int, list[ClientConnection]] = {}
+        waiting: list[tuple[Http1Connection, int]] = []
+        batches: dict[int, list[Http1Connection]] = {}
         while self._offered:
             client, target = self._offered.popleft()
             if client.closed or client.transport.is_closing():
@@ -176,16 +187,16 @@ class HandOver:
                 batches.setdefault(target, []).append(client)
         for target, clients in batches.items():
             while clients:
-                batch: list[ClientConnection] = []
+                batch: list[Http1Connection] = []
                 size = 0
-                while clients and len(batch) < self._worker.descriptors.packet and size < _PENDING_LIMIT:
+                while clients and len(batch) < self._core.descriptors.packet and size < _PENDING_LIMIT:
                     client = clients.pop()
                     batch.append(client)
                     size += len(client.buffer) * 4 // 3
                 try:
                     sent = self._send_batch(target, batch)
                 except Exception as error:
-                    self._worker.internal(error)
+                    self._core.internal(error)
                     for client in batch:
                         self._keep(client)
                     continue
@@ -195,19 +206,19 @@ class HandOver:
         if waiting:
             self._offered.extend(waiting)
             self._scheduled = True
-            self._worker.loop.call_later(_RETRY, self._send)
+            self._core.loop.call_later(_RETRY, self._send)
 
-    def _send_batch(self, target: int, batch: list[ClientConnection]) -> bool:
+    def _send_batch(self, target: int, batch: list[Http1Connection]) -> bool:
         header = {
-            "binds": [client.listener.bind for client in batch],
-            "peers": [client.peer for client in batch],
+            "binds": [client.bind.key for client in batch],
+            "peers": [client.told for client in batch],
             "born": [int(client.born) for client in batch],
             "pending": [base64.b64encode(client.buffer).decode() for client in batch],
         }
         fds = [client.transport.get_extra_info("socket").fileno() for client in batch]
         if not channel.send_connections(self._inboxes[target], header, fds):
             return False
-        self._worker.counters[Field.HANDED_OVER] += len(batch)
+        self._core.counters[Field.HANDED_OVER] += len(batch)
         for client in batch:
             try:
                 client.buffer = b""
@@ -215,7 +226,7 @@ class HandOver:
                 client.cut_off()  # closes our descriptor without a shutdown
         return True
 
-    def _keep(self, client: ClientConnection) -> None:
+    def _keep(self, client: Http1Connection) -> None:
         """A connection that could not be packed goes on here."""
         try:
             client.moving = False
@@ -229,16 +240,16 @@ class HandOver:
     def listen(self) -> None:
         """Take what comes to the inbox, from now on."""
         self.deaf = False
-        self._worker.loop.add_reader(self._inbox.fileno(), self.receive)
+        self._core.loop.add_reader(self._inbox.fileno(), self.receive)
 
     def receive(self) -> None:
         """Adopt all connections that wait in the inbox, as far as the descriptors suffice."""
-        worker = self._worker
+        core = self._core
         while True:
-            if worker.descriptors.full(worker.held() + worker.descriptors.packet):
+            if core.descriptors.full(core.held() + core.descriptors.packet):
                 # The inbox keeps them; the worker looks again with each tick.
                 self.deaf = True
-                worker.loop.remove_reader(self._inbox.fileno())
+                core.loop.remove_reader(self._inbox.fileno())
                 return
             packet = channel.recv_connections(self._inbox)
             if packet is None:
@@ -252,37 +263,37 @@ class HandOver:
                         break
                     sock = socket.socket(fileno=fds.pop(0))
                     sock.setblocking(False)
-                    worker.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
-                    self.adopting += 1
+                    core.spawn(self._adopt(sock, bind, peer, born, base64.b64decode(pending)))
+                    core.adopting += 1
             except Exception as error:
-                worker.internal(error)
+                core.internal(error)
             finally:
                 channel.close_all(fds)
 
     async def _adopt(
         self, sock: socket.socket, bind: str, peer: list[Any] | None, born: int, pending: bytes
     ) -> None:
-        worker = self._worker
+        core = self._core
         try:
-            listener = worker.listeners.get(bind)
-            if listener is None:
+            known = self._binds.get(bind)
+            if known is None:
                 log.info("connection of %s closed: it is no longer bound", bind)
                 sock.close()
                 return
             whose = (peer[0], peer[1]) if peer else None
-            _, client = await worker.loop.connect_accepted_socket(
-                lambda: ClientConnection(worker, listener, whose), sock
+            _, client = await core.loop.connect_accepted_socket(
+                lambda: Http1Connection(core, known, whose), sock
             )
-            worker.counters[Field.ADOPTED] += 1
-            client.born, client.recall_at = born, worker.recall_at(born)
+            core.counters[Field.ADOPTED] += 1
+            client.born, client.recall_at = born, core.recall_at(born)
             if pending:
                 client.data_received(pending)
-            elif worker.moves:
+            elif core.moves:
                 self.offer(client)
-            if worker.stopping:
-                worker.loop.call_later(worker.spread, client.drain)
+            if core.stopping:
+                core.loop.call_later(core.spread, client.drain)
         except OSError as error:
-            worker.say(
+            core.say(
                 logging.INFO, "adopt", f"a connection ended while it was handed over: {in_words(error)}"
             )
             sock.close()
@@ -290,5 +301,5 @@ class HandOver:
             sock.close()
             raise
         finally:
-            self.adopting -= 1
-            worker.client_gone()
+            core.adopting -= 1
+            core.emptier()

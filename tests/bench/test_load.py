@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import socket
-import threading
 
 import pytest
 
 from bench.rig.balancer import free_port
 from bench.rig.load import closed_loop, open_loop
 from tests.e2e.conftest import origin
-from tests.e2e.origin import Origin
+from tests.e2e.origin import Origin, Scripted, read_head
 
 __all__ = ["origin"]
 
@@ -41,17 +40,12 @@ def test_an_error_and_half_an_answer_have_failed() -> None:
         b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf",
     ]
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    left = iter(answers)
 
-        def serve() -> None:
-            for answer in answers:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(1000)
-                    connection.sendall(answer)
+    def play(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(next(left))
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        outcome = closed_loop(listener.getsockname()[1], 1, requests=2)
-        thread.join()
+    with Scripted(play) as server:
+        outcome = closed_loop(server.port, 1, requests=2)
     assert (len(outcome.latencies), outcome.failed) == (0, 2)

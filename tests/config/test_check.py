@@ -23,7 +23,7 @@ from pylb.config.load import ConfigError, from_document, load_file, quick, read_
 from pylb.config.model import Config
 from pylb.supervisor.arbiter import Arbiter
 from pylb.worker.context import WorkerContext
-from pylb.worker.main import Worker
+from pylb.worker.process import Worker
 from tests.test_cli import pylb
 
 GOOD = """

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from bench.rig.balancer import free_port
 from pylb.config.address import Address
 from pylb.control import view
+from tests.e2e.origin import Scripted, read_head
 
 # Orphans come to this process as they come to PID 1 (man 2 prctl: PR_SET_CHILD_SUBREAPER), and one is made
 # that ends when its standard input does. Then it becomes the program of its arguments.
@@ -65,28 +65,18 @@ def test_orphans_are_reaped(tmp_path: Path) -> None:
             pipe.close()
 
 
-class _NobodyServes(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body = json.dumps({"workers": [{"state": "starting"}, {"state": "retiring"}]}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing to say."""
-
-
 def health(admin: str) -> int:
     command = [sys.executable, "-m", "pylb", "status", "--json", "--admin", admin]
     return subprocess.run(command, capture_output=True, timeout=60).returncode
 
 
 def test_status_says_whether_anybody_serves() -> None:
-    with HTTPServer(("127.0.0.1", 0), _NobodyServes) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            assert health(f"127.0.0.1:{server.server_port}") == 1
-        finally:
-            server.shutdown()
+    body = json.dumps({"workers": [{"state": "starting"}, {"state": "retiring"}]}).encode()
+
+    def play(connection: socket.socket) -> None:
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    with Scripted(play) as server:
+        assert health(server.address) == 1
     assert health(f"127.0.0.1:{free_port()}") == 2

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from bench.rig.balancer import Balancer
 from tests.e2e.http2client import Client
-from tests.e2e.origin import Origin
+from tests.e2e.origin import Origin, Play, Scripted
 
 StartBalancer = Callable[..., Balancer]
+StartServer = Callable[[Play], Scripted]
 
 
 @pytest.fixture
@@ -19,6 +21,13 @@ def origin() -> Iterator[Origin]:
     server = Origin()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def scripted() -> Iterator[StartServer]:
+    """Starts servers that play a part."""
+    with ExitStack() as started:
+        yield lambda play: started.enter_context(Scripted(play))
 
 
 @pytest.fixture

@@ -1,11 +1,66 @@
-"""The server behind the balancer in end-to-end tests: an asyncio server in a thread, scripted by path."""
+"""The servers behind the balancer in end-to-end tests.
+
+`Origin` speaks HTTP/1.1 and is scripted by path; `Scripted` plays any part, byte by byte.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import socket
 import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+Play = Callable[[socket.socket], None]
+"""Serves one connection, which is closed afterwards; an OSError ends it."""
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def read_head(sock: socket.socket) -> bytes:
+    """Read until a head is complete; gives also what came behind it.
+
+    Raises:
+        EOFError: the connection ended within it.
+    """
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = sock.recv(65536)
+        if not piece:
+            raise EOFError(data)
+        data += piece
+    return data
+
+
+class Scripted:
+    """Plays one part with each connection, each in a thread of its own; a context manager."""
+
+    def __init__(self, play: Play) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
+        self._play = play
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener was closed
+            while True:
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+
+    def _one(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, EOFError):
+            self._play(connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.listener.close()
 
 
 class Origin:

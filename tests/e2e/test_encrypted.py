@@ -15,9 +15,9 @@ import pytest
 import trustme
 
 from bench.rig.balancer import Balancer, free_port
-from tests.e2e.conftest import StartBalancer
+from tests.e2e.conftest import StartBalancer, StartServer
 from tests.e2e.http2client import Client
-from tests.e2e.origin import Origin
+from tests.e2e.origin import OK, Origin
 
 GET = b"GET /echo HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
@@ -280,12 +280,12 @@ def test_a_certificate_must_be_good_at_the_start(tmp_path: Path) -> None:
     assert "none.pem" in done.stdout + done.stderr
 
 
-def tls_origin(folder: Path, ca: trustme.CA) -> tuple[socket.socket, ssl.SSLContext]:
+def tls_context(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     ca.issue_cert("server.example").configure_cert(context)
     ca.configure_trust(context)
     context.verify_mode = ssl.CERT_OPTIONAL
-    return socket.create_server(("127.0.0.1", 0)), context
+    return context
 
 
 @pytest.mark.parametrize(
@@ -299,37 +299,28 @@ def tls_origin(folder: Path, ca: trustme.CA) -> tuple[socket.socket, ssl.SSLCont
     ],
 )
 def test_servers_are_verified(
-    balancer: StartBalancer, origin: Origin, tmp_path: Path, settings: str, status: bytes
+    balancer: StartBalancer, scripted: StartServer, tmp_path: Path, settings: str, status: bytes
 ) -> None:
-    import threading
-
     ca = trustme.CA()
-    listener, context = tls_origin(tmp_path, ca)
+    context = tls_context(ca)
     ca.cert_pem.write_to_path(tmp_path / "ca.pem")
     me = ca.issue_cert("me.example", common_name="me")
     me.private_key_and_cert_chain_pem.write_to_path(tmp_path / "me.pem")
     seen: list[object] = []
 
-    def serve() -> None:
-        while True:
-            try:
-                raw, _ = listener.accept()
-            except OSError:
-                return
-            with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True) as sock:
-                seen.append(sock.getpeercert())
-                sock.recv(65536)
-                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                sock.recv(1)
+    def play(raw: socket.socket) -> None:
+        with context.wrap_socket(raw, server_side=True) as sock:
+            seen.append(sock.getpeercert())
+            sock.recv(65536)
+            sock.sendall(OK)
+            sock.recv(1)
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
     port = free_port()
     file = tmp_path / "pylb.toml"
     file.write_text(
         f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n[[backend]]\nname = "b"\n'
         f"[backend.tls]\n{settings.format(ca=tmp_path / 'ca.pem', me=tmp_path / 'me.pem')}\n"
-        f'[[backend.server]]\naddress = "127.0.0.1:{listener.getsockname()[1]}"\n'
+        f'[[backend.server]]\naddress = "{scripted(play).address}"\n'
     )
     balancer("-c", str(file))
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
@@ -337,4 +328,3 @@ def test_servers_are_verified(
     assert answer.startswith(b"HTTP/1.1 " + status)
     if "certificate" in settings:
         assert "me" in str(seen)
-    listener.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import threading
 from pathlib import Path
 
 import h2.config
@@ -21,9 +20,9 @@ from hyperframe.frame import (
 )
 
 from bench.rig.balancer import Balancer, free_port
-from tests.e2e.conftest import StartBalancer
+from tests.e2e.conftest import StartBalancer, StartServer
 from tests.e2e.http2client import Client, nothing_left
-from tests.e2e.origin import Origin
+from tests.e2e.origin import Origin, read_head
 
 
 def test_requests_of_all_kinds(client: Client, origin: Origin, running: Balancer) -> None:
@@ -135,28 +134,20 @@ def test_through_two_balancers_in_http_2(
     nothing_left(front, 0)
 
 
-def test_websocket_by_extended_connect(running: Balancer, balancer: StartBalancer) -> None:
+def test_websocket_by_extended_connect(balancer: StartBalancer, scripted: StartServer) -> None:
     """RFC 8441: the tunnel is a stream; the server sees an Upgrade."""
-    listener = socket.create_server(("127.0.0.1", 0))
     heads: list[bytes] = []
 
-    def serve() -> None:
-        connection, _ = listener.accept()
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += connection.recv(65536)
-        heads.append(data)
+    def play(connection: socket.socket) -> None:
+        heads.append(read_head(connection))
         connection.sendall(
             b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Accept: x\r\n\r\nearly "
         )
         while piece := connection.recv(65536):
             connection.sendall(piece)
-        connection.close()
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    tunnelling = balancer("--workers", "1", servers=(f"127.0.0.1:{listener.getsockname()[1]}",))
+    tunnelling = balancer("--workers", "1", servers=(scripted(play).address,))
     client = Client(tunnelling.port)
     number = client.h2.get_next_available_stream_id()
     head = [
@@ -184,8 +175,6 @@ def test_websocket_by_extended_connect(running: Balancer, balancer: StartBalance
     client.h2.end_stream(number)
     client.flush()
     client.answer(number)
-    thread.join(10)
-    listener.close()
     assert b"GET /chat HTTP/1.1\r\n" in heads[0]
     assert b"Upgrade: websocket\r\n" in heads[0]
     assert b"Sec-WebSocket-Key: " in heads[0]
@@ -228,20 +217,13 @@ def test_streams_outlive_the_goaway_of_their_client(
     nothing_left(running, 0)
 
 
-def test_streams_outlive_the_goaway_of_their_server(balancer: StartBalancer, tmp_path: Path) -> None:
+def test_streams_outlive_the_goaway_of_their_server(
+    balancer: StartBalancer, scripted: StartServer, tmp_path: Path
+) -> None:
     """As nginx and gRPC servers send it after so many requests; also what a server may not answer."""
-    listener = socket.create_server(("127.0.0.1", 0))
     seen: list[int] = []
 
-    def serve() -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=one, args=(sock,), daemon=True).start()
-
-    def one(sock: socket.socket) -> None:
+    def play(sock: socket.socket) -> None:
         server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         server.initiate_connection()
         seen.append(0)
@@ -273,14 +255,12 @@ def test_streams_outlive_the_goaway_of_their_server(balancer: StartBalancer, tmp
                     server.send_data(number, b"HTTP/1.1 200 OK\r\n\r\n" if split else b"ok")
                     server.end_stream(number)
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
     port = free_port()
     file = tmp_path / "pylb.toml"
     file.write_text(
         f"workers = {{min = 1, max = 1}}\n"
         f'[[frontend]]\nname = "f"\nbind = "127.0.0.1:{port}"\nbackend = "b"\n[[backend]]\nname = "b"\n'
-        f'http2 = true\n[[backend.server]]\naddress = "127.0.0.1:{listener.getsockname()[1]}"\n'
+        f'http2 = true\n[[backend.server]]\naddress = "{scripted(play).address}"\n'
     )
     running = balancer("-c", str(file))
 
@@ -303,4 +283,3 @@ def test_streams_outlive_the_goaway_of_their_server(balancer: StartBalancer, tmp
     assert get("/101").startswith(b"HTTP/1.1 502 ")
     assert get("/").endswith(b"ok")
     nothing_left(running, 0)
-    listener.close()

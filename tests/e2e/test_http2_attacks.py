@@ -198,8 +198,8 @@ def test_a_body_of_another_length_than_said_is_not_passed_on(
     with contextlib.suppress(ConnectionError, EOFError):
         assert attacker.answer(number)[0][0] == (":status", "400")
     attacker.sock.close()
+    running.wait("refused", lambda status: status["totals"]["refused"] == 1)
     nothing_left(running, 1)
-    assert running.status()["totals"]["refused"] == 1
     assert client.answer(client.request("/after"))[1] == b"/after"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -11,33 +12,23 @@ import pytest
 
 from bench.rig.balancer import Balancer
 from tests.e2e.conftest import StartBalancer
+from tests.e2e.origin import Scripted
 
 
-class Holding:
+class Holding(Scripted):
     """A server that answers ``/`` and holds every other request for ever; ``held`` counts those."""
 
     def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
         self.held = 0
-        threading.Thread(target=self._run, daemon=True).start()
+        super().__init__(self._serve)
 
-    def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
-
-    def _one(self, connection: socket.socket) -> None:
-        with connection:
-            while head := connection.recv(65536):
-                if head.startswith(b"GET / "):
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                else:
-                    self.held += 1
-                    came.release()
+    def _serve(self, connection: socket.socket) -> None:
+        while head := connection.recv(65536):
+            if head.startswith(b"GET / "):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            else:
+                self.held += 1
+                came.release()
 
 
 came = threading.Semaphore(0)
@@ -45,10 +36,8 @@ came = threading.Semaphore(0)
 
 @pytest.fixture
 def servers() -> Iterator[list[Holding]]:
-    made = [Holding() for _ in range(3)]
-    yield made
-    for one in made:
-        one.listener.close()
+    with contextlib.ExitStack() as started:
+        yield [started.enter_context(Holding()) for _ in range(3)]
 
 
 def both_have_ticked(running: Balancer) -> None:

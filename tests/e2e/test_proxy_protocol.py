@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import ssl
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ import trustme
 
 from bench.rig.balancer import Balancer, free_port
 from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, build_v1, build_v2, parse
-from tests.e2e.conftest import StartBalancer
-from tests.e2e.origin import Origin
+from tests.e2e.conftest import StartBalancer, StartServer
+from tests.e2e.origin import OK, Origin
 
 SOURCE, DESTINATION = ("192.0.2.7", 4711), ("192.0.2.1", 80)
 GET = b"GET /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
@@ -108,26 +107,23 @@ def test_before_tls(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_sent_to_servers(balancer: StartBalancer, tmp_path: Path, version: str) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
+def test_sent_to_servers(
+    balancer: StartBalancer, scripted: StartServer, tmp_path: Path, version: str
+) -> None:
     sources: list[object] = []
 
-    def serve() -> None:
-        for _ in range(2):
-            connection, _ = listener.accept()
-            data = b""
-            while b"\r\n\r\n" not in data or not data.endswith(b"\r\n\r\n"):
-                data += connection.recv(65536)
-            header = parse(data)
-            assert header is not None
-            sources.append(header.source)
-            assert data[header.length :].startswith(b"GET / ")
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    def play(connection: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += connection.recv(65536)
+        header = parse(data)
+        assert header is not None
+        sources.append(header.source)
+        assert data[header.length :].startswith(b"GET / ")
+        connection.sendall(OK)
+        connection.recv(1)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    server = f"127.0.0.1:{listener.getsockname()[1]}"
-    _, port = start(balancer, tmp_path, server, backend=f'send_proxy = "{version}"')
+    _, port = start(balancer, tmp_path, scripted(play).address, backend=f'send_proxy = "{version}"')
     ports = []
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
         for _ in range(2):  # two requests of one client: each on a connection of its own
@@ -136,33 +132,28 @@ def test_sent_to_servers(balancer: StartBalancer, tmp_path: Path, version: str) 
             data = b""
             while not data.endswith(b"ok"):
                 data += sock.recv(65536)
-    thread.join(20)
-    listener.close()
     assert sources == [("127.0.0.1", number) for number in ports]
 
 
-def test_what_the_client_said_by_tls_is_told_where_asked(balancer: StartBalancer, tmp_path: Path) -> None:
+def test_what_the_client_said_by_tls_is_told_where_asked(
+    balancer: StartBalancer, scripted: StartServer, tmp_path: Path
+) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("www.example.org")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "c.pem"))
-    listener = socket.create_server(("127.0.0.1", 0))
     told = []
 
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            data = b""
-            while not data.endswith(b"\r\n\r\n"):
-                data += connection.recv(65536)
-            header = parse(data)
-            assert header is not None
-            told.append(header.tlvs)
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    def play(connection: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += connection.recv(65536)
+        header = parse(data)
+        assert header is not None
+        told.append(header.tlvs)
+        connection.sendall(OK)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
     _, port = start(
-        *(balancer, tmp_path, f"127.0.0.1:{listener.getsockname()[1]}"),
+        *(balancer, tmp_path, scripted(play).address),
         f'[frontend.tls]\ncertificates = "{tmp_path}/c.pem"\n',
         'send_proxy = "v2"\nsend_proxy_tlvs = ["alpn", "authority"]\n',
     )
@@ -173,8 +164,6 @@ def test_what_the_client_said_by_tls_is_told_where_asked(balancer: StartBalancer
     with plain, context.wrap_socket(plain, server_hostname="www.example.org") as tls:
         tls.sendall(b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n")
         assert tls.recv(15) == b"HTTP/1.1 200 OK"
-    thread.join(20)
-    listener.close()
     assert told == [((TLV_ALPN, b"http/1.1"), (TLV_AUTHORITY, b"www.example.org"))]
 
 

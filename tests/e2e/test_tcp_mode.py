@@ -9,51 +9,22 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
 
 from bench.rig.balancer import Balancer, free_port
-from tests.e2e.conftest import StartBalancer
+from tests.e2e.conftest import StartBalancer, StartServer
+from tests.e2e.origin import Play, Scripted
 
-Play = Callable[[socket.socket], None]
-
-
-class Server:
-    """Plays one part with each connection."""
-
-    def __init__(self, play: Play) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
-        self._play = play
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
-
-    def _one(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
-            self._play(connection)
+Server = Scripted
 
 
 @pytest.fixture
-def server() -> Iterator[Callable[[Play], Server]]:
-    started: list[Server] = []
-
-    def start(play: Play) -> Server:
-        started.append(Server(play))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.listener.close()
+def server(scripted: StartServer) -> StartServer:
+    return scripted
 
 
 def start(balancer: StartBalancer, folder: Path, *servers: str, more: str = "") -> tuple[Balancer, int]:

@@ -106,7 +106,6 @@ def test_a_chunked_body_that_breaks_later_breaks_the_connection() -> None:
 
 def test_an_answer_that_no_request_waits_for_closes_the_connection() -> None:
     wire = Wire()
-    connection = wire.backend.upstreams[0].pool[0]
-    connection.data_received(OK + b"Content-Length: 0\r\n\r\n")
+    wire.servers[0].protocol.data_received(OK + b"Content-Length: 0\r\n\r\n")
     assert wire.servers[0].closed
-    assert wire.backend.upstreams[0].pool == []
+    assert wire.upstream.pool == []

@@ -41,7 +41,7 @@ def test_there_and_back(fields: list[Header]) -> None:
         *fields,
         (b"te", b"trailers"),
     ]
-    raw = response_to_http1([(b":status", b"200"), *fields], True, True)
+    raw = response_to_http1([(b":status", b"200"), *fields], True)
     assert response_to_http2(raw) == [(b":status", b"200"), *fields, (b"content-length", b"0")]
     assert trailers_to_http2(trailers_to_http1(fields)) == fields
 
@@ -96,10 +96,10 @@ def test_an_extended_connect_is_an_upgrade() -> None:
 
 def test_a_response_that_ends_later() -> None:
     fields = [(b":status", b"200")]
-    assert b"transfer-encoding: chunked" in response_to_http1(fields, False, True)
-    assert response_to_http1(fields, False, False) == b"HTTP/1.1 200 \r\n\r\n"
+    assert b"transfer-encoding: chunked" in response_to_http1(fields, False)
+    assert response_to_http1(fields, True) == b"HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n"
     with pytest.raises(ValueError, match="control"):
-        response_to_http1([*fields, (b"x", b"a\r\nb: c")], False, True)
+        response_to_http1([*fields, (b"x", b"a\r\nb: c")], False)
 
 
 @given(st.lists(st.floats(0, 5), max_size=60))

@@ -1,30 +1,28 @@
 """A worker's connections without sockets: what a client sends, and what reaches the server and comes back.
 
-The objects are the real ones (`ClientConnection`, `ServerConnection`); only transports and the loop are
-stand-ins, so that a case costs microseconds.
+The objects are the real ones (`Http1Connection`, `Exchange`, `Http1ServerConnection`); only transports and
+the loop are stand-ins, so that a case costs microseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import re
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import h11
 
-from pylb import latency
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend, Limits, Server, Timeouts
-from pylb.http.errors import Refused
-from pylb.http.request import HeadLimits
-from pylb.scoreboard import REASONS, Field, Scoreboard
-from pylb.worker.client import ClientConnection
-from pylb.worker.listener import Listener
-from pylb.worker.pool import Backend
-from pylb.worker.recall import Recalls
-from pylb.worker.server import ServerConnection
+from pylb.scoreboard import REASONS, Field, Scoreboard, ServerField
+from pylb.worker import backend, phases
+from pylb.worker.client.http1 import Http1Connection
+from pylb.worker.core import Core
+from pylb.worker.descriptors import Descriptors
+from pylb.worker.frontend import Bind
+from pylb.worker.server.http1 import Http1ServerConnection
 
 _CONFIG = BackendConfig(
     name="b", balance="roundrobin", servers=(Server(name="s", address=parse_address("127.0.0.1:9")),)
@@ -33,74 +31,118 @@ _FRONTEND = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b
 _BOARD = Scoreboard(1)
 
 
-class _Loop:
-    """Runs what is to be called soon when asked to."""
+class Task:
+    """A task that ends when the test says so; by itself it does nothing."""
 
-    def __init__(self) -> None:
-        self.soon: list[tuple[Any, tuple[Any, ...]]] = []
-
-    def call_soon(self, callback: Any, *arguments: Any) -> None:
-        self.soon.append((callback, arguments))
-
-    def call_later(self, delay: float, callback: Any, *arguments: Any) -> None:
-        """Never."""
+    def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.coroutine = coroutine
+        self.cancelled = False
 
     def run(self) -> None:
+        """Run it to its end; nothing in it may have to wait."""
+        try:
+            self.coroutine.send(None)
+        except StopIteration:
+            return
+        raise AssertionError("the task waits")
+
+    def cancel(self) -> None:
+        """As asyncio's."""
+        self.cancelled = True
+        self.coroutine.close()
+
+
+class Loop:
+    """Runs what is to be called soon when asked to; nothing is later, and tasks are the test's to run."""
+
+    def __init__(self) -> None:
+        self.soon: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+        self.later: list[tuple[float, Callable[..., object], tuple[Any, ...]]] = []
+        self.tasks: list[Task] = []
+        self.clock = 0.0
+
+    def time(self) -> float:
+        """Its clock."""
+        return self.clock
+
+    def call_soon(self, callback: Callable[..., object], *arguments: Any) -> None:
+        """As asyncio's."""
+        self.soon.append((callback, arguments))
+
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> None:
+        """As asyncio's."""
+        self.later.append((delay, callback, arguments))
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None]) -> Task:
+        """As asyncio's, but it doesn't begin."""
+        task = Task(coroutine)
+        self.tasks.append(task)
+        return task
+
+    def run(self) -> None:
+        """Call what is to be called soon, and what follows of that."""
         while self.soon:
             callback, arguments = self.soon.pop(0)
             callback(*arguments)
 
+    def run_later(self) -> None:
+        """The time of everything that is to be called later has come."""
+        later, self.later = self.later, []
+        for _, callback, arguments in later:
+            callback(*arguments)
+        self.run()
 
-class _Worker:
-    """The part of a worker that connections use."""
+    def run_tasks(self) -> None:
+        """Run all tasks to their ends, and those that they begin."""
+        while self.tasks:
+            task = self.tasks.pop(0)
+            if not task.cancelled:
+                task.run()
+        self.run()
 
-    def __init__(self) -> None:
-        self.loop = _Loop()
-        self.counters = [0] * int(Field.END)
-        self.timeouts = Timeouts()
-        self.limits = Limits()
-        self.head_limits = HeadLimits()
-        self.now = 0.0
-        self.clients: set[Any] = set()
-        self.server_connections: set[Any] = set()
-        self.connecting: set[Any] = set()
+
+class TestCore(Core):
+    """A core of which nothing is shared, with its clock at 0, and for which an error of pylb's own is one."""
+
+    __test__ = False
+
+    def __init__(self, timeouts: Timeouts | None = None, limits: Limits | None = None) -> None:
+        self.stand_in = Loop()
+        super().__init__(
+            cast(asyncio.AbstractEventLoop, self.stand_in),
+            *(timeouts or Timeouts(), limits or Limits(), 2.0),
+            Descriptors(1 << 16, 0),
+        )
         self.said: list[str] = []
-        self.times = [0] * latency.WIDTH
-        self.moves = self.leaving = self.stopping = False
-        self.recalls = Recalls(2.0)
-
-    def full(self) -> bool:
-        return False
-
-    def recall_at(self, born: float) -> float:
-        return math.inf
+        self.errors: list[BaseException] | None = None
+        """Errors of pylb's own, where the test expects some."""
 
     def say(self, level: int, kind: object, text: str) -> None:
         self.said.append(text)
 
     def internal(self, error: BaseException) -> None:
-        """There are none."""
-        raise error
-
-    def client_gone(self) -> None:
-        """Nobody waits for it."""
-
-    def count_refusal(self, refused: Refused) -> None:
-        self.counters[Field.REFUSED] += 1
-        self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
+        if self.errors is None:
+            raise error
+        self.errors.append(error)
+        self.counters[Field.INTERNAL] += 1
 
 
-class _Transport:
+class Transport:
     """Keeps what is written."""
 
     def __init__(self) -> None:
         self.written = b""
         self.closed = False
+        self.aborted = False
+        self.finished = False
+        """Whether this side was shut."""
+        self.half_close = True
         self.unsent = 0
         self.reading = True
         self.protocol: Any = None
 
     def write(self, data: bytes) -> None:
+        """As asyncio's; so are all below."""
         self.written += bytes(data)
 
     def writelines(self, pieces: tuple[bytes, ...]) -> None:
@@ -115,10 +157,14 @@ class _Transport:
     def close(self) -> None:
         self.closed = True
 
-    abort = write_eof = close
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def write_eof(self) -> None:
+        self.finished = True
 
     def can_write_eof(self) -> bool:
-        return True
+        return self.half_close
 
     def is_closing(self) -> bool:
         return self.closed
@@ -135,54 +181,73 @@ class _Transport:
     def resume_reading(self) -> None:
         self.reading = True
 
+    def take(self) -> bytes:
+        """What was written since the last look."""
+        written, self.written = self.written, b""
+        return written
+
 
 class Wire:
-    """One client and a server that answers nothing by itself (``answer`` does)."""
+    """One client and a server that answers nothing by itself (``answer`` does).
 
-    def __init__(self) -> None:
-        self.worker = _Worker()
-        worker = cast(Any, self.worker)
-        self.backend = Backend(_CONFIG, _BOARD, lambda server: 0, 0, lambda: True)
-        _BOARD.server_column(cast(Any, 0), 0)[0] = 0
-        listener = Listener(worker, "127.0.0.1:80", _FRONTEND, {"b": self.backend})
-        self.client = ClientConnection(worker, listener)
-        self.near = _Transport()
+    Args:
+        frontend: what differs from the usual in its configuration.
+    """
+
+    def __init__(self, limits: Limits | None = None, **frontend: Any) -> None:
+        core = self.worker = TestCore(limits=limits)
+        config = _FRONTEND.model_copy(update=frontend) if frontend else _FRONTEND
+        self.backend = backend.Backend(_CONFIG, _BOARD, lambda server: 0, 0, lambda: True)
+        self.upstream = self.backend.servers[0]
+        _BOARD.server_column(ServerField.ACTIVE, 0)[0] = 0
+        self.frontend = phases.compiled(config, {"b": self.backend}, core)
+        bind = Bind("127.0.0.1:80", config, self.frontend, {}, core.head_limits)
+        self.client = Http1Connection(core, bind)
+        self.near = Transport()
+        self.near.protocol = self.client
         self.client.connection_made(cast(asyncio.BaseTransport, self.near))
-        self.servers: list[_Transport] = []
+        self.servers: list[Transport] = []
         self._refill()
 
     def _refill(self) -> None:
         """There is always a pooled connection, so that nothing has to connect."""
-        upstream = self.backend.upstreams[0]
-        if not upstream.pool:
-            transport = _Transport()
-            connection = ServerConnection(cast(Any, self.worker), upstream)
+        if not self.upstream.pool:
+            transport = Transport()
+            connection = Http1ServerConnection(self.worker, self.upstream)
             connection.connection_made(cast(asyncio.BaseTransport, transport))
+            transport.protocol = connection
             self.servers.append(transport)
-            upstream.pool.append(connection)
+            self.upstream.pool.append(connection)
 
     @property
     def client_closed(self) -> bool:
-        return self.near.closed
+        """Whether nothing more is sent to the client."""
+        return self.near.closed or self.near.finished
+
+    @property
+    def server(self) -> Http1ServerConnection | None:
+        """The connection to the server that has the request."""
+        exchange = self.client.exchange
+        return None if exchange is None else cast("Http1ServerConnection | None", exchange.server)
 
     def client_sends(self, data: bytes) -> None:
         """Bytes from the client."""
-        if not self.near.closed:
-            self.client.data_received(data)
-            self.worker.loop.run()
+        if not self.client_closed:
+            self.near.protocol.data_received(data)
+            self.worker.stand_in.run()
             self._refill()
 
     def server_sends(self, data: bytes) -> None:
         """Bytes from the server that has the request."""
-        server = self.client.server
+        server = self.server
         if server is not None:
-            cast(ServerConnection, server).data_received(data)
-            self.worker.loop.run()
+            server.data_received(data)
+            self.worker.stand_in.run()
             self._refill()
 
     def answer(self) -> bool:
         """Answer the request under way, if it is complete; whether there was one."""
-        if self.client.server is None or not self.client.body_done:
+        if self.server is None or not self.client.body_done:
             return False
         self.server_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         return True

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
 from pylb.scoreboard import Field
-from pylb.worker.server import ServerConnection
+from pylb.worker.exchange import Exchange
 from tests.http.wire import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -19,7 +17,8 @@ def test_a_server_that_was_held_back_by_the_last_piece_is_read_again() -> None:
     """Else the next request on that connection would never see its answer."""
     wire = Wire()
     wire.client_sends(GET)
-    server = cast(ServerConnection, wire.client.server)
+    server = wire.server
+    assert server is not None
     written = wire.near.write
 
     def full(data: bytes) -> None:
@@ -28,7 +27,7 @@ def test_a_server_that_was_held_back_by_the_last_piece_is_read_again() -> None:
 
     wire.near.write = full  # type: ignore[method-assign]
     wire.server_sends(OK)
-    assert server in wire.backend.upstreams[0].pool
+    assert server in wire.upstream.pool
     assert wire.servers[0].reading
 
 
@@ -36,20 +35,41 @@ def test_pipelined_requests_are_answered_though_the_client_has_closed_its_side()
     """The end came between the answer to the first and the turn of the second."""
     wire = Wire()
     wire.client.data_received(GET + GET)
-    server = cast(ServerConnection, wire.client.server)
+    server = wire.server
+    assert server is not None
     server.data_received(OK)
     assert wire.client.eof_received()
-    wire.worker.loop.run()
+    wire.worker.stand_in.run()
     wire.server_sends(OK)
     assert wire.statuses() == [200, 200]
     assert wire.client_closed
+
+
+@pytest.mark.parametrize("pieces", [[GET], [GET[:9], GET[9:]], [POST, b"0123456789"]])
+def test_nothing_of_a_request_is_left_for_the_next_one(pieces: list[bytes]) -> None:
+    wire = Wire()
+    for piece in pieces:
+        wire.client_sends(piece)
+    wire.server_sends(OK)
+    (kept,) = wire.worker.spare
+    new = Exchange(wire.worker)
+    # What is set for each request, and where the last server was.
+    always = {"core", "tx", "server_deadline", "client", "frontend", "backend", "index"}
+    always |= {"began_ns", "ended_ns"}
+    for one, other in ((kept, new), (kept.tx, new.tx)):
+        for name in set(one.__slots__) - always:
+            assert getattr(one, name) == getattr(other, name), name
+    assert kept.client is None
+    served = list(wire.backend.times)
+    wire.client_sends(b"NONSENSE\r\n\r\n")
+    assert wire.backend.times == served
 
 
 def test_half_a_request_is_over_when_the_client_is() -> None:
     wire = Wire()
     wire.client_sends(GET[:-2])
     wire.client.eof_received()
-    wire.worker.loop.run()
+    wire.worker.stand_in.run()
     assert wire.client_closed
 
 
@@ -85,7 +105,8 @@ def test_requests_are_read_ahead_up_to_a_limit() -> None:
 def test_a_body_that_ends_with_the_connection_is_whole_unless_that_broke(error: Exception | None) -> None:
     wire = Wire()
     wire.client_sends(GET)
-    server = cast(ServerConnection, wire.client.server)
+    server = wire.server
+    assert server is not None
     wire.server_sends(b"HTTP/1.1 200 OK\r\n\r\nas much as")
     server.connection_lost(error)
     assert wire.client_closed
@@ -103,4 +124,4 @@ def test_an_answer_before_the_end_of_the_request_says_that_the_connection_ends(l
     assert wire.client_closed
     # A server that has part of a request can't be given another one.
     assert wire.servers[0].closed
-    assert wire.backend.upstreams[0].active[0] == 0
+    assert wire.upstream.active[0] == 0

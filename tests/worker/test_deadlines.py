@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
 
 import pytest
 
@@ -19,8 +18,7 @@ HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
 
 
 def _connecting(wire: Wire) -> None:
-    wire.backend.upstreams[0].pool.clear()
-    cast(Any, wire.worker.loop).create_task = lambda coroutine: coroutine.close()
+    wire.upstream.pool.clear()
     wire.client_sends(GET)
 
 
@@ -64,49 +62,46 @@ STATES: dict[str, tuple[Callable[[Wire], None], str]] = {
 @pytest.mark.parametrize("state", STATES)
 def test_every_state_has_a_deadline(state: str) -> None:
     wire = Wire()
-    wire.worker.tunnels = set()  # type: ignore[attr-defined]
     play, timeout = STATES[state]
     play(wire)
-    client = wire.client
-    server = cast(Any, client.server)
-    due = [client.deadline, client.connect_deadline]
-    due += [server.deadline] if server in wire.worker.server_connections else []
-    due += [tunnel.deadline for tunnel in wire.worker.tunnels]  # type: ignore[attr-defined]
+    due = [wire.client.due()]
+    due += [tunnel.deadline for tunnel in wire.worker.tunnels]
     limit = getattr(wire.worker.timeouts, timeout)
     if timeout == "connect":
         limit = limit * (1 + wire.backend.retries) + 1
     assert min(due) == limit < math.inf
+    for task in wire.worker.stand_in.tasks:
+        task.cancel()
 
 
 def test_a_connect_that_never_ends_is_answered() -> None:
     """The task that connects hangs, as no limit of a single try would let it."""
     wire = Wire()
     _connecting(wire)
-    assert wire.worker.connecting == {wire.client}
-    wire.client.connect_expired()
+    (task,) = wire.worker.stand_in.tasks
+    wire.worker.now = wire.client.due() + 0.1
+    wire.client.expire()
     assert wire.statuses() == [504]
-    assert not wire.worker.connecting
-    assert wire.backend.upstreams[0].active[0] == 0
+    assert task.cancelled
+    assert wire.upstream.active[0] == 0
 
 
 def test_an_error_before_the_response_is_answered_with_500(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire()
-    seen: list[BaseException] = []
-    monkeypatch.setattr(wire.worker, "internal", seen.append)
-    monkeypatch.setattr("pylb.worker.server.read_response", lambda raw, head_only: {}[raw])
+    seen = wire.worker.errors = []
+    monkeypatch.setattr("pylb.worker.server.http1.read_response", lambda raw, head_only: {}[raw])
     wire.client_sends(GET)
     wire.server_sends(HALF)
     assert [type(error) for error in seen] == [KeyError]
     assert wire.statuses() == [500]
     assert wire.client_closed and wire.servers[0].closed
-    assert wire.backend.upstreams[0].active[0] == 0
+    assert wire.upstream.active[0] == 0
     assert wire.worker.counters[Field.REQUESTS] == wire.worker.counters[Field.STATUS_5XX] == 1
 
 
 def test_an_error_within_the_response_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire()
-    seen: list[BaseException] = []
-    monkeypatch.setattr(wire.worker, "internal", seen.append)
+    seen = wire.worker.errors = []
     wire.client_sends(GET)
     wire.server_sends(HALF)
     monkeypatch.setattr(wire.near, "write", lambda data: {}[data])
@@ -115,5 +110,5 @@ def test_an_error_within_the_response_ends_the_connection(monkeypatch: pytest.Mo
     assert wire.statuses() == [200]
     assert wire.client_closed and wire.servers[0].closed
     wire.client.connection_lost(None)  # as the event loop says then
-    assert wire.backend.upstreams[0].active[0] == 0
+    assert wire.upstream.active[0] == 0
     assert wire.worker.counters[Field.REQUESTS] == wire.worker.counters[Field.ABORTED] == 1

@@ -36,9 +36,9 @@ from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
-from pylb.worker.listener import Listener
-from pylb.worker.main import Worker
-from pylb.worker.pool import Upstream
+from pylb.worker.listeners import Listener
+from pylb.worker.process import Worker
+from pylb.worker.server import connect
 
 FOLDER = Path(pylb.worker.__file__).parent
 ROW, OTHER = 0, 1
@@ -53,7 +53,7 @@ class Fault(Exception):
 def _calls() -> frozenset[Site]:
     """The lines of the worker's modules in which something is called or awaited."""
     found = set()
-    for file in FOLDER.glob("*.py"):
+    for file in FOLDER.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call | ast.Await):
                 found.add((str(file), node.lineno))
@@ -266,13 +266,14 @@ class Stage:
     async def __aexit__(self, *failure: object) -> None:
         self.hang_up()
         self.life.cancel()
-        for accepting in self.worker._accepting.values():
+        for accepting in self.worker.listeners._accepting.values():
             accepting.close()
         for server in self.servers:
             server.close()
-        for one in [*self.worker.clients, *self.worker.server_connections]:
-            if getattr(one, "transport", None) is not None:
-                one.transport.abort()  # type: ignore[union-attr]
+        for one in [*self.worker.core.clients, *self.worker.core.server_connections]:
+            transport = getattr(one, "transport", None)
+            if transport is not None:
+                transport.abort()
         self.loop.remove_reader(self.context.inbox.fileno())
         self.loop.remove_reader(self.context.channel.fileno())
         for _ in range(3):
@@ -522,13 +523,14 @@ async def _play(folder: Path, scene: Callable[[Stage], Awaitable[None]], injecto
     loop = asyncio.get_running_loop()
     async with Stage(folder, loop) as stage:
         worker = stage.worker
+        core = worker.core
         try:
             async with asyncio.timeout(LIMIT):
                 with injector():
                     await scene(stage)
                     if not stage.life.done():
                         stage.hang_up()
-                        await _until("empty", lambda: not worker.clients)
+                        await _until("empty", lambda: not core.clients)
         except TimeoutError:
             raise AssertionError("a client waits for ever") from None
         if injector.at is None or injector.fired:
@@ -539,8 +541,8 @@ async def _play(folder: Path, scene: Callable[[Stage], Awaitable[None]], injecto
                     assert got.startswith(b"HTTP/1.1 200 "), f"another client got {got!r} on {bind}"
             stage.hang_up()
         assert not stage.life.done(), "the worker ended"
-        await _until("no tunnels", lambda: not worker.tunnels)
-        await _until("no clients", lambda: not worker.clients)
+        await _until("no tunnels", lambda: not core.tunnels)
+        await _until("no clients", lambda: not core.clients)
         worker.flush()
         assert worker.cells[Field.CONNECTIONS] == 0
         assert worker.cells[Field.IN_FLIGHT] == 0
@@ -548,11 +550,11 @@ async def _play(folder: Path, scene: Callable[[Stage], Awaitable[None]], injecto
         assert [sum(column) for column in columns] == [0] * 6
         await _until(
             "rid of server connections",
-            lambda: all(getattr(one, "client", None) is None for one in worker.server_connections),
+            lambda: all(getattr(one, "exchange", None) is None for one in core.server_connections),
         )
-        assert worker.hand_over.adopting == 0
+        assert core.adopting == 0
         if injector.fired:
-            assert worker.counters[Field.INTERNAL] >= 1
+            assert core.counters[Field.INTERNAL] >= 1
 
 
 def _run(folder: Path, scene: Callable[[Stage], Awaitable[None]], injector: Injector) -> None:
@@ -605,7 +607,7 @@ def test_a_connect_that_raises_what_nobody_expects_is_answered_and_said_once(
 
     async def play() -> None:
         async with Stage(folder, asyncio.get_running_loop()) as stage:
-            monkeypatch.setattr(Upstream, "_open", fails)
+            monkeypatch.setattr(connect, "_open", fails)
             for _ in range(5):
                 assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 500 ")
             monkeypatch.undo()
@@ -647,10 +649,10 @@ def test_a_connect_without_descriptors_is_nobodys_error_and_pauses_accepting(
     async def play() -> None:
         async with Stage(folder, asyncio.get_running_loop()) as stage:
             worker = stage.worker
-            monkeypatch.setattr(Upstream, "_open", none_left)
+            monkeypatch.setattr(connect, "_open", none_left)
             for _ in range(2):
                 assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 503 ")
-                await _until("accepting again", lambda: worker._accepting)
+                await _until("accepting again", lambda: worker.listeners._accepting)
             monkeypatch.undo()
             assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
             worker.flush()
@@ -680,7 +682,7 @@ def test_a_server_that_fails_is_named_once_and_again_when_it_works(
             for path in ("/junk", "/drop", "/never"):
                 await stage.ask("plain", get(path))
             server.close()
-            for level, text in stage.worker.repeats.due(stage.worker.now + 20):
+            for level, text in stage.worker.core.repeats.due(stage.worker.core.now + 20):
                 logging.getLogger("pylb").log(level, text)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -12,7 +12,7 @@ from pylb.config.load import from_document
 from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, State
 from pylb.worker.context import WorkerContext
-from pylb.worker.main import Worker
+from pylb.worker.process import Worker
 
 ROW, OTHER = 0, 1
 
@@ -117,7 +117,7 @@ def test_a_large_half_read_head_keeps_nobody_else_from_moving(tmp_path: Path) ->
 
         large.setblocking(False)
         await loop.sock_sendall(large, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 300_000)
-        while not any(len(getattr(one, "buffer", b"")) > 300_000 for one in worker.clients):
+        while not any(len(getattr(one, "buffer", b"")) > 300_000 for one in worker.core.clients):
             await asyncio.sleep(0.001)
         channel.send(supervisor, {"op": "retire", "to": [OTHER], "binds": [bind]})
         await packet()

@@ -1,8 +1,8 @@
-"""The client side in HTTP/2 (RFC 9113): one connection, and its streams as exchanges.
+"""HTTP/2 towards clients (RFC 9113): one connection; its streams are client sides (`http2stream`).
 
-h2 keeps the protocol's state; this module connects it to exchanges. Flow control is passed on both ways: what
-a client sends is acknowledged when there is room towards the server, and a server is read only while the
-client's window is open.
+h2 keeps the protocol's state; this module hands what it says to the streams. Flow control is passed on both
+ways: what a client sends is acknowledged when there is room towards the server, and a server is read only
+while the client's window is open.
 
 How a connection ends (RFC 9113 §6.8). First the client is asked to open no more streams, by a GOAWAY that
 names the highest number there is, so that nothing that it has sent meanwhile is refused. When `GRACE` has
@@ -11,10 +11,12 @@ up every stream at any GOAWAY; so the moment of the first one is chosen:
 
 * with the end of the response that leaves no stream, in the same write: who has one request at a time reads
   both before it sends the next one;
-* on a connection that is never without streams, with the end of one of them, after `Worker.spread`;
+* on a connection that is never without streams, with the end of one of them, after `Core.spread`;
 * into an idle connection when nothing has come for `QUIET`, and only where the connection has to end: the
   worker leaves, or `timeouts.keep_alive` has passed;
 * never while streams are silently under way.
+
+Floor: client side. Knows nothing of servers.
 """
 
 from __future__ import annotations
@@ -25,115 +27,95 @@ import fcntl
 import math
 import termios
 from array import array
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-import h2.config
 import h2.errors
 import h2.events
 import h2.exceptions
-import h2.settings
 from hyperframe.frame import GoAwayFrame
 
 from pylb.http.errors import Refused
-from pylb.http.flood import Budget
-from pylb.http.frames import H2Connection
+from pylb.http.flood import Patience
+from pylb.http.frames import towards_client
 from pylb.http.translate import trailers_to_http1
 from pylb.scoreboard import Field
+from pylb.worker import core as core_
+from pylb.worker.client.http2stream import Http2Stream, Streams
+from pylb.worker.core import WRITE_BUFFER, Core
+from pylb.worker.facts import Client
+from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
-from pylb.worker.http2stream import Http2Stream
-from pylb.worker.server import WRITE_BUFFER
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pylb.worker.listener import Listener, Peer
-    from pylb.worker.main import Worker
 
 MAX_STREAMS = 100
 WINDOW = 256 * 1024  # bytes that a client may send ahead, per stream
 _CONNECTION_WINDOW = 1 << 20
-# Who downloads sends window updates, most often Go's client: two for each 4 KiB that it has read.
-_BYTES_PER_UPDATE = 1024
-_MOST_UPDATES = 10_000  # however much was downloaded
 _ENHANCE_YOUR_CALM = int(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 _ANY_STREAM = (1 << 31) - 1
 GRACE = 2.0
 """Seconds in which a client reads the first GOAWAY and what it had sent before arrives: a long round trip."""
 QUIET = 1.0
 """Seconds without a request after which the next one is not expected at once."""
+_LONG = 1.0  # seconds from which a stream is long
 
 
-class Http2Connection(asyncio.Protocol):
+class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     """Reads frames and hands them to streams."""
 
-    def __init__(self, worker: Worker, listener: Listener, peer: Peer | None) -> None:
-        self.worker = worker
-        self.listener = listener
-        self.peer = peer
+    def __init__(self, core: Core, bind: Bind, facts: Client) -> None:
+        self.core = core
+        self.bind = bind
+        self.facts = facts
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.movable = False
         self.closed = False
         self.write_paused = False
         self.leaving = False
         self.streams: dict[int, Http2Stream] = {}
-        self.born = worker.now
+        self.born = core.now
         self.recall_at = math.inf
         self._idle_deadline = math.inf
-        self._idle_since = worker.now
+        self._idle_since = core.now
         self._due = math.inf  # since when the client is to be asked to come back
         self._announced = math.inf  # when it was asked
         self._farewell = b""  # a GOAWAY that leaves with the next write
         self._unsent = 0  # bytes that weren't taken when last looked at
         self._last_stream = 0
         self._flushing = False
-        # Resets of unfinished streams, and frames that ask for nothing.
-        self._resets = Budget(100, 20)
-        self._chatter = Budget(1000, 200)
-        self._updates = 0  # window updates that answer what we have sent
-        config = h2.config.H2Configuration(client_side=False, header_encoding=False)
-        self.h2 = H2Connection(config)
-        codes = h2.settings.SettingCodes
-        limit = worker.limits.header_bytes
-        self.h2.local_settings = h2.settings.Settings(
-            client=False,
-            initial_values={
-                codes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-                codes.INITIAL_WINDOW_SIZE: WINDOW,
-                codes.MAX_HEADER_LIST_SIZE: limit,
-                codes.ENABLE_CONNECT_PROTOCOL: 1,
-            },
-        )
-        # Holds from the first byte, acknowledged or not; room for HPACK's 32 bytes of overhead per field.
-        self.h2.decoder.max_header_list_size = limit + 32 * worker.limits.header_count
+        self._patience = Patience()
+        limits = core.limits
+        self.h2 = towards_client(limits.header_bytes, limits.header_count, MAX_STREAMS, WINDOW)
 
-    # What the worker asks of a client connection
+    # From the process
 
     @property
     def busy(self) -> bool:
         return bool(self.streams)
 
     @property
-    def deadline(self) -> float:
+    def long(self) -> bool:
+        since = self.core.now - _LONG
+        return any(stream.tunnelled or stream.born < since for stream in self.streams.values())
+
+    def due(self) -> float:
         if not self.streams or self.transport.is_closing():
             return self._idle_deadline
-        return min(stream.deadline for stream in self.streams.values())
+        return min(stream.due() for stream in self.streams.values())
 
     @guarded
     def expire(self) -> None:
         """A deadline has passed: that of a stream, or of an idle connection."""
-        now = self.worker.now
+        now = self.core.now
         if self.transport.is_closing():
-            left = self.transport.get_write_buffer_size()
+            left = self.unsent
             if left and left != self._unsent:
                 self._unsent = left  # taken slowly, but taken
-                self._idle_deadline = now + self.worker.timeouts.client
+                self._idle_deadline = now + self.core.timeouts.client
             else:
                 self.transport.abort()
             return
-        late = [stream for stream in self.streams.values() if stream.deadline < now]
+        late = [stream for stream in self.streams.values() if stream.due() < now]
         for stream in late:
-            self.worker.counters[Field.TIMEOUTS] += 1
-            self._of(stream, stream.abandon, h2.errors.ErrorCodes.CANCEL)
+            self._of(stream, stream.expire)
         if late or self.streams:
             return
         if self._announced == math.inf:
@@ -145,27 +127,25 @@ class Http2Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close after what was written has gone out, if the client takes it."""
-        self._idle_deadline = self.worker.now + self.worker.timeouts.client
+        self._idle_deadline = self.core.now + self.core.timeouts.client
         self.transport.close()
 
     def lively(self) -> bool:
-        """Whether its client would be somebody else's work, if it came back to another worker."""
-        return bool(self.streams) or self._idle_since > self.worker.now - 2 * QUIET
+        """Whether its client would be somebody else's work, if it came back to another core."""
+        return bool(self.streams) or self._idle_since > self.core.now - 2 * QUIET
 
     def recall(self) -> None:
-        """Ask the client to come back on another connection when there is a good moment for it."""
         if self._due == math.inf:
-            self._due = self.worker.now
+            self._due = self.core.now
 
     @guarded
     def drain(self) -> None:
-        """The worker leaves: `recall`, and if nothing comes, end."""
         self.recall()
         if self.closed or self.leaving or self.streams or self._announced < math.inf:
             return
-        quiet = self.worker.now - self._idle_since
+        quiet = self.core.now - self._idle_since
         if quiet < QUIET:
-            self.worker.loop.call_later(QUIET - quiet, self.drain)
+            self.core.loop.call_later(QUIET - quiet, self.drain)
         else:
             self._announce()
             self.flush()
@@ -174,13 +154,13 @@ class Http2Connection(asyncio.Protocol):
         """Whether the client is to be asked with what is about to be written, the end of a response."""
         if self._announced < math.inf or self.leaving:
             return False
-        worker = self.worker
+        core = self.core
         if self._due == math.inf:
-            if not worker.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
+            if not core.recalls.open or any(stream.tunnelled for stream in self.streams.values()):
                 return False
             idle = not self.streams and not self._unread()
-            return worker.recalls.take(self, worker.loop.time(), idle)
-        return worker.now >= self._due + worker.spread or (not self.streams and not self._unread())
+            return core.recalls.take(self, core.loop.time(), idle)
+        return core.now >= self._due + core.spread or (not self.streams and not self._unread())
 
     def _unread(self) -> bool:
         """Whether something has come that was not read yet, most likely the next request."""
@@ -190,33 +170,33 @@ class Http2Connection(asyncio.Protocol):
 
     def _announce(self) -> None:
         """Ask for no more streams; those that come nevertheless are served, for a while."""
-        self._announced = self.worker.now
+        self._announced = self.core.now
         self._idle_deadline = self._announced + GRACE
         self._farewell = GoAwayFrame(0, last_stream_id=_ANY_STREAM).serialize()
         self.soon()
 
-    # asyncio's side
+    # From the event loop
 
     @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
-        self.worker.clients.add(self)
-        self._idle_deadline = self.worker.now + self.worker.timeouts.keep_alive
+        self.core.clients.add(self)
+        self._idle_deadline = self.core.now + self.core.timeouts.keep_alive
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
         self.flush()
-        if self.worker.leaving:
+        if self.core.leaving:
             self.recall()
-            self.worker.loop.call_later(self.worker.spread, self.drain)
+            self.core.loop.call_later(self.core.spread, self.drain)
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self.worker.clients.discard(self)
+        self.core.clients.discard(self)
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
-        self.worker.client_gone()
+        self.core.emptier()
 
     def eof_received(self) -> bool:
         return False
@@ -225,7 +205,7 @@ class Http2Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.write_paused = True
         for stream in list(self.streams.values()):
-            self._of(stream, stream.update_server)
+            self._of(stream, stream.update)
 
     @guarded
     def resume_writing(self) -> None:
@@ -236,7 +216,7 @@ class Http2Connection(asyncio.Protocol):
 
     @guarded
     def data_received(self, data: bytes) -> None:
-        self.worker.counters[Field.BYTES_IN] += len(data)
+        self.core.counters[Field.BYTES_IN] += len(data)
         try:
             events = self.h2.receive_data(data)
         except h2.exceptions.ProtocolError:
@@ -245,7 +225,7 @@ class Http2Connection(asyncio.Protocol):
             return
         if self.h2.silent:
             count, self.h2.silent = self.h2.silent, 0
-            if self._too_many_updates(count):
+            if self._had_enough(self._patience.updates, count):
                 return
         for event in events:
             handler = _HANDLERS.get(type(event))
@@ -267,16 +247,16 @@ class Http2Connection(asyncio.Protocol):
             stream.crashed(error)
 
     def crashed(self, error: Exception) -> None:
-        """An error of our own that is no single stream's: it costs the connection."""
-        self.worker.internal(error)
+        """An error of pylb's own that is no single stream's: it costs the connection."""
+        self.core.internal(error)
         self.closed = True
-        self.worker.clients.discard(self)
+        self.core.clients.discard(self)
         self.transport.abort()
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
 
     def _refuse(self) -> None:
-        self.worker.count_refusal(Refused(400, "http2"))
+        self.core.count_refusal(Refused(400, "http2"))
         self.flush()
         self._close()
 
@@ -286,15 +266,11 @@ class Http2Connection(asyncio.Protocol):
         frame = GoAwayFrame(0, last_stream_id=self._last_stream, error_code=code)
         self.transport.write(frame.serialize())
 
-    def _too_many_updates(self, count: int) -> bool:
-        free = min(count, self._updates)
-        self._updates -= free
-        return count > free and self._too_much(self._chatter, count - free)
-
-    def _too_much(self, budget: Budget, cost: int = 1) -> bool:
-        if budget.spend(self.worker.loop.time(), cost):
+    def _had_enough(self, spend: Callable[..., bool], *count: int) -> bool:
+        """Spend of the `Patience` that one has with the client; where there is none left, end."""
+        if spend(self.core.loop.time(), *count):
             return False
-        self.worker.count_refusal(Refused(400, "http2"))
+        self.core.count_refusal(Refused(400, "http2"))
         self._goaway(_ENHANCE_YOUR_CALM)
         self.transport.abort() if self.write_paused else self._close()
         return True
@@ -312,14 +288,14 @@ class Http2Connection(asyncio.Protocol):
         stream = Http2Stream(self, number)
         self.streams[number] = stream
         stream.begin(event.headers or [], event.stream_ended is not None)
-        if not self.leaving and self.worker.now - self._announced > GRACE:
+        if not self.leaving and self.core.now - self._announced > GRACE:
             self.leaving = True  # the client takes no notice: this one was the last
             self._goaway(0)
 
     def _data(self, event: h2.events.DataReceived) -> None:
         stream = self.streams.get(event.stream_id or 0)
         length = event.flow_controlled_length or 0
-        if not event.data and event.stream_ended is None and self._too_much(self._chatter):
+        if not event.data and event.stream_ended is None and self._had_enough(self._patience.noise):
             return
         if stream is None:
             self.acknowledge(event.stream_id or 0, length)
@@ -339,12 +315,12 @@ class Http2Connection(asyncio.Protocol):
     def _reset(self, event: h2.events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id or 0)
         if stream is not None:
-            if self._too_much(self._resets):
+            if self._had_enough(self._patience.reset):
                 return
             stream.gone()
 
     def _window(self, event: h2.events.WindowUpdated) -> None:
-        if self._too_many_updates(1):
+        if self._had_enough(self._patience.updates, 1):
             return
         if event.stream_id:
             stream = self.streams.get(event.stream_id)
@@ -355,10 +331,10 @@ class Http2Connection(asyncio.Protocol):
                 self._of(stream, stream.push)
 
     def _noise(self, event: h2.events.Event) -> None:
-        self._too_much(self._chatter)
+        self._had_enough(self._patience.noise)
 
     def _settings(self, event: h2.events.Event) -> None:
-        if not self._too_much(self._chatter):
+        if not self._had_enough(self._patience.noise):
             for stream in list(self.streams.values()):
                 self._of(stream, stream.push)  # the initial window may have grown
 
@@ -367,16 +343,18 @@ class Http2Connection(asyncio.Protocol):
         if not self.streams:
             self._close()
         else:
-            self._too_much(self._chatter)
+            self._had_enough(self._patience.noise)
 
-    # For streams
+    # From the streams
+
+    @property
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def sent(self, size: int) -> None:
-        """A frame of DATA went to the client, who may answer it with window updates."""
-        self._updates = min(self._updates + 2 + size // _BYTES_PER_UPDATE, _MOST_UPDATES)
+        self._patience.sent(size)
 
     def acknowledge(self, number: int, length: int) -> None:
-        """Let the client send so much more."""
         if length and not self.closed:
             try:
                 self.h2.acknowledge_received_data(length, number)
@@ -385,29 +363,26 @@ class Http2Connection(asyncio.Protocol):
             self.soon()
 
     def soon(self) -> None:
-        """Send what h2 has to say at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
-            self.worker.loop.call_soon(self.flush)
+            self.core.loop.call_soon(self.flush)
 
     @guarded
     def flush(self) -> None:
-        """Send what h2 has to say."""
         self._flushing = False
         data = self.h2.data_to_send()
         if self._farewell:
             data, self._farewell = data + self._farewell, b""
         if data and not self.closed:
-            self.worker.counters[Field.BYTES_OUT] += len(data)
+            self.core.counters[Field.BYTES_OUT] += len(data)
             self.transport.write(data)
 
     def stream_over(self, number: int) -> None:
-        """A stream has ended."""
         self.streams.pop(number, None)
         if self.closed:
             return
         if not self.streams:
-            now = self._idle_since = self.worker.now
+            now = self._idle_since = self.core.now
             if self.leaving or now - self._announced > GRACE:
                 if not self.leaving:
                     self.leaving = True
@@ -415,7 +390,7 @@ class Http2Connection(asyncio.Protocol):
                 self.flush()
                 self._close()
                 return
-            self._idle_deadline = min(now + self.worker.timeouts.keep_alive, self._announced + GRACE)
+            self._idle_deadline = min(now + self.core.timeouts.keep_alive, self._announced + GRACE)
         if self._good_moment():
             self._announce()
 

@@ -1,0 +1,150 @@
+"""Backends as a worker sees them: their servers, and the algorithm that picks one.
+
+Floor: below the frontend. Knows the configuration, the scoreboard and the interface of a server side; opens
+no connection (`pylb.worker.server.connect` does) and knows no request.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Callable, Sequence
+
+from pylb import latency
+from pylb.balance import ALGORITHMS
+from pylb.config.model import Backend as BackendConfig
+from pylb.config.model import Server as ServerConfig
+from pylb.log import log
+from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
+from pylb.worker.core import Core
+from pylb.worker.sides import ServerSide
+
+
+class Shared(ABC):
+    """A connection that can serve several requests at a time."""
+
+    @property
+    @abstractmethod
+    def free(self) -> bool:
+        """Whether one more request may begin on it."""
+
+    @abstractmethod
+    def side(self) -> ServerSide:
+        """A server side for one more request."""
+
+
+class Server:
+    """One server: its address, its connections, its cells of the scoreboard."""
+
+    __slots__ = (
+        *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
+        *("pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
+        *("_requests", "_errors"),
+    )
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        backend: BackendConfig,
+        board: Scoreboard,
+        index: int,
+        row: int,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        # What it is, for its life.
+        self.name = config.name
+        self.backend = backend.name
+        self.address = config.address
+        self.context = context
+        """What its connections speak TLS with."""
+        name = backend.tls.name if backend.tls is not None else None
+        self.server_name = name or config.address.host
+        self.send_proxy = backend.send_proxy
+        self.send_proxy_tlvs = backend.send_proxy_tlvs
+        self.http2 = backend.http2
+        # Its connections.
+        self.pool: list[ServerSide] = []
+        """Idle ones, the one that was used last behind the others."""
+        self.shared: list[Shared] = []
+        # Columns over all rows; this worker writes its own row's cell only.
+        self.active = board.server_column(ServerField.ACTIVE, index)
+        self._requests = board.server_column(ServerField.REQUESTS, index)
+        self._errors = board.server_column(ServerField.ERRORS, index)
+        self.row = row
+        # Counted here and written now and then: a cell of the scoreboard costs several times as much.
+        self.requests = 0
+        self.errors = 0
+        self.failing = 0
+        """Connections that failed since the last one that did not."""
+        self._failing_since = 0.0
+
+    def failed(self, core: Core, kind: str, why: str) -> None:
+        """Say what the server did wrong, once; repetitions of the ``kind`` are counted."""
+        if kind == "connect":
+            if not self.failing:
+                self._failing_since = core.now
+            self.failing += 1
+        who = f"server {self.backend}/{self.name} at {self.address}"
+        core.say(logging.WARNING, ("server", self.backend, self.name, kind), f"{who}: {why}")
+
+    def works(self, core: Core) -> None:
+        """There is a connection again."""
+        seconds, failures = core.now - self._failing_since, self.failing
+        self.failing = 0
+        core.repeats.over(("server", self.backend, self.name, "connect"))
+        log.warning(
+            "server %s/%s at %s: can be connected to again, after %d failures in %.0f s",
+            *(self.backend, self.name, self.address, failures, seconds),
+        )
+
+    def flush(self) -> None:
+        """Write the counters to the scoreboard."""
+        self._requests[self.row] = self.requests
+        self._errors[self.row] = self.errors
+
+
+class Backend:
+    """A group of servers and its balancing algorithm."""
+
+    def __init__(
+        self,
+        config: BackendConfig,
+        board: Scoreboard,
+        index_of: Callable[[ServerConfig], int],
+        row: int,
+        alone: Callable[[], bool],
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """``context`` is what its connections speak TLS with; required where the configuration says TLS."""
+        if config.tls is not None and context is None:
+            raise ValueError(f"backend {config.name}: no TLS context")
+        self.name = config.name
+        self.retries = config.retries
+        # Counted here and written with each tick, as all is.
+        self.times = [0] * latency.WIDTH
+        self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)
+        self.servers = [
+            Server(server, config, board, index_of(server), row, context) for server in config.servers
+        ]
+        columns = self._columns = [server.active for server in self.servers]
+
+        def loads() -> Sequence[int]:
+            # Live over all workers; with one worker its own cells say it all.
+            if alone():
+                return [column[row] for column in columns]
+            return [sum(column) for column in columns]
+
+        weights = [server.weight for server in config.servers]
+        self.balancer = ALGORITHMS[config.balance](weights, loads)
+
+    def look_at(self, rows: int) -> None:
+        """Sum over the first rows only: those behind them are unused."""
+        self._columns[:] = [server.active[:rows] for server in self.servers]
+
+    def flush(self) -> None:
+        """Write what was counted to the scoreboard."""
+        self._times[:] = memoryview(array("q", self.times))
+        for server in self.servers:
+            server.flush()

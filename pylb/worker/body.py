@@ -1,0 +1,60 @@
+"""The body of the request that an exchange is at: how far it has come, and what of it may be sent again.
+
+Floor: below the exchange; plain data with the clock passed in.
+"""
+
+from __future__ import annotations
+
+from pylb.http.body import body_deadline
+from pylb.worker.sides import Spans, Trailers
+
+READ_AHEAD = 65536
+"""Bytes that are kept while a server is connected to; the client isn't read above it."""
+
+
+class Body:
+    """Made for requests that have a body, or whose end has not come with their head."""
+
+    __slots__ = ("done", "whole", "kept", "spans", "trailers", "paused", "_began", "_paused_at")
+
+    def __init__(self, buffer: bytes, spans: Spans, done: bool, now: float) -> None:
+        self.done = done
+        """Whether all of it has come."""
+        self.whole = done
+        """Whether what is kept is all of it, so that the request may be sent again."""
+        self.kept = buffer
+        self.spans = spans
+        self.trailers: Trailers = ()
+        self.paused = False
+        """Whether the client isn't read, since there is nobody to take what it sends."""
+        self._began = now
+        self._paused_at = 0.0
+
+    def keep(self, buffer: bytes, spans: Spans) -> bool:
+        """Keep a further piece for a server; False when no more should be read for now."""
+        before = len(self.kept)
+        if spans is not None:
+            self.spans = (self.spans or []) + [(before + start, before + end) for start, end in spans]
+        self.kept += buffer
+        return len(self.kept) <= READ_AHEAD
+
+    def end(self, trailers: Trailers, kept: bool) -> None:
+        """All has come; ``kept``: and is kept, since no server has it yet."""
+        self.done = True
+        if kept:
+            self.trailers = trailers
+            self.whole = True
+
+    def pause(self, now: float) -> None:
+        """The client isn't read from now on."""
+        self.paused = True
+        self._paused_at = now
+
+    def resume(self, now: float) -> None:
+        """It is read again. The time between doesn't count against its rate."""
+        self.paused = False
+        self._began += now - self._paused_at
+
+    def deadline(self, now: float, idle: float, rate: float, came: int) -> float:
+        """When the next piece must have come (`pylb.http.body.body_deadline`)."""
+        return body_deadline(now, idle, rate, self._began, came)

@@ -1,0 +1,131 @@
+"""What the binds of a frontend share, and what is special about one bind.
+
+Floor: below the transaction, whose type the phases take (hence `Frontend` is generic in it). Knows the
+configuration, the servers' side of it (`Backend`) and the vocabulary; knows no connection.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from pylb.config.model import Frontend as FrontendConfig
+from pylb.http.errors import Answer
+from pylb.http.request import HeadLimits, RequestHead
+from pylb.http.response import ResponseHead
+from pylb.worker.backend import Backend
+from pylb.worker.facts import Client
+
+
+class Wait(ABC):
+    """What a phase gives that can't say yet: the request waits, and goes on at the next phase.
+
+    After ``timeouts.server`` the exchange cancels it and answers 503.
+    """
+
+    @abstractmethod
+    def start(self, go_on: Callable[[Answer | None], None]) -> None:
+        """Call ``go_on`` later, with an answer or None, and once; never within this call."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """The client has left, or it takes too long; ``go_on`` must not be called any more."""
+
+
+Result: TypeAlias = Answer | Wait | None
+"""What a phase gives: None (go on), an answer (send it, and ask no server), or a wait."""
+
+T = TypeVar("T")
+
+
+class Frontend(Generic[T]):
+    """A frontend, compiled: the phases that its requests go through.
+
+    A phase is a function of the transaction. What nothing needs isn't in the lists, and costs nothing.
+    """
+
+    __slots__ = (
+        *("name", "backend", "raw", "body_bytes", "body_rate"),
+        *("on_request", "on_response", "on_account", "_forwarded", "_request_id"),
+    )
+
+    def __init__(self, config: FrontendConfig, backend: Backend, body_bytes: int, body_rate: int) -> None:
+        self.name = config.name
+        self.backend = backend
+        """Where a request goes that no rule has sent elsewhere."""
+        self.raw = config.mode == "tcp"
+        """Whether connections are relayed as they are."""
+        self.body_bytes = body_bytes
+        """The most bytes of a request's body; 0 for no limit."""
+        self.body_rate = body_rate
+        """The fewest bytes per second of a request's body; 0 for any."""
+        self.on_request: tuple[Callable[[T], Result], ...] = ()
+        """What a whole head goes through before a server is picked."""
+        self.on_response: tuple[Callable[[T, ResponseHead], ResponseHead], ...] = ()
+        """What each final response's head goes through, pylb's own included."""
+        self.on_account: tuple[Callable[[T], None], ...] = ()
+        """What is done with a transaction that is over, beside counting it."""
+        self._forwarded = config.forwarded
+        self._request_id = config.request_id
+
+
+class Bind:
+    """A bound address: what its connections begin with, and what is added to requests that come by it."""
+
+    __slots__ = ("key", "frontend", "tls", "sni", "_limits", "_trusted")
+
+    def __init__(
+        self,
+        key: str,
+        config: FrontendConfig,
+        frontend: Frontend[Any],
+        sni: dict[str, Backend],
+        limits: HeadLimits,
+    ) -> None:
+        self.key = key
+        self.frontend = frontend
+        self.tls = config.tls is not None
+        """Whether TLS ends here."""
+        self.sni = sni
+        """Server names to backends, of a frontend that relays TLS as it is."""
+        self._limits = limits
+        self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
+
+    def trusts(self, host: str) -> bool:
+        """Whether a peer is one whose word about clients is believed."""
+        if not self._trusted:
+            return False
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._trusted)
+
+    def reader(self, client: Client) -> RequestHead:
+        """The reader of a client's request heads."""
+        source = client.source
+        extra = b""
+        if self.tls:
+            who = client.subject
+            if who:
+                extra = b"X-Client-Cert-Subject: " + who + b"\r\n"
+        frontend = self.frontend
+        return RequestHead(
+            b"unix" if source is None else source[0].encode(),
+            b"localhost" if self.key.startswith("unix:") else self.key.encode(),
+            b"https" if self.tls else b"http",
+            self._limits,
+            extra=extra,
+            trusted=source is not None and self.trusts(source[0]),
+            forwarded=frontend._forwarded,
+            request_id=frontend._request_id,
+        )
+
+    def backend_for(self, name: str) -> Backend:
+        """Where a TLS connection for a server name passes through to."""
+        _, _, parent = name.partition(".")
+        return self.sni.get(name) or self.sni.get("*." + parent) or self.frontend.backend

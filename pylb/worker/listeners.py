@@ -1,0 +1,204 @@
+"""Where connections come in: what a connection of each bind becomes, and which sockets are accepted from.
+
+Floor: above the client side, below the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from typing import Any
+
+from pylb.config.model import Frontend as FrontendConfig
+from pylb.http.errors import Refused, overflow
+from pylb.scoreboard import Field
+from pylb.worker.accept import ByHand, HandServer
+from pylb.worker.client.http1 import Http1Connection
+from pylb.worker.client.tcp import TcpConnection
+from pylb.worker.core import Core
+from pylb.worker.facts import Endpoint
+from pylb.worker.frontend import Bind
+
+
+class Overflow(asyncio.Protocol):
+    """A connection above ``limits.connections``: told so, where that is cheap, and closed."""
+
+    def __init__(self, speak: bool) -> None:
+        self._speak = speak
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._speak:
+            transport.write(overflow())  # type: ignore[attr-defined]
+        transport.close()
+
+
+class Listener:
+    """What the connections of one bind begin with, and which codec they get."""
+
+    def __init__(
+        self, core: Core, bind: Bind, config: FrontendConfig, context: ssl.SSLContext | None
+    ) -> None:
+        self._core = core
+        self.bind = bind
+        self._raw = bind.frontend.raw
+        self.by_hand: ByHand | None = None
+        """Set where something comes before a connection is a client's."""
+        if config.accept_proxy or context is not None:
+            tls: dict[str, Any] = {}
+            if context is not None:
+                tls = {"ssl": context, "ssl_handshake_timeout": core.timeouts.request}
+            proxied = config.accept_proxy
+            self.by_hand = ByHand(
+                core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol
+            )
+
+    def accepted(self) -> asyncio.Protocol:
+        """The protocol of a connection that the event loop has accepted."""
+        core = self._core
+        core.counters[Field.ACCEPTED] += 1
+        try:
+            if core.descriptors.full(core.held() + 1):
+                core.loop.call_soon(core.pause, 0.0)  # this one is accepted; libuv accepts one in a turn
+            return self.protocol()
+        except Exception as error:
+            # Raised, it would reach libuv, which would wait for ever for somebody to take this connection.
+            core.internal(error)
+            return Overflow(False)
+
+    def protocol(self, told: Endpoint | None = None) -> asyncio.Protocol:
+        """The protocol of a new connection; ``told`` is the client that a PROXY header has told."""
+        core = self._core
+        if core.full():
+            core.count_refusal(Refused(503, "connections"))
+            return Overflow(not self._raw and not self.bind.tls)
+        if self._raw:
+            return TcpConnection(core, self.bind, told)
+        return Http1Connection(core, self.bind, told)
+
+
+class Listeners:
+    """The listening sockets of a worker, of which it accepts from some.
+
+    Args:
+        sockets: bind key to one socket per slot.
+        listeners: bind key to what its connections become.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        sockets: dict[str, list[socket.socket]],
+        listeners: dict[str, Listener],
+        backlog: int,
+    ) -> None:
+        self._core = core
+        self._sockets = sockets
+        self._listeners = listeners
+        self._backlog = backlog
+        self._accepting: dict[tuple[str, int], asyncio.AbstractServer | HandServer] = {}
+        self._slots: list[int] = []  # whose sockets are to be read
+        self._paused_at = 0.0
+
+    async def listen(self, slots: list[int]) -> None:
+        """Accept from exactly these slots' sockets; a unix socket is one for all slots."""
+        self._slots = slots
+        wanted: dict[tuple[str, int], socket.socket] = {}
+        for bind, sockets in self._sockets.items():
+            if bind.startswith("unix:"):
+                if slots:
+                    wanted[bind, 0] = sockets[0]
+            else:
+                for slot in slots:
+                    wanted[bind, slot] = sockets[slot]
+        for key in list(self._accepting):
+            if key not in wanted:
+                self._accepting.pop(key).close()
+        for (bind, slot), sock in wanted.items():
+            if (bind, slot) in self._accepting:
+                continue
+            if self._core.descriptors.paused:
+                break  # when there is room again, this is done again
+            server = await self._accept(bind, sock)
+            if self._core.descriptors.paused:
+                server.close()  # meanwhile
+            else:
+                self._accepting[bind, slot] = server
+
+    async def _accept(self, bind: str, sock: socket.socket) -> asyncio.AbstractServer | HandServer:
+        core = self._core
+        listener = self._listeners[bind]
+        if listener.by_hand is not None:
+            return HandServer(core, listener.by_hand, sock)
+        # A copy, as closing the server closes what it was given.
+        copy = sock.dup()
+        create: Any = core.loop.create_server
+        options: dict[str, Any] = {}
+        if bind.startswith("unix:"):
+            create = core.loop.create_unix_server
+            options["cleanup_socket"] = False  # it is the supervisor's; Python 3.13 says True
+        server: asyncio.AbstractServer = await create(
+            listener.accepted, sock=copy, backlog=self._backlog, **options
+        )
+        return server
+
+    def stop(self) -> None:
+        """Accept nothing any more."""
+        # What libuv has accepted by now has been taken from the kernel's queue; the rest waits there.
+        accepting, self._accepting = self._accepting, {}
+        for server in accepting.values():
+            server.close()
+
+    def pause(self, seconds: float = 0.0) -> None:
+        """Accept nothing until there are fewer connections, and not for so many seconds."""
+        self.stop()
+        core = self._core
+        descriptors = core.descriptors
+        if not descriptors.pause(core.now, seconds):
+            return
+        self._paused_at = core.now
+        core.counters[Field.PAUSES] += 1
+        core.say(
+            logging.WARNING,
+            "pause",
+            f"accepting is paused: {core.held()} client connections are held, and the limit of "
+            f"{descriptors.limit} descriptors (ulimit -n) suffices for {descriptors.bound}",
+        )
+
+    def resumable(self) -> list[int] | None:
+        """The slots to `listen` at again after a pause; None while it lasts."""
+        core = self._core
+        if not core.descriptors.goes_on(core.held(), core.now):
+            return None
+        core.say(logging.INFO, "go on", f"accepting goes on after {core.now - self._paused_at:.1f} s")
+        return self._slots
+
+    async def close(self, read_by_others: set[str]) -> None:
+        """Close this process's copies of all slots' sockets.
+
+        Of a bind that nobody else will read, what the kernel has completed is accepted first. Every worker
+        does so. The last copy to be closed was emptied just before, so a late handshake is accepted or
+        refused, but not accepted and then forgotten.
+        """
+        core = self._core
+        for bind, sockets in self._sockets.items():
+            listener = self._listeners[bind]
+            for sock in sockets:
+                if bind in read_by_others:
+                    sock.close()
+                    continue
+                while True:
+                    try:
+                        connection, address = sock.accept()
+                    except OSError:
+                        sock.close()
+                        break
+                    connection.setblocking(False)
+                    core.counters[Field.ACCEPTED] += 1
+                    if listener.by_hand is not None:
+                        listener.by_hand.begin(connection, address)
+                        continue
+                    with contextlib.suppress(OSError):
+                        await core.loop.connect_accepted_socket(listener.protocol, connection)

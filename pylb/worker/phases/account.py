@@ -1,0 +1,43 @@
+"""What is counted of a transaction that is over. Runs once for each, however it has ended."""
+
+from __future__ import annotations
+
+import time
+
+from pylb.latency import LAST, SUM
+from pylb.scoreboard import Field
+from pylb.worker.core import Core
+from pylb.worker.reasons import Reason
+from pylb.worker.transaction import Transaction
+
+# Plain integers: an enum member costs a lookup and an __index__ call each time.
+_REQUESTS = int(Field.REQUESTS)
+_STATUS = int(Field.STATUS_1XX) - 1
+
+_now_ns = time.monotonic_ns
+
+CUT_SHORT = frozenset(
+    {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.SERVER_GONE, Reason.SERVER_LATE, Reason.SERVER_BAD}
+    | {Reason.INTERNAL}
+)
+"""The ends that count as aborted, where no whole response was sent."""
+
+
+def account(core: Core, tx: Transaction, status: int) -> None:
+    """Count a transaction; ``status`` is that of the whole response which its client was sent, or 0."""
+    counters = core.counters
+    counters[_REQUESTS] += 1
+    if status:
+        counters[_STATUS + status // 100] += 1
+    elif tx.reason in CUT_SHORT:
+        counters[Field.ABORTED] += 1
+    times = core.times if tx.local else tx.backend.times
+    ended = tx.ended_ns = _now_ns()
+    spent = (ended - tx.began_ns) // 1000
+    times[SUM] += spent
+    bits = spent.bit_length()  # as in `latency.bucket`
+    if bits < 7:
+        times[0] += 1
+    else:
+        index = 4 * bits + (spent >> bits - 3) - 31
+        times[index if index < LAST else LAST] += 1

@@ -1,0 +1,44 @@
+"""What follows when a server has not answered: what is said of it, and whether the request is sent again."""
+
+from __future__ import annotations
+
+from pylb.http.request import IDEMPOTENT
+from pylb.worker.core import Core
+from pylb.worker.reasons import Reason
+from pylb.worker.transaction import Transaction
+
+# What each way of a server to fail is called in its log line, and what the client is answered.
+_FAILURES = {
+    Reason.SERVER_STALE: ("lost", 502),
+    Reason.SERVER_GONE: ("lost", 502),
+    Reason.SERVER_BAD: ("response", 502),
+    Reason.SERVER_LATE: ("late", 504),
+    Reason.CONNECT_FAILED: ("connect", 503),
+    Reason.CONNECT_LATE: ("connect", 504),
+}
+
+
+def same_again(tx: Transaction, reason: Reason, whole: bool) -> bool:
+    """Whether the request may be sent again though a server may have seen it.
+
+    That is safe where the server has closed an idle connection while the request was on its way, the request
+    is kept as a ``whole``, and its method is idempotent (RFC 9112 §9.3.1).
+    """
+    if reason is not Reason.SERVER_STALE or tx.answered_ns or not whole:
+        return False
+    return tx.head is not None and tx.head.method in IDEMPOTENT
+
+
+def another(tx: Transaction) -> bool:
+    """Whether one more server is tried, of those that could be connected to."""
+    return len(tx.tried) <= tx.backend.retries and len(tx.tried) < len(tx.backend.servers)
+
+
+def failed(core: Core, tx: Transaction, reason: Reason, why: str) -> int:
+    """Note what the server of this try did wrong; gives the status that the client is answered."""
+    kind, status = _FAILURES[reason]
+    server = tx.server
+    if server is not None:
+        server.errors += 1
+        server.failed(core, kind, why)
+    return status

@@ -1,0 +1,145 @@
+"""A connection as a pipe: what a codec turns its transport into when bytes are to be relayed as they are.
+
+Floor: beside the vocabulary, which it speaks; used by the client side and by the server side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from pylb.worker.core import Core
+from pylb.worker.guard import guarded
+from pylb.worker.sides import FromPipe, Pipe
+
+
+class Owner(Protocol):
+    """Whose connection it was before, and who is told of its end."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+
+    def cut_off(self) -> None:
+        """End the connection at once, whatever state it is in."""
+
+
+class ConnectionPipe(asyncio.Protocol, Pipe):
+    """Takes over a transport.
+
+    Args:
+        early: what has come and was not read as anything.
+        eof: the peer has said that nothing more comes.
+        full: more was waiting for the peer than should.
+        owner: told when the connection has ended, after the tunnel.
+    """
+
+    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_gone")
+
+    def __init__(
+        self,
+        core: Core,
+        transport: asyncio.Transport,
+        early: bytes = b"",
+        eof: bool = False,
+        owner: Owner | None = None,
+        full: bool = False,
+    ) -> None:
+        self._core = core
+        self._transport = transport
+        self._early = early
+        self._eof = eof
+        self._full = full
+        self._owner = owner
+        self._listener: FromPipe | None = None
+        self._gone: list[Exception | None] = []  # the connection's end, before anybody listened
+        transport.set_protocol(self)
+
+    # As a pipe
+
+    def start(self, listener: FromPipe) -> None:
+        self._listener = listener
+        early, self._early = self._early, b""
+        if early:
+            listener.came(early)
+        self._transport.resume_reading()
+        if self._full:
+            listener.full()
+        if self._eof and not listener.ended():
+            self._transport.close()
+        for exc in self._gone:
+            listener.gone(exc is not None)
+
+    def send(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def finish(self) -> bool:
+        if not self._transport.can_write_eof():
+            return False  # there is no half-close with TLS
+        self._transport.write_eof()
+        return True
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        self._transport.resume_reading()
+
+    @property
+    def closing(self) -> bool:
+        return self._transport.is_closing()
+
+    # From the event loop
+
+    @guarded
+    def data_received(self, data: bytes) -> None:
+        if self._listener is not None:
+            self._listener.came(data)
+        else:
+            self._early += data
+            self._transport.pause_reading()
+
+    @guarded
+    def eof_received(self) -> bool:
+        if self._listener is None:
+            self._eof = True
+            return self._transport.can_write_eof()
+        return self._listener.ended() and self._transport.can_write_eof()
+
+    @guarded
+    def pause_writing(self) -> None:
+        if self._listener is not None:
+            self._listener.full()
+        else:
+            self._full = True
+
+    @guarded
+    def resume_writing(self) -> None:
+        if self._listener is not None:
+            self._listener.ready()
+        else:
+            self._full = False
+
+    @guarded
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._listener is not None:
+            self._listener.gone(exc is not None)
+        else:
+            self._gone = [exc]
+        if self._owner is not None:
+            self._owner.connection_lost(exc)
+
+    def crashed(self, error: Exception) -> None:
+        """An error of pylb's own: it costs the connection, and with it the tunnel."""
+        if self._listener is not None:
+            self._listener.crashed(error)
+        else:
+            self._core.internal(error)
+        if self._owner is not None:
+            self._owner.cut_off()
+        self._transport.abort()

@@ -1,0 +1,397 @@
+"""A worker process: one event loop that accepts, and relays what it accepted.
+
+It owns nothing that must outlive it: listening sockets, inboxes and the scoreboard are the supervisor's.
+It does what the supervisor's messages say (`listen`, `move`, `retire`, `cut`) and ends when it is empty.
+
+Floor: the top one of the data plane. It builds everything below and hands each what that needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import math
+import os
+import resource
+import signal
+import time
+from array import array
+from collections import deque
+from typing import Any
+
+import uvloop
+
+from pylb import log as logging_
+from pylb.config.model import Server
+from pylb.log import log
+from pylb.net import channel, messages
+from pylb.scoreboard import NO_BACKEND, Field, State, SupervisorField
+from pylb.worker import phases
+from pylb.worker.backend import Backend
+from pylb.worker.context import WorkerContext
+from pylb.worker.core import SPARE, Core
+from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
+from pylb.worker.frontend import Bind
+from pylb.worker.handover import HandOver
+from pylb.worker.listeners import Listener, Listeners
+from pylb.worker.runqueue import RunQueue
+
+_FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
+_STOP = {"op": "retire", "to": [], "binds": []}
+_FAREWELL = 1.0  # seconds for tunnels that are cut to be closed by both sides
+_TICK = 0.1  # seconds between writes of the gauges; also the resolution of the worker's clock
+
+
+class Worker:
+    """The process: what it was told, and what it is made of."""
+
+    def __init__(self, context: WorkerContext, loop: asyncio.AbstractEventLoop) -> None:
+        config = context.config
+        copies = sum(len(sockets) for sockets in context.listeners.values())
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = limit if limit != resource.RLIM_INFINITY else 1 << 30
+        core = self.core = Core(
+            *(loop, config.timeouts, config.limits, config.drain.spread),
+            Descriptors(limit, _open_descriptors() + copies),
+        )
+        core.now = time.monotonic()
+        self.board = context.board
+        self.row = context.row
+        self.cells = context.board.row(context.row)
+        logging_.count_lost(self._count_lost)
+        # What it was told.
+        self._context = context
+        self._orders: deque[dict[str, Any]] = deque()
+        self._order_waits = asyncio.Event()
+        self._ready = False
+        self._cut = False  # the time for what remains is over
+        self._cut_later: asyncio.TimerHandle | None = None
+        self._gone = asyncio.Event()
+        # What it is made of.
+        self.alone = False
+        self.backends: dict[str, Backend] = {}
+        for backend in config.backends:
+
+            def index_of(server: Server, name: str = backend.name) -> int:
+                return context.servers[name, server.name, str(server.address)]
+
+            self.backends[backend.name] = Backend(
+                *(backend, context.board, index_of, context.row, lambda: self.alone),
+                context.backend_tls.get(backend.name),
+            )
+        self.servers = [server for backend in self.backends.values() for server in backend.servers]
+        binds: dict[str, Bind] = {}
+        listeners: dict[str, Listener] = {}
+        for frontend in config.frontends:
+            compiled = phases.compiled(frontend, self.backends, core)
+            sni = {name: self.backends[to] for name, to in frontend.sni.items()}
+            for address in frontend.bind:
+                key = str(address)
+                bind = binds[key] = Bind(key, frontend, compiled, sni, core.head_limits)
+                # A frontend with TLS and no context for it is not served in clear text.
+                tls = context.tls[key] if bind.tls else None
+                listeners[key] = Listener(core, bind, frontend, tls)
+        self.listeners = Listeners(core, context.listeners, listeners, config.backlog)
+        self.hand_over = HandOver(core, context.board, context.row, context.inbox, context.inboxes, binds)
+        core.offer = self.hand_over.offer
+        core.pause = self.listeners.pause
+        core.emptier = self.emptier
+        core.free_a_descriptor = self._free_a_descriptor
+        core.announcing = self._announcing
+        # Time.
+        self._run_queue = RunQueue()
+        self._times = context.board.times(NO_BACKEND, context.row)
+        self._rows = 0  # of the scoreboard that are in use, as far as the backends know
+        self._sweep_every = max(_TICK, min(1.0, min(config.timeouts.model_dump().values()) / 4))
+        self._next_sweep = 0.0
+        self._next_tick = 0.0
+
+    # For `Core`
+
+    def emptier(self) -> None:
+        """A client connection or a tunnel has ended; when leaving, the last one lets the process end."""
+        core = self.core
+        if self._cut:
+            if not core.tunnels:
+                self._gone.set()
+        elif core.leaving and not core.clients and not core.adopting:
+            self._gone.set()
+
+    def _announcing(self) -> bool:
+        return self.core.stopping or bool(self.board.supervisor[SupervisorField.ANNOUNCING])
+
+    def _free_a_descriptor(self) -> None:
+        for server in self.servers:
+            if server.pool:
+                server.pool[0].abort()  # the one that was unused for longest
+                return
+
+    def _count_lost(self, lines: int) -> None:
+        # At once: the traceback that a worker leaves behind is the last thing that it writes.
+        counters = self.core.counters
+        counters[Field.LOG_LOST] += lines
+        self.cells[Field.LOG_LOST] = counters[Field.LOG_LOST]
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What no callback has caught; the event loop goes on."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
+            self.core.out_of_descriptors(error)
+        elif error is not None:
+            self.core.internal(error)
+        else:
+            text = str(context.get("message"))
+            self.core.say(logging.ERROR, ("loop", text), f"event loop: {text}")
+
+    # Life
+
+    async def serve(self) -> None:
+        """Work until retired or until the supervisor is gone."""
+        loop = self.core.loop
+        context = self._context
+        loop.add_signal_handler(signal.SIGTERM, self._order, _STOP)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the supervisor's to act on
+        loop.add_reader(context.channel.fileno(), self._read_channel)
+        loop.set_exception_handler(self._loop_error)
+        self.hand_over.listen()
+        self._tick()
+        while True:
+            while not self._orders:
+                self._order_waits.clear()
+                await self._order_waits.wait()
+            order = self._orders.popleft()
+            try:
+                if order["op"] == "listen":
+                    await self.listeners.listen(order["slots"])
+                    self._say_ready()
+                elif order["op"] == "move":
+                    self.hand_over.level(order["to"], order["count"], order["excess"], order["lively"])
+            except Exception as error:
+                if not self._ready:
+                    raise  # who can't begin says so, and another one tries
+                self.core.internal(error)
+            if order["op"] == "retire":
+                await self._leave(order["to"], set(order["binds"]), order.get("linger", 0.0))
+                return
+
+    def _say_ready(self) -> None:
+        if not self._ready:
+            self._ready = True
+            self.cells[Field.STATE] = State.SERVING
+            channel.send(self._context.channel, {"op": "ready"})
+
+    def _read_channel(self) -> None:
+        for message in channel.waiting(self._context.channel):
+            if message is None:
+                log.error("the supervisor is gone; closing when the requests under way are answered")
+                self.core.loop.remove_reader(self._context.channel.fileno())
+                message = _STOP
+            wrong = messages.wrong(message, messages.TO_WORKER)
+            if wrong:
+                log.error("a message of the supervisor is passed over: %s", wrong)
+            else:
+                self._order(message)
+
+    def _order(self, order: dict[str, Any]) -> None:
+        core = self.core
+        if core.leaving:
+            if order["op"] == "cut":
+                self._cut_rest(order["reason"])
+            elif order["op"] == "retire" and order["to"] and not core.stopping:
+                moving = [client for client in core.clients if client.movable]
+                self._move_to(order["to"], set(order["binds"]))
+                for client in moving:
+                    if not client.movable:  # its bind is gone meanwhile
+                        client.drain()
+            elif order["op"] == "retire" and not core.stopping:
+                # The others leave, too: what they were given now might be nobody's.
+                core.stopping = True
+                self.hand_over.keep()
+                self._close_idle()
+                self._cut_after(self._context.config.drain.timeout, "drain.timeout")
+            return
+        self._orders.append(order)
+        self._order_waits.set()
+
+    async def _leave(self, targets: list[int], binds: set[str], linger: float) -> None:
+        """Give all connections to other workers, or close them in an orderly way where there are none.
+
+        What can't be given away is served here to its end: at a stop for ``drain.timeout``; else for
+        ``linger`` seconds, where 0 is no bound, or until the supervisor says ``cut``.
+
+        ``binds`` are those that the others have; what came in by another one is served here to its end.
+        """
+        core = self.core
+        core.leaving = True
+        core.stopping = not targets
+        self.cells[Field.STATE] = State.RETIRING
+        self.listeners.stop()
+        await self.listeners.close(binds)
+        if targets:
+            self._move_to(targets, binds)
+        self._close_idle()
+        self.emptier()
+        if core.stopping:
+            self._cut_after(self._context.config.drain.timeout, "drain.timeout")
+        elif linger:
+            self._cut_after(linger, "drain.linger")
+        later, self._orders = self._orders, deque()
+        for order in later:
+            self._order(order)
+        while not self._cut:
+            await self._gone.wait()
+            self._gone.clear()
+            # Closed descriptors, and packets that came at the last moment.
+            await asyncio.sleep(0)
+            self.hand_over.receive()
+            if not core.clients and not core.adopting:
+                break
+        if core.tunnels:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    while core.tunnels:
+                        self._gone.clear()
+                        await self._gone.wait()
+        # From here on the inbox is the supervisor's to empty: the loop turns a last time before the process
+        # ends, and what it took then would be lost.
+        core.loop.remove_reader(self._context.inbox.fileno())
+
+    def _move_to(self, targets: list[int], binds: set[str]) -> None:
+        """Give connections by these binds to the workers of these rows from now on."""
+        for client in self.core.clients:
+            client.movable = client.movable and client.facts.bind in binds
+        self.hand_over.empty([row for row in targets if row != self.row])
+
+    def _cut_after(self, seconds: float, reason: str) -> None:
+        if self._cut_later is not None:
+            self._cut_later.cancel()
+        self._cut_later = self.core.loop.call_later(seconds, self._cut_rest, reason)
+
+    def _cut_rest(self, reason: str) -> None:
+        """Close what remains."""
+        if self._cut:
+            return
+        self._cut = True
+        log.warning(
+            "%s: %d connections are closed, with %d tunnels",
+            *(reason, len(self.core.clients), len(self.core.tunnels)),
+        )
+        for tunnel in list(self.core.tunnels):
+            tunnel.cut()
+        self._gone.set()
+
+    def _close_idle(self) -> None:
+        """Have connections that stay here end, one after the other, so that clients don't come back as a
+        herd; busy ones first, as an answer is the best moment to say it."""
+        core = self.core
+        staying = [client for client in core.clients if core.stopping or not client.movable]
+        staying.sort(key=lambda client: not client.busy)
+        for position, client in enumerate(staying):
+            core.loop.call_later(core.spread * position / len(staying), client.drain)
+
+    # Time
+
+    def _tick(self) -> None:
+        """Ten times a second."""
+        loop = self.core.loop
+        now = loop.time()
+        lag = now - self._next_tick if self._next_tick else 0.0
+        self._next_tick = now + _TICK
+        loop.call_at(self._next_tick, self._tick)
+        try:
+            self._look(lag)
+        except Exception as error:
+            self.core.internal(error)
+
+    def _look(self, lag: float) -> None:
+        """Write the gauges, look for passed deadlines."""
+        core = self.core
+        now = core.now = time.monotonic()
+        cells = self.cells
+        self.flush()
+        logging_.tick()
+        cells[Field.HEARTBEAT_NS] = time.monotonic_ns()
+        cells[Field.CPU_NS] = time.process_time_ns()
+        cells[Field.WAITED_NS] = self._run_queue.waited_ns()
+        cells[Field.LAG_US] = max(0, int(lag * 1e6))
+        used = self.board.supervisor[SupervisorField.ROWS]
+        if used != self._rows:
+            self._rows = used
+            for backend in self.backends.values():
+                backend.look_at(used)
+        rows = self.board.live_rows()
+        self.alone = len(rows) == 1
+        if core.limits.connections:
+            others = (self.board.row(row) for row in rows if row != self.row)
+            core.held_by_others = sum(cells[Field.CONNECTIONS] for cells in others)
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._sweep_every
+            self._sweep(now)
+        if core.descriptors.paused and not core.leaving:
+            slots = self.listeners.resumable()
+            if slots is not None:
+                self._order({"op": "listen", "slots": slots})
+        if self.hand_over.deaf and not core.leaving:
+            self.hand_over.listen()
+
+    def _sweep(self, now: float) -> None:
+        """Look at everything that has a deadline."""
+        core = self.core
+        self.hand_over.forget_quota()
+        self.emptier()
+        del core.spare[SPARE:]
+        for level, text in core.repeats.due(now):
+            log.log(level, "%s", text)
+        for client in [client for client in core.clients if client.due() < now]:
+            client.expire()
+        if core.limits.connection_age:
+            for client in core.clients:
+                if client.recall_at < now:
+                    client.recall_at = math.inf  # asked
+                    client.recall()
+        counters = core.counters
+        counters[Field.LIVELY] = 0 if self.alone else sum(client.lively() for client in core.clients)
+        # What can't move to another worker: TLS, HTTP/2, tunnels, and requests that take long.
+        counters[Field.FIXED] = sum(not client.movable or client.long for client in core.clients)
+        for tunnel in [tunnel for tunnel in core.tunnels if tunnel.deadline < now]:
+            tunnel.expire()
+        for connection in [one for one in core.server_connections if one.due() < now]:
+            connection.expire()
+
+    def flush(self) -> None:
+        """Write what was counted to the scoreboard."""
+        core = self.core
+        counters = core.counters
+        counters[Field.TUNNELS] = len(core.tunnels)
+        counters[Field.CONNECTIONS] = len(core.clients)
+        counters[Field.IN_FLIGHT] = sum(server.active[server.row] for server in self.servers)
+        self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
+        self._times[:] = memoryview(array("q", core.times))
+        for backend in self.backends.values():
+            backend.flush()
+
+
+def _open_descriptors() -> int:
+    """How many this process has open."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 64  # a guess; there is no /proc
+
+
+def run(context: WorkerContext) -> None:
+    """Be a worker until told to leave; called in the forked process."""
+    gc.freeze()  # what the supervisor made is never garbage here
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        context.board.row(context.row)[Field.PID] = os.getpid()
+        runner.run(_main(context))
+
+
+async def _main(context: WorkerContext) -> None:
+    worker = Worker(context, asyncio.get_running_loop())
+    try:
+        await worker.serve()
+    finally:
+        worker.flush()

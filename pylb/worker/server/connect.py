@@ -1,0 +1,114 @@
+"""Connections to servers: opening one, as the server's configuration says, for a transaction.
+
+Floor: server side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
+from pylb.worker.backend import Server
+from pylb.worker.core import Core
+from pylb.worker.facts import Client
+from pylb.worker.server.http1 import Http1ServerConnection
+from pylb.worker.server.http2 import Http2ServerConnection
+from pylb.worker.server.tcp import TcpServerConnection
+from pylb.worker.sides import ServerSide
+from pylb.worker.transaction import Transaction
+
+_Codec = Http1ServerConnection | Http2ServerConnection | TcpServerConnection
+
+
+async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
+    """A server side for a transaction, on a new connection or on one that serves several at a time.
+
+    Raises:
+        OSError: refused, unreachable, no such host, or its certificate is not good.
+        TimeoutError: not accepted within ``timeouts.connect``.
+    """
+    for shared in server.shared:
+        if shared.free:
+            return shared.side()
+    if len(core.server_connections) >= core.descriptors.bound:
+        core.free_a_descriptor()
+    made: list[_Codec] = []
+    try:
+        async with asyncio.timeout(core.timeouts.connect):
+            codec = await _open(core, server, tx, made)
+    except BaseException:
+        # Given up between its connection and here, uvloop's transport tells nobody of its end.
+        for one in made:
+            if one.transport is not None:
+                one.connection_lost(None)
+        raise
+    if codec.closed:  # before this task's turn; nobody would hear of it any more
+        raise ConnectionResetError("closed at once")
+    if not isinstance(codec, Http2ServerConnection):
+        return codec
+    tls = codec.transport.get_extra_info("ssl_object")
+    if tls is not None and tls.selected_alpn_protocol() != "h2":
+        codec.transport.close()
+        raise OSError("the server does not speak HTTP/2")
+    if server.send_proxy == "off":
+        server.shared.append(codec)
+    else:
+        codec.leaving = True  # announced as one client's: one stream
+    return codec.side()
+
+
+async def _open(core: Core, server: Server, tx: Transaction, made: list[_Codec]) -> _Codec:
+    """Connect; what is made on the way is added to ``made``."""
+
+    def protocol() -> _Codec:
+        one: _Codec
+        if tx.frontend.raw:
+            one = TcpServerConnection(core)
+        elif server.http2:
+            one = Http2ServerConnection(core, server)
+        else:
+            one = Http1ServerConnection(core, server, private=server.send_proxy != "off")
+        made.append(one)
+        return one
+
+    loop = core.loop
+    address = server.address
+    tls: dict[str, Any] = {}
+    if server.context is not None:
+        tls = {"ssl": server.context, "server_hostname": server.server_name}
+    if server.send_proxy != "off":
+        sock = await _announce(loop, server, tx.client)
+        _, codec = await loop.create_connection(protocol, sock=sock, **tls)
+    elif address.is_unix:
+        _, codec = await loop.create_unix_connection(protocol, address.path, **tls)
+    else:
+        _, codec = await loop.create_connection(protocol, address.host, address.port, **tls)
+    return codec
+
+
+async def _announce(loop: asyncio.AbstractEventLoop, server: Server, client: Client) -> socket.socket:
+    """A connected socket on which the PROXY header was sent."""
+    address = server.address
+    if address.is_unix:
+        sock = socket.socket(socket.AF_UNIX)
+        target: Any = address.path
+    else:
+        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        sock = socket.socket(found[0][0])
+        target = found[0][4]
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, target)
+        if server.send_proxy == "v1":
+            header = build_v1(client.source, client.destination)
+        else:
+            facts = client.tls if server.send_proxy_tlvs else {}
+            tlvs = tuple((TLVS[name], facts[name]) for name in server.send_proxy_tlvs if facts.get(name))
+            header = build_v2(client.source, client.destination, tlvs)
+        await loop.sock_sendall(sock, header)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,347 @@
+"""HTTP/1 towards servers: writes requests and reads responses (RFC 9112).
+
+A connection is either in its server's pool (``exchange`` is None) or works for one exchange. Requests are
+never pipelined, so at most one response is outstanding. Anything that comes unasked closes the connection.
+
+Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from pylb.http.chunked import ChunkError, ChunkScanner
+from pylb.http.request import RequestHead
+from pylb.http.response import BadResponse, ResponseHead, read_response
+from pylb.worker import core as core_
+from pylb.worker.backend import Server
+from pylb.worker.core import WRITE_BUFFER, Core
+from pylb.worker.guard import serving
+from pylb.worker.pipe import ConnectionPipe
+from pylb.worker.reasons import Reason
+from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers
+
+# Up to here head and body are joined into one write; a larger piece is not worth copying.
+_JOIN = 16384
+
+
+class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol):
+    """One connection to a server, and the server side of each exchange that it serves.
+
+    Args:
+        private: it was announced as one client's (PROXY header), so it can't serve another.
+    """
+
+    __slots__ = (
+        # of the connection
+        *("core", "server", "transport", "idle_until", "closed", "reused", "usable", "paused"),
+        # what `head` was read from: a server often answers with the same head again
+        *("head", "raw_head", "raw_head_only"),
+        # of the exchange
+        *("exchange", "asked", "chunking", "sent"),
+        # of the response
+        *("buffer", "in_body", "left", "chunks"),
+    )
+
+    def __init__(self, core: Core, server: Server, private: bool = False) -> None:
+        self.core = core
+        self.server = server
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
+        self.idle_until = math.inf
+        self.closed = False
+        self.reused = False
+        self.usable = not private  # for another exchange, after this one
+        self.paused = False
+        self.head: ResponseHead = None  # type: ignore[assignment]  # set before any use
+        self.raw_head = b""
+        self.raw_head_only = False
+        self.exchange: FromServer | None = None
+        self.asked: RequestHead = None  # type: ignore[assignment]  # set before any use
+        self.chunking = False  # the request's body is to be put into chunks
+        self.sent = True  # the request is whole
+        self.buffer = b""
+        self.in_body = False
+        self.left = 0  # bytes of a Content-Length body still to come; -1: until the connection ends
+        self.chunks: ChunkScanner | None = None
+
+    # From the event loop
+
+    @serving
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.transport.set_write_buffer_limits(WRITE_BUFFER)
+        self.core.server_connections.add(self)
+
+    @serving
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.core.server_connections.discard(self)
+        if not self.closed:
+            self._ended(broken=exc is not None)
+
+    @serving
+    def eof_received(self) -> bool:
+        self._ended()
+        return False
+
+    @serving
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.server_full()
+
+    @serving
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.server_ready()
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        try:
+            if exchange is None:
+                self.abort()
+                return
+            if self.in_body:
+                self._body(exchange, data)
+                return
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            head_only = self.asked.method == b"HEAD"  # then there is no body, whatever the response says
+            while True:
+                raw = self.raw_head
+                if raw and data.startswith(raw) and head_only is self.raw_head_only:
+                    head = self.head  # the same again
+                    end = len(raw)
+                else:
+                    end = data.find(b"\r\n\r\n") + 4
+                    if not self._read(exchange, data, end, head_only):
+                        return
+                    head = self.head
+                if head.status >= 200:
+                    break
+                if head.status == 101:
+                    self._switched(exchange, head, data[end:])
+                    return
+                exchange.interim(head)
+                data = data[end:]
+                if not data or self.exchange is not exchange:
+                    return
+            if len(data) - end == head.content_length:
+                exchange.response(head, data, end, True)  # the usual: all of it is here
+            else:
+                self._response(exchange, head, data, end)
+        except Exception as error:  # as `serving` does, without another call on each response's way
+            self.crashed(error, exchange)
+
+    # The response
+
+    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> bool:
+        """Read a head, which ends at ``end`` if that is above 3; False when there is none or a bad one."""
+        limit = self.core.limits.header_bytes
+        if end < 4 and len(data) <= limit:
+            self.buffer = data
+            return False
+        if end < 4 or end > limit:
+            self._bad(exchange, "header_bytes")
+            return False
+        raw = data[:end]
+        try:
+            self.head = read_response(raw, head_only)
+        except BadResponse as error:
+            self._bad(exchange, str(error))
+            return False
+        self.raw_head = raw
+        self.raw_head_only = head_only
+        return True
+
+    def _response(self, exchange: FromServer, head: ResponseHead, data: bytes, end: int) -> None:
+        """Pass on a head, and what came of the body with it."""
+        size = len(data) - end
+        if head.chunked:
+            chunks = self.chunks = ChunkScanner()
+            self.in_body = True
+            spans: list[tuple[int, int]] = []
+            try:
+                used = chunks.feed(data[end:], spans)
+            except ChunkError:
+                self._bad(exchange, "chunk")
+                return
+            if used < size:
+                self.usable = False
+                data = data[: end + used]
+            exchange.response(head, data, end, False, [(end + start, end + to) for start, to in spans])
+            if chunks.done and self.exchange is exchange:
+                self._whole(exchange, chunks.trailers)
+            return
+        left = self.left = head.content_length
+        if 0 <= left < size:  # something came behind it
+            self.usable = False
+            exchange.response(head, data[: end + left], end, True)
+            return
+        self.in_body = True
+        if left > 0:
+            self.left = left - size
+        exchange.response(head, data, end, False)
+
+    def _body(self, exchange: FromServer, data: bytes) -> None:
+        """Pass on a piece of the body, and notice its end."""
+        chunks = self.chunks
+        if chunks is not None:
+            spans: list[tuple[int, int]] = []
+            try:
+                used = chunks.feed(data, spans)
+            except ChunkError:
+                self._bad(exchange, "chunk")
+                return
+            if used < len(data):
+                self.usable = False
+                data = data[:used]
+            exchange.response_body(data, spans)
+            if chunks.done and self.exchange is exchange:
+                self._whole(exchange, chunks.trailers)
+            return
+        left = self.left
+        if left < 0:
+            exchange.response_body(data)
+            return
+        size = len(data)
+        if size > left:
+            self.usable = False
+            data = data[:left]
+            size = left
+        self.left = left - size
+        exchange.response_body(data)
+        if size == left and self.exchange is exchange:
+            self._whole(exchange, ())
+
+    def _whole(self, exchange: FromServer, trailers: Trailers) -> None:
+        self.in_body = False
+        self.chunks = None
+        exchange.response_end(trailers)
+
+    def _switched(self, exchange: FromServer, head: ResponseHead, rest: bytes) -> None:
+        if not self.asked.upgrade or not head.upgrade:
+            self._bad(exchange, "101 that nobody asked for")
+            return
+        self.buffer = rest
+        exchange.switched(head)
+
+    def _bad(self, exchange: FromServer, reason: str) -> None:
+        """The server said something that must not be passed on."""
+        self.abort()
+        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {reason}")
+
+    def _ended(self, broken: bool = False) -> None:
+        """The server closed, or the connection broke."""
+        self.closed = True
+        exchange = self.exchange
+        if exchange is None:
+            self._leave_pool()
+        elif self.in_body and self.left < 0 and self.chunks is None and not broken:
+            self._whole(exchange, ())
+        else:
+            # Before the first byte of a response on a connection from the pool: the server had closed it.
+            stale = self.reused and not self.in_body and not self.buffer
+            self.exchange = None
+            exchange.server_gone(
+                Reason.SERVER_STALE if stale else Reason.SERVER_GONE,
+                "closed the connection before its response was whole",
+            )
+        self.transport.abort()
+
+    def _leave_pool(self) -> None:
+        pool = self.server.pool
+        if self in pool:
+            pool.remove(self)
+
+    # From the exchange
+
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
+        self.exchange = exchange
+        self.asked = head
+        self.sent = end
+        out = head.printed()
+        if end and not buffer and not head.chunked:  # the usual
+            self.transport.write(out)
+            return
+        self.chunking = head.chunked and spans is None
+        if self.chunking:
+            if buffer:
+                out = b"%b%x\r\n%b\r\n" % (out, len(buffer), buffer)
+            if end:
+                out += b"0\r\n\r\n"
+        elif buffer:
+            if len(buffer) >= _JOIN:
+                self.transport.writelines((out, buffer))
+                return
+            out += buffer
+        self.transport.write(out)
+
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        if self.chunking:
+            if spans is None:
+                buffer = b"%x\r\n%b\r\n" % (len(buffer), buffer)
+            else:
+                self.chunking = False  # what comes is framed, to its end
+        self.transport.write(buffer)
+
+    def end(self, trailers: Trailers) -> None:
+        if self.chunking:
+            self.transport.write(b"0\r\n" + b"".join(line + b"\r\n" for line in trailers) + b"\r\n")
+        self.sent = True
+
+    def tunnel(self) -> Pipe:
+        self.closed = True
+        self.exchange = None
+        self.core.server_connections.discard(self)
+        return ConnectionPipe(self.core, self.transport, self.buffer)
+
+    def release(self) -> None:
+        self.exchange = None
+        if not (self.usable and self.sent and self.head.keep_alive) or self.closed:
+            self.abort()
+            return
+        if self.paused:  # by the last piece of the response
+            self.resume()
+        self.reused = True
+        self.idle_until = self.core.now + self.core.timeouts.server_idle
+        self.server.pool.append(self)
+
+    def abort(self) -> None:
+        exchange, self.exchange = self.exchange, None
+        if not self.closed:
+            self.closed = True
+            if exchange is None:
+                self._leave_pool()
+            self.transport.abort()
+
+    def pause(self) -> None:
+        self.paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        self.paused = False
+        self.transport.resume_reading()
+
+    # From the process
+
+    def due(self) -> float:
+        return self.idle_until if self.exchange is None else math.inf
+
+    @serving
+    def expire(self) -> None:
+        self.abort()
+
+    def crashed(self, error: Exception, exchange: FromServer | None) -> None:
+        """An error of pylb's own: it costs this connection, and the exchange that it worked for."""
+        self.closed = True
+        self.exchange = None
+        self._leave_pool()
+        if self.transport is not None:
+            self.transport.abort()
+        if exchange is not None:
+            exchange.crashed(error)
+        else:
+            self.core.internal(error)

@@ -1,0 +1,307 @@
+"""The vocabulary of a request: what the two sides of an exchange and the exchange say to each other.
+
+A *side* is a codec: it turns the bytes of one connection (of HTTP/2: of one stream) into these words and
+back. The exchange drives both and never asks how either speaks; the two sides never meet. The words are few:
+
+====================  =====================================  ==========================================
+from                  to the exchange                        from the exchange
+====================  =====================================  ==========================================
+client                request, request_body, request_end,    respond, interim, body, end, tunnel, last,
+                      refuse, client_gone                    abort
+server                response, interim, response_body,      request, body, end, tunnel, release, abort
+                      response_end, switched, server_gone
+flow control          client_full, client_ready,             pause, resume (of what is read)
+                      server_full, server_ready
+====================  =====================================  ==========================================
+
+Every end that is not the end of a message has a `Reason`. How a side writes (in chunks or not, with a close
+or not, in frames) is its own affair, and so is what it keeps between two messages.
+
+After ``tunnel`` a side is a `Pipe`: bytes whatever they mean, each direction with an end of its own.
+
+This floor knows heads and reasons, and neither connections nor the process.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from pylb.http.errors import Refused
+from pylb.http.request import RequestHead
+from pylb.http.response import ResponseHead
+from pylb.worker.facts import Client
+from pylb.worker.reasons import Reason
+
+Trailers = Sequence[bytes]
+"""Field lines without their CRLF, each found good."""
+
+Spans = list[tuple[int, int]] | None
+"""Where in a buffer the bytes of a body lie, from an offset up to another; None: all of it.
+
+A buffer with spans is a piece of a chunked body as HTTP/1 frames it, its end and trailers included, so that a
+side which frames in the same way can send it as it is."""
+
+
+def contents(buffer: bytes, spans: Spans) -> bytes:
+    """The bytes of a body in a buffer, without any framing."""
+    if spans is None:
+        return buffer
+    if len(spans) == 1:
+        start, end = spans[0]
+        return buffer[start:end]
+    return b"".join([buffer[start:end] for start, end in spans])
+
+
+class Pipe(ABC):
+    """One end of a tunnel."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def start(self, listener: FromPipe) -> None:
+        """Tell ``listener`` from now on what comes; first what has come already."""
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """Send bytes to the peer."""
+
+    @abstractmethod
+    def finish(self) -> bool:
+        """Tell the peer that nothing more is sent to it; False where that can't be said but by a close."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close when what was sent has left."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close now."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Read no more for the moment."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Read again."""
+
+    @property
+    @abstractmethod
+    def closing(self) -> bool:
+        """Whether it is closed or about to be."""
+
+
+class FromPipe(ABC):
+    """What a `Pipe` tells the tunnel."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def came(self, data: bytes) -> None:
+        """The peer has sent bytes."""
+
+    @abstractmethod
+    def ended(self) -> bool:
+        """The peer sends nothing more; gives whether its connection stays open for the other direction."""
+
+    @abstractmethod
+    def gone(self, broken: bool) -> None:
+        """The connection has ended."""
+
+    @abstractmethod
+    def full(self) -> None:
+        """More is waiting for the peer than should."""
+
+    @abstractmethod
+    def ready(self) -> None:
+        """The peer has taken enough of it."""
+
+    @abstractmethod
+    def crashed(self, error: Exception) -> None:
+        """An error of pylb's own has happened; raises nothing."""
+
+
+class ClientSide(ABC):
+    """What an exchange asks of the connection (of HTTP/2: the stream) that a request came by."""
+
+    __slots__ = ()
+
+    facts: Client
+    """What is known of the client."""
+
+    @abstractmethod
+    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
+        """Send the final response's head, and what has come of its body.
+
+        Args:
+            buffer: the body's first bytes are ``buffer[at:]``, or what ``spans`` says of ``buffer``. Where
+                ``at`` is not 0, ``buffer[:at]`` is the head as the server sent it, so that bytes which need
+                no change are not copied.
+            end: the response is whole. The exchange is over for this side: it goes on to the next request.
+        """
+
+    @abstractmethod
+    def interim(self, head: ResponseHead) -> None:
+        """Send a 1xx response."""
+
+    @abstractmethod
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        """Send a further piece of the response's body."""
+
+    @abstractmethod
+    def end(self, trailers: Trailers) -> None:
+        """The response is whole, as with ``respond``."""
+
+    @abstractmethod
+    def tunnel(self, head: ResponseHead) -> Pipe:
+        """The server has agreed to change the protocol; say so, and be a pipe from now on."""
+
+    @abstractmethod
+    def last(self) -> None:
+        """The next response is the last one of a connection that can only have one at a time."""
+
+    @abstractmethod
+    def abort(self, reason: Reason) -> None:
+        """The response can't be sent, or not to its end. The exchange is over for this side."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Read no more of the request's body for the moment."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Read again."""
+
+    @property
+    @abstractmethod
+    def unsent(self) -> int:
+        """Bytes of responses that the client has not taken yet."""
+
+
+class ServerSide(ABC):
+    """What an exchange asks of the connection (of HTTP/2: the stream) to a server."""
+
+    __slots__ = ()
+
+    closed: bool
+    """Whether it can't be used any more."""
+
+    @abstractmethod
+    def request(
+        self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
+        """Send a request for an exchange: its head, what there is of its body, and whether that is all.
+
+        In TCP mode there is no head: the side of a server then must not ask for it.
+        """
+
+    @abstractmethod
+    def body(self, buffer: bytes, spans: Spans = None) -> None:
+        """Send a further piece of the request's body."""
+
+    @abstractmethod
+    def end(self, trailers: Trailers) -> None:
+        """The request is whole."""
+
+    @abstractmethod
+    def tunnel(self) -> Pipe:
+        """Be a pipe from now on."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """The response is whole: let go of the exchange, and serve another one if that is possible."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Let go of the exchange now, whatever the state."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Read no more of the response for the moment."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Read again."""
+
+
+class FromServer(ABC):
+    """What a server side tells the exchange that it works for."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def response(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
+        """The final response's head has come; the arguments are those of `ClientSide.respond`."""
+
+    @abstractmethod
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx response has come."""
+
+    @abstractmethod
+    def response_body(self, buffer: bytes, spans: Spans = None) -> None:
+        """A further piece of the response's body has come."""
+
+    @abstractmethod
+    def response_end(self, trailers: Trailers) -> None:
+        """The response is whole."""
+
+    @abstractmethod
+    def switched(self, head: ResponseHead) -> None:
+        """The server has changed the protocol, as the client has asked for."""
+
+    @abstractmethod
+    def server_gone(self, reason: Reason, why: str) -> None:
+        """The server's side has ended, and can't be used any more; ``why`` is for the log."""
+
+    @abstractmethod
+    def server_full(self) -> None:
+        """More of the request is waiting for the server than should."""
+
+    @abstractmethod
+    def server_ready(self) -> None:
+        """The server has taken enough of it."""
+
+    @abstractmethod
+    def crashed(self, error: Exception) -> None:
+        """An error of pylb's own has happened; raises nothing."""
+
+
+class FromClient(ABC):
+    """What a client side tells its exchange."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def request(
+        self, client: ClientSide, head: RequestHead | None, buffer: bytes, end: bool, spans: Spans = None
+    ) -> None:
+        """A request's head has come, with this much of its body; ``end``: that is all of it."""
+
+    @abstractmethod
+    def request_body(self, buffer: bytes, spans: Spans = None) -> None:
+        """A further piece of the request's body has come."""
+
+    @abstractmethod
+    def request_end(self, trailers: Trailers) -> None:
+        """The request is whole."""
+
+    @abstractmethod
+    def refuse(self, refused: Refused) -> None:
+        """What came can't be passed on. The side sends the answer, and takes no more of this request."""
+
+    @abstractmethod
+    def client_gone(self, reason: Reason) -> None:
+        """The client has left, or its stream was reset."""
+
+    @abstractmethod
+    def client_full(self) -> None:
+        """More of the response is waiting for the client than should."""
+
+    @abstractmethod
+    def client_ready(self) -> None:
+        """The client has taken enough of it."""
+
+    @abstractmethod
+    def crashed(self, error: Exception) -> None:
+        """An error of pylb's own has happened; raises nothing."""

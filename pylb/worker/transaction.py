@@ -1,0 +1,74 @@
+"""The data of one request: who asked for what, where it went, when, and how it ended.
+
+This is all that a phase sees. It holds no connection and drives nothing.
+
+Floor: above frontend and backend, whose types it names; below the phases.
+"""
+
+from __future__ import annotations
+
+from pylb.http.request import RequestHead
+from pylb.http.response import ResponseHead
+from pylb.worker.backend import Backend, Server
+from pylb.worker.facts import Client
+from pylb.worker.frontend import Frontend
+from pylb.worker.reasons import Reason
+
+
+class Transaction:
+    """A request, from its first byte to its account.
+
+    Marks of time are nanoseconds of `time.monotonic_ns`; 0 where that moment has not come.
+    """
+
+    __slots__ = (
+        *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
+        *("first_byte_ns", "began_ns", "connected_ns", "answered_ns", "ended_ns"),
+        *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
+    )
+
+    def __init__(self) -> None:
+        # Set for each request before any phase sees it.
+        self.client: Client = None  # type: ignore[assignment]
+        self.frontend: Frontend[Transaction] = None  # type: ignore[assignment]
+        self.backend: Backend = None  # type: ignore[assignment]
+        self.began_ns = 0
+        """When the head was whole."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget a request."""
+        self.head: RequestHead | None = None
+        """None where none could be read, and in TCP mode."""
+        self.server: Server | None = None
+        """The server of the present try, or of the last one."""
+        self.counted: Server | None = None
+        """The server whose active requests it is counted among."""
+        self.index = -1
+        """Its position in its backend."""
+        self.tried: frozenset[int] = frozenset()
+        """Positions of the servers that could not be connected to."""
+        self.fresh = False
+        """Whether it must have a connection of its own."""
+        self.local = False
+        """Whether no backend has a part in it: refused, or answered by a rule."""
+        self.first_byte_ns = 0
+        """When the head began, if it came in several pieces."""
+        self.connected_ns = 0
+        """When a connection was made for it; 0 where one was in the pool."""
+        self.answered_ns = 0
+        """When the response's head was there."""
+        self.ended_ns = 0
+        self.response: ResponseHead | None = None
+        """The final response's head, a server's or pylb's own."""
+        self.own = False
+        """Whether the response is pylb's own."""
+        self.reason: Reason | None = None
+        """Why it ended, if not by a server's whole response."""
+        self.state = "-"
+        """Where it was then, as HAProxy's termination state says it: R (request), Q (queue), C (connect),
+        H (headers), D (data), T (tunnel)."""
+        self.bytes_in = 0
+        """Bytes of the request's body."""
+        self.bytes_out = 0
+        """Bytes of the response's body."""

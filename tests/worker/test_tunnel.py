@@ -1,0 +1,445 @@
+"""The tunnel, between two fake pipes: each direction for itself, held back, cut, and its one end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pylb.config.model import Timeouts
+from pylb.http.websocket import GOING_AWAY, close_frame
+from pylb.scoreboard import Field
+from pylb.worker.pipe import ConnectionPipe
+from pylb.worker.reasons import Reason
+from pylb.worker.sides import FromPipe, Pipe
+from pylb.worker.tunnel import Tunnel
+from tests.http.wire import TestCore, Transport
+from tests.worker.stand_ins import FakePipe, Fault, Told
+
+IDLE = 100.0
+TEXT = b"\x81\x05hello"
+MASKED = b"\x81\x85\x00\x00\x00\x00hello"
+
+
+class Pair:
+    """A tunnel between two pipes, and who hears of its end."""
+
+    def __init__(
+        self,
+        near: Pipe | None = None,
+        far: Pipe | None = None,
+        protocol: bytes = b"",
+        half_close: bool = True,
+    ) -> None:
+        self.core = TestCore(Timeouts(tunnel=IDLE))
+        self.near = near or FakePipe(half_close)
+        self.far = far or FakePipe(half_close)
+        self.ends: list[Reason | None] = []
+        self.emptier = 0
+        self.core.emptier = self._emptier
+        self.tunnel = Tunnel(self.core, self.near, self.far, protocol, self.ends.append)
+        self.tunnel.start()
+
+    def _emptier(self) -> None:
+        self.emptier += 1
+
+    @property
+    def client(self) -> FakePipe:
+        """The client's pipe."""
+        return cast(FakePipe, self.near)
+
+    @property
+    def server(self) -> FakePipe:
+        """The server's pipe."""
+        return cast(FakePipe, self.far)
+
+    def over(self) -> Reason | None:
+        """Why it ended, said once."""
+        (reason,) = self.ends
+        assert not self.core.tunnels
+        assert self.client.closed and self.server.closed
+        return reason
+
+
+def _hears(pipe: FakePipe) -> FromPipe:
+    assert pipe.listener is not None
+    return pipe.listener
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+def test_bytes_pass_both_ways_and_are_counted(pair: Pair) -> None:
+    _hears(pair.client).came(b"in")
+    _hears(pair.server).came(b"out!")
+    assert (pair.server.sent, pair.client.sent) == (b"in", b"out!")
+    assert pair.core.counters[Field.BYTES_IN] == 2
+    assert pair.core.counters[Field.BYTES_OUT] == 4
+    assert pair.core.tunnels == {pair.tunnel}
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_each_direction_ends_for_itself(pair: Pair, first: str) -> None:
+    one, other = (pair.client, pair.server) if first == "client" else (pair.server, pair.client)
+    assert _hears(one).ended()
+    assert other.finished and not other.closed
+    _hears(other).came(b"still")
+    assert one.sent == b"still"
+    assert not _hears(other).ended()
+    assert one.closed
+    other.closed = True  # as `ended` said
+    _hears(one).gone(False)
+    assert pair.ends == []
+    _hears(other).gone(False)
+    assert pair.over() is None
+    assert pair.emptier == 1
+
+
+def test_without_half_close_the_end_of_one_is_the_end_of_both() -> None:
+    """As with TLS: what was sent still leaves."""
+    pair = Pair(half_close=False)
+    assert not _hears(pair.client).ended()
+    assert pair.server.closed and "abort" not in pair.server.words()
+
+
+@pytest.mark.parametrize(("broken", "word"), [(False, "close"), (True, "abort")])
+def test_a_connection_that_goes_takes_the_other_one_along(pair: Pair, broken: bool, word: str) -> None:
+    _hears(pair.client).gone(broken)
+    assert pair.server.words()[-1] == word
+    assert pair.ends == []
+    pair.client.closed = True
+    _hears(pair.server).gone(False)
+    assert pair.over() is None
+
+
+def test_who_does_not_take_holds_the_other_one_back(pair: Pair) -> None:
+    _hears(pair.client).full()
+    assert pair.server.paused and not pair.client.paused
+    _hears(pair.client).ready()
+    assert not pair.server.paused
+    _hears(pair.server).full()
+    assert pair.client.paused
+    _hears(pair.server).ready()
+    assert not pair.client.paused
+
+
+def test_what_moves_in_either_direction_keeps_it(pair: Pair) -> None:
+    assert pair.tunnel.deadline == IDLE
+    pair.core.now = 10.0
+    _hears(pair.client).came(b"x")
+    assert pair.tunnel.deadline == 10.0 + IDLE
+    pair.core.now = 20.0
+    _hears(pair.server).came(b"x")
+    assert pair.tunnel.deadline == 20.0 + IDLE
+    pair.core.now = 30.0
+    _hears(pair.server).ready()  # what was sent long ago has been taken
+    assert pair.tunnel.deadline == 30.0 + IDLE
+
+
+def test_when_nothing_moves_it_ends(pair: Pair) -> None:
+    pair.tunnel.expire()
+    assert pair.client.words()[-1] == pair.server.words()[-1] == "abort"
+    _hears(pair.client).gone(False)
+    _hears(pair.server).gone(False)
+    assert pair.over() is Reason.TUNNEL_LATE
+    assert pair.core.counters[Field.TIMEOUTS] == 1
+
+
+# Cut
+
+
+def test_a_tunnel_that_is_cut_closes(pair: Pair) -> None:
+    pair.tunnel.cut()
+    assert pair.client.words()[-1] == pair.server.words()[-1] == "close"
+    _hears(pair.client).gone(False)
+    _hears(pair.server).gone(False)
+    assert pair.over() is Reason.CUT
+
+
+def test_a_websocket_that_is_cut_says_so_and_waits_for_the_answers() -> None:
+    pair = Pair(protocol=b"WebSocket")
+    _hears(pair.client).came(MASKED)
+    _hears(pair.server).came(TEXT)
+    pair.tunnel.cut()
+    farewell = close_frame(GOING_AWAY, b"")
+    assert pair.client.sent == TEXT + farewell
+    # What goes to a server is masked (RFC 6455 §5.1).
+    assert pair.server.sent.startswith(MASKED) and len(pair.server.sent) == len(MASKED + farewell) + 4
+    assert not pair.client.closed and not pair.server.closed
+    _hears(pair.server).came(TEXT)  # not passed on any more
+    assert pair.client.sent == TEXT + farewell
+    _hears(pair.client).came(close_frame(GOING_AWAY, b"abcd"))
+    assert pair.client.closed and not pair.server.closed
+    _hears(pair.client).gone(False)
+    assert not pair.server.closed
+    _hears(pair.server).came(farewell)
+    assert pair.server.closed
+    _hears(pair.server).gone(False)
+    assert pair.over() is Reason.CUT
+
+
+def test_a_websocket_that_is_cut_within_a_frame_just_closes() -> None:
+    """A farewell there would be taken for contents."""
+    pair = Pair(protocol=b"websocket")
+    _hears(pair.server).came(TEXT[:4])
+    pair.tunnel.cut()
+    assert pair.client.closed and pair.client.sent == TEXT[:4]
+    assert not pair.server.closed  # towards it nothing is half done
+
+
+def test_a_websocket_that_was_held_back_is_read_for_its_answer() -> None:
+    pair = Pair(protocol=b"websocket")
+    _hears(pair.server).full()
+    assert pair.client.paused
+    pair.tunnel.cut()
+    assert not pair.client.paused
+
+
+def test_an_end_while_it_is_cut_closes(pair: Pair) -> None:
+    pair = Pair(protocol=b"websocket")
+    pair.tunnel.cut()
+    assert not _hears(pair.client).ended()
+
+
+# Errors of pylb's own
+
+
+@pytest.mark.parametrize("word", ["start", "send", "finish", "close", "abort", "pause", "resume"])
+def test_an_error_costs_both_connections_and_is_told_once(word: str) -> None:
+    pipe = FakePipe()
+    if word == "start":
+        pipe.raises = word
+    core_errors: list[BaseException] = []
+    pair = Pair.__new__(Pair)
+    pair.core = TestCore(Timeouts(tunnel=IDLE))
+    pair.core.errors = core_errors
+    pair.near, pair.far = FakePipe(), pipe
+    pair.ends = []
+    pair.tunnel = Tunnel(pair.core, pair.near, pipe, b"", pair.ends.append)
+    pair.tunnel.start()
+    pipe.raises = word if word != "start" else ""
+    if word != "start":
+        client = _hears(pair.client)
+        client.came(b"x")
+        client.full()
+        client.ready()
+        client.ended()
+        if word in ("close", "abort"):
+            client.gone(word == "abort")
+    assert [str(error) for error in core_errors] == [word]
+    assert pair.over() is Reason.INTERNAL
+    for end in (pair.client, pair.server):
+        if end.listener is not None:
+            end.listener.gone(False)  # as the event loop says then
+    assert pair.ends == [Reason.INTERNAL]
+
+
+def test_an_error_of_who_hears_of_the_end_is_counted(pair: Pair) -> None:
+    pair.core.errors = []
+
+    told: list[Reason | None] = []
+
+    def raises_once(reason: Reason | None) -> None:
+        told.append(reason)
+        if len(told) == 1:
+            raise Fault
+
+    pair.tunnel._over = raises_once
+    _hears(pair.client).gone(False)
+    _hears(pair.server).gone(False)
+    assert told == [None, Reason.INTERNAL]
+    assert len(pair.core.errors) == 1
+    assert not pair.core.tunnels
+
+
+# A connection as a pipe
+
+
+class Heard(Told, FromPipe):
+    """Notes what a pipe tells."""
+
+    stays = True
+
+    def came(self, data: bytes) -> None:
+        self.hear("came", data)
+
+    def ended(self) -> bool:
+        self.hear("ended")
+        return self.stays
+
+    def gone(self, broken: bool) -> None:
+        self.hear("gone", broken)
+
+    def full(self) -> None:
+        self.hear("full")
+
+    def ready(self) -> None:
+        self.hear("ready")
+
+    def crashed(self, error: Exception) -> None:
+        self.told.append(("crashed", str(error)))
+
+
+class Owned(Told):
+    """Notes what the owner of a connection is told."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As `Owner`'s; so is the next one."""
+        self.hear("lost")
+
+    def cut_off(self) -> None:
+        self.hear("cut off")
+
+
+def _pipe(early: bytes = b"", eof: bool = False) -> tuple[ConnectionPipe, Transport, TestCore, Owned]:
+    core, transport, owner = TestCore(), Transport(), Owned()
+    pipe = ConnectionPipe(core, cast(asyncio.Transport, transport), early, eof, owner)
+    assert transport.protocol is pipe
+    return pipe, transport, core, owner
+
+
+def test_what_came_before_anybody_listens_is_told_first() -> None:
+    pipe, transport, _, owner = _pipe(b"early ")
+    pipe.data_received(b"and more")
+    assert not transport.reading
+    pipe.eof_received()
+    pipe.connection_lost(ConnectionResetError())
+    assert owner.words() == ["lost"]
+    heard = Heard()
+    pipe.start(heard)
+    assert heard.told == [("came", b"early and more"), ("ended",), ("gone", True)]
+
+
+def test_what_was_full_before_anybody_listens_is_told() -> None:
+    pipe, _, _, _ = _pipe()
+    pipe.pause_writing()
+    heard = Heard()
+    pipe.start(heard)
+    assert heard.told == [("full",)]
+    pipe.resume_writing()
+    assert heard.told == [("full",), ("ready",)]
+
+
+@pytest.mark.parametrize("half_close", [True, False])
+@pytest.mark.parametrize("stays", [True, False])
+def test_the_event_loop_is_told_whether_it_stays(half_close: bool, stays: bool) -> None:
+    pipe, transport, _, _ = _pipe()
+    transport.half_close = half_close
+    heard = Heard()
+    heard.stays = stays
+    pipe.start(heard)
+    assert bool(pipe.eof_received()) is (half_close and stays)
+
+
+def test_an_end_that_had_come_before_closes_who_does_not_stay() -> None:
+    pipe, transport, _, _ = _pipe(eof=True)
+    heard = Heard()
+    heard.stays = False
+    pipe.start(heard)
+    assert heard.told == [("ended",)] and transport.closed
+
+
+@pytest.mark.parametrize("half_close", [True, False])
+def test_half_close(half_close: bool) -> None:
+    pipe, transport, _, _ = _pipe()
+    transport.half_close = half_close
+    assert pipe.finish() is half_close is transport.finished
+
+
+@pytest.mark.parametrize("word", ["came", "ended", "gone", "full", "ready"])
+def test_an_error_of_who_listens_costs_the_connection(word: str) -> None:
+    pipe, transport, core, owner = _pipe()
+    heard = Heard()
+    heard.raises = word
+    pipe.start(heard)
+    pipe.data_received(b"x")
+    pipe.pause_writing()
+    pipe.resume_writing()
+    pipe.eof_received()
+    pipe.connection_lost(None)
+    assert ("crashed", word) in heard.told
+    assert transport.aborted
+    assert owner.words() == (["cut off"] if word == "gone" else ["cut off", "lost"])
+    assert core.counters[Field.INTERNAL] == 0  # who listens counts it
+
+
+def test_an_error_before_anybody_listens_is_counted() -> None:
+    pipe, transport, core, owner = _pipe()
+    errors = core.errors = []
+    owner.raises = "lost"
+    pipe.connection_lost(None)
+    assert [str(error) for error in errors] == ["lost"]
+    assert transport.aborted and owner.words() == ["lost", "cut off"]
+
+
+# Whatever the order
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -> None:
+    """Over real pipes: what one end was sent is what the other one has said, up to the end."""
+    transports = [Transport(), Transport()]
+    for transport in transports:
+        transport.half_close = data.draw(st.booleans())
+    early = [data.draw(st.sampled_from([b"", b"early"])) for _ in transports]
+    core = TestCore(Timeouts(tunnel=IDLE))
+    ends: list[Reason | None] = []
+    said = list(early)
+    pipes = [
+        ConnectionPipe(core, cast(asyncio.Transport, transport), before)
+        for transport, before in zip(transports, early, strict=True)
+    ]
+    # Before anybody listens, a connection may be read once more.
+    for number, pipe in enumerate(pipes):
+        if data.draw(st.booleans()):
+            pipe.data_received(b"(%d)" % number)
+            said[number] += b"(%d)" % number
+    tunnel = Tunnel(core, pipes[0], pipes[1], b"", ends.append)
+    tunnel.start()
+    silent, gone, full = [False, False], [False, False], [False, False]
+    expired = broken = False
+    number = steps = 0
+    while not all(gone):
+        steps += 1
+        one = data.draw(st.sampled_from([one for one in (0, 1) if not gone[one]]))
+        other = 1 - one
+        pipe, transport = pipes[one], transports[one]
+        words = ["lost"] if transport.closed else ["broken"]
+        if steps < 20 and not transport.closed:
+            words += ["expire", "ready" if full[one] else "full"]
+            if not silent[one] and not full[other]:
+                assert transport.reading
+                words += ["came", "came", "came", "eof"]
+        word = data.draw(st.sampled_from(words))
+        if word == "came":
+            number += 1
+            said[one] += b"<%d>" % number
+            pipe.data_received(b"<%d>" % number)
+        elif word == "eof":
+            silent[one] = True
+            if not pipe.eof_received():
+                transport.closed = True  # as asyncio does
+        elif word in ("full", "ready"):
+            full[one] = word == "full"
+            (pipe.pause_writing if full[one] else pipe.resume_writing)()
+            assert transports[other].closed or transports[other].reading is not full[one]
+        elif word == "expire":
+            if not expired:
+                expired = True
+                tunnel.expire()
+        else:
+            broken = broken or word == "broken"
+            gone[one] = transport.closed = True
+            pipe.connection_lost(ConnectionResetError() if word == "broken" else None)
+    assert ends == [Reason.TUNNEL_LATE if expired else None]
+    assert not core.tunnels
+    for one, transport in enumerate(transports):
+        assert transport.written == said[1 - one]
+        if not broken and not expired:
+            assert not transport.aborted
