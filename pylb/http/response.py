@@ -1,4 +1,4 @@
-"""Response heads: what a server sent, and what is sent on to the client.
+"""Response heads: what a server sent, and what is sent on to the client (pure).
 
 Judged and edited as in `request.py`, and as strictly: nothing ambiguous reaches a client.
 """
