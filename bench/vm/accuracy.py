@@ -125,7 +125,7 @@ async def play(turns: int) -> dict[str, Any]:
             cases = await _cases(source, balancer, neighbour, turns)
     return {
         "machine": machine(), "accelerator": ACCELERATOR, "turns": turns, "cores": os.cpu_count(),
-        "tick": tick, "cases": summary(cases),
+        "load": os.getloadavg()[0], "tick": tick, "cases": summary(cases),
     }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def page(found: dict[str, Any]) -> list[str]:
     lines = [
         "# What the hypervisor source knows of a neighbour", "",
         f"`python -m bench.vm accuracy`; QEMU with {found['accelerator']}; "
-        f"{in_words(found['machine'])}.", "",
+        f"{in_words(found['machine'])}; load of the host {found['load']:.1f}.", "",
         f"Two guests of two vCPUs on {found['cores']} cores; medians of {found['turns']} turns. Mean "
         f"error in {len(rows)} cases: **{error:.2f} cores** (limit {LIMIT:g}); by what the neighbour runs it "
         f"would be {of_ran:.2f}.", "",

@@ -151,6 +151,7 @@ async def _round_trips(guest: Guest, kind: str, count: int) -> dict[str, float]:
 async def play(turns: int) -> dict[str, Any]:
     """All of it."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "turns": turns}
+    found["load"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
         path = Path(folder) / "echo"
         server = await asyncio.start_unix_server(_serve_echo, path)
@@ -188,7 +189,7 @@ def page(found: dict[str, Any]) -> list[str]:
     lines = [
         "# The controller's port of a real guest", "",
         f"`python -m bench.vm serial`; QEMU with {found['accelerator']}; "
-        f"{in_words(found['machine'])}.", "",
+        f"{in_words(found['machine'])}; load of the host {found['load']:.1f}.", "",
         "| round trip through virtio-serial | median | 99 % | |", "|---|---|---|---|",
     ]  # fmt: skip
     for key, words, more in (

@@ -79,6 +79,7 @@ def test_errors_are_of_the_turns_medians() -> None:
     assert idle["error"] == pytest.approx(0.05)
     tick = {"cpu": 1.0, "cpu_p99": 2.0, "wall": 3.0, "wall_p99": 4.0}
     found = {"cases": rows, "tick": tick, "accelerator": "tcg", "turns": 3, "cores": 2, "machine": {}}
+    found["load"] = 0.5
     text = "\n".join(accuracy.page(found))
     assert "Mean error in 2 cases: **0.12 cores** (limit 0.1); by what the neighbour runs" in text
     assert "would be 0.30" in text
@@ -88,7 +89,7 @@ def test_errors_are_of_the_turns_medians() -> None:
 def test_pages() -> None:
     times = serial.together([(1.0, 0.1), (2.0, 0.3), (6.0, 0.2)])
     found: dict[str, Any] = {
-        "machine": {}, "accelerator": "tcg", "turns": 3, "connections_without_balancer": 0,
+        "machine": {}, "accelerator": "tcg", "load": 0.5, "turns": 3, "connections_without_balancer": 0,
         "echo": {"median": 0.3, "p99": 4.5}, "hello": {"median": 20, "p99": 30},
         "troubles": dict.fromkeys(serial.TROUBLES, times),
     }  # fmt: skip
