@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig.report import machine
-from bench.vm.guest import ACCELERATOR, Guest, Network
+from bench.vm.guest import ACCELERATOR, Guest
 from bench.vm.image import image
+from bench.vm.network import Network
 from controller.sources.hypervisor import HypervisorSource
 
 LIMIT = 0.1

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, Self
 from xml.sax.saxutils import quoteattr
 
+from bench.vm.calls import Calls, GuestError
 from bench.vm.ends import until
-from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest, GuestError, _Calls
+from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest
 
 URI = "qemu:///system"
 PIDS = Path("/run/libvirt/qemu")
@@ -113,7 +114,7 @@ class Libvirtd:
         await self._process.wait()
 
 
-class _DomainCalls(_Calls):
+class DomainCalls(Calls):
     """QEMU's monitor, or the guest's agent, by way of libvirt."""
 
     def __init__(self, domain: Any, ask: str) -> None:
@@ -198,8 +199,8 @@ class DomainGuest(Guest):
     async def _launch(self) -> None:
         connection = await asyncio.to_thread(importlib.import_module("libvirt").open, URI)
         self.domain = await asyncio.to_thread(connection.createXML, self.xml(), 0)
-        self._qmp = _DomainCalls(self.domain, "qemuMonitorCommand")
-        self._agent = _DomainCalls(self.domain, "qemuAgentCommand")
+        self._qmp = DomainCalls(self.domain, "qemuMonitorCommand")
+        self._agent = DomainCalls(self.domain, "qemuAgentCommand")
 
     async def _kill(self) -> None:
         domain, self.domain = self.domain, None

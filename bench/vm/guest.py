@@ -19,34 +19,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import itertools
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.vm.calls import Agent, Calls, GuestError, Qmp
 from bench.vm.image import Image, source_disk
+from bench.vm.network import Network
 
 START_SECONDS = 60.0
 """In which a guest's agent must answer; usual are 5 on a machine that has nothing else to do."""
 RESET_SECONDS = 0.5
 """After which an agent that answers is that of the new boot."""
-CALL_SECONDS = 20.0
-"""In which QEMU or an agent must answer; an emulated machine that gets no CPU is slow."""
 ACCELERATOR = os.environ.get("PYLB_VM_ACCEL", "tcg")
 """``kvm`` where there is one."""
 CONTROLLER_PORT = "pylb"
 PLUG = "controller-port"
 """The port's name for QEMU, to unplug it."""
-
-
-class GuestError(RuntimeError):
-    """QEMU or the agent refused, or a guest did not start."""
 
 
 @dataclass(frozen=True)
@@ -56,147 +49,6 @@ class Done:
     code: int
     out: str
     err: str
-
-
-class Network:
-    """A bridge of this host with a subnet of its own, that guests are joined to."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._subnet = ""
-        self._count = 0
-
-    async def __aenter__(self) -> Self:
-        for number in range(1, 250):
-            self.name, self._subnet = f"pylb{number}", f"10.213.{number}"
-            _drop_if_orphan(self.name)
-            if _ip("link", "add", self.name, "type", "bridge", check=False):
-                break
-        else:
-            raise GuestError("all 249 networks are in use")
-        try:
-            _ip("link", "set", self.name, "alias", str(os.getpid()))
-            _ip("addr", "add", f"{self._subnet}.1/24", "dev", self.name)
-            _ip("link", "set", self.name, "up")
-        except BaseException:
-            _ip("link", "del", self.name, check=False)
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        _ip("link", "del", self.name, check=False)
-
-    @property
-    def host(self) -> str:
-        """This host's address in it."""
-        return f"{self._subnet}.1"
-
-    def join(self) -> tuple[str, str, str]:
-        """A new port: its device, and the address and MAC of the guest at it."""
-        self._count += 1
-        device, last = f"{self.name}t{self._count}", self._count + 1
-        _ip("tuntap", "add", "dev", device, "mode", "tap")
-        _ip("link", "set", device, "master", self.name, "up")
-        octets = [int(part) for part in self._subnet.split(".")[1:]]
-        return device, f"{self._subnet}.{last}", f"52:54:00:{octets[0]:02x}:{octets[1]:02x}:{last:02x}"
-
-    def leave(self, device: str) -> None:
-        """A guest has ended."""
-        _ip("link", "del", device, check=False)
-
-
-def _ip(*arguments: str, check: bool = True) -> bool:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
-    if check and done.returncode:
-        raise GuestError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.returncode == 0
-
-
-def _drop_if_orphan(bridge: str) -> None:
-    """Remove a bridge whose process was killed; its name is in the bridge's alias."""
-    with contextlib.suppress(OSError, ValueError):
-        owner = int(Path(f"/sys/class/net/{bridge}/ifalias").read_text())
-        if not Path(f"/proc/{owner}").exists():
-            for port in os.listdir(f"/sys/class/net/{bridge}/brif"):
-                _ip("link", "del", port, check=False)
-            _ip("link", "del", bridge, check=False)
-
-
-class _Calls:
-    """Requests and answers as lines of JSON over a unix socket: QMP's and the agent's way."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._lock = asyncio.Lock()
-        self._numbers = itertools.count(1)
-
-    async def call(self, name: str, arguments: dict[str, Any], seconds: float = CALL_SECONDS) -> Any:
-        """One call.
-
-        Raises:
-            GuestError: it was refused.
-            OSError, TimeoutError: nobody answers; the next call connects anew.
-        """
-        async with self._lock:
-            try:
-                async with asyncio.timeout(seconds):
-                    if self._writer is None:
-                        await self._connect()
-                    return await self._call(name, arguments)
-            except (OSError, asyncio.IncompleteReadError, TimeoutError, asyncio.CancelledError) as error:
-                self.close()
-                if isinstance(error, asyncio.IncompleteReadError):
-                    raise ConnectionError("QEMU has ended the connection") from None
-                raise
-
-    async def _connect(self) -> None:
-        reader, writer = await asyncio.open_unix_connection(str(self._path), limit=1 << 24)
-        self._reader, self._writer = reader, writer
-
-    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
-        assert self._reader is not None and self._writer is not None
-        number = next(self._numbers)
-        request: dict[str, Any] = {"execute": name, "id": number}
-        if arguments:
-            request["arguments"] = arguments
-        self._writer.write(json.dumps(request).encode() + b"\n")
-        while True:
-            answer = json.loads(await self._reader.readuntil(b"\n"))
-            if answer.get("id") == number:  # else: an event, a greeting, or the answer to a lost call
-                break
-        if "error" in answer:
-            raise GuestError(f"{name}: {answer['error'].get('desc', answer['error'])}")
-        return answer["return"]
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.transport.abort()
-        self._reader = self._writer = None
-
-
-class _Qmp(_Calls):
-    async def _connect(self) -> None:
-        await super()._connect()
-        await self._call("qmp_capabilities", {})
-
-
-class _Agent(_Calls):
-    """The guest's agent. What was asked before the guest was reset may lie in the port, or its answer."""
-
-    async def _connect(self) -> None:
-        await super()._connect()
-        assert self._reader is not None and self._writer is not None
-        self._writer.write(b"\xff")  # ends what the agent may hold of an earlier line
-        number = next(self._numbers)
-        request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
-        self._writer.write(json.dumps(request).encode() + b"\n")
-        while True:
-            await self._reader.readuntil(b"\xff")
-            with contextlib.suppress(ValueError, AttributeError):
-                if json.loads(await self._reader.readuntil(b"\n")).get("return") == number:
-                    return
 
 
 class Guest:
@@ -233,7 +85,7 @@ class Guest:
         self._device = self._mac = ""
         self._folder = Path()
         self._process: asyncio.subprocess.Process | None = None
-        self._qmp = self._agent = _Calls(Path())
+        self._qmp = self._agent = Calls(Path())
 
     @property
     def pid(self) -> int:
@@ -322,7 +174,7 @@ class Guest:
             self._process = await asyncio.create_subprocess_exec(
                 *self.command(), stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self._qmp, self._agent = _Qmp(self._folder / "qmp"), _Agent(self._folder / "agent")
+        self._qmp, self._agent = Qmp(self._folder / "qmp"), Agent(self._folder / "agent")
 
     async def started(self) -> None:
         """Wait until the guest's agent answers, after a start or a reset.

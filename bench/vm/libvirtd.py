@@ -27,8 +27,9 @@ from bench.rig.report import machine
 from bench.vm import domain
 from bench.vm.domain import DomainGuest, Libvirtd
 from bench.vm.ends import HostController, Pylb, until
-from bench.vm.guest import ACCELERATOR, Network
+from bench.vm.guest import ACCELERATOR
 from bench.vm.image import image
+from bench.vm.network import Network
 from controller.sources.hypervisor import HypervisorSource, Reader
 from controller.sources.libvirtreader import LibvirtReader
 from controller.sources.machines import MachineFacts

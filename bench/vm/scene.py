@@ -24,8 +24,9 @@ from typing import Any, Self
 import psutil
 
 from bench.testbed import CORE, Group
-from bench.vm.guest import Guest, Network
+from bench.vm.guest import Guest
 from bench.vm.image import Image, image
+from bench.vm.network import Network
 
 REST = "rest"
 """What is no guest: the client, the controller, and whatever else runs on this host."""

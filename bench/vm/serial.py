@@ -21,8 +21,9 @@ from typing import Any
 
 from bench.rig.report import machine
 from bench.vm.ends import HostController, Pylb, until
-from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, PLUG, Guest, Network
+from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, PLUG, Guest
 from bench.vm.image import image
+from bench.vm.network import Network
 
 LIMIT = 2.0
 """Seconds in which all must be well again."""

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig.report import in_words, machine
+from bench.vm.calls import GuestError
 from bench.vm.ends import HostController, Pylb, until
-from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest, GuestError
+from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest
 from bench.vm.scene import SOURCE, Scene, answering, wrk
 
 HOST = "on this host"

@@ -185,7 +185,7 @@ class RequestHead:
         self.content_length = 0
         self.chunked = False
         self.host: bytes | None = None
-        """The ``Host`` field."""
+        """The ``Host`` field; without one, what an absolute target names."""
         self.upgrade = b""
         """The protocol that the client wants to change to, or nothing."""
         self.raw = b""
@@ -355,7 +355,7 @@ class RequestHead:
         if not self._suffix or host is None or authority is not None:
             self._tail = self._behind(block, cut, given, host, authority)
             self._identify = self._request_id and b"x-request-id" not in given
-        self.host = host
+        self.host = host if host is not None else authority
         self.content_length = content_length if content_length > 0 else 0
         self.chunked = chunked
 

@@ -139,7 +139,7 @@ class Exchange(FromClient, FromServer):
         tx = self.tx
         self.core.count_refusal(refused)
         tx.local = tx.server is None
-        self._end_state(Reason.REFUSED)
+        self._end_state(Reason.CLIENT_LATE if refused.status == 408 else Reason.REFUSED)
         self._leave_server()
         if tx.answered_ns:
             self._abort(Reason.REFUSED)
@@ -159,6 +159,7 @@ class Exchange(FromClient, FromServer):
         counted nowhere, as no request has come."""
         tx = self.tx
         tx.reason, tx.state, tx.local = reason, "R", True
+        tx.ended_ns = _now_ns()
         self._tell()
         tx.reset()
         self.core.spare.append(self)
@@ -215,6 +216,7 @@ class Exchange(FromClient, FromServer):
     def _after_waiting(self, number: int) -> Callable[[Answer | None], None]:
         def go_on(answer: Answer | None) -> None:
             self.waiting = None
+            self.tx.asked_ns = _now_ns()
             try:
                 if answer is not None:
                     self._answered(answer)
@@ -251,10 +253,21 @@ class Exchange(FromClient, FromServer):
                 self._send(side)
             return
         self.plain = False
+        if not tx.asked_ns:
+            tx.asked_ns = _now_ns()
         if self.connects_until == math.inf:
             self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
+
+    def _again(self) -> None:
+        """Try once more: what ended the last try has not ended the request."""
+        tx = self.tx
+        self.core.counters[Field.RETRIES] += 1
+        tx.retries += 1
+        tx.reason = None
+        tx.state = "-"
+        self._try()
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
@@ -309,15 +322,9 @@ class Exchange(FromClient, FromServer):
         tx.tried |= {tx.index}
         if retry.another(tx):
             self.connects_until = until
-            self._try_again()
+            self._again()
         else:
             self._answer(error(status))
-
-    def _try_again(self) -> None:
-        tx = self.tx
-        tx.reason, tx.state = None, "-"
-        self.core.counters[Field.RETRIES] += 1
-        self._try()
 
     def _leave_server(self) -> None:
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
@@ -433,7 +440,7 @@ class Exchange(FromClient, FromServer):
         if retry.same_again(tx, reason, self.body is None or self.body.whole):
             self._leave_server()
             tx.fresh = True
-            self._try_again()
+            self._again()
             return
         status = retry.failed(core, tx, reason, why)
         if reason is Reason.SERVER_LATE:
@@ -553,11 +560,14 @@ class Exchange(FromClient, FromServer):
             self.client.abort(reason)
             self._over(False)
 
-    def _tunnel_over(self, reason: Reason | None) -> None:
-        """Both ends of the tunnel are closed."""
+    def _tunnel_over(self, reason: Reason | None, came: int, went: int) -> None:
+        """Both ends of the tunnel are closed; so many bytes have come from the client, and gone to it."""
         if self.client is None:
             return
-        self.tx.reason, self.tx.state = reason, "-" if reason is None else "T"
+        tx = self.tx
+        tx.reason, tx.state = reason, "-" if reason is None else "D"
+        tx.bytes_in += came
+        tx.bytes_out += went
         self._leave_server()
         self._over(False)
 
@@ -597,7 +607,7 @@ class Exchange(FromClient, FromServer):
             tx.state = "D"
         elif self.server is not None:
             tx.state = "H"
-        elif self.connecting is not None or tx.counted is not None or tx.tried:
+        elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
             tx.state = "C"
         else:
             tx.state = "Q" if self.waiting is not None else "R"

@@ -24,7 +24,7 @@ class Client:
         told: the client's address and port, where a trusted PROXY header has given them.
     """
 
-    __slots__ = ("bind", "told", "name", "accepted_ns", "requests", "_transport")
+    __slots__ = ("bind", "told", "name", "protocol", "accepted_ns", "requests", "_transport")
 
     def __init__(
         self, transport: asyncio.BaseTransport, bind: str, told: Endpoint | None = None, name: str = ""
@@ -33,6 +33,8 @@ class Client:
         self.told = told
         self.name = name
         """The server name of a ClientHello that was read without ending its TLS here."""
+        self.protocol = "HTTP/1"
+        """What it speaks, for logs; the version of HTTP/1 is each request's own."""
         self.accepted_ns = time.monotonic_ns()
         self.requests = 0
         """How many requests have begun on this connection."""

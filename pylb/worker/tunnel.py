@@ -26,7 +26,8 @@ class Tunnel(Tunnelled):
 
     Args:
         protocol: what an upgrade has led to; empty in TCP mode.
-        over: called once, when both pipes are closed, with why if that was not their wish.
+        over: called once, when both pipes are closed, with why if that was not their wish, and with the bytes
+            that came from the client's pipe and from the server's.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Tunnel(Tunnelled):
         client: Pipe,
         server: Pipe,
         protocol: bytes,
-        over: Callable[[Reason | None], None],
+        over: Callable[[Reason | None, int, int], None],
     ) -> None:
         self.core = core
         self.counters = core.counters
@@ -73,12 +74,14 @@ class Tunnel(Tunnelled):
         self._near.leave(b"")
         self._far.leave(os.urandom(4))
 
-    def ended(self) -> None:
-        """One of the two pipes is gone."""
+    def ended(self, end: _End, broken: bool) -> None:
+        """One of the two pipes is gone; a connection that broke is why the tunnel ends."""
+        if broken and self._open == 2 and self._reason is None:
+            self._reason = Reason.CLIENT_GONE if end is self._near else Reason.SERVER_GONE
         self._open -= 1
         if not self._open:
             self.core.tunnels.discard(self)
-            self._over(self._reason)
+            self._over(self._reason, self._near.bytes, self._far.bytes)
             self._told = True
             self.core.emptier()
 
@@ -95,7 +98,7 @@ class Tunnel(Tunnelled):
         if not self._told:
             self._told = True
             try:
-                self._over(Reason.INTERNAL)
+                self._over(Reason.INTERNAL, self._near.bytes, self._far.bytes)
             except Exception as another:
                 self.core.internal(another)
 
@@ -103,19 +106,22 @@ class Tunnel(Tunnelled):
 class _End(FromPipe):
     """One of the two directions: what comes from a pipe goes to the other one."""
 
-    __slots__ = ("tunnel", "pipe", "other", "eof", "_field", "_frames")
+    __slots__ = ("tunnel", "pipe", "other", "eof", "bytes", "_field", "_frames")
 
     def __init__(self, tunnel: Tunnel, pipe: Pipe, field: int, websocket: bool) -> None:
         self.tunnel = tunnel
         self.pipe = pipe
         self.other: _End = self
         self.eof = False
+        self.bytes = 0
+        """How many have come from here."""
         self._field = field
         self._frames = Frames() if websocket else None  # that have come from here
 
     @guarded
     def came(self, data: bytes) -> None:
         tunnel = self.tunnel
+        self.bytes += len(data)
         tunnel.counters[self._field] += len(data)
         tunnel.deadline = tunnel.core.now + tunnel.idle
         frames = self._frames
@@ -177,7 +183,7 @@ class _End(FromPipe):
             self.other.pipe.abort()
         else:
             self.other.pipe.close()
-        self.tunnel.ended()
+        self.tunnel.ended(self, broken)
 
     def crashed(self, error: Exception) -> None:
         self.tunnel.crashed(error)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.vm import accuracy, image, libvirtd, serial
-from bench.vm.guest import GuestError, _Agent, _Qmp
+from bench.vm.calls import Agent, GuestError, Qmp
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
 
@@ -51,7 +51,7 @@ async def agent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 async def test_calls_of_the_monitor(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(qmp, tmp_path / "qmp"):
-        calls = _Qmp(tmp_path / "qmp")
+        calls = Qmp(tmp_path / "qmp")
         assert await calls.call("device_add", {"id": "cpu-1"}) == {"id": "cpu-1"}
         with pytest.raises(GuestError, match="nonsense: not found"):
             await calls.call("nonsense", {})
@@ -63,11 +63,11 @@ async def test_calls_of_the_monitor(tmp_path: Path) -> None:
 
 async def test_calls_of_the_agent_pass_over_what_lies_in_the_port(tmp_path: Path) -> None:
     async with await asyncio.start_unix_server(agent, tmp_path / "agent"):
-        calls = _Agent(tmp_path / "agent")
+        calls = Agent(tmp_path / "agent")
         assert await calls.call("guest-ping", {}) == "guest-ping"
         calls.close()
     with pytest.raises(OSError):
-        await _Agent(tmp_path / "none").call("guest-ping", {})
+        await Agent(tmp_path / "none").call("guest-ping", {})
 
 
 def case(duty: float, vcpus: int, starved: bool, ran: float, needs: float) -> dict[str, Any]:

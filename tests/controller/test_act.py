@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -334,26 +335,31 @@ def controller(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]
         process.wait()
 
 
-async def under_pressure(folder: Path) -> socket.socket:
-    """Report pressure until the machine has preference."""
-    await until(lambda: (folder / "c.sock").exists())
-    peer = socket.socket(socket.AF_UNIX)
-    sent = 0
+class Pressed:
+    """A balancer that goes on reporting pressure, for as long as something is waited for."""
 
-    def preferred() -> bool:
-        nonlocal sent
-        if not sent:
+    def __init__(self, folder: Path) -> None:
+        self._path = f"{folder}/c.sock"
+        self._weight = folder / "cgroups/lb.scope/cpu.weight"
+        self._sock: socket.socket | None = None
+
+    def preferred(self) -> bool:
+        """Report, and say whether its machine has preference."""
+        if self._sock is None:
+            sock = socket.socket(socket.AF_UNIX)
             try:
-                peer.connect(f"{folder}/c.sock")
-            except (ConnectionRefusedError, FileNotFoundError):  # a killed one's
+                sock.connect(self._path)
+            except OSError:  # it doesn't listen yet
+                sock.close()
                 return False
-        hello = encode(Hello("pylb", 1, 4)) if not sent else b""
-        peer.send(hello + encode(Report(1, 0.9, 2.0)))
-        sent += 1
-        return (folder / "cgroups/lb.scope/cpu.weight").read_text() == "1000\n"
+            self._sock = sock
+            sock.send(encode(Hello("pylb", 1, 4)))
+        self._sock.send(encode(Report(1, 0.9, 2.0)))
+        return self._weight.read_text() == "1000\n"
 
-    await until(preferred)
-    return peer
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -362,10 +368,13 @@ async def test_a_real_controllers_end_restores_the_weight(
 ) -> None:
     weight = tmp_path / "cgroups/lb.scope/cpu.weight"
     process = controller()
-    peer = await under_pressure(tmp_path)
+    balancer = Pressed(tmp_path)
+    await until(balancer.preferred)
+    if number is signal.SIGTERM:
+        await status_shows_it(tmp_path, balancer)
     process.send_signal(number)
     process.wait()
-    peer.close()
+    balancer.close()
     if number is signal.SIGKILL:
         assert weight.read_text() == "1000\n"
         controller()
@@ -377,19 +386,19 @@ async def test_a_real_controllers_end_restores_the_weight(
         assert "machine lb: weight 100 again: the controller ends" in _log(tmp_path)
 
 
+async def status_shows_it(folder: Path, balancer: Pressed) -> None:
+    command = [sys.executable, "-m", "controller", "status", "--address", f"unix:{folder}/c.sock"]
+    wide = os.environ | {"COLUMNS": "300"}
+    status = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, env=wide)
+    answer = asyncio.create_task(status.communicate())
+    await until(lambda: balancer.preferred() and answer.done())
+    out = answer.result()[0].decode()
+    assert "preferred: lb: weight 1000 instead of 100: balancer 'pylb' has 1 worker" in out
+    assert "lb: weight 1000 instead of 100: balancer" in out.splitlines()[-1]
+
+
 def _log(folder: Path) -> str:
     return (folder / "log").read_text()
-
-
-async def test_status_shows_it(tmp_path: Path, controller: Callable[[], subprocess.Popen[bytes]]) -> None:
-    controller()
-    peer = await under_pressure(tmp_path)
-    command = [sys.executable, "-m", "controller", "status", "--address", f"unix:{tmp_path}/c.sock"]
-    wide = os.environ | {"COLUMNS": "300"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=wide)
-    peer.close()
-    assert "preferred: lb: weight 1000 instead of 100: balancer 'pylb' has 1 worker" in done.stdout
-    assert "lb: weight 1000 instead of 100: balancer" in done.stdout.splitlines()[-1]
 
 
 def test_acting_needs_a_source_that_knows_machines(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
                 return
             self.buffer = data[end + used :]
             done = self.body_done = body.done
-            if body.trailers:
+            if done and body.trailers:
                 exchange.request(self, head, data[end : end + used], False, spans)
                 if self.exchange is exchange:
                     exchange.request_end(body.trailers)
@@ -243,7 +243,8 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             raise Refused(431, "header_bytes")
         if first and data:
             self.deadline = core.now + core.timeouts.request
-            self.first_byte_ns = time.monotonic_ns()
+            if not self.first_byte_ns:  # else it is looked at again, as nothing more comes
+                self.first_byte_ns = time.monotonic_ns()
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""

@@ -65,6 +65,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.core = core
         self.bind = bind
         self.facts = facts
+        facts.protocol = "HTTP/2"
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.movable = False
         self.closed = False

@@ -58,6 +58,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.facts = Client(transport, self.bind.key, self.told)
+        self.facts.protocol = "TCP"
         self.core.clients.add(self)
         if self.bind.sni:
             self.deadline = self.core.now + self.core.timeouts.request
@@ -72,6 +73,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
+            elif self.buffer and self.deadline < math.inf:
+                self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
@@ -105,6 +108,11 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if self.bind.sni:
             tx.backend = self.bind.backend_for(name)
         exchange.request(self, None, b"", True)
+
+    def _never(self, reason: Reason) -> None:
+        """The connection ends before it is known which server name it is for."""
+        self.deadline = math.inf
+        begin(self.core, self.facts, self.bind.frontend).never(reason)
 
     # From the exchange
 
@@ -165,6 +173,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self.exchange.expire()
         else:  # no server name in time
             self.core.counters[Field.TIMEOUTS] += 1
+            if self.buffer:
+                self._never(Reason.CLIENT_LATE)
             self.transport.abort()
 
     def lively(self) -> bool:
