@@ -4,8 +4,8 @@ Head judged (by the client's codec) → the frontend's phases of a request → p
 a new one, tried again where that is safe → request sent → response head → the frontend's phases of a response
 → body → account. There is no task and no ``await`` on a request's way; a task runs only to connect.
 
-All deadlines of a request are kept here: one for what the client is waited for (to send the body, to take the
-response) and one for what the server is (to be connected to, to answer, to take the body).
+All deadlines of a request are kept here: one for the client (to send the body, to take the response) and one
+for the server (to be connected to, to answer, to take the body).
 
 Floor: above the phases and the server side; below the client side, which makes exchanges and of which this
 module knows only the vocabulary.
@@ -480,7 +480,7 @@ class Exchange(FromClient, FromServer):
         return min(self.client_deadline, self.server_deadline)
 
     def expire(self, say: bool = True) -> None:
-        """The client or the server has not done in time what it is waited for.
+        """A deadline has passed: the client or the server is late.
 
         Args:
             say: a request that comes too slowly is answered with 408; otherwise it is only ended, where that
@@ -504,14 +504,14 @@ class Exchange(FromClient, FromServer):
             self._leave_server()
             self._abort(Reason.CLIENT_LATE)
         elif self._held_back():
-            # It is we who don't read, since the server doesn't; the server's deadline decides.
+            # pylb doesn't read, since the server doesn't; the server's deadline decides.
             self.client_deadline = core.now + core.timeouts.client
         else:
             core.counters[Field.TIMEOUTS] += 1
             self.refuse(Refused(408, "timeout"))
 
     def _held_back(self) -> bool:
-        """Whether the client isn't read, since there is nobody to take what it sends."""
+        """Whether the client isn't read, since no server takes what it sends."""
         return self.body is not None and self.body.paused
 
     def _server_late(self) -> None:
@@ -634,7 +634,7 @@ class Exchange(FromClient, FromServer):
         self.core.spare.append(self)
 
     def _tell(self) -> None:
-        """Have the phases of the account look at the transaction; an error there costs nobody anything."""
+        """Have the phases of the account look at the transaction; an error there ends nothing."""
         tx = self.tx
         for phase in tx.frontend.on_account:
             try:

@@ -1,4 +1,7 @@
-"""What follows when a server has not answered: what is said of it, and whether the request is sent again."""
+"""Retry: whether a request is sent again when a server has not answered, and what is noted of that server.
+
+Floor: phases.
+"""
 
 from __future__ import annotations
 
