@@ -2,7 +2,7 @@
 
 Known to all processes; of pylb it knows `latency` only. It is made by the supervisor before the first fork
 and never grows. Everything in it is a signed 64-bit integer. There are no locks: each *row* is written by
-exactly one process (invariant I5), and readers accept that two fields of a row may be a moment apart.
+exactly one process (promise I5), and readers accept that two fields of a row may be a moment apart.
 
 A **row** belongs to one worker process for its life. Rows are not slots: a slot is a listening
 socket that outlives workers, and during a reload two generations of workers (hence two rows) serve

@@ -84,7 +84,11 @@ class Balancer:
             command += ["-c", str(file)]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stderr=log, start_new_session=True)
-        self.wait("serving", lambda status: any(w["state"] == "serving" for w in status["workers"]))
+        try:
+            self.wait("serving", lambda status: any(w["state"] == "serving" for w in status["workers"]))
+        except BaseException:
+            self.stop()  # nobody else could
+            raise
 
     def status(self) -> dict[str, Any]:
         """The admin address's ``/status``."""

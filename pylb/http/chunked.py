@@ -1,4 +1,4 @@
-"""Where a chunked body ends (RFC 9112 §7.1), without copying it.
+"""Where a chunked body ends (RFC 9112 §7.1), without copying it (pure).
 
 The scanner is given the bytes of a body as they come and says how many of them belong to it, and where in
 them the chunks' contents lie. A receiver that frames in the same way gets the data as they are. It is strict:

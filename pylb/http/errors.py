@@ -77,12 +77,12 @@ _HEALTH = {
 
 
 def error(status: int) -> Answer:
-    """What a request is answered that can't be passed on, or that no server has answered."""
+    """The response to a request that can't be passed on, or that no server has answered."""
     return _ERRORS[status]
 
 
 def health(status: int) -> Answer:
-    """What a path of pylb's own is answered: 200, or 503 before a stop."""
+    """The response of the health path: 200, or 503 before a stop."""
     return _HEALTH[status]
 
 
@@ -92,16 +92,16 @@ def redirect(location: bytes) -> Answer:
 
 
 def overflow() -> bytes:
-    """What a connection is told that is one too many: a complete 503 that closes."""
+    """The bytes for a connection above ``limits.connections``: a complete 503 that closes it."""
     whole = _ERRORS[503]
     return whole.head.out[:-2] + b"Connection: close\r\n\r\n" + whole.body
 
 
 def https_location(host: bytes | None, target: bytes) -> bytes:
-    """The place that a request is for, by https; without the port, which is that of http.
+    """Where a request's host and target are by https; without the port, which is that of http.
 
     Raises:
-        Refused: nobody knows which host that would be.
+        Refused: the request names no host.
     """
     host = host or b""
     if host.rpartition(b":")[2].isdigit() and not host.endswith(b"]"):

@@ -1,4 +1,4 @@
-"""A budget against clients that make work without asking for anything (sans I/O, time passed in).
+"""A budget against clients that make work without asking for anything (pure; time is passed in).
 
 Each attack on HTTP/2 of that kind is a cheap frame that costs the receiver more: opening and resetting
 streams (CVE-2023-44487), pings and settings that must be answered (CVE-2019-9512, -9515), empty frames

@@ -1,4 +1,4 @@
-"""h2 as both sides use it (sans I/O)."""
+"""The h2 library as both sides use it: its settings, and what pylb does otherwise (pure)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class H2Connection(h2.connection.H2Connection):
     are over cost about as much as others, and a peer may not send any number of them.
 
     And the streams that are under way outlive the peer's GOAWAY. For h2 a connection is over with a GOAWAY,
-    in either direction. But whoever sends one (nginx after so many requests, gRPC after so much time, clients
-    that leave) opens no more streams and waits for the others (RFC 9113 §6.8). Here it is an event and no
-    more. Ours is written by hand for the same reason.
+    in either direction. But a peer that sends one (nginx after so many requests, gRPC after so much time,
+    clients that leave) opens no more streams and waits for the others (RFC 9113 §6.8). Here it is an event
+    and no more. pylb's own GOAWAY is written as a frame, and not by h2, for the same reason.
     """
 
     silent = 0
-    """Frames without an event, until somebody takes note and sets it back."""
+    """Frames without an event since the connection has last set this back."""
 
     def _receive_frame(self, frame: Frame) -> list[h2.events.Event]:
         events = super()._receive_frame(frame)

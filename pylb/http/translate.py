@@ -1,4 +1,4 @@
-"""Heads between HTTP/2 and HTTP/1.1 (RFC 9113 §8.2, §8.3), sans I/O.
+"""Heads between HTTP/2 and HTTP/1.1 (RFC 9113 §8.2, §8.3; pure).
 
 Inside pylb a head is HTTP/1.1: whatever a client or server says in HTTP/2 is first written as HTTP/1.1
 and then goes through the same strict readers as everything else, so that there is one set of rules.
@@ -27,7 +27,7 @@ def request_to_http1(headers: Iterable[Header], ended: bool, websocket_key: byte
     An extended CONNECT (RFC 8441) becomes an Upgrade with the given ``Sec-WebSocket-Key``.
 
     Raises:
-        Refused: it can't be written as HTTP/1.1 without doubt.
+        Refused: two readers could take its HTTP/1.1 head differently.
     """
     pseudo: dict[bytes, bytes] = {}
     lines: list[bytes] = []
@@ -124,7 +124,7 @@ def trailers_to_http2(lines: Iterable[bytes]) -> list[Header]:
 
 
 def trailers_to_http1(headers: Iterable[Header]) -> list[bytes]:
-    """Trailer fields as lines, likewise."""
+    """Trailer fields as lines, without those that only a header section may have."""
     return [
         name + b": " + value
         for name, value in headers

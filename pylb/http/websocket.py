@@ -1,4 +1,4 @@
-"""WebSocket frames (RFC 6455 §5.2), as far as a relay needs them: where they end, and how to say goodbye.
+"""WebSocket frames (RFC 6455 §5.2), as far as a relay needs them: where they end, and the Close frame.
 
 Pure: bytes are passed in as they come, split anywhere.
 """

@@ -3,6 +3,9 @@
 Both ends are pylb, and yet neither trusts the other: a child may be broken, and a missing field must not
 end the process that reads it. A message whose ``op`` isn't listed here counts as right, and its reader
 ignores it.
+
+A message fits into a packet by construction: there are at most 1,024 binds, and reasons and a reload's
+mistakes are shortened. One that doesn't fit all the same is an error in the log, and dropped.
 """
 
 from __future__ import annotations
@@ -46,15 +49,27 @@ TO_SUPERVISOR: Mapping[str, Mapping[str, _Test]] = {
     "scale": {"n": _number, "reason": _text},
     "pin": {"n": _number_or_none, "id": _number},
 }
+"""``ready``: it serves. ``scale``: the policy's decision, passed over while pinned. ``pin``: the operator's
+count, where None releases it; the state's ``pin`` answers with the same ``id``."""
 TO_CONTROL: Mapping[str, Mapping[str, _Test]] = {
     "state": {"target": _number, "pinned": _number_or_none, "generation": _number},
 }
+"""``state``: target, pin, workers, last reload, last pin, whether it stops; on change and every second."""
 TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "listen": {"slots": _numbers},
     "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
     "retire": {"to": _numbers, "binds": _texts},
     "cut": {"reason": _text},
 }
+"""``listen``: read exactly these slots' sockets.
+
+``move``: give ``count`` connections to the worker of a row; over all rows ``excess`` are too many, and of
+those that can't move at most ``lively`` clients are asked to come back.
+
+``retire``: give all connections that came by ``binds`` to these rows, serve the others to their end, and
+leave. It comes again when the rows change; without rows: finish, close, leave.
+
+``cut``: close what is left, and leave."""
 
 
 def wrong(message: Mapping[str, Any], known: Mapping[str, Mapping[str, _Test]]) -> str:

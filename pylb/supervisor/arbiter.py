@@ -71,7 +71,7 @@ class Arbiter:
 
     Raises:
         BindError: an address can't be listened on.
-        OSError: a file can't be used any more, or the user can't be had.
+        OSError: a file can't be used, or a process can't become the user.
     """
 
     def __init__(
@@ -296,7 +296,7 @@ class Arbiter:
                 self._ended(pid, status)
 
     def _ended(self, pid: int, status: int) -> None:
-        """A process ended: the control plane, a worker, or one that was given to us as to PID 1."""
+        """A process has ended: the control plane, a worker, or an orphan that PID 1 has to reap."""
         child = self.control.child
         if child is not None and pid == child.pid:
             self.channels.forget(child)
@@ -328,7 +328,7 @@ class Arbiter:
         """The final stop begins."""
         self.fleet.stop()
         # The workers have copies; once they have emptied and closed theirs, the kernel refuses new
-        # connections instead of queueing what nobody would accept.
+        # connections instead of queueing those that would never be accepted.
         self.reload.close()
         self.fleet.newest.listeners.close()
         self.control.free_address()

@@ -1,7 +1,7 @@
 """Waiting for signals and children, and reading what children send.
 
 Nothing that a child sends ends the loop: what can't be understood is passed over. What a message means, the
-one who is called with it knows.
+function knows that it is handed to.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Channels:
             self._selector.unregister(child.channel)
 
     def wait(self, timeout: float) -> list[Child | None]:
-        """Wait; who has something to say, None standing for signals."""
+        """Wait; gives the children that have sent something, and None where signals have come."""
         failed = self._guard.caught
         with self._guard("waiting for events"):
             return [key.data for key, _ in self._selector.select(timeout)]
@@ -86,8 +86,7 @@ class Channels:
                 self._heard(child, message)
 
     def _passed_over(self, child: Child, why: str) -> None:
-        """A message that can't be understood; a child that has gone mad may send many, so the first one is
-        told."""
+        """Log a message that can't be understood; only the first one of a child, which may send many."""
         child.nonsense += 1
         if child.nonsense == 1:
             log.error("messages of pid %d are passed over: %.200s", child.pid, why)

@@ -1,7 +1,8 @@
 """The worker processes: which run, of which generation, and who reads which listener.
 
 It has its parts handed to it (how a worker starts, where inboxes and indices are) and knows neither the
-supervisor's loop nor why a generation is replaced; what others do then, it calls `flipped` and `started` for.
+supervisor's loop nor why a generation is replaced. What others have to do then is handed to it, too: it calls
+`flipped` and `started`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Fleet:
 
     Args:
         first: the generation to begin with.
-        board: the scoreboard, whose slots are ours.
+        board: the scoreboard; its slots are written here.
         indices: of the servers.
         inboxes: of the workers.
         starter: starts one.
@@ -266,7 +267,7 @@ class Fleet:
             self._assign(serving)
             return
         self.spreading.steer(staying)  # first no new connections for those that leave,
-        self._assign(staying)  # then somebody else who reads their listeners,
+        self._assign(staying)  # then another worker reads their listeners,
         rows = [worker.row for worker in staying]
         kept = [
             worker
@@ -286,7 +287,7 @@ class Fleet:
         slots = [slot for slot in sorted(self.wanted.slots) if slot not in current]
         stuck = sum(worker.stuck and not worker.retiring for worker in self.workers.values())
         if current and all(worker.stuck for worker in current.values()) and stuck < len(current) + STAND_INS:
-            slots.append(min(current))  # somebody must serve until they are back or replaced
+            slots.append(min(current))  # a worker must serve until they are back or replaced
         return [slot for slot in slots if self._not_before.get(slot, 0.0) <= now]
 
     def _close_oldest(self, now: float) -> None:
@@ -374,7 +375,7 @@ class Fleet:
             worker.signal(signal.SIGKILL)
 
     def stop(self) -> None:
-        """The final stop: everything drains, nobody takes over."""
+        """The final stop: every worker drains, and none takes over."""
         self.stopping = True
         for worker in self.workers.values():
             worker.retiring = True

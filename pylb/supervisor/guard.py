@@ -17,7 +17,7 @@ from pylb.log import log
 from pylb.repeats import Repeats, raised_at
 
 _EVERY = 60.0  # seconds between two lines that say how often a kind has occurred again
-_KINDS = 256  # that are told apart; the place of an exception comes from our own code, so there are few
+_KINDS = 256  # that are told apart; the place of an exception is in pylb's own code, so there are few
 
 
 class Guard:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pylb.log import log
 from pylb.net import channel
 
-_PER_TURN = 1024  # packets of one inbox, so that whoever fills it meanwhile doesn't keep us
+_PER_TURN = 1024  # packets of one inbox: a worker that fills it meanwhile must not keep the supervisor
 
 
 class Inboxes:

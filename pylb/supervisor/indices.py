@@ -61,6 +61,6 @@ class Indices:
             del self.known[key]
 
     def _forget(self, kept: set[ServerKey]) -> None:
-        """Free the indices of servers that no configuration has any more."""
+        """Free the indices of all servers but those in ``kept``."""
         for key in self.known.keys() - kept:
             self._board.forget_server(self.known.pop(key))

@@ -1,6 +1,7 @@
 """Finding workers that show no sign of life: they get no connections, and after a time they are killed.
 
-How silence is counted, `pylb.supervisor.watchdog` knows; what a change means for the others, the caller.
+How silence is counted, `pylb.supervisor.watchdog` knows; what a change means for other workers, the caller
+knows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pylb.supervisor.watchdog import STUCK
 
 
 def judge(workers: Iterable[Worker], board: Scoreboard, watchdog: float, now: float) -> bool:
-    """Look at each; whether one has become stuck, or is so no longer.
+    """Look at each worker; gives whether one has become stuck, or has shown signs of life again.
 
     Args:
         watchdog: seconds of silence after which one is killed, `STUCK` at least.

@@ -19,7 +19,7 @@ class Pins:
         self._fleet = fleet
 
     def order(self, number: int, count: int | None) -> None:
-        """Carry out an order, and keep what was done for whoever gave it."""
+        """Carry out an order, and keep what was done, for the operator who gave it."""
         self.done = [number, *self.pin(count)]
 
     def pin(self, count: int | None) -> tuple[int, str]:

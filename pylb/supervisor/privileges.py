@@ -2,6 +2,7 @@
 
 The supervisor needs them to bind low ports, to read keys at a reload, and to signal its children. What its
 children need is opened, read and imported before: they may not even be able to read Python's own files.
+A bottom floor of the supervisor: it knows the configuration, and not which processes there are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pylb.log import log
 _LIBC: Any = ctypes.CDLL(None, use_errno=True)
 _PR_SET_NO_NEW_PRIVS = 38  # man 2 prctl
 
-# What the standard library imports when it is first used, in a process that has no rights any more.
+# What the standard library imports at first use, which may be in a process that has dropped its rights.
 _LAZY = ("concurrent.futures.thread", "encodings.idna", "encodings.unicode_escape", "traceback")
 
 
@@ -39,7 +40,7 @@ class Identities:
         """Look it up anew, and try it.
 
         Raises:
-            OSError: there is nobody of that name, or a process can't become that user here.
+            OSError: there is no user of that name, or a process can't become that user here.
         """
         try:
             found = identity(config)
@@ -110,7 +111,7 @@ def _try_out(who: Identity) -> None:
     try:
         why = os.read(read, 512).decode(errors="replace")
         try:
-            os.kill(pid, 0)  # also of a zombie it is asked whether we may
+            os.kill(pid, 0)  # the kernel checks the permission for a zombie, too
         except PermissionError:
             why = why or "what runs as another user can't be signalled here (CAP_KILL is missing)"
     finally:

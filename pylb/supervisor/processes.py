@@ -1,4 +1,7 @@
-"""Children: forking, reaping, and how long to wait before one that died is started again."""
+"""Children: forking, reaping, and how long to wait before one that died is started again.
+
+Below everything that decides which processes there are to be; it knows none of that.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Child:
     ready: bool = False
     retiring: bool = False
     kill_at: float | None = None
-    """When to stop being patient with it."""
+    """When it is killed if it still runs (monotonic seconds)."""
     nonsense: int = 0
     """Messages from it that could not be understood."""
     watch: Watch = field(default_factory=Watch)

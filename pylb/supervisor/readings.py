@@ -1,4 +1,4 @@
-"""What the kernel tells about a child, for the watchdog.
+"""What the kernel tells about a child, for the watchdog; knows nothing of pylb but `Reading`.
 
 Sources: man 5 proc, ``/proc/PID/stat``; Documentation/scheduler/sched-stats.rst, ``/proc/PID/schedstat``.
 """

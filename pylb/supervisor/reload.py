@@ -1,7 +1,7 @@
 """Reloads: when one begins, which one is under way, and how the last one ended.
 
 What it changes, and how that is undone, `pylb.supervisor.pending` knows. It knows the fleet and the control
-plane, which are handed to it, and nobody who orders a reload.
+plane, which are handed to it, and not from where an order to reload comes.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Reload:
         self._announced = announced
         self._last_generation = fleet.newest.number
         self._renewal = False
-        """The pending one is of certificates alone: nobody has asked for it."""
+        """Whether the pending one is of certificates alone; the operator has not asked for it."""
         self._again = False
         self._in_use = self._last_seen = fingerprint(fleet.newest.config)
         self._next_look = 0.0
 
     def _refuse(self, problems: list[str]) -> None:
-        """Say why; the message to the control plane has an end, the log has it all."""
+        """Keep the reasons, shortened for the message to the control plane; the log has all of them."""
         self.result = {"ok": False, "errors": shortened(problems)}
         for problem in problems:
             log.error("reload refused: %s", problem)
@@ -91,8 +91,8 @@ class Reload:
         self._begin(config, renewal=False)
 
     def _renew(self) -> None:
-        """A generation with the configuration in force: the file may be half edited, and nobody has asked
-        for it."""
+        """Begin a generation with the configuration in force and the new certificates. The configuration's
+        file isn't read: it may be half edited."""
         config = self._fleet.served.config
         try:
             with_files(config)

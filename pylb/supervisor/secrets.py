@@ -1,4 +1,7 @@
-"""What only the supervisor can read: certificates, keys and tokens, as its children need them."""
+"""What only the supervisor can read: certificates, keys and tokens, as its children need them.
+
+A bottom floor of the supervisor: it knows the configuration, and no process.
+"""
 
 from __future__ import annotations
 

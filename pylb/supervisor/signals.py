@@ -1,4 +1,7 @@
-"""Signals as events of the supervisor's loop: handlers do nothing, the wake-up descriptor says which."""
+"""Signals as events of the supervisor's loop: handlers do nothing, the wake-up descriptor says which came.
+
+A bottom floor of the supervisor: what a signal means, the arbiter knows.
+"""
 
 from __future__ import annotations
 

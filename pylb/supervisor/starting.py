@@ -48,8 +48,8 @@ class Starter:
         """Fork a worker for a slot, in a row that is free.
 
         Args:
-            siblings: the supervisor's ends of the other workers' channels. Our copies are closed, or they
-                would hold off a sibling's end of file.
+            siblings: the supervisor's ends of the other workers' channels. The child closes its copies:
+                else a sibling would not see the end of file when the supervisor dies.
 
         Raises:
             OSError: there is no process or descriptor to be had; the row is free again.

@@ -12,7 +12,7 @@ from pylb.log import log
 from pylb.scoreboard import Scoreboard, SupervisorField
 
 AGAIN = 0.5
-"""Seconds from which a second stop signal counts: timeout(1) sends one twice, to us and to our group."""
+"""Seconds from which a second stop signal counts: timeout(1) sends one twice, to pylb and to its group."""
 
 
 class Stop:

@@ -1,11 +1,12 @@
 """Accepting by hand: connections that begin with a PROXY header or a TLS handshake.
 
-They take a descriptor before they are anybody's, may fail meanwhile, and somebody should hear why.
+Such a connection takes a descriptor before it has a codec, and may fail until then; the log says why.
 
 A PROXY header is looked at (``MSG_PEEK``) and then taken from the socket, to the byte, before the event loop
 gets it: what follows can be HTTP, TLS or anything else.
 
-Floor: below `listeners`, which says what a connection becomes.
+Floor: beside the client side, below `listeners`, which says which codec a connection gets. Knows neither
+codecs nor requests.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class ByHand:
         bind: its key, for the log.
         announced: whether a peer, by its address, begins with a PROXY header.
         tls: what asyncio is told of TLS.
-        protocol: makes what a connection becomes; it is given the client that a PROXY header told.
+        protocol: makes a connection's codec, given the client's address by a PROXY header.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class ByHand:
                     told = await _header(core.loop, connection)
             await core.loop.connect_accepted_socket(lambda: self._protocol(told), connection, **self._tls)
         except (BadProxyHeader, TimeoutError) as error:
-            # A proxy that is trusted and says no header is set up wrongly.
+            # A trusted proxy that sends no header is set up wrongly.
             why = str(error) or "none in time"
             core.say(
                 logging.WARNING, ("proxy", self._bind), f"{self._bind}: bad PROXY header by {host}: {why}"
             )
             connection.close()
         except OSError as error:
-            # Who leaves in the middle of a handshake is nobody's concern, who can't agree on one may be.
+            # Clients leave during a handshake all the time; one that fails may be worth a look.
             level = logging.DEBUG if isinstance(error, ConnectionError) else logging.INFO
             why = f"{self._bind}: connection of {host} failed: {in_words(error)}"
             core.say(level, ("handshake", self._bind, level), why)
@@ -93,7 +94,7 @@ class HandServer:
     def __init__(self, core: Core, by_hand: ByHand, sock: socket.socket) -> None:
         self._core = core
         self._by_hand = by_hand
-        # A copy: the event loop knows a reader by its descriptor, and this one is ours to close.
+        # A copy: the event loop knows a reader by its descriptor, and `close` closes this one alone.
         self._sock = sock.dup()
         self._sock.setblocking(False)
         core.loop.add_reader(self._sock.fileno(), self._accept)
@@ -126,6 +127,11 @@ class HandServer:
 
 
 async def _header(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> Endpoint | None:
+    """Take a PROXY header from the socket; gives the client's address, None where the header has none.
+
+    Raises:
+        BadProxyHeader: what came is none, or the connection has ended.
+    """
     seen = 0
     while True:
         await _readable(loop, connection)
@@ -139,7 +145,7 @@ async def _header(loop: asyncio.AbstractEventLoop, connection: socket.socket) ->
                 connection.recv(header.length)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
                 return header.source
-            # Peeked bytes keep the socket readable: have the kernel wake us for more than these.
+            # Peeked bytes keep the socket readable: have the kernel report it when there are more than these.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
 
 

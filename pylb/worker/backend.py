@@ -1,4 +1,4 @@
-"""Backends as a worker sees them: their servers, and the algorithm that picks one.
+"""Backends as a worker sees them: their servers, with pooled connections, and the algorithm that picks one.
 
 Floor: below the frontend. Knows the configuration, the scoreboard and the interface of a server side; opens
 no connection (`pylb.worker.server.connect` does) and knows no request.
@@ -77,11 +77,11 @@ class Server:
         self.requests = 0
         self.errors = 0
         self.failing = 0
-        """Connections that failed since the last one that did not."""
+        """How many connections in a row could not be made."""
         self._failing_since = 0.0
 
     def failed(self, core: Core, kind: str, why: str) -> None:
-        """Say what the server did wrong, once; repetitions of the ``kind`` are counted."""
+        """Log what the server did wrong, once; repetitions of the ``kind`` are counted."""
         if kind == "connect":
             if not self.failing:
                 self._failing_since = core.now
@@ -90,7 +90,7 @@ class Server:
         core.say(logging.WARNING, ("server", self.backend, self.name, kind), f"{who}: {why}")
 
     def works(self, core: Core) -> None:
-        """There is a connection again."""
+        """Log that the server can be connected to again."""
         seconds, failures = core.now - self._failing_since, self.failing
         self.failing = 0
         core.repeats.over(("server", self.backend, self.name, "connect"))
@@ -106,7 +106,17 @@ class Server:
 
 
 class Backend:
-    """A group of servers and its balancing algorithm."""
+    """A group of servers and its balancing algorithm.
+
+    Args:
+        index_of: gives a server's index in the scoreboard.
+        row: this worker's.
+        alone: whether this worker is the only one.
+        context: for TLS to the servers.
+
+    Raises:
+        ValueError: the configuration says TLS, and there is no context.
+    """
 
     def __init__(
         self,
@@ -117,12 +127,11 @@ class Backend:
         alone: Callable[[], bool],
         context: ssl.SSLContext | None = None,
     ) -> None:
-        """``context`` is what its connections speak TLS with; required where the configuration says TLS."""
         if config.tls is not None and context is None:
             raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
-        # Counted here and written with each tick, as all is.
+        # Counted here and written to the scoreboard with each tick.
         self.times = [0] * latency.WIDTH
         self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)
         self.servers = [

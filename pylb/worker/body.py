@@ -1,6 +1,6 @@
-"""The body of the request that an exchange is at: how far it has come, and what of it may be sent again.
+"""A request's body, as the exchange sees it: how much has come, and how much may be sent again.
 
-Floor: below the exchange; plain data with the clock passed in.
+Floor: below the exchange; plain data with the clock passed in. Knows neither side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ READ_AHEAD = 65536
 
 
 class Body:
-    """Made for requests that have a body, or whose end has not come with their head."""
+    """The body of one request; made only for requests that have one, or may have one."""
 
     __slots__ = ("done", "whole", "kept", "spans", "trailers", "paused", "_began", "_paused_at")
 
@@ -26,7 +26,7 @@ class Body:
         self.spans = spans
         self.trailers: Trailers = ()
         self.paused = False
-        """Whether the client isn't read, since there is nobody to take what it sends."""
+        """Whether the client isn't read, since no server takes what it sends."""
         self._began = now
         self._paused_at = 0.0
 
@@ -39,19 +39,19 @@ class Body:
         return len(self.kept) <= READ_AHEAD
 
     def end(self, trailers: Trailers, kept: bool) -> None:
-        """All has come; ``kept``: and is kept, since no server has it yet."""
+        """The body is whole; ``kept``: no server has any of it yet, so all of it is kept here."""
         self.done = True
         if kept:
             self.trailers = trailers
             self.whole = True
 
     def pause(self, now: float) -> None:
-        """The client isn't read from now on."""
+        """From ``now`` on the client isn't read."""
         self.paused = True
         self._paused_at = now
 
     def resume(self, now: float) -> None:
-        """It is read again. The time between doesn't count against its rate."""
+        """From ``now`` on it is read again. The time between doesn't count against the body's rate."""
         self.paused = False
         self._began += now - self._paused_at
 

@@ -1,4 +1,7 @@
-"""What the supervisor gives a worker process."""
+"""What the supervisor gives a worker process at its fork.
+
+Floor: the very bottom of the worker, since the supervisor knows this module, too; data alone.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """What every connection of a worker needs of its process: clock, counters, limits, registries, tasks.
 
-The process makes one `Core` and hands it down; nothing that is given it knows the process. What only the
-process can do (give a connection to another worker, stop accepting) it puts here as a function.
+The process makes one `Core` and hands it down. What only the process can do (give a connection to another
+worker, stop accepting) it puts here as a function, so that nobody else has to know it.
+
+Floor: beside the vocabulary. Knows no protocol and no request.
 """
 
 from __future__ import annotations
@@ -61,11 +63,11 @@ class ClientConnection(ABC):
 
     @abstractmethod
     def expire(self) -> None:
-        """Nothing has happened in time."""
+        """It has not happened in time: answer, or end the connection."""
 
     @abstractmethod
     def lively(self) -> bool:
-        """Whether its client would be somebody else's work, if it came back to another worker."""
+        """Whether its client is at work, so that it relieves this worker by connecting to another one."""
 
     @abstractmethod
     def recall(self) -> None:
@@ -140,13 +142,13 @@ class Core:
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
         self.adopting = 0
-        """Connections that have a descriptor and aren't clients yet: they begin with TLS, or come from
-        another worker."""
+        """Connections that have a descriptor and aren't in `clients` yet: they begin with TLS or a PROXY
+        header, or come from another worker."""
         self.held_by_others = 0
         """Client connections of the other workers, as of the last tick."""
-        # What the worker is at.
+        # The state of the worker.
         self.moves = False
-        """Whether connections are wanted elsewhere."""
+        """Whether connections are to be given to other workers (`offer`)."""
         self.leaving = False
         """Whether the worker has been told to retire."""
         self.stopping = False
@@ -155,7 +157,7 @@ class Core:
         """Whether load balancers before this one should be told to look elsewhere."""
         # What only the process can do.
         self.offer: Callable[[Any], None] = lambda client: None
-        """Let a connection between two messages go to another worker, if it is wanted there."""
+        """Give a connection that is between two messages to another worker, if one is to get it."""
         self.pause: Callable[[float], None] = lambda seconds: None
         """Accept nothing until there are fewer connections, and not for so many seconds."""
         self.emptier: Callable[[], None] = lambda: None
@@ -208,7 +210,7 @@ class Core:
                 log.error("%s", text, exc_info=(type(error), error, error.__traceback__))
 
     def out_of_descriptors(self, error: OSError) -> None:
-        """There are none left, whoever has them."""
+        """The process or the machine has no descriptor left: log it, and pause accepting."""
         self.say(logging.ERROR, "descriptors", f"out of descriptors: {error.strerror}")
         if not self.leaving:
             self.pause(1.0)

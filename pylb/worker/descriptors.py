@@ -3,6 +3,8 @@
 A client connection needs a second descriptor, for its server (HAProxy's rule: ``maxsock`` is twice
 ``maxconn``). If clients could take all, none would be left to serve them with. Above the bound nothing is
 accepted: what the kernel completes waits in its queue.
+
+Floor: the bottom of the worker; knows numbers only.
 """
 
 from __future__ import annotations

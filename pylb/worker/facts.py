@@ -1,7 +1,8 @@
 """What is known of a client: one object per connection, made when it is accepted.
 
-The bottom floor of the worker. Most requests ask for none of it, so it is read from the transport when it is
-asked for.
+Most requests ask for none of it, so it is read from the transport when it is asked for.
+
+Floor: the bottom of the worker; knows the transport and nothing else of pylb's connections.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ class Client:
 
     Args:
         bind: the key of the bound address that it came by.
-        told: the client, where a trusted PROXY header has told it.
+        told: the client's address and port, where a trusted PROXY header has given them.
     """
 
-    __slots__ = ("bind", "told", "name", "accepted_ns", "requests", "_transport")
+    __slots__ = ("bind", "told", "name", "protocol", "accepted_ns", "requests", "_transport")
 
     def __init__(
         self, transport: asyncio.BaseTransport, bind: str, told: Endpoint | None = None, name: str = ""
@@ -32,6 +33,8 @@ class Client:
         self.told = told
         self.name = name
         """The server name of a ClientHello that was read without ending its TLS here."""
+        self.protocol = "HTTP/1"
+        """What it speaks, for logs; the version of HTTP/1 is each request's own."""
         self.accepted_ns = time.monotonic_ns()
         self.requests = 0
         """How many requests have begun on this connection."""
@@ -49,7 +52,9 @@ class Client:
 
     @property
     def tls(self) -> dict[str, bytes]:
-        """What it said in its TLS handshake: ``alpn`` and ``authority`` (the server name)."""
+        """What its TLS handshake has led to: ``alpn``, and ``authority``, the server name that it asked for.
+
+        Empty without TLS; of TLS that passes through only the name is known."""
         tls = self._transport.get_extra_info("ssl_object")
         if tls is None:
             return {"authority": self.name.encode()} if self.name else {}
@@ -57,7 +62,7 @@ class Client:
 
     @property
     def subject(self) -> bytes:
-        """Whom its certificate names; empty where it has shown none."""
+        """The subject of its certificate; empty where it has shown none."""
         return subject(self._transport.get_extra_info("ssl_object"))
 
 

@@ -1,7 +1,7 @@
-"""What the binds of a frontend share, and what is special about one bind.
+"""Frontends, compiled: what all binds of a frontend share, and what is special about one bind.
 
-Floor: below the transaction, whose type the phases take (hence `Frontend` is generic in it). Knows the
-configuration, the servers' side of it (`Backend`) and the vocabulary; knows no connection.
+Floor: below the transaction, which names `Frontend`; phases take a transaction, so `Frontend` is generic in
+what its phases take. Knows the configuration and backends; knows no connection.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pylb.worker.facts import Client
 
 
 class Wait(ABC):
-    """What a phase gives that can't say yet: the request waits, and goes on at the next phase.
+    """What a phase gives that can't decide yet: the request waits, and goes on at the next phase.
 
     After ``timeouts.server`` the exchange cancels it and answers 503.
     """
 
     @abstractmethod
     def start(self, go_on: Callable[[Answer | None], None]) -> None:
-        """Call ``go_on`` later, with an answer or None, and once; never within this call."""
+        """Begin to wait; ``go_on`` is to be called once, later than this call, with an answer or None."""
 
     @abstractmethod
     def cancel(self) -> None:
-        """The client has left, or it takes too long; ``go_on`` must not be called any more."""
+        """The client has left, or it takes too long: ``go_on`` must not be called from now on."""
 
 
 Result: TypeAlias = Answer | Wait | None
@@ -72,7 +72,7 @@ class Frontend(Generic[T]):
 
 
 class Bind:
-    """A bound address: what its connections begin with, and what is added to requests that come by it."""
+    """A bound address: how its clients are known, and what is added to the requests that come by it."""
 
     __slots__ = ("key", "frontend", "tls", "sni", "_limits", "_trusted")
 
@@ -94,7 +94,7 @@ class Bind:
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
 
     def trusts(self, host: str) -> bool:
-        """Whether a peer is one whose word about clients is believed."""
+        """Whether a peer's PROXY header and forwarding fields are believed (``trusted_proxies``)."""
         if not self._trusted:
             return False
         try:

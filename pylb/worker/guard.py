@@ -1,10 +1,9 @@
-"""The event loop calls us; what an error of our own may cost is decided where it does.
+"""Guards of the event loop's callbacks: they bound what an error of pylb's own may cost.
 
-A callback that raised would leave its connection half done, and whoever waits for it would wait for ever. So
-each catches everything and lets its object end what it was at: the request, if there is one, else the
-connection.
+A callback that raised would leave its connection half done, and its peer waiting for ever. So each catches
+everything and has its object end what it was at: the request, if there is one, else the connection.
 
-Floor: beside the vocabulary.
+Floor: above the vocabulary, below everything that the event loop calls. Knows no codec.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pylb.worker.sides import FromServer
 
 
 class Guarded(Protocol):
-    """Whose callbacks are guarded."""
+    """An object whose callbacks are guarded."""
 
     def crashed(self, error: Exception) -> None:
         """End what the callback was at; raises nothing."""

@@ -1,11 +1,12 @@
-"""Giving client connections to other workers, and taking theirs (invariant I2, DESIGN §3).
+"""Hand-over: giving client connections to other workers, and taking theirs (promises I1 and I2).
 
 A connection moves at a message boundary: reading is stopped, what was written has left, no request is
 under way. Then its descriptor travels with the bytes that were read and not yet parsed, and only when the
-kernel has it in the other worker's inbox is our copy closed. The inbox is kept open by the
+kernel has it in the other worker's inbox is this worker's copy closed. The inbox is kept open by the
 supervisor, so a connection in it outlives both workers.
 
-Floor: above the client side, of which it knows HTTP/1's codec; below the process.
+Floor: above the client side, of which it knows HTTP/1's codec; below the process. Who gets how many
+connections is the supervisor's decision.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class HandOver:
         row: the worker's own.
         inbox: where other workers' connections arrive.
         inboxes: sending ends of all inboxes, by row.
-        binds: what connections that come are of.
+        binds: by key, those that connections from other workers may have come by.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class HandOver:
         self._targets: list[int] | None = None
         self._turn = itertools.count()
         self.deaf = False
-        """Whether the inbox isn't read, since there is no room."""
+        """Whether the inbox isn't read, since the descriptors wouldn't suffice."""
 
     # What moves
 
@@ -71,9 +72,9 @@ class HandOver:
         """Give ``count`` connections to the worker of a row, idle ones first.
 
         Args:
-            excess: how many connections are too many here, over all targets. Of those that can't move so
-                many clients are asked to connect anew as are left when all others have moved,
-            lively: but not more than this.
+            excess: how many connections are too many here, over all targets. As far as those that can move
+                don't suffice, clients of the others are asked to connect anew.
+            lively: how many clients are asked at most.
         """
         if target == self._row or self._core.leaving:
             return
@@ -148,7 +149,7 @@ class HandOver:
         return bool(self._board.note(row)[RowField.STUCK])
 
     def _next_target(self) -> int | None:
-        """Whom the next connection goes to; None when it stays."""
+        """The row of the worker that the next connection goes to; None when it stays."""
         if self._targets is not None:
             well = [row for row in self._targets if not self._stuck(row)] or self._targets
             return well[next(self._turn) % len(well)]
@@ -223,7 +224,7 @@ class HandOver:
             try:
                 client.buffer = b""
             finally:
-                client.cut_off()  # closes our descriptor without a shutdown
+                client.cut_off()  # closes this process's descriptor without a shutdown
         return True
 
     def _keep(self, client: Http1Connection) -> None:

@@ -1,6 +1,6 @@
-"""Where connections come in: what a connection of each bind becomes, and which sockets are accepted from.
+"""Listeners: which sockets a worker accepts from, and which codec a connection of each bind gets.
 
-Floor: above the client side, below the process.
+Floor: above the client side, below the process. Knows codecs by their classes only, and no requests.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pylb.worker.frontend import Bind
 
 
 class Overflow(asyncio.Protocol):
-    """A connection above ``limits.connections``: told so, where that is cheap, and closed."""
+    """A connection above ``limits.connections``: answered 503 where that costs no handshake, and closed."""
 
     def __init__(self, speak: bool) -> None:
         self._speak = speak
@@ -36,7 +36,7 @@ class Overflow(asyncio.Protocol):
 
 
 class Listener:
-    """What the connections of one bind begin with, and which codec they get."""
+    """One bind: what comes before its connections have a codec, and which codec they get."""
 
     def __init__(
         self, core: Core, bind: Bind, config: FrontendConfig, context: ssl.SSLContext | None
@@ -45,7 +45,7 @@ class Listener:
         self.bind = bind
         self._raw = bind.frontend.raw
         self.by_hand: ByHand | None = None
-        """Set where something comes before a connection is a client's."""
+        """Accepts in the event loop's place where a PROXY header or TLS comes first; else None."""
         if config.accept_proxy or context is not None:
             tls: dict[str, Any] = {}
             if context is not None:
@@ -56,7 +56,7 @@ class Listener:
             )
 
     def accepted(self) -> asyncio.Protocol:
-        """The protocol of a connection that the event loop has accepted."""
+        """The codec of a connection that the event loop has accepted."""
         core = self._core
         core.counters[Field.ACCEPTED] += 1
         try:
@@ -64,12 +64,12 @@ class Listener:
                 core.loop.call_soon(core.pause, 0.0)  # this one is accepted; libuv accepts one in a turn
             return self.protocol()
         except Exception as error:
-            # Raised, it would reach libuv, which would wait for ever for somebody to take this connection.
+            # If it were raised, libuv would wait for ever for this connection to be taken.
             core.internal(error)
             return Overflow(False)
 
     def protocol(self, told: Endpoint | None = None) -> asyncio.Protocol:
-        """The protocol of a new connection; ``told`` is the client that a PROXY header has told."""
+        """The codec of a new connection; ``told`` is the client's address by a PROXY header."""
         core = self._core
         if core.full():
             core.count_refusal(Refused(503, "connections"))
@@ -84,7 +84,7 @@ class Listeners:
 
     Args:
         sockets: bind key to one socket per slot.
-        listeners: bind key to what its connections become.
+        listeners: bind key to its listener.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Listeners:
             if (bind, slot) in self._accepting:
                 continue
             if self._core.descriptors.paused:
-                break  # when there is room again, this is done again
+                break  # `resumable` has this done again when there is room
             server = await self._accept(bind, sock)
             if self._core.descriptors.paused:
                 server.close()  # meanwhile

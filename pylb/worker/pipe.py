@@ -1,6 +1,6 @@
 """A connection as a pipe: what a codec turns its transport into when bytes are to be relayed as they are.
 
-Floor: beside the vocabulary, which it speaks; used by the client side and by the server side.
+Floor: above the vocabulary, below both sides, which use it. Knows no requests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pylb.worker.sides import FromPipe, Pipe
 
 
 class Owner(Protocol):
-    """Whose connection it was before, and who is told of its end."""
+    """The codec whose connection it was; it is told of the connection's end."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
@@ -27,10 +27,10 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
     """Takes over a transport.
 
     Args:
-        early: what has come and was not read as anything.
-        eof: the peer has said that nothing more comes.
-        full: more was waiting for the peer than should.
-        owner: told when the connection has ended, after the tunnel.
+        early: bytes that have come and that the codec has not read.
+        eof: whether the peer has said that nothing more comes.
+        full: whether more waits for the peer than should.
+        owner: told when the connection has ended, after the tunnel was.
     """
 
     __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_gone")
@@ -51,7 +51,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         self._full = full
         self._owner = owner
         self._listener: FromPipe | None = None
-        self._gone: list[Exception | None] = []  # the connection's end, before anybody listened
+        self._gone: list[Exception | None] = []  # the connection's end, if before `start`
         transport.set_protocol(self)
 
     # As a pipe

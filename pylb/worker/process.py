@@ -1,9 +1,11 @@
 """A worker process: one event loop that accepts, and relays what it accepted.
 
 It owns nothing that must outlive it: listening sockets, inboxes and the scoreboard are the supervisor's.
-It does what the supervisor's messages say (`listen`, `move`, `retire`, `cut`) and ends when it is empty.
+It does what the supervisor's messages say (`listen`, `move`, `retire`, `cut`) and ends when it holds no
+connection any more.
 
-Floor: the top one of the data plane. It builds everything below and hands each what that needs.
+Floor: the top one of the data plane. It builds all parts and hands each what that needs; none of them knows
+it, and it knows no protocol.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ from pylb.worker.runqueue import RunQueue
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
 _STOP = {"op": "retire", "to": [], "binds": []}
-_FAREWELL = 1.0  # seconds for tunnels that are cut to be closed by both sides
+_FAREWELL = 1.0  # seconds in which the two sides of a tunnel that is cut may close it themselves
 _TICK = 0.1  # seconds between writes of the gauges; also the resolution of the worker's clock
 
 
 class Worker:
-    """The process: what it was told, and what it is made of."""
+    """The parts of the process, the supervisor's orders to it, and its clock."""
 
     def __init__(self, context: WorkerContext, loop: asyncio.AbstractEventLoop) -> None:
         config = context.config
@@ -61,15 +63,15 @@ class Worker:
         self.row = context.row
         self.cells = context.board.row(context.row)
         logging_.count_lost(self._count_lost)
-        # What it was told.
+        # The supervisor's orders.
         self._context = context
         self._orders: deque[dict[str, Any]] = deque()
         self._order_waits = asyncio.Event()
         self._ready = False
-        self._cut = False  # the time for what remains is over
+        self._cut = False  # the connections that remain are being closed
         self._cut_later: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
-        # What it is made of.
+        # The parts.
         self.alone = False
         self.backends: dict[str, Backend] = {}
         for backend in config.backends:
@@ -90,7 +92,7 @@ class Worker:
             for address in frontend.bind:
                 key = str(address)
                 bind = binds[key] = Bind(key, frontend, compiled, sni, core.head_limits)
-                # A frontend with TLS and no context for it is not served in clear text.
+                # A missing context raises here: a frontend with TLS is never served in clear text.
                 tls = context.tls[key] if bind.tls else None
                 listeners[key] = Listener(core, bind, frontend, tls)
         self.listeners = Listeners(core, context.listeners, listeners, config.backlog)
@@ -108,7 +110,7 @@ class Worker:
         self._next_sweep = 0.0
         self._next_tick = 0.0
 
-    # For `Core`
+    # What `Core` calls
 
     def emptier(self) -> None:
         """A client connection or a tunnel has ended; when leaving, the last one lets the process end."""
@@ -135,7 +137,7 @@ class Worker:
         self.cells[Field.LOG_LOST] = counters[Field.LOG_LOST]
 
     def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What no callback has caught; the event loop goes on."""
+        """Log an exception that no callback has caught; the event loop goes on."""
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in OUT_OF_DESCRIPTORS:
             self.core.out_of_descriptors(error)
@@ -170,7 +172,7 @@ class Worker:
                     self.hand_over.level(order["to"], order["count"], order["excess"], order["lively"])
             except Exception as error:
                 if not self._ready:
-                    raise  # who can't begin says so, and another one tries
+                    raise  # a worker that can't begin ends, and the supervisor starts another one
                 self.core.internal(error)
             if order["op"] == "retire":
                 await self._leave(order["to"], set(order["binds"]), order.get("linger", 0.0))
@@ -203,10 +205,10 @@ class Worker:
                 moving = [client for client in core.clients if client.movable]
                 self._move_to(order["to"], set(order["binds"]))
                 for client in moving:
-                    if not client.movable:  # its bind is gone meanwhile
+                    if not client.movable:  # a reload has removed its bind meanwhile
                         client.drain()
             elif order["op"] == "retire" and not core.stopping:
-                # The others leave, too: what they were given now might be nobody's.
+                # The other workers leave, too: none might be left for a connection that is given away now.
                 core.stopping = True
                 self.hand_over.keep()
                 self._close_idle()
@@ -221,7 +223,10 @@ class Worker:
         What can't be given away is served here to its end: at a stop for ``drain.timeout``; else for
         ``linger`` seconds, where 0 is no bound, or until the supervisor says ``cut``.
 
-        ``binds`` are those that the others have; what came in by another one is served here to its end.
+        Args:
+            targets: rows of the workers that take over; none at a stop.
+            binds: keys of the binds that those workers have. Connections by other binds stay here.
+            linger: seconds (``drain.linger``).
         """
         core = self.core
         core.leaving = True
@@ -283,8 +288,8 @@ class Worker:
         self._gone.set()
 
     def _close_idle(self) -> None:
-        """Have connections that stay here end, one after the other, so that clients don't come back as a
-        herd; busy ones first, as an answer is the best moment to say it."""
+        """Have the connections that stay here end, spread over `Core.spread`, so that clients don't come back
+        as a herd. Busy ones are first: a response is the best moment to ask a client to come back."""
         core = self.core
         staying = [client for client in core.clients if core.stopping or not client.movable]
         staying.sort(key=lambda client: not client.busy)
@@ -294,7 +299,7 @@ class Worker:
     # Time
 
     def _tick(self) -> None:
-        """Ten times a second."""
+        """Look at gauges and deadlines ten times a second, however late the loop is."""
         loop = self.core.loop
         now = loop.time()
         lag = now - self._next_tick if self._next_tick else 0.0
@@ -306,7 +311,7 @@ class Worker:
             self.core.internal(error)
 
     def _look(self, lag: float) -> None:
-        """Write the gauges, look for passed deadlines."""
+        """Write gauges and counters to the scoreboard, and look for deadlines that have passed."""
         core = self.core
         now = core.now = time.monotonic()
         cells = self.cells
@@ -337,7 +342,7 @@ class Worker:
             self.hand_over.listen()
 
     def _sweep(self, now: float) -> None:
-        """Look at everything that has a deadline."""
+        """Call `expire` of everything whose deadline has passed."""
         core = self.core
         self.hand_over.forget_quota()
         self.emptier()

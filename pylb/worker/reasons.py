@@ -1,6 +1,6 @@
 """Why a request or a connection has ended: the one list of reasons, and errors in words for the log.
 
-The bottom floor of the worker: it knows nothing but the standard library.
+Floor: the bottom of the worker; knows nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 
 
 class Reason(Enum):
-    """Why an exchange ended before its response was whole, or why nobody else's response was sent.
+    """Why an exchange ended without a server's whole response.
 
     The value is a name and the letter that HAProxy's termination state begins with
     (configuration manual, §8.5).

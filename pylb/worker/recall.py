@@ -5,7 +5,10 @@ A connection with TLS or HTTP/2 can't move to another worker. Its client can be 
 has lasted, for no more clients than are too many, and spread over ``drain.spread``.
 
 The supervisor renews its order several times a second with what is too much then, by figures that are a tick
-old. Who was asked is still there for a while, and then on the way to another worker; both are taken off.
+old. A client that was asked is still here for a while, and then on its way to another worker; both are taken
+off the figure.
+
+Floor: the bottom of the worker; a connection is any object here.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ PATIENCE = 1.0
 
 
 class Recalls:
-    """What one worker has been ordered, and whom it has asked.
+    """The supervisor's order to one worker, and the connections whose clients were asked.
 
     Args:
         spread: seconds over which the clients of a first excess are asked.
@@ -33,7 +36,7 @@ class Recalls:
 
     def __init__(self, spread: float) -> None:
         self.open = False
-        """Whether connections at a good moment should be offered (`take`)."""
+        """Whether a connection at a good moment is to call `take`."""
         self._spread = spread
         self._left = 0
         self._most = 0  # the largest excess since there is one
@@ -43,7 +46,7 @@ class Recalls:
         self._returning: deque[float] = deque()  # when they left
 
     def order(self, excess: int, clients: Container[object], now: float) -> None:
-        """So many of ``clients``, those that are here now, are too many and can't be moved."""
+        """So many of the connections ``clients`` are too many and can't move; holds for `LAPSE` seconds."""
         if now - self._renewed > LAPSE:
             self._since, self._most = now, 0
         self._renewed = now
@@ -57,7 +60,7 @@ class Recalls:
         self.open = self._left > 0 and now - self._since >= SETTLE
 
     def forget(self, now: float) -> None:
-        """An order is for the moment."""
+        """Forget an order that was not renewed."""
         if now - self._renewed > LAPSE:
             self.open = False
             self._asked.clear()

@@ -1,6 +1,8 @@
 """How long this process could have run and got no CPU: others had it, or its cgroup's quota was used up.
 
 CPU time alone makes a worker that is held back look idle. With this beside it, its load is known.
+Floor: the bottom of the worker; knows the kernel only.
+
 Source: Documentation/scheduler/sched-stats.rst of the kernel, ``/proc/<pid>/schedstat``.
 """
 

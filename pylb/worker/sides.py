@@ -19,7 +19,7 @@ or not, in frames) is its own affair, and so is what it keeps between two messag
 
 After ``tunnel`` a side is a `Pipe`: bytes whatever they mean, each direction with an end of its own.
 
-This floor knows heads and reasons, and neither connections nor the process.
+Floor: near the bottom of the worker. Knows heads and reasons, and neither connections nor the process.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class ClientSide(ABC):
 
     @abstractmethod
     def end(self, trailers: Trailers) -> None:
-        """The response is whole, as with ``respond``."""
+        """The response is whole, as with ``end`` of `respond`."""
 
     @abstractmethod
     def tunnel(self, head: ResponseHead) -> Pipe:
@@ -159,11 +159,11 @@ class ClientSide(ABC):
 
     @abstractmethod
     def last(self) -> None:
-        """The next response is the last one of a connection that can only have one at a time."""
+        """The next response is the last one, where a connection has one request at a time."""
 
     @abstractmethod
     def abort(self, reason: Reason) -> None:
-        """The response can't be sent, or not to its end. The exchange is over for this side."""
+        """End without a whole response, for this reason. The exchange is over for this side."""
 
     @abstractmethod
     def pause(self) -> None:
@@ -193,7 +193,7 @@ class ServerSide(ABC):
     ) -> None:
         """Send a request for an exchange: its head, what there is of its body, and whether that is all.
 
-        In TCP mode there is no head: the side of a server then must not ask for it.
+        In TCP mode there is no head, and the side must not look at it.
         """
 
     @abstractmethod
@@ -288,7 +288,8 @@ class FromClient(ABC):
 
     @abstractmethod
     def refuse(self, refused: Refused) -> None:
-        """What came can't be passed on. The side sends the answer, and takes no more of this request."""
+        """What has come can't be passed on. The side is given the response to send, and takes no more of
+        this request."""
 
     @abstractmethod
     def client_gone(self, reason: Reason) -> None:

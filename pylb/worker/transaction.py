@@ -1,4 +1,4 @@
-"""The data of one request: who asked for what, where it went, when, and how it ended.
+"""The transaction: the data of one request (who asked for what, where it went, when, and how it ended).
 
 This is all that a phase sees. It holds no connection and drives nothing.
 
@@ -23,7 +23,7 @@ class Transaction:
 
     __slots__ = (
         *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
-        *("first_byte_ns", "began_ns", "connected_ns", "answered_ns", "ended_ns"),
+        *("retries", "first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
     )
 
@@ -52,8 +52,13 @@ class Transaction:
         """Whether it must have a connection of its own."""
         self.local = False
         """Whether no backend has a part in it: refused, or answered by a rule."""
+        self.retries = 0
+        """How often it was given to a server once more, the same or another one."""
         self.first_byte_ns = 0
         """When the head began, if it came in several pieces."""
+        self.asked_ns = 0
+        """When it had waited for all that a phase waits for, or else when a connection for it was begun;
+        0 where a server had it at once."""
         self.connected_ns = 0
         """When a connection was made for it; 0 where one was in the pool."""
         self.answered_ns = 0
@@ -67,8 +72,8 @@ class Transaction:
         """Why it ended, if not by a server's whole response."""
         self.state = "-"
         """Where it was then, as HAProxy's termination state says it: R (request), Q (queue), C (connect),
-        H (headers), D (data), T (tunnel)."""
+        H (headers), D (data, and what passes through a tunnel)."""
         self.bytes_in = 0
-        """Bytes of the request's body."""
+        """Bytes of the request's body, and of what came through a tunnel after it."""
         self.bytes_out = 0
-        """Bytes of the response's body."""
+        """Bytes of the response's body, and of what was sent through a tunnel after it."""

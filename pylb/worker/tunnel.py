@@ -1,10 +1,11 @@
 """A tunnel: drives two pipes, byte for byte, after an upgrade and in TCP mode.
 
 Each direction ends on its own (half-close), is stopped while its receiver doesn't read, and both end when
-nothing has moved in either for ``timeouts.tunnel``. Of a WebSocket the frames are followed, so that both
-sides can be told when it must be cut.
+nothing has moved in either for ``timeouts.tunnel``. The frames of a WebSocket are followed, so that both
+sides can be sent a Close frame when it must be cut.
 
-Floor: beside the exchange, which makes it; knows only the vocabulary.
+Floor: below the exchange, which makes it and is called when it is over. Knows pipes, and neither codecs nor
+requests.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Tunnel(Tunnelled):
 
     Args:
         protocol: what an upgrade has led to; empty in TCP mode.
-        over: called once, when both pipes are closed, with why if that was not their wish.
+        over: called once, when both pipes are closed, with why if that was not their wish, and with the bytes
+            that came from the client's pipe and from the server's.
     """
 
     def __init__(
@@ -34,7 +36,7 @@ class Tunnel(Tunnelled):
         client: Pipe,
         server: Pipe,
         protocol: bytes,
-        over: Callable[[Reason | None], None],
+        over: Callable[[Reason | None, int, int], None],
     ) -> None:
         self.core = core
         self.counters = core.counters
@@ -46,7 +48,7 @@ class Tunnel(Tunnelled):
         self._open = 2
         self._told = False
         websocket = protocol.lower() == b"websocket"
-        # Bytes from the client count as in, all others go to it.
+        # What comes from the client counts as BYTES_IN, what comes from the server as BYTES_OUT.
         self._near = _End(self, client, int(Field.BYTES_IN), websocket)
         self._far = _End(self, server, int(Field.BYTES_OUT), websocket)
         self._near.other, self._far.other = self._far, self._near
@@ -72,12 +74,14 @@ class Tunnel(Tunnelled):
         self._near.leave(b"")
         self._far.leave(os.urandom(4))
 
-    def ended(self) -> None:
-        """One of the two pipes is gone."""
+    def ended(self, end: _End, broken: bool) -> None:
+        """One of the two pipes is gone; a connection that broke is why the tunnel ends."""
+        if broken and self._open == 2 and self._reason is None:
+            self._reason = Reason.CLIENT_GONE if end is self._near else Reason.SERVER_GONE
         self._open -= 1
         if not self._open:
             self.core.tunnels.discard(self)
-            self._over(self._reason)
+            self._over(self._reason, self._near.bytes, self._far.bytes)
             self._told = True
             self.core.emptier()
 
@@ -94,7 +98,7 @@ class Tunnel(Tunnelled):
         if not self._told:
             self._told = True
             try:
-                self._over(Reason.INTERNAL)
+                self._over(Reason.INTERNAL, self._near.bytes, self._far.bytes)
             except Exception as another:
                 self.core.internal(another)
 
@@ -102,19 +106,22 @@ class Tunnel(Tunnelled):
 class _End(FromPipe):
     """One of the two directions: what comes from a pipe goes to the other one."""
 
-    __slots__ = ("tunnel", "pipe", "other", "eof", "_field", "_frames")
+    __slots__ = ("tunnel", "pipe", "other", "eof", "bytes", "_field", "_frames")
 
     def __init__(self, tunnel: Tunnel, pipe: Pipe, field: int, websocket: bool) -> None:
         self.tunnel = tunnel
         self.pipe = pipe
         self.other: _End = self
         self.eof = False
+        self.bytes = 0
+        """How many have come from here."""
         self._field = field
         self._frames = Frames() if websocket else None  # that have come from here
 
     @guarded
     def came(self, data: bytes) -> None:
         tunnel = self.tunnel
+        self.bytes += len(data)
         tunnel.counters[self._field] += len(data)
         tunnel.deadline = tunnel.core.now + tunnel.idle
         frames = self._frames
@@ -127,11 +134,14 @@ class _End(FromPipe):
         self.other.pipe.send(data)
 
     def leave(self, mask: bytes) -> None:
-        """Close this pipe: a WebSocket with a word, unless it is within a frame (RFC 6455 §5.5.1).
+        """Close this pipe; a WebSocket's after a Close frame, unless it is within a frame (RFC 6455 §5.5.1).
 
-        It is closed when the peer has answered; or when the process ends, which doesn't wait for long.
+        Then it is closed when the peer has answered with a Close frame, or when the process ends.
+
+        Args:
+            mask: of the Close frame, four bytes towards a server, none towards a client.
         """
-        written = self.other._frames  # what has come from there went out here
+        written = self.other._frames  # frames that came by the other pipe were written to this one
         if written is None or not written.between or written.closed or self.other.eof:
             self.pipe.close()
         elif not self.pipe.closing:
@@ -168,12 +178,12 @@ class _End(FromPipe):
     @guarded
     def gone(self, broken: bool) -> None:
         if self.tunnel.cutting:
-            pass  # the other side has a farewell of its own
+            pass  # `leave` has both closed, each in its way
         elif broken:
             self.other.pipe.abort()
         else:
             self.other.pipe.close()
-        self.tunnel.ended()
+        self.tunnel.ended(self, broken)
 
     def crashed(self, error: Exception) -> None:
         self.tunnel.crashed(error)

@@ -372,7 +372,7 @@ async def as_a_worker(arbiter: Arbiter, config: Config) -> None:
 
 
 @given(DOCUMENT, FRONTENDS, BACKEND)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_what_check_accepts_serve_starts_with(
     folder: str, document: dict[str, Any], frontends: list[dict[str, Any]], backend: dict[str, Any]
 ) -> None:
@@ -397,7 +397,7 @@ def test_the_property_is_not_empty(folder: str) -> None:
     accepted = 0
 
     @given(DOCUMENT, FRONTENDS, BACKEND)
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=150, database=None, suppress_health_check=list(HealthCheck))
     def count(document: dict[str, Any], frontends: list[dict[str, Any]], backend: dict[str, Any]) -> None:
         nonlocal accepted
         whole = filled(

@@ -95,6 +95,13 @@ def test_absolute_form_becomes_origin_form() -> None:
     assert out.startswith(b"GET /?x HTTP/1.1\r\nHost: a\r\n")
 
 
+def test_the_host_is_what_an_absolute_target_names_where_there_is_no_field() -> None:
+    one = head()
+    out = one.parse(b"GET http://a:8/x HTTP/1.0\r\n\r\n")
+    assert one.host == b"a:8"
+    assert out.startswith(b"GET /x HTTP/1.1\r\nHost: a:8\r\n")
+
+
 def test_http_1_0_without_host_gets_one() -> None:
     one = head()
     out = one.parse(b"GET / HTTP/1.0\r\n\r\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Close, Frame, Opcode
 from websockets.streams import StreamReader
@@ -31,7 +31,6 @@ def serialized(frames: list[tuple[Opcode, int, bool]], mask: bool) -> list[bytes
     return made
 
 
-@settings(deadline=None)
 @given(FRAMES, st.booleans(), st.data())
 def test_ends_are_found_whatever_the_splitting(
     frames: list[tuple[Opcode, int, bool]], mask: bool, data: st.DataObject
@@ -51,7 +50,6 @@ def test_ends_are_found_whatever_the_splitting(
     assert one.between and not one.closed
 
 
-@settings(deadline=None)
 @given(st.lists(LENGTHS, max_size=3), st.booleans())
 def test_byte_by_byte(lengths: list[int], mask: bool) -> None:
     parts = serialized([(Opcode.BINARY, length % 3000, True) for length in lengths], mask)
@@ -62,7 +60,6 @@ def test_byte_by_byte(lengths: list[int], mask: bool) -> None:
             assert one.between is (index == len(part) - 1)
 
 
-@settings(deadline=None)
 @given(FRAMES, st.booleans(), st.integers(0, 6))
 def test_a_close_is_seen(frames: list[tuple[Opcode, int, bool]], mask: bool, split: int) -> None:
     close = Frame(Opcode.CLOSE, Close(1000, "bye").serialize()).serialize(mask=mask)
@@ -74,7 +71,6 @@ def test_a_close_is_seen(frames: list[tuple[Opcode, int, bool]], mask: bool, spl
     assert one.closed and one.between
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_nonsense_is_followed_without_an_error(data: bytes) -> None:
     one = Frames()
@@ -95,7 +91,6 @@ def parsed(data: bytes, masked: bool) -> Frame:
         return stop.value
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=4, max_size=4))
 def test_a_close_frame_is_what_others_read(mask: bytes) -> None:
     for data, masked in ((close_frame(GOING_AWAY), False), (close_frame(GOING_AWAY, mask), True)):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pylb.scaling.policy import (
@@ -42,7 +42,6 @@ def with_current(look: Inputs, current: int) -> Inputs:
     return replace(look, current=current)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(0, 8), st.lists(looks(), max_size=60), st.data())
 def test_never_outside_the_limits_nor_beyond_the_grant(
     least: int, more: int, trace: list[Inputs], data: st.DataObject
@@ -238,7 +237,6 @@ def test_without_a_grant_it_stays() -> None:
         assert policy.decide(100 + step * TICK, look).target == 3
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.lists(st.floats(-0.04, 0.04), min_size=400, max_size=400), st.booleans())
 def test_noise_at_a_threshold_does_not_flap(start: int, noise: list[float], high: bool) -> None:
     policy = Policy(1, 16)

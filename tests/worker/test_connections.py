@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from typing import cast
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pylb.scoreboard import Field
+from pylb.worker.client.tcp import TcpConnection
 from pylb.worker.exchange import Exchange
-from tests.http.wire import Wire
+from pylb.worker.reasons import Reason
+from tests.http.wire import Transport, Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
@@ -43,6 +51,41 @@ def test_pipelined_requests_are_answered_though_the_client_has_closed_its_side()
     wire.server_sends(OK)
     assert wire.statuses() == [200, 200]
     assert wire.client_closed
+
+
+def test_when_a_head_began_is_known_though_the_client_has_closed_its_side() -> None:
+    wire = Wire()
+    told: list[int] = []
+    wire.frontend.on_account = (lambda tx: told.append(tx.first_byte_ns),)
+    wire.client_sends(GET[:9])
+    began = wire.client.first_byte_ns
+    assert wire.client.eof_received()
+    wire.worker.stand_in.run()
+    wire.client.connection_lost(None)
+    assert told == [began] and began > 0
+
+
+@pytest.mark.parametrize("reason", [Reason.CLIENT_GONE, Reason.CLIENT_LATE])
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
+def test_a_connection_that_ends_before_it_has_said_its_server_name_is_told_to_the_log(
+    reason: Reason, said: bytes
+) -> None:
+    wire = Wire()
+    told: list[tuple[Reason | None, str]] = []
+    wire.frontend.on_account = (lambda tx: told.append((tx.reason, tx.state)),)
+    bind = wire.client.bind
+    bind.sni = {"a.example": wire.backend}
+    client = TcpConnection(wire.worker, bind)
+    transport = Transport()
+    client.connection_made(cast(asyncio.BaseTransport, transport))
+    if said:
+        client.data_received(said)
+    if reason is Reason.CLIENT_LATE:
+        assert client.due() < math.inf
+        client.expire()
+        assert transport.aborted
+    client.connection_lost(None)
+    assert told == ([(reason, "R")] if said else [])
 
 
 @pytest.mark.parametrize("pieces", [[GET], [GET[:9], GET[9:]], [POST, b"0123456789"]])
@@ -125,3 +168,57 @@ def test_an_answer_before_the_end_of_the_request_says_that_the_connection_ends(l
     # A server that has part of a request can't be given another one.
     assert wire.servers[0].closed
     assert wire.upstream.active[0] == 0
+
+
+def _framed(pieces: list[bytes], how: str) -> tuple[bytes, bytes]:
+    """Framing fields, and a body with its framing."""
+    if how == "length":
+        body = b"".join(pieces)
+        return b"Content-Length: %d\r\n" % len(body), body
+    chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
+    return b"Transfer-Encoding: chunked\r\n", chunks + b"0\r\nA: b\r\n\r\n"
+
+
+_BODY = st.tuples(
+    st.lists(st.binary(min_size=1, max_size=20), max_size=3), st.sampled_from(["length", "chunked"])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(_BODY, _BODY), min_size=1, max_size=3), st.data())
+def test_bodies_pass_as_they_are_framed_however_they_are_cut(
+    messages: list[tuple[tuple[list[bytes], str], tuple[list[bytes], str]]], data: st.DataObject
+) -> None:
+    """Several requests on one connection, in pieces, with either side held back now and then."""
+    wire = Wire()
+    for (body, how), (answer_body, answer_how) in messages:
+        field, raw = _framed(body, how)
+        answer_field, answer_raw = _framed(answer_body, answer_how)
+        wire.near.take()
+        to_client = b"POST / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n" + raw
+        to_server = b"HTTP/1.1 200 OK\r\n" + answer_field + b"\r\n" + answer_raw
+        while to_client:
+            size = data.draw(st.integers(1, len(to_client)))
+            wire.client_sends(to_client[:size])
+            to_client = to_client[size:]
+            server = wire.server
+            if server is not None and data.draw(st.booleans()):
+                server.pause_writing()
+                assert wire.near.reading is wire.client.body_done  # else more is not wanted now
+                server.resume_writing()
+                assert wire.near.reading
+        transport = wire.servers[-2] if wire.upstream.pool else wire.servers[-1]
+        sent = transport.take()
+        assert sent.partition(b"\r\n\r\n")[2] == raw
+        while to_server:
+            size = data.draw(st.integers(1, len(to_server)))
+            wire.server_sends(to_server[:size])
+            to_server = to_server[size:]
+            if wire.server is not None and data.draw(st.booleans()):
+                wire.client.pause_writing()
+                assert not transport.reading
+                wire.client.resume_writing()
+                assert transport.reading
+        assert wire.near.take().partition(b"\r\n\r\n")[2] == answer_raw
+        assert not wire.client.busy and not wire.client_closed
+    assert wire.worker.counters[Field.STATUS_2XX] == len(messages)

@@ -7,7 +7,7 @@ import math
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pylb.config.model import Limits
@@ -94,6 +94,11 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Line:
             (CHUNKED + b"3\r\nabc\r\n0\r\nA: b\r\n\r\n",),
             [("request", b"POST", b"abc", False), ("request_end", [b"A: b"])],
         ),
+        # The trailers have come, and the empty line behind them has not.
+        (
+            (CHUNKED + b"3\r\nabc\r\n0\r\nA: b\r\n",),
+            [("request", b"POST", b"abc", False)],
+        ),
         (
             (CHUNKED, b"3\r\na", b"bc\r\n0\r\n", b"A: b\r\n\r\n"),
             [
@@ -109,7 +114,6 @@ def test_what_is_told_of_a_request(line: Line, pieces: tuple[bytes, ...], told: 
     assert line.codec.busy
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.binary(min_size=1, max_size=20), max_size=3), min_size=1, max_size=4),
     st.booleans(),

@@ -75,7 +75,7 @@ def test_an_order_that_isnt_renewed_ends() -> None:
     assert not recalls.open and not recalls.take("a", SETTLE + LAPSE + 0.1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.integers(2, 40), min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(0, 4), st.floats(0.0, 0.4), st.booleans()), max_size=200),

@@ -37,14 +37,17 @@ class Pair:
         self.core = TestCore(Timeouts(tunnel=IDLE))
         self.near = near or FakePipe(half_close)
         self.far = far or FakePipe(half_close)
-        self.ends: list[Reason | None] = []
+        self.ends: list[tuple[Reason | None, int, int]] = []
         self.emptier = 0
         self.core.emptier = self._emptier
-        self.tunnel = Tunnel(self.core, self.near, self.far, protocol, self.ends.append)
+        self.tunnel = Tunnel(self.core, self.near, self.far, protocol, self._over)
         self.tunnel.start()
 
     def _emptier(self) -> None:
         self.emptier += 1
+
+    def _over(self, reason: Reason | None, came: int, went: int) -> None:
+        self.ends.append((reason, came, went))
 
     @property
     def client(self) -> FakePipe:
@@ -58,7 +61,7 @@ class Pair:
 
     def over(self) -> Reason | None:
         """Why it ended, said once."""
-        (reason,) = self.ends
+        ((reason, _, _),) = self.ends
         assert not self.core.tunnels
         assert self.client.closed and self.server.closed
         return reason
@@ -114,7 +117,7 @@ def test_a_connection_that_goes_takes_the_other_one_along(pair: Pair, broken: bo
     assert pair.ends == []
     pair.client.closed = True
     _hears(pair.server).gone(False)
-    assert pair.over() is None
+    assert pair.over() is (Reason.CLIENT_GONE if broken else None)
 
 
 def test_who_does_not_take_holds_the_other_one_back(pair: Pair) -> None:
@@ -220,7 +223,7 @@ def test_an_error_costs_both_connections_and_is_told_once(word: str) -> None:
     pair.core.errors = core_errors
     pair.near, pair.far = FakePipe(), pipe
     pair.ends = []
-    pair.tunnel = Tunnel(pair.core, pair.near, pipe, b"", pair.ends.append)
+    pair.tunnel = Tunnel(pair.core, pair.near, pipe, b"", pair._over)
     pair.tunnel.start()
     pipe.raises = word if word != "start" else ""
     if word != "start":
@@ -236,7 +239,7 @@ def test_an_error_costs_both_connections_and_is_told_once(word: str) -> None:
     for end in (pair.client, pair.server):
         if end.listener is not None:
             end.listener.gone(False)  # as the event loop says then
-    assert pair.ends == [Reason.INTERNAL]
+    assert [reason for reason, _, _ in pair.ends] == [Reason.INTERNAL]
 
 
 def test_an_error_of_who_hears_of_the_end_is_counted(pair: Pair) -> None:
@@ -244,7 +247,7 @@ def test_an_error_of_who_hears_of_the_end_is_counted(pair: Pair) -> None:
 
     told: list[Reason | None] = []
 
-    def raises_once(reason: Reason | None) -> None:
+    def raises_once(reason: Reason | None, came: int, went: int) -> None:
         told.append(reason)
         if len(told) == 1:
             raise Fault
@@ -380,7 +383,7 @@ def test_an_error_before_anybody_listens_is_counted() -> None:
 # Whatever the order
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -> None:
     """Over real pipes: what one end was sent is what the other one has said, up to the end."""
@@ -389,7 +392,7 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
         transport.half_close = data.draw(st.booleans())
     early = [data.draw(st.sampled_from([b"", b"early"])) for _ in transports]
     core = TestCore(Timeouts(tunnel=IDLE))
-    ends: list[Reason | None] = []
+    ends: list[tuple[Reason | None, int, int]] = []
     said = list(early)
     pipes = [
         ConnectionPipe(core, cast(asyncio.Transport, transport), before)
@@ -400,10 +403,11 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
         if data.draw(st.booleans()):
             pipe.data_received(b"(%d)" % number)
             said[number] += b"(%d)" % number
-    tunnel = Tunnel(core, pipes[0], pipes[1], b"", ends.append)
+    tunnel = Tunnel(core, pipes[0], pipes[1], b"", lambda *end: ends.append(end))
     tunnel.start()
     silent, gone, full = [False, False], [False, False], [False, False]
     expired = broken = False
+    why: Reason | None = None
     number = steps = 0
     while not all(gone):
         steps += 1
@@ -435,9 +439,13 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
                 tunnel.expire()
         else:
             broken = broken or word == "broken"
+            first = Reason.SERVER_GONE if one else Reason.CLIENT_GONE
+            why = why or (first if word == "broken" and not any(gone) else None)
             gone[one] = transport.closed = True
             pipe.connection_lost(ConnectionResetError() if word == "broken" else None)
-    assert ends == [Reason.TUNNEL_LATE if expired else None]
+    ((reason, came, went),) = ends
+    assert reason is (Reason.TUNNEL_LATE if expired else why)
+    assert [came, went] == [len(piece) for piece in said]
     assert not core.tunnels
     for one, transport in enumerate(transports):
         assert transport.written == said[1 - one]

@@ -3,7 +3,8 @@
 Between requests a connection is its descriptor and the bytes of ``buffer``, and has no exchange. That is the
 *message boundary* at which it can be given to another worker.
 
-Floor: client side. Makes exchanges and knows nothing of servers.
+Floor: client side. Makes exchanges and knows nothing of servers. A connection that turns out to speak HTTP/2
+is handed to `http2`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     )
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
-        """``told`` is the client, where a PROXY header has told it."""
+        """``told`` is the client's address, where a PROXY header has given it."""
         self.core = core
         self.counters = core.counters
         self.bind = bind
@@ -219,7 +220,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
                 return
             self.buffer = data[end + used :]
             done = self.body_done = body.done
-            if body.trailers:
+            if done and body.trailers:
                 exchange.request(self, head, data[end : end + used], False, spans)
                 if self.exchange is exchange:
                     exchange.request_end(body.trailers)
@@ -242,7 +243,8 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             raise Refused(431, "header_bytes")
         if first and data:
             self.deadline = core.now + core.timeouts.request
-            self.first_byte_ns = time.monotonic_ns()
+            if not self.first_byte_ns:  # else it is looked at again, as nothing more comes
+                self.first_byte_ns = time.monotonic_ns()
 
     def _body(self, data: bytes) -> None:
         """A further piece of the request's body."""
@@ -264,7 +266,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             exchange.request_end(body.trailers)
 
     def _begin(self) -> Exchange:
-        """An exchange for what can't be a request."""
+        """An exchange for a request that can't be passed on: it is to be answered all the same."""
         exchange = self.exchange
         if exchange is None:
             exchange = self.exchange = begin(self.core, self.facts, self.bind.frontend)
@@ -339,7 +341,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             out, at = b"", 0  # the buffer begins with it
         size = len(buffer) - at
         if size:
-            # Head and body go out in one system call: every one of them is a packet of its own, too.
+            # Head and body go out in one system call, which is one packet, too.
             if self.chunking:
                 out = b"%b%x\r\n%b\r\n" % (out, size, buffer[at:])
             elif size < _JOIN:
@@ -444,8 +446,8 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """Close after what was written has gone out.
 
         Closing a socket with unread input resets the connection, and the reset can overtake the
-        response (RFC 9112 §9.6). Where more input is to be expected (``linger``), our side is shut first, and
-        what comes is read and dropped for a moment.
+        response (RFC 9112 §9.6). Where more input is to be expected (``linger``), pylb's side is shut first,
+        and what comes is read and dropped for a moment.
         """
         self.deadline = self.core.now + self.core.timeouts.client
         if linger and not self.eof and not self.closed and self.transport.can_write_eof():
@@ -497,6 +499,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         return self.core.now - (self.deadline - self.core.timeouts.keep_alive)
 
     def _too_many(self) -> bool:
+        """Whether this response asks the client to connect anew, to level the workers."""
         if self.head.upgrade:
             return False  # it could not be kept
         return self.core.recalls.take(self, self.core.loop.time())
@@ -506,9 +509,9 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     @guarded
     def drain(self) -> None:
-        """The worker leaves and nobody takes over: `recall`, and if nothing comes, close.
+        """The worker leaves and no other one takes the connection: `recall`, and if nothing comes, close.
 
-        A client that is just between two requests isn't closed on: the next one would be lost.
+        It isn't closed when its last request ended less than `QUIET` ago: the next one would be lost.
         """
         self.recalled = True
         wait = QUIET

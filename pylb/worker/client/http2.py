@@ -65,6 +65,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.core = core
         self.bind = bind
         self.facts = facts
+        facts.protocol = "HTTP/2"
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.movable = False
         self.closed = False
@@ -131,7 +132,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.transport.close()
 
     def lively(self) -> bool:
-        """Whether its client would be somebody else's work, if it came back to another core."""
+        """As in `ClientConnection`; a stream is under way, or was one just now."""
         return bool(self.streams) or self._idle_since > self.core.now - 2 * QUIET
 
     def recall(self) -> None:
@@ -163,7 +164,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         return core.now >= self._due + core.spread or (not self.streams and not self._unread())
 
     def _unread(self) -> bool:
-        """Whether something has come that was not read yet, most likely the next request."""
+        """Whether the kernel has bytes that were not read yet, most likely the next request."""
         size = array("i", [0])
         fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, size)
         return bool(size[0])
@@ -240,7 +241,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.flush()
 
     def _of(self, stream: Http2Stream, do: Callable[..., None], *arguments: object) -> None:
-        """Do one stream's part; an error there is that stream's alone."""
+        """Call a stream's method; an error there costs that stream alone."""
         try:
             do(*arguments)
         except Exception as error:
@@ -267,7 +268,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.transport.write(frame.serialize())
 
     def _had_enough(self, spend: Callable[..., bool], *count: int) -> bool:
-        """Spend of the `Patience` that one has with the client; where there is none left, end."""
+        """Spend of the connection's `Patience`; when it is used up, end the connection and give True."""
         if spend(self.core.loop.time(), *count):
             return False
         self.core.count_refusal(Refused(400, "http2"))
@@ -289,7 +290,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.streams[number] = stream
         stream.begin(event.headers or [], event.stream_ended is not None)
         if not self.leaving and self.core.now - self._announced > GRACE:
-            self.leaving = True  # the client takes no notice: this one was the last
+            self.leaving = True  # the client opens streams all the same: this one was the last
             self._goaway(0)
 
     def _data(self, event: h2.events.DataReceived) -> None:

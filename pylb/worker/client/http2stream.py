@@ -116,7 +116,7 @@ class Http2Stream(ClientSide, Pipe):
         """The header section has come; ``ended``: that is all."""
         connection = self.connection
         exchange = self.exchange = begin(self.core, self.facts, connection.bind.frontend)
-        exchange.client = self  # whatever happens from here on, somebody is to be answered
+        exchange.client = self  # from here on, whatever happens, the client is to be answered
         head = connection.bind.reader(self.facts)
         self.body_done = ended
         try:
@@ -126,7 +126,7 @@ class Http2Stream(ClientSide, Pipe):
             if (b":method", b"CONNECT") in headers:
                 self.upgrading = bool(head.upgrade)
                 if not self.upgrading:
-                    raise Refused(400, "method")  # to a protocol that is none; its data would follow as it is
+                    raise Refused(400, "method")  # to no known protocol: its data would be passed on unread
         except Refused as refused:
             exchange.refuse(refused, self)
             return
@@ -156,7 +156,7 @@ class Http2Stream(ClientSide, Pipe):
             self.connection.acknowledge(self.number, length)
 
     def request_ended(self) -> None:
-        """The client has said all."""
+        """The client has sent END_STREAM."""
         if self.body_done:
             return
         self.body_done = True
@@ -403,7 +403,7 @@ class Http2Stream(ClientSide, Pipe):
         self._queued = 0
         listener, self._listener = self._listener, None
         if listener is not None:
-            self.core.loop.call_soon(listener.gone, False)  # whoever ends it need not expect the word
+            self.core.loop.call_soon(listener.gone, False)  # later: who ends it isn't called back
         self.connection.acknowledge(self.number, self._held)
         self.connection.stream_over(self.number)
         self._forgotten = True

@@ -1,6 +1,6 @@
 """The end of a connection whose client may still be sending (RFC 9112 §9.6).
 
-Floor: client side.
+Floor: client side. Knows no exchange.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 With ``sni`` routes the first bytes are read as a TLS ClientHello to learn the name that the client wants; TLS
 itself passes through.
 
-Floor: client side.
+Floor: client side. Makes exchanges and knows nothing of servers.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.facts = Client(transport, self.bind.key, self.told)
+        self.facts.protocol = "TCP"
         self.core.clients.add(self)
         if self.bind.sni:
             self.deadline = self.core.now + self.core.timeouts.request
@@ -72,6 +73,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
+            elif self.buffer and self.deadline < math.inf:
+                self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
@@ -106,6 +109,11 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             tx.backend = self.bind.backend_for(name)
         exchange.request(self, None, b"", True)
 
+    def _never(self, reason: Reason) -> None:
+        """The connection ends before it is known which server name it is for."""
+        self.deadline = math.inf
+        begin(self.core, self.facts, self.bind.frontend).never(reason)
+
     # From the exchange
 
     def tunnel(self, head: ResponseHead) -> Pipe:
@@ -115,20 +123,20 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         return ConnectionPipe(self.core, self.transport, early, self.eof, self)
 
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
-        """TCP has no words for it; the connection ends."""
+        """A response can't be said in TCP mode: the connection ends."""
         self.abort(Reason.ANSWERED)
 
     def interim(self, head: ResponseHead) -> None:
-        """Not in TCP."""
+        """There is none in TCP mode."""
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
-        """Not in TCP."""
+        """There is none in TCP mode."""
 
     def end(self, trailers: Trailers) -> None:
         self.abort(Reason.ANSWERED)
 
     def last(self) -> None:
-        """There is one only."""
+        """There is one response at most."""
 
     def abort(self, reason: Reason) -> None:
         self.exchange = None
@@ -136,10 +144,10 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self.transport.abort()
 
     def pause(self) -> None:
-        """Bounded by `data_received` until there is a tunnel."""
+        """Nothing to do: until there is a tunnel, `data_received` bounds what is read."""
 
     def resume(self) -> None:
-        """The tunnel does."""
+        """Nothing to do: the tunnel reads on."""
 
     @property
     def unsent(self) -> int:
@@ -165,6 +173,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self.exchange.expire()
         else:  # no server name in time
             self.core.counters[Field.TIMEOUTS] += 1
+            if self.buffer:
+                self._never(Reason.CLIENT_LATE)
             self.transport.abort()
 
     def lively(self) -> bool:
@@ -174,7 +184,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         """Tunnels end by themselves."""
 
     def drain(self) -> None:
-        """Likewise."""
+        """Tunnels end by themselves, or are cut."""
 
     def cut_off(self) -> None:
         """End the connection at once, whatever state it is in."""

@@ -1,4 +1,4 @@
-"""What is counted of a transaction that is over. Runs once for each, however it has ended."""
+"""Account: counts a transaction that is over, once, however it has ended. Floor: phases."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ CUT_SHORT = frozenset(
 
 
 def account(core: Core, tx: Transaction, status: int) -> None:
-    """Count a transaction; ``status`` is that of the whole response which its client was sent, or 0."""
+    """Count a transaction and its response time.
+
+    Args:
+        status: of the whole response that the client was sent; 0 where there was none.
+    """
     counters = core.counters
     counters[_REQUESTS] += 1
     if status:

@@ -1,4 +1,4 @@
-"""What pylb answers by itself: its health path, and the redirect to https."""
+"""Phases that answer: the health path, and the redirect to https. Floor: phases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from pylb.worker.transaction import Transaction
 
 
 def health_path(config: FrontendConfig, core: Core) -> Callable[[Transaction], Result] | None:
-    """Tell load balancers before this one how it is, whatever the method and query (as ``monitor-uri``)."""
+    """Tell load balancers before this one whether it serves, whatever the method and the query.
+
+    As HAProxy's ``monitor-uri``: 200, or 503 when a stop is announced.
+    """
     if config.health is None:
         return None
     path = config.health.path.partition("?")[0].encode()
@@ -26,7 +29,7 @@ def health_path(config: FrontendConfig, core: Core) -> Callable[[Transaction], R
 
 
 def redirect_to_https(config: FrontendConfig) -> Callable[[Transaction], Result] | None:
-    """Send every request to the same place, by https."""
+    """Redirect every request to the same host and target by https."""
     if not config.redirect_to_https:
         return None
 

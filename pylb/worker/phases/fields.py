@@ -1,4 +1,4 @@
-"""Fields that are added to responses."""
+"""Phases that add fields to responses. Floor: phases."""
 
 from __future__ import annotations
 

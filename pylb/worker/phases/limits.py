@@ -1,4 +1,7 @@
-"""Limits that a request's head is enough to judge by; what grows while it comes the exchange counts."""
+"""Phases that refuse a request by its head; what grows while its body comes, the exchange counts.
+
+Floor: phases.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pylb.worker.transaction import Transaction
 
 
 def body(limit: int) -> Callable[[Transaction], Result] | None:
-    """Refuse a body whose length is known to be above ``limit`` bytes; 0: no limit."""
+    """Refuse a body that is known to be longer than ``limit`` bytes; 0: no limit."""
     if not limit:
         return None
 

@@ -1,4 +1,4 @@
-"""Which server gets a request. Runs once for each try."""
+"""Pick: which server gets a request. Runs once for each try. Floor: phases."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Connections to servers: opening one, as the server's configuration says, for a transaction.
 
-Floor: server side.
+Floor: server side. Knows all its codecs, and a transaction as far as a PROXY header and TCP mode need it.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
         async with asyncio.timeout(core.timeouts.connect):
             codec = await _open(core, server, tx, made)
     except BaseException:
-        # Given up between its connection and here, uvloop's transport tells nobody of its end.
+        # When this is cancelled after the connection was made, uvloop's transport reports no end of it.
         for one in made:
             if one.transport is not None:
                 one.connection_lost(None)
         raise
-    if codec.closed:  # before this task's turn; nobody would hear of it any more
+    if codec.closed:  # before this task had its turn: there is no exchange yet that could be told
         raise ConnectionResetError("closed at once")
     if not isinstance(codec, Http2ServerConnection):
         return codec
@@ -55,7 +55,7 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
     if server.send_proxy == "off":
         server.shared.append(codec)
     else:
-        codec.leaving = True  # announced as one client's: one stream
+        codec.leaving = True  # the PROXY header names one client: one stream only
     return codec.side()
 
 

@@ -30,7 +30,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
     """One connection to a server, and the server side of each exchange that it serves.
 
     Args:
-        private: it was announced as one client's (PROXY header), so it can't serve another.
+        private: its PROXY header has named one client, so it can't serve another.
     """
 
     __slots__ = (
@@ -155,7 +155,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         return True
 
     def _response(self, exchange: FromServer, head: ResponseHead, data: bytes, end: int) -> None:
-        """Pass on a head, and what came of the body with it."""
+        """Pass on a head, and the part of the body that came with it."""
         size = len(data) - end
         if head.chunked:
             chunks = self.chunks = ChunkScanner()

@@ -244,7 +244,7 @@ class Http2ServerStream(ServerSide):
 
     @serving
     def finished(self, event: h2.events.StreamEnded) -> None:
-        """The server has said all."""
+        """The server has sent END_STREAM."""
         exchange = self.exchange
         if exchange is None:
             return

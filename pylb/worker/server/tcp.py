@@ -1,6 +1,6 @@
-"""A connection to a server in TCP mode: there are no messages, so it is a pipe as soon as it is asked.
+"""A connection to a server in TCP mode: there are no messages, so it is ready to be a pipe at once.
 
-Floor: server side.
+Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class TcpServerConnection(ServerSide, asyncio.Protocol):
         return ConnectionPipe(self.core, self.transport, self.buffer, self.eof)
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
-        """There is none."""
+        """There is none in TCP mode."""
 
     def end(self, trailers: Trailers) -> None:
-        """There is none."""
+        """There is none in TCP mode."""
 
     def release(self) -> None:
         self.abort()
