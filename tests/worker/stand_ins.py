@@ -1,29 +1,17 @@
-"""Two fake sides around a real exchange, and two fake pipes: they note what they are told.
+"""Fake sides, a fake exchange and fake pipes: they note what they are told.
 
-A fake side plays its part of `pylb.worker.sides` without bytes or connections. An exchange is called through
-`Scene.tell`, which catches what it raises and hands it back by ``crashed``, as every codec does.
+A fake side plays its part of `pylb.worker.sides` without bytes or connections.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import pytest
-
-from pylb.config.address import parse_address
-from pylb.config.model import Backend as BackendConfig
-from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Limits, Server, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead, read_response
-from pylb.scoreboard import Field, Scoreboard, ServerField
-from pylb.worker import backend, phases
-from pylb.worker import exchange as exchange_
-from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import (
@@ -38,10 +26,6 @@ from pylb.worker.sides import (
     contents,
 )  # fmt: skip
 from pylb.worker.transaction import Transaction
-from tests.http.wire import TestCore, Transport
-
-SERVERS = 3
-_BOARD = Scoreboard(1)
 
 
 class Fault(Exception):
@@ -257,137 +241,6 @@ class FakeServer(Told, ServerSide):
         return b"".join(
             one[2] if one[0] == "request" else one[1] for one in self.told if one[0] in ("request", "body")
         )
-
-
-class _InOrder:
-    """A balancer that picks the first server that was not tried."""
-
-    def pick(self, tried: frozenset[int]) -> int | None:
-        return min(set(range(SERVERS)) - tried, default=None)
-
-
-Account = dict[str, Any]
-
-
-class Scene:
-    """An exchange between a fake client and fake servers.
-
-    Each connection to a server is what stands first in ``connections``: a side, or the error of a connection
-    that fails. Connecting takes until `connect` is called.
-
-    Args:
-        pooled: whether the servers have an idle connection each.
-        frontend: the frontend's configuration, beside the usual.
-    """
-
-    def __init__(
-        self,
-        patch: pytest.MonkeyPatch,
-        pooled: bool = True,
-        retries: int = 1,
-        timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
-        **frontend: Any,
-    ) -> None:
-        core = self.core = TestCore(timeouts, limits)
-        servers = tuple(
-            Server(name=f"s{number}", address=parse_address(f"127.0.0.{number + 1}:9"))
-            for number in range(SERVERS)
-        )
-        config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries)
-        self.backend = backend.Backend(config, _BOARD, servers.index, 0, lambda: True)
-        self.backend.balancer = cast(Any, _InOrder())
-        for number in range(SERVERS):
-            _BOARD.server_column(ServerField.ACTIVE, number)[0] = 0
-        front = FrontendConfig(
-            **{"name": "f", "bind": (parse_address("127.0.0.1:80"),), "backend": "b", **frontend}
-        )
-        self.frontend = phases.compiled(front, {"b": self.backend}, core)
-        self.frontend.on_account = (self._account,)
-        self.accounts: list[Account] = []
-        self.connections: list[FakeServer | Exception] = []
-        self.idle = [FakeServer() for _ in servers] if pooled else []
-        for server, side in zip(self.backend.servers, self.idle, strict=False):
-            server.pool.append(side)
-        self.facts = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
-        self.client = FakeClient(self.facts)
-        self.exchange: Exchange = begin(core, self.facts, self.frontend)
-        patch.setattr(exchange_, "connect", self._connect)
-
-    async def _connect(self, core: object, server: backend.Server, tx: Transaction) -> ServerSide:
-        one = self.connections.pop(0)
-        if isinstance(one, Exception):
-            raise one
-        return one
-
-    def _account(self, tx: Transaction) -> None:
-        names = [
-            name for name in Transaction.__slots__ if name not in ("client", "frontend", "head", "backend")
-        ]
-        account = {name: getattr(tx, name) for name in names}
-        account["status"] = tx.response.status if tx.response is not None else 0
-        self.accounts.append(account)
-
-    # What happens
-
-    def tell(self, word: Callable[..., object], *arguments: Any) -> None:
-        """Tell the exchange something, as a codec does that works for it."""
-        if self.accounts:
-            return
-        try:
-            word(*arguments)
-        except Exception as error:
-            self.exchange.crashed(error)
-
-    def request(self, head: RequestHead | None = GET, body: bytes = b"", end: bool = True) -> None:
-        """The client's request has come."""
-        self.tell(self.exchange.request, self.client, head, body, end)
-
-    def connect(self, *connections: FakeServer | Exception) -> None:
-        """The connection that is under way, and those that follow of it, are there, or have failed."""
-        self.connections += connections
-        self.core.stand_in.run_tasks()
-
-    def pass_(self, seconds: float) -> None:
-        """Time passes, and the worker looks at the deadlines."""
-        self.core.now += seconds
-        if self.exchange.due() < self.core.now:
-            self.tell(self.exchange.expire)
-
-    def late(self) -> None:
-        """The next deadline passes."""
-        due = self.exchange.due()
-        self.core.now = due + 0.1
-        self.tell(self.exchange.expire)
-
-    # What is seen
-
-    @property
-    def server(self) -> FakeServer:
-        """The side that the exchange has."""
-        return cast(FakeServer, self.exchange.server)
-
-    @property
-    def count(self) -> dict[str, int]:
-        """The counters that are not 0."""
-        counted = [field for field in Field if field < Field.REFUSED_FOR]
-        return {field.name: self.core.counters[field] for field in counted if self.core.counters[field]}
-
-    def over(self) -> Account:
-        """The one account of an exchange that is over, of which nothing is left."""
-        (account,) = self.accounts
-        assert [sum(server.active) for server in self.backend.servers] == [0] * SERVERS
-        exchange = self.exchange
-        assert self.core.spare == [exchange]
-        for slot in set(Exchange.__slots__) - {"core", "tx"}:
-            assert getattr(exchange, slot) == getattr(Exchange(self.core), slot), slot
-        for slot in set(Transaction.__slots__) - {"client", "frontend", "backend", "began_ns"}:
-            assert getattr(exchange.tx, slot) == getattr(Transaction(), slot), slot
-        assert all(side.free for side in self.idle)
-        assert all(task.cancelled for task in self.core.stand_in.tasks)
-        assert self.core.counters[Field.REQUESTS] == 1
-        assert sum(self.backend.times[:-1]) + sum(self.core.times[:-1]) == 1
-        return account
 
 
 class FakeExchange(Told, FromClient, FromServer):
