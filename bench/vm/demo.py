@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig.report import in_words, machine
-from bench.vm.clients import Answered, clients
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
-from bench.vm.scene import REST, SOURCE, Scene, answering, spin, used
+from bench.vm.scene import REST, SOURCE, Scene, answering, spin, used, wrk
 
 CLIENTS = 96
 EVERY = 0.25
@@ -44,12 +43,14 @@ Sample = dict[str, Any]
 class Story:
     """Plays it, and looks four times a second."""
 
-    def __init__(self, scene: Scene, controller: HostController, balancer: Pylb, folder: Path) -> None:
+    def __init__(
+        self, scene: Scene, controller: HostController, balancer: Pylb, folder: Path, answered: list[int]
+    ) -> None:
         self.samples: list[Sample] = []
         self.actions: list[dict[str, Any]] = []
         self._scene, self._controller, self._balancer = scene, controller, balancer
         self._act = folder / "act.toml"
-        self._answered = Answered()
+        self._answered = answered
         self._phase = CALM
         self._began = 0.0
 
@@ -60,7 +61,8 @@ class Story:
         guest = self._balancer.guest
         try:
             await asyncio.sleep(PHASES[CALM])
-            async with clients(guest.address, 8080, CLIENTS) as self._answered:
+            load = asyncio.create_task(wrk(guest.url(), 10_000, CLIENTS, keep_alive=False))
+            try:
                 await self._for(LENT)
                 await spin(self._scene.guests["neighbour"])
                 await self._for(TAKEN)
@@ -68,6 +70,8 @@ class Story:
                 await self._controller.stop()
                 await self._controller.start("--act", str(self._act))
                 await self._for(ACTS)
+            finally:
+                load.cancel()
             await self._for(ENDED)
         finally:
             looking.cancel()
@@ -81,7 +85,7 @@ class Story:
         before, answered = self._scene.cpu(), 0
         while True:
             await asyncio.sleep(EVERY)
-            after, now = self._scene.cpu(), self._answered.count
+            after, now = self._scene.cpu(), self._answered[0]
             sample: Sample = {
                 "at": round(time.monotonic() - self._began, 2),
                 "phase": self._phase,
@@ -100,19 +104,20 @@ class Story:
 
 async def play() -> dict[str, Any]:
     """All of it."""
+    answered = [0]
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
         source = Path(folder) / "source.toml"
         source.write_text(SOURCE)
         async with (
             HostController(source=f"hypervisor:{source}") as controller,
             Scene(controller.socket) as scene,
-            answering(scene.host) as server,
+            answering(scene.host, answered=answered) as server,
         ):
             guest, _ = await asyncio.gather(scene.boot("lb", 2), scene.boot("neighbour", 2))
             balancer = Pylb(guest, (1, 2), [server])
             await balancer.start()
             await until("the balancer holds a lease", controller.leases)
-            story = Story(scene, controller, balancer, Path(folder))
+            story = Story(scene, controller, balancer, Path(folder), answered)
             await story.play()
             decisions = (await balancer.status())["scaling"]["decisions"]
     return {

@@ -137,8 +137,8 @@ async def files(guest: Guest, size: int = 128) -> str:
 class _Answer(asyncio.Protocol):
     """Answers each request head on its connection."""
 
-    def __init__(self, response: bytes) -> None:
-        self._response, self._data = response, b""
+    def __init__(self, response: bytes, answered: list[int]) -> None:
+        self._response, self._data, self._answered = response, b"", answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -147,13 +147,18 @@ class _Answer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *heads, self._data = (self._data + data).split(b"\r\n\r\n")
         self._transport.write(self._response * len(heads))
+        self._answered[0] += len(heads)
 
 
 @contextlib.asynccontextmanager
-async def answering(host: str, size: int = 128) -> AsyncIterator[str]:
-    """A server in this process, at this host's address in the guests' network; gives its address."""
+async def answering(host: str, size: int = 128, answered: list[int] | None = None) -> AsyncIterator[str]:
+    """A server in this process, at this host's address in the guests' network; gives its address.
+
+    It counts what it has answered in the first place of ``answered``.
+    """
     response = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n{'x' * size}".encode()
-    server = await asyncio.get_running_loop().create_server(lambda: _Answer(response), host, 0)
+    counted = [0] if answered is None else answered
+    server = await asyncio.get_running_loop().create_server(lambda: _Answer(response, counted), host, 0)
     async with server:
         yield f"{host}:{server.sockets[0].getsockname()[1]}"
 

@@ -4,8 +4,10 @@ As the paper's figure 4: the cores that machines compete for go by preference to
 the balancer and machines that are named with it (*L/W*: its web servers; *L/A*: any others).
 
 A machine has preference from its balancer's first report of pressure until the balancer has been calm for
-`CALM` seconds, or its lease ends. It is given at most once in `EVERY` seconds to each machine: whoever comes
-and goes, or says so, can't make the host do more. Taking it back never waits.
+`CALM` seconds, or its lease ends. Calm is who reports no pressure *and* whose machine uses no more than it
+got without preference: else preference itself would end the pressure, and come and go. It is given at most
+once in `EVERY` seconds to each machine: whoever comes and goes, or says so, can't make the host do more.
+Taking it back never waits.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 
 CALM = 3.0
 """Seconds without pressure after which preference ends."""
+SLACK = 0.1
+"""Cores by which a machine may use more than it did before, and count as calm."""
 EVERY = 3.0
 """Seconds between two times at which the same machine is given preference."""
 VCPU_AFTER = 0.5
@@ -69,6 +73,8 @@ class _Case:
     pressed_at: float = -math.inf
     preferred: bool = False
     given_at: float = -math.inf
+    had: float = 0.0
+    """Cores that its machine used when it was given preference."""
     reason: str = ""
     """Why it has preference, or why it has it no more."""
     vcpus: int = 0
@@ -93,6 +99,8 @@ class Policy:
         for machine, those in by_machine.items():
             pressed = max((one for one in those if one.pressed), key=lambda one: one.pressure, default=None)
             case = self._cases.setdefault(machine, _Case())
+            if case.preferred and max(one.used for one in those) > case.had + SLACK:
+                case.pressed_at = now  # without preference it would be under pressure again
             if pressed is None:
                 self._calm(now, case, "" if now - case.pressed_at < CALM else f"calm for {CALM:g} s")
             else:
@@ -129,6 +137,7 @@ class Policy:
         case.pressed_at = now
         if not case.preferred and now - case.given_at >= EVERY:
             case.preferred, case.given_at, case.reason = True, now, reason(balancer)
+            case.had = balancer.used
         wanted = min(balancer.cores, math.ceil(balancer.pressure))
         due = now - case.pressed_since >= VCPU_AFTER and now - case.vcpus_at >= VCPU_EVERY
         if due and wanted > max(balancer.workers, case.vcpus):

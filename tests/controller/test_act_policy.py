@@ -34,6 +34,17 @@ def test_it_ends_after_three_calm_seconds() -> None:
     assert wanted.ended == {"lb": "calm for 3 s"}
 
 
+def test_preference_that_ends_the_pressure_stays() -> None:
+    """It came and went every few seconds: under pressure without it, calm with it."""
+    policy = Policy()
+    policy.decide(0.0, [PRESSED])  # the machine gets half a core
+    with_it = Balancer("lb", "pylb", 2, 1.2, 2, used=1.5)
+    assert all(policy.decide(now / 10, [with_it]).preferred for now in range(1, 200))
+    for now in (20.0, 20.0 + CALM):
+        wanted = policy.decide(now, [Balancer("lb", "pylb", 2, 0.3, 2, used=0.4)])
+    assert wanted.ended == {"lb": "calm for 3 s"}
+
+
 def test_it_ends_with_the_lease() -> None:
     policy = Policy()
     policy.decide(0.0, [PRESSED])
