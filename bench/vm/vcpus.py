@@ -27,6 +27,8 @@ from bench.vm.scene import SOURCE, Scene, answering, wrk
 
 HOST = "on this host"
 KINDS = {HOST: f"serial:{CONTROLLER_PORT}", "embedded": ""}
+LOOK = {HOST: 0.05, "embedded": 0.5}
+"""Seconds between two looks at pylb's status: in an emulated guest each costs a part of the idle vCPU."""
 LIMIT = 2.0
 LONGEST = 20.0
 """Seconds that are waited for the second worker: where the load is no pressure, there is none."""
@@ -59,16 +61,16 @@ def _serving(balancer: Pylb, count: int) -> Callable[[], Awaitable[bool]]:
     return so
 
 
-async def _turn(guest: Guest, balancer: Pylb) -> dict[str, float]:
+async def _turn(guest: Guest, balancer: Pylb, look: float) -> dict[str, float]:
     taken = {"online_call": await _set(guest, True)}
     try:
-        taken["up"] = await until("two workers serve", _serving(balancer, 2), LONGEST)
+        taken["up"] = await until("two workers serve", _serving(balancer, 2), LONGEST, look)
     except TimeoutError:
         taken["up"] = LONGEST
         print(f"still one worker: {(await balancer.status())['scaling']['reason']}", flush=True)
     await asyncio.sleep(STAY)
     taken["offline_call"] = await _set(guest, False)
-    taken["down"] = await until("one worker is left", _serving(balancer, 1))
+    taken["down"] = await until("one worker is left", _serving(balancer, 1), look=look)
     await asyncio.sleep(STAY)
     return {name: round(seconds, 3) for name, seconds in taken.items()}
 
@@ -121,7 +123,7 @@ async def play(turns: int) -> dict[str, Any]:
                     found["limits"] = [status["scaling"][key] for key in ("min", "max")]
                     taken = found["turns"][kind] = []
                     for number in range(turns):
-                        taken.append(await _turn(guest, balancer))
+                        taken.append(await _turn(guest, balancer, LOOK[kind]))
                         words = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in taken[-1].items())
                         print(f"{kind}, turn {number + 1} of {turns}: {words}", flush=True)
                     decisions = (await balancer.status())["scaling"]["decisions"]
