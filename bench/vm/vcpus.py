@@ -166,16 +166,18 @@ def page(found: dict[str, Any]) -> str:
                 f"| {kind} | {words} | {statistics.median(times):.2f} s | {max(times):.2f} s | {within} | "
                 f"{calls:.2f} s |"
             )
-    lines += ["", "pylb's reasons:", ""]
+    if found["reasons"]:
+        lines += ["", "pylb's reasons:", ""]
     lines += [f"- {kind}: {reason}" for kind, reasons in found["reasons"].items() for reason in reasons]
-    lines += [
-        "",
-        "With `--act` and the source `hypervisor` the controller has the agent do it, on the balancer's "
-        "pressure, and takes the vCPU offline 30 s after that:",
-        "",
-        "| load began → vCPU online | → two workers serve | load ended → vCPU offline |",
-        "|---|---|---|",
-    ]
+    if found["acting"]:
+        lines += [
+            "",
+            "With `--act` and the source `hypervisor` the controller has the agent do it, on the balancer's "
+            "pressure, and takes the vCPU offline 30 s after that:",
+            "",
+            "| load began → vCPU online | → two workers serve | load ended → vCPU offline |",
+            "|---|---|---|",
+        ]
     for turn in found["acting"]:
         cells = [f"{seconds:.2f} s" if seconds is not None else "not lent" for seconds in turn.values()]
         lines.append(f"| {' | '.join(cells)} |")
