@@ -48,6 +48,7 @@ class Network:
         """A new port: its device, and the address and MAC of the guest at it."""
         self._count += 1
         device, last = f"{self.name}t{self._count}", self._count + 1
+        _ip("link", "del", device, check=False)  # a killed run's
         _ip("tuntap", "add", "dev", device, "mode", "tap")
         _ip("link", "set", device, "master", self.name, "up")
         octets = [int(part) for part in self._subnet.split(".")[1:]]
