@@ -72,3 +72,17 @@ async def test_an_error_towards_a_server_is_followed_by_another(
     line.connect(fails)
     assert line.asked == ["usual", "usual"] and line.far.written == b"in" and line.near.written == b""
     assert [type(error) for error in errors] == [Fault]
+
+
+async def test_an_error_while_the_name_is_read_is_not_told_as_the_clients_leaving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line(monkeypatch, sni=True).begin()
+    errors = line.core.errors = []
+    with monkeypatch.context() as patch:
+        patch.setattr(client_tcp, "server_name", _raises)
+        line.comes(line.near, b"\x16")
+    line.settle()
+    assert line.near.aborted and not line.core.clients
+    assert [type(error) for error in errors] == [Fault]
+    assert line.accounts == [(Reason.INTERNAL, "R", 0, 0)]
