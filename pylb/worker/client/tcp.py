@@ -78,6 +78,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
+            else:
+                self.core.internal(error)
         self.core.emptier()
 
     @guarded
