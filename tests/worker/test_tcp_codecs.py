@@ -37,6 +37,7 @@ async def test_without_server_names_the_first_byte_is_not_waited_for(line: Line)
     assert (line.far.written, line.near.written) == (b"in", b"out!")
     line.near.close()
     assert line.over() == (None, "-", 2, 4)
+    assert [line.core.counters[field] for field in (Field.BYTES_IN, Field.BYTES_OUT)] == [2, 4]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ async def test_without_a_server_the_client_is_closed(line: Line, error: OSError,
     line.connect(error, error)
     assert line.near.aborted and line.near.written == b""
     assert line.over()[:2] == (reason, "C")
+    assert line.core.counters[Field.BYTES_IN] == 2  # was read, though nobody got it
 
 
 # The tunnel

@@ -88,7 +88,9 @@ async def test_an_error_while_the_name_is_read_is_not_told_as_the_clients_leavin
     assert line.accounts == [(Reason.INTERNAL, "R", 0, 0)]
 
 
-async def test_an_error_while_it_is_told_that_a_client_left_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_while_it_is_told_that_a_client_left_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     line = Line(monkeypatch, sni=True).begin()
     errors = line.core.errors = []
     line.comes(line.near, b"\x16")

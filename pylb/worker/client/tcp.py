@@ -84,6 +84,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
 
     @guarded
     def data_received(self, data: bytes) -> None:
+        self.core.counters[Field.BYTES_IN] += len(data)
         self.buffer += data
         if self.exchange is None and not self.closed:
             try:
