@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from rich.console import Console
 from rich.table import Table
 
+from pylb.http import request as request_module
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import BadResponse, read_response
@@ -118,6 +119,8 @@ LONG_LINES: dict[str, Callable[[int], bytes]] = {
 
 
 def _request_head(limits: HeadLimits, everything: bool = False) -> RequestHead:
+    """A reader that knows no head, not even the last that another has read."""
+    request_module._last = None
     return RequestHead(
         *(b"192.0.2.7", b"192.0.2.1:80", b"http", limits),
         trusted=everything,

@@ -31,8 +31,8 @@ _RETRY_PORT = 1.0  # a port says nothing when its other end comes back
 _SILENCE = 10.0  # seconds without a word after which the connection is made anew
 _MAX_UNSENT = 65536
 _HELLO_EVERY = 0.5  # seconds between two hellos on one stream
-_REMEMBERED = 256  # reports of which we know when they were sent
-_BEGIN_ANEW = frozenset({"hello", "lease", "json"})  # errors after which the controller doesn't know us
+_REMEMBERED = 256  # reports for which it is known when they were sent
+_BEGIN_ANEW = frozenset({"hello", "lease", "json"})  # errors of a controller that doesn't know this one
 
 
 async def open_stream(
@@ -74,7 +74,7 @@ def _connect_unix(path: str) -> socket.socket:
 
 
 def client_tls(ca: str, cert: str | None = None, key: str | None = None) -> ssl.SSLContext:
-    """TLS towards a controller whose certificate ``ca`` signed; with ``cert`` also showing our own."""
+    """TLS towards a controller whose certificate ``ca`` signed; with ``cert`` also showing a certificate."""
     context = ssl.create_default_context(cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if cert:
@@ -121,7 +121,8 @@ class ControllerClient:
             self._greet(writer)
 
     def _greet(self, writer: asyncio.StreamWriter) -> None:
-        """Say hello, and how we are: or the controller would share out the cores that we use."""
+        """Send a hello and the last report: without that the controller would lease out the cores that this
+        balancer uses."""
         self._session, self._seq = secrets.token_hex(8), 0
         self._greeted_at = time.monotonic()
         self._sent = {0: self._greeted_at}
@@ -198,11 +199,11 @@ class ControllerClient:
         return False
 
     def _take_grant(self, grant: Grant) -> bool:
-        """Keep it if it is for us and still in force."""
+        """Keep it if it answers this session and is still in force."""
         now = sent = time.monotonic()
         if grant.session or self._knows_sessions:
             if grant.session != self._session or grant.seq not in self._sent:
-                return False  # it was for our predecessor, or for us before a machine was set back
+                return False  # for a process before this one, or from before the machine was set back
             self._knows_sessions = True
             sent = self._sent[grant.seq]
         # else: a controller that knows no sessions

@@ -1,4 +1,7 @@
-"""How many descriptors this process has, may have, and needs for the places of `controller.places`."""
+"""How many descriptors this process has, may have, and needs for the places of `controller.places`.
+
+Knows numbers and the kernel, and no peer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The controller without a socket: for a balancer on the machine whose cores it uses itself."""
+"""The controller without a socket: for a balancer on the machine whose cores it uses itself.
+
+Beside `client`, whose interface it has; knows leases and sources, and no peer.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class EmbeddedController:
         self._report = report
         now = time.monotonic()
         if now < self.since:
-            return  # that nothing is known to be idle doesn't mean that nothing is
+            return  # nothing was measured yet, which doesn't mean that no core is idle
         self._table.join("self", self.hello, now)
         self._table.report("self", report, now)
         source = self.source

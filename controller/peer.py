@@ -1,8 +1,8 @@
 """One connection to the controller: checks who is there, passes on what it says, sends what it is granted.
 
 It can cost little: a line is bounded, so is what it sends between two ticks and what it leaves unread, and a
-hello must come soon. Nothing that it sends ends the server. It knows the places and the sharing, whose it is,
-and not the server that accepted it.
+hello must come soon. Nothing that it sends ends the server. It knows the places and the sharing
+that it belongs to, and not the server that accepted it.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ class Peer(asyncio.BufferedProtocol):
         return line if begun else b"\n" + line
 
     def _end(self) -> None:
-        """Say no more. What it still sends is read for a moment, or the kernel throws our answer away."""
+        """Send nothing more. What it still sends is read for a moment, or the kernel drops the answer."""
         assert self._transport is not None
         self._sharing.left(self.key)
         if self._transport.is_closing() or not self._transport.can_write_eof():

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 VERSION = 1
 MAX_LINE = 65536
+"""Bytes of one line, newline included."""
 MAX_STATUS = 16 * 1024 * 1024
 """Bytes of a `Status`, which has a lease for each balancer."""
-"""Bytes of one line, newline included."""
 MAX_CORES = 1_000_000
 """Anything above is nonsense and refused."""
 
@@ -34,7 +34,7 @@ class ProtocolError(Exception):
 class Hello:
     """Balancer: who I am. ``min``/``max`` workers, ``weight`` in the sharing, ``token`` if asked for.
 
-    ``session`` is a new one with every hello: what answers another one is not for us.
+    ``session`` is a new one with every hello: a grant for another session is not for this balancer.
     """
 
     type: ClassVar[str] = "hello"

@@ -32,7 +32,7 @@ def device(path: str, ports: Path = _PORTS) -> str:
 
 
 async def open_serial(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a port; that somebody is at its other end is not said by that.
+    """Open a port; whether anything is at its other end is not known then.
 
     Raises:
         OSError: it can't be opened, or somebody else has it (EBUSY).

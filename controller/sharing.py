@@ -81,7 +81,7 @@ class Sharing:
             self._due = asyncio.get_running_loop().call_later(max(0.0, wait), self.share)
 
     def share(self) -> None:
-        """Work the leases out anew and tell whom it concerns."""
+        """Work the leases out anew, and give each balancer its own."""
         self.cancel()
         self._shared_at = now = time.monotonic()
         source = self.source
@@ -157,7 +157,7 @@ class Sharing:
             self.changed()
 
     def left(self, key: str) -> None:
-        """A balancer, or somebody who never was one, has gone."""
+        """A peer has gone, whether it was a balancer or not."""
         if key in self.table.holders:
             self.table.leave(key)
             self.changed()

@@ -32,7 +32,7 @@ def listen_unix(path: str, mode: int, backlog: int) -> tuple[socket.socket, tupl
         _remove_stale(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            os.fchmod(sock.fileno(), 0o600)  # the file is made so: nobody comes in between (man 7 unix)
+            os.fchmod(sock.fileno(), 0o600)  # the file gets this mode when it is made (man 7 unix)
             sock.bind(path)
             about = os.lstat(path)
             if mode != 0o600:
@@ -45,9 +45,10 @@ def listen_unix(path: str, mode: int, backlog: int) -> tuple[socket.socket, tupl
 
 
 def remove_own(path: str, made: tuple[int, int]) -> None:
-    """Remove the file if it is still the one that `listen_unix` made; called while it is listened on.
+    """Remove the file if it is still the one that `listen_unix` made.
 
-    So long nobody takes it for a stale one, and so long the kernel gives its inode to no other file.
+    Call it while the socket still listens: until then no other process takes the file for a stale one, and
+    the kernel gives its inode to no other file.
     """
     with contextlib.suppress(OSError):
         about = os.lstat(path)

@@ -258,7 +258,7 @@ class Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.line(record)
-        except Exception as error:  # arguments that don't fit the text: a mistake of ours, not worth more
+        except Exception as error:  # arguments that don't fit the text, which costs this line only
             text = clean(f"a line can't be written: {error!r}: {record.msg!r}")
             line = text.encode("ascii", "backslashreplace") + b"\n"
         self._sink.write(line)

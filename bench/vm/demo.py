@@ -24,7 +24,7 @@ from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
 from bench.vm.scene import REST, SOURCE, Scene, answering, spin, used
 
-CLIENTS = 32
+CLIENTS = 96
 EVERY = 0.25
 TIMES = 100
 """How many times as large the preferred guest's weight is: on two CPUs ten would leave the neighbour too much

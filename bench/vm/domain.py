@@ -53,11 +53,11 @@ def missing() -> str:
 
 
 def isolate() -> None:
-    """Go on in mount and process namespaces of our own; returns in there only."""
+    """Go on in namespaces of our own (mounts, network, processes); returns in there only."""
     if _ISOLATED not in os.environ:
         done = subprocess.run(
             # The shell is process 1, and takes in what libvirtd leaves: it waits for that.
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
+            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
              "sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-m", "bench.vm", *sys.argv[1:]],
             env=os.environ | {_ISOLATED: "1"},
         )  # fmt: skip

@@ -66,8 +66,8 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
         act.write_text(f'state = "{act}.state"\n[together]\n{balancer.guest.name} = {others}\n')
         more = ["--act", str(act)]
     wanted = set() if together is None else {scene.guests[name].name for name in ("lb", *together)}
-    await controller.start(*more)
     try:
+        await controller.start(*more)
         await until("the balancer holds a lease", controller.leases)
         loading = asyncio.create_task(wrk(balancer.guest.url(), 60, CLIENTS, keep_alive=False))
         try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.rig.report import machine
+from bench.rig.report import in_words, machine, write
 from bench.vm import domain
 from bench.vm.domain import DomainGuest, Libvirtd
 from bench.vm.ends import HostController, Pylb, until
@@ -36,7 +35,7 @@ from controller.sources.machines import MachineFacts
 from controller.sources.procreader import ProcReader
 
 CPUTUNE = "<shares>2048</shares><period>100000</period><quota>80000</quota><vcpupin vcpu='1' cpuset='1'/>"
-LIMITS = [[0, 1], [1]], 1.6, 200
+LIMITS = "CPUs [0, 1] and [1], cap 1.6, weight 200"
 """What `CPUTUNE` says, on two CPUs, where 1024 shares are a weight of 100."""
 STILL = 8.0
 """Seconds for which libvirtd stands still: more than after which the reader gives a call up."""
@@ -80,8 +79,9 @@ class _Watch:
             task.cancel()
 
 
-def _limits(facts: MachineFacts) -> tuple[Any, ...]:
-    return [sorted(vcpu.cpus) for vcpu in facts.vcpus.values()], round(facts.cap, 3), round(facts.weight)
+def _limits(facts: MachineFacts) -> str:
+    cpus = " and ".join(str(sorted(vcpu.cpus)) for vcpu in facts.vcpus.values())
+    return f"CPUs {cpus}, cap {facts.cap:g}, weight {facts.weight:g}"
 
 
 async def _first(reader: Reader) -> MachineFacts:
@@ -114,8 +114,8 @@ async def _facts(empty: Path, neighbour: DomainGuest) -> list[Row]:
     try:
         told, read = _limits(await _first(libvirt)), _limits(await _first(proc))
         rows = [
-            Row("pins, cap and weight of the neighbour by libvirt", f"{told}", told == LIMITS),
-            Row("the same by /proc and cgroups", f"{read}", read == told),
+            Row("pins, cap and weight of the neighbour by libvirt", told, told == LIMITS),
+            Row("the same by /proc and cgroups", read, read == told),
         ]
         burner = await neighbour.start(f"python3 -m bench.vm.burn {_DUTY} 1")
         by_libvirt, by_proc = await _needs(
@@ -153,7 +153,8 @@ async def _trouble(daemon: Libvirtd, controller: HostController) -> list[Row]:
     await daemon.start()
     again = await until("idle cores are known again", lends, 20)
     machines = {lease["machine"] for lease in await controller.leases()}
-    seen = f"{gone:.2f} idle cores, {again:.2f} s after its start as before; the balancer is in {machines}"
+    seen = f"{gone:.2f} idle cores, {again:.2f} s after its start as before; "
+    seen += f"the balancer is in {', '.join(machines)}"
     good = gone == 0 and again < FRESH_AGAIN and machines == {"lb"}
     return [*rows, Row("libvirtd is killed and started", seen, good)]
 
@@ -184,25 +185,22 @@ async def play() -> dict[str, Any]:
     return {"machine": machine(), "accelerator": ACCELERATOR, "rows": [asdict(row) for row in rows]}
 
 
-def page(found: dict[str, Any]) -> str:
-    """The page of what was found."""
+def page(found: dict[str, Any]) -> list[str]:
+    """The page of what was found, in lines."""
     lines = [
         "# libvirt as the reader of machines", "",
         f"`python -m bench.vm libvirt`; QEMU with {found['accelerator']}, libvirt 9; "
-        f"{'; '.join(f'{key}: {value}' for key, value in found['machine'].items())}", "",
+        f"{in_words(found['machine'])}.", "",
         "| what | seen | as it should be |", "|---|---|---|",
     ]  # fmt: skip
     for row in found["rows"]:
         lines.append(f"| {row['what']} | {row['seen']} | {'yes' if row['good'] else 'no'} |")
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def run(folder: Path, turns: int) -> bool:
     """Play, and write ``vm_libvirt.json`` and ``vm_libvirt.md``; whether all was as it should be."""
     domain.isolate()
     found = asyncio.run(play())
-    (folder / "vm_libvirt.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "vm_libvirt.md").write_text(page(found))
-    for row in found["rows"]:
-        print(f"{row['what']}: {row['seen']}")
+    write("vm_libvirt", found, page(found), folder)
     return all(row["good"] for row in found["rows"])

@@ -12,14 +12,13 @@ import asyncio
 import json
 import os
 import signal
-import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from bench.rig.report import machine
+from bench.rig.report import in_words, machine, quantile, spread, write
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, PLUG, Guest
 from bench.vm.image import image
@@ -141,15 +140,18 @@ async def _serve_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     writer.close()
 
 
-async def _round_trips(guest: Guest, kind: str, count: int) -> list[float]:
+async def _round_trips(guest: Guest, kind: str, count: int) -> dict[str, float]:
+    """Milliseconds: the median, and what 99 of 100 don't exceed."""
     answer = await guest.do(f"python3 -m bench.vm.echo {CONTROLLER_PORT} {kind} {count}", 120)
     found: list[float] = json.loads(answer)
-    return found[len(found) // 10 :]  # the first ones are translated while they run
+    times = [1000 * seconds for seconds in found[len(found) // 10 :]]  # the first are being translated
+    return {"median": quantile(times, 0.5), "p99": quantile(times, 0.99)}
 
 
 async def play(turns: int) -> dict[str, Any]:
     """All of it."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "turns": turns}
+    found["load"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
         path = Path(folder) / "echo"
         server = await asyncio.start_unix_server(_serve_echo, path)
@@ -166,30 +168,36 @@ async def play(turns: int) -> dict[str, Any]:
             scene = Play(controller, guest)
             found["connections_without_balancer"] = await scene.silence()
             await scene.begin()
-            found["troubles"] = {name: [] for name in TROUBLES}
+            seen: dict[str, list[tuple[float, float]]] = {name: [] for name in TROUBLES}
             for _ in range(turns):
                 for name, (_, make) in TROUBLES.items():
                     before, recovery = await make(scene)
                     print(f"{name}: {before:.2f} s, then {recovery:.2f} s", flush=True)
-                    found["troubles"][name].append([before, recovery])
+                    seen[name].append((before, recovery))
+    found["troubles"] = {name: together(times) for name, times in seen.items()}
     return found
 
 
-def page(found: dict[str, Any]) -> str:
-    """The page of what was found."""
+def together(times: list[tuple[float, float]]) -> dict[str, Any]:
+    """The turns of one trouble as one."""
+    before, recovery = zip(*times, strict=True)
+    return {"before": spread(before), "recovery": spread(recovery)}
+
+
+def page(found: dict[str, Any]) -> list[str]:
+    """The page of what was found, in lines."""
     lines = [
         "# The controller's port of a real guest", "",
         f"`python -m bench.vm serial`; QEMU with {found['accelerator']}; "
-        f"{'; '.join(f'{key}: {value}' for key, value in found['machine'].items())}", "",
+        f"{in_words(found['machine'])}; load of the host {found['load']:.1f}.", "",
         "| round trip through virtio-serial | median | 99 % | |", "|---|---|---|---|",
     ]  # fmt: skip
     for key, words, more in (
         ("echo", "a line of 150 bytes and the same back", "guest's Python, QEMU, host's asyncio, and back"),
         ("hello", "hello and its grant", "cores are shared at most every 25 ms"),
     ):
-        times = [1000 * seconds for seconds in found[key]]
-        high = statistics.quantiles(times, n=100)[98]
-        lines.append(f"| {words} | {statistics.median(times):.2f} ms | {high:.2f} ms | {more} |")
+        median, high = found[key]["median"], found[key]["p99"]
+        lines.append(f"| {words} | {median:.2f} ms | {high:.2f} ms | {more} |")
     lines += [
         "", f"While the machine has no balancer, QEMU connects {found['connections_without_balancer']} times "
         f"anew to the controller in {WITHOUT:g} s.",
@@ -197,18 +205,17 @@ def page(found: dict[str, Any]) -> str:
         "| trouble | well again after | at most | counted from | which was after |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for name, times in found["troubles"].items():
-        before, recovery = zip(*times, strict=True)
+        recovery = times["recovery"]
         lines.append(
-            f"| {name} | {statistics.median(recovery):.2f} s | {max(recovery):.2f} s | {TROUBLES[name][0]} | "
-            f"{statistics.median(before):.2f} s |"
+            f"| {name} | {recovery['median']:.2f} s | {recovery['max']:.2f} s | {TROUBLES[name][0]} | "
+            f"{times['before']['median']:.2f} s |"
         )
-    return "\n".join([*lines, ""])
+    return lines
 
 
 def run(folder: Path, turns: int) -> bool:
     """Play, and write ``vm_serial.json`` and ``vm_serial.md``; whether all were well again in time."""
     found = asyncio.run(play(turns))
-    (folder / "vm_serial.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "vm_serial.md").write_text(page(found))
+    write("vm_serial", found, page(found), folder)
     quiet = found["connections_without_balancer"] == 0
-    return quiet and all(recovery < LIMIT for times in found["troubles"].values() for _, recovery in times)
+    return quiet and all(times["recovery"]["max"] < LIMIT for times in found["troubles"].values())

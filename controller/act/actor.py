@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -208,13 +209,16 @@ class Actor:
 
     def _take_offline(self, machine: str) -> None:
         found = self._kept.machines[machine]
-        if self._process(machine) == found.pid:  # else it was started anew, and has what it begins with
+        process = self._process(machine)
+        if process is None and os.path.exists(f"/proc/{found.pid}"):
+            raise OSError("it is not known yet")  # to a source that has just begun
+        if process == found.pid:  # else it was started anew, and has what it begins with
             online, offline = self._vcpus[machine].vcpus(machine)
             ours = sorted(set(found.vcpus) - set(offline))[: online - 1]
             if ours:
                 self._vcpus[machine].set_online(machine, ours, False)
-            what = f"vCPU{'s' if len(ours) > 1 else ''} {', '.join(map(str, ours))} taken offline"
-            self._did(machine, what, self._otherwise)
+                what = f"vCPU{'s' if len(ours) > 1 else ''} {', '.join(map(str, ours))} taken offline"
+                self._did(machine, what, self._otherwise)
         found.vcpus = []
         self._forget(machine)
 

@@ -59,7 +59,7 @@ class AgentVcpus:
             reader = _Reader(sock, until)
             number = secrets.randbelow(1 << 31)
             sock.sendall(_MARK + _command("guest-sync-delimited", {"id": number}))
-            while reader.answer(after_mark=True) != number:  # an answer to somebody who has gone
+            while reader.answer(after_mark=True) != number:  # an answer to one who has left since
                 pass
             answers = []
             for name, arguments in commands:

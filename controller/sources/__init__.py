@@ -1,4 +1,7 @@
-"""Where idleness comes from. To add a source, write a class with `Source`'s methods and name it here."""
+"""Where idleness comes from. To add a source, write a class with `Source`'s methods and name it in `SOURCES`.
+
+Sources know the host and its machines; what leases are, and who talks to the controller, they don't.
+"""
 
 from __future__ import annotations
 

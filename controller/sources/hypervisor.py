@@ -74,12 +74,14 @@ class HypervisorSource:
         self._rates = Rates(HALF_LIFE)
         self._facts_at = -math.inf
         self._now = 0.0
+        self._needs: dict[str, tuple[float, float]] = {}
         self._known: dict[tuple[frozenset[str], frozenset[str]], float] = {}
         self.problem = ""
 
     def sample(self, now: float) -> None:
         self._now = now
         self._known.clear()
+        self._needs = {}
         try:
             facts = self._reader.read(now)
         except OSError as error:
@@ -116,7 +118,9 @@ class HypervisorSource:
 
     def needs(self) -> dict[str, tuple[float, float]]:
         """Per machine the cores that it uses, and those that it needs."""
-        return {name: (machine.run, machine.need) for name, machine in self._rates.machines.items()}
+        if not self._needs:
+            self._needs = {name: (one.run, one.need) for name, one in self._rates.machines.items()}
+        return self._needs
 
     def _host(self) -> frozenset[int]:
         online = frozenset(self._rates.idle)
@@ -141,8 +145,9 @@ class HypervisorSource:
         What the balancers' own network costs isn't counted: the more they had to do, the less they could use.
         """
         busy = sum(1.0 - idle for cpu, idle in self._rates.idle.items() if cpu in self._host())
-        for name, machine in self._rates.machines.items():
-            busy -= machine.run + (machine.beside if name in balancers else 0.0)
+        busy -= sum(run for run, _ in self.needs().values())
+        machines = self._rates.machines
+        busy -= sum(machines[name].beside for name in balancers if name in machines)
         return max(0.0, busy)
 
 

@@ -220,24 +220,25 @@ def may_use(
         host: cores that the host itself uses, on whichever CPU.
     """
     masks: dict[frozenset[int], int] = {}
+    number: dict[frozenset[int], int] = {}  # of the mask of the host's CPUs among these
     for machine in (*mine, *others):
         for vcpu in machine.vcpus:
-            masks.setdefault(vcpu.cpus & cpus, len(masks))
+            if vcpu.cpus not in number:
+                number[vcpu.cpus] = masks.setdefault(vcpu.cpus & cpus, len(masks))
     masks.setdefault(cpus, len(masks))
+    sizes = [float(len(mask)) for mask in masks]
     network = _Host(cpus, list(masks))
     wants = [0.0] * len(masks)
     for machine in mine:
         part = min(1.0, machine.cap / len(machine.vcpus)) if machine.vcpus else 0.0
         for vcpu in machine.vcpus:
-            wants[masks[vcpu.cpus & cpus]] += part
+            wants[number[vcpu.cpus]] += part
     needs: list[tuple[float, float, list[tuple[int, float]]]] = []
     for machine in others:
         parts: dict[int, float] = {}
-        for vcpu in machine.vcpus:
-            if vcpu.cpus & cpus:
-                at = masks[vcpu.cpus & cpus]
-                more = parts.get(at, 0.0) + min(1.0, vcpu.run + vcpu.wait)
-                parts[at] = min(more, float(len(vcpu.cpus & cpus)))
+        for run, wait, allowed in machine.vcpus:
+            if sizes[at := number[allowed]]:
+                parts[at] = min(sizes[at], parts.get(at, 0.0) + min(1.0, run + wait))
         whole = sum(parts.values())
         need = min(machine.cap, whole)
         if need > _EPSILON:

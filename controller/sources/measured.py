@@ -1,4 +1,4 @@
-"""Idleness as measured: per-CPU times of the kernel, smoothed."""
+"""Idleness as measured: per-CPU times of the kernel, smoothed. Knows this machine, and no balancer."""
 
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ class ProcReader:
         self._machines: dict[int, _Process] = {}
         self._looked: dict[int, int] = {}
         self._next_scan = -math.inf
-        self._turn: list[int] = []
-        """Machines to look at again, one at each reading."""
+        self._turn: list[tuple[Callable[[int], None], int]] = []
+        """Machines to look at again, half of one at each reading."""
         self._stat = os.open(proc / "stat", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
@@ -111,8 +111,10 @@ class ProcReader:
             self._next_scan = now + RESCAN
         elif self._machines:
             if not self._turn:
-                self._turn = list(self._machines)
-            self._look(self._turn.pop())
+                looks = self._look, self._look_at_limits
+                self._turn = [(look, pid) for pid in self._machines for look in looks]
+            look, pid = self._turn.pop()
+            look(pid)
         machines: dict[str, MachineFacts] = {}
         for pid in list(self._machines):
             process = self._machines[pid]
@@ -168,6 +170,7 @@ class ProcReader:
         if not found:
             return
         process = self._machines.get(pid)
+        new = process is None
         if process is None:
             taken = {other.name for other in self._machines.values()}
             name = machine_name((self._proc / f"{pid}/cmdline").read_bytes()) or f"process {pid}"
@@ -186,8 +189,17 @@ class ProcReader:
                 del process.threads[number]
             file = os.open(f"{tasks}/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             process.threads[number] = _Thread(tid, file, cpus)
-        process.cap = self._cap(pid, found.values())
-        process.weight = cgroup_weight(self._cgroups, Path(f"{self._proc}/{pid}/cgroup"))
+        if new:
+            self._look_at_limits(pid)
+
+    def _look_at_limits(self, pid: int) -> None:
+        """The cap and the weight of a machine's cgroups."""
+        process = self._machines.get(pid)
+        if process is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # it may end at any time
+            process.cap = self._cap(pid, [thread.tid for thread in process.threads.values()])
+            process.weight = cgroup_weight(self._cgroups, Path(f"{self._proc}/{pid}/cgroup"))
 
     def _cap(self, pid: int, vcpus: Collection[int]) -> float:
         """Cores that a machine's vCPUs may use: by the quota of its cgroup, and by those of their own ones.
@@ -195,7 +207,7 @@ class ProcReader:
         (The main thread's says nothing: libvirt keeps it in a cgroup beside the vCPUs'.)
         """
         groups = [small_file(f"{self._proc}/{pid}/task/{tid}/cgroup") for tid in vcpus]
-        whole = "\n".join(map(_machines, groups[0].split("\n")))
+        whole = "\n".join(map(_machines, groups[0].split("\n"))) if groups else ""
         quotas = {text: quota_of(self._cgroups, text) for text in {whole, *groups}}
         if all(quota is None for quota in quotas.values()):
             return math.inf

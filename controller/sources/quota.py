@@ -106,7 +106,7 @@ def small_file(path: str) -> str:
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(file, 65536).decode(errors="replace")
+        return os.read(file, 16384).decode(errors="replace")
     finally:
         os.close(file)
 

@@ -1,10 +1,13 @@
-"""Field lines: the expression that judges them and finds those that mean something to a reader.
+"""Field lines: the expressions that judge them and find those that mean something to a reader.
 
-A head is never taken apart: one expression runs over all its lines, stops at the few whose names the reader
-has to know, and at the first that is no field line; all other bytes pass as they are. Its time is linear in
-the size of a head, whatever that says: what a repeated byte may be and what may follow it are disjoint, so
-there is one way only to match, and no repetition holds another. (Possessive quantifiers would say so too,
-but Python before 3.11.5 gets some of them wrong.)
+A head is never taken apart: one expression (`finder`) runs over all its lines, stops at the few whose names
+the reader has to know, and at the first that is no field line; all other bytes pass as they are. Of most
+heads it is known beforehand which lines that mean something they may have; the readers have an expression
+each that matches such a head as a whole, with `unlike` for all other lines.
+
+Their time is linear in the size of a head, whatever that says: what a repeated byte may be and what may
+follow it are disjoint, and so are the lines that may follow each other; there is one way only to match.
+(Possessive quantifiers stand behind single bytes only: Python before 3.11.5 gets those of groups wrong.)
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 """A byte of a name (RFC 9110 §5.6.2)."""
 TEXT = rb"[\t -~\x80-\xff]"
 """A byte of a value: visible ones, blank and tab, and obs-text; no CR, LF, NUL or other control byte."""
+
+_INITIALS = [bytes([byte]) for byte in range(256) if re.match(TOKEN, bytes([byte]))]
 
 
 def finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
@@ -41,6 +46,32 @@ def finder(names: Iterable[bytes]) -> re.Pattern[bytes]:
         rb"\n(?:(" + meaningful + rb"):(" + TEXT + rb"*)\r(?=\n)"
         rb"|(?!" + TOKEN + rb"+:" + TEXT + rb"*\r\n)(?s:.*))"
     )
+
+
+def any_case(text: bytes) -> bytes:
+    """An expression for these letters, digits and ``-`` in upper and lower case."""
+    return b"".join(b"[%c%c]" % (byte - 32, byte) if 97 <= byte <= 122 else bytes([byte]) for byte in text)
+
+
+def unlike(names: Iterable[bytes], spelled: Iterable[bytes]) -> bytes:
+    """An expression, without groups, for a field line with its CRLF whose name means nothing.
+
+    Those are all but ``names`` and ``spelled`` (in lower case; here the case in a head is of no importance)
+    and what CGI takes for one of them, but ``spelled`` exactly as they are written.
+    """
+    rests: dict[bytes, list[bytes]] = {}
+    for name in names:
+        rests.setdefault(name[:1], []).append(any_case(name[1:]).replace(b"-", b"[-_]"))
+    for name in spelled:
+        rest = any_case(name[1:])
+        rests.setdefault(name[:1], []).append(b"(?!" + rest + b":)" + rest.replace(b"-", b"[-_]"))
+    # Most lines are told by their first byte; one byte to compare with is found faster than a set of two.
+    others = b"".join(byte for byte in _INITIALS if byte.lower() not in rests)
+    initials = [b"[" + re.escape(others) + b"]"]
+    for initial, some in rests.items():
+        look = b"(?!(?:" + b"|".join(some) + b"):)"
+        initials += [initial + look, initial.upper() + look]
+    return b"(?:" + b"|".join(initials) + b")" + TOKEN + b"*+:" + TEXT + rb"*+\r\n"
 
 
 def without(lines: bytes, names: set[bytes]) -> bytes:

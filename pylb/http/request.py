@@ -15,36 +15,8 @@ from dataclasses import dataclass
 import httptools
 
 from pylb.http.errors import Refused
-from pylb.http.fields import TOKEN, finder, without
-
-# Fields that mean something here; those that nothing is said about below are cut.
-_FIND = finder(
-    [
-        *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings"),
-        *(b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"),
-        *(b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
-        b"x-request-id",
-    ]
-)
-# Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
-# hop-by-hop fields; taking these away would change the message or its framing).
-_KEPT = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"close", b"keep-alive"}
-    | {b"authorization", b"cookie", b"content-type"}
-    | {b"x-request-id", b"x-forwarded-proto", b"x-forwarded-host"}
-)
-_NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-# RFC 9112 §3. A target is visible ASCII; a fragment has no place in it.
-_TARGET = rb"[!-\"$-~]"
-# A line that goes to the server as it is, but for the version.
-_USUAL_LINE = re.compile(rb"(?!CONNECT |TRACE )(" + TOKEN + rb"{1,32}) /" + _TARGET + rb"* HTTP/1\.[01]\r\n")
-_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}) (" + _TARGET + rb"+) (HTTP/[0-9]\.[0-9])")
-_ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^#]*|\?[^#]*)?", re.IGNORECASE)
-_PORT = rb"[0-9]{0,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
-_HOST = re.compile(rb"(?:(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::(?:" + _PORT + rb"))?)?")
-_UPGRADE = re.compile(TOKEN + rb"+(?:/" + TOKEN + rb"+)?")
-IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
-"""Methods that may be sent twice (RFC 9110 §9.2.2)."""
+from pylb.http.requestfields import edit, forwarded_element, judge, understand, usual, value_of
+from pylb.http.requestline import USUAL_LINE, read_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,64 +28,12 @@ class HeadLimits:
     header_count: int = 100
 
 
-def _read_line(line: bytes) -> tuple[bytes, bool, bytes, bytes | None]:
-    """Understand a request line (without its CRLF) that is not the usual one.
-
-    Gives the method, whether it is HTTP/1.1, the line for the server in origin form, and what an absolute
-    target names.
-
-    Raises:
-        Refused: 400, 405 for CONNECT and TRACE, 505 for a version other than 1.0 and 1.1.
-    """
-    match = _LINE.fullmatch(line)
-    if match is None:
-        raise Refused(400, "request_line")
-    method, target, version = match.groups()
-    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
-        raise Refused(505, "version")
-    if method in (b"CONNECT", b"TRACE"):
-        raise Refused(405, "method")
-    authority = None
-    if target[:1] != b"/" and not (target == b"*" and method == b"OPTIONS"):
-        absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None:
-            raise Refused(400, "target")
-        authority = absolute[1]
-        if not _HOST.fullmatch(authority):
-            raise Refused(400, "target")
-        # RFC 9112 §3.2.4: OPTIONS for an empty path means the server as a whole.
-        target = absolute[2] or (b"*" if method == b"OPTIONS" else b"/")
-        if target[:1] == b"?":
-            target = b"/" + target
-    return method, version == b"HTTP/1.1", b"%s %s HTTP/1.1" % (method, target), authority
-
-
-def _judge(block: bytes) -> None:
-    """What llhttp says of a block of fields.
-
-    Raises:
-        Refused: it can't be read.
-    """
-    try:
-        httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
-    except httptools.HttpParserUpgrade:
-        # It doesn't look at the transfer coding then.
-        _judge(without(block[:-4], {b"upgrade"}) + b"\r\n\r\n")
-    except httptools.HttpParserError:
-        raise Refused(400, "syntax") from None
-
-
-def _value(block: bytes, match: re.Match[bytes]) -> bytes:
-    """The value of a field that was found, as it came, without the white space around it."""
-    start, end = match.span(2)
-    return block[start:end].strip(b"\t ")
-
-
 class RequestHead:
     """The head of the request that a connection is at; one object per connection, used again.
 
     A client mostly sends much the same head in each of its requests: one that repeats the last is not read
-    again, and neither are fields that repeat those of the last.
+    again, and neither are fields that repeat those of the last. Others are read by one expression if they are
+    usual ones (`requestfields.py`), and line by line if not.
 
     Args:
         client: the client's address as it goes into ``X-Forwarded-For``.
@@ -134,6 +54,8 @@ class RequestHead:
         "_extra",
         "_suffix",
         "_limits",
+        "_usual",
+        "_usual_bytes",
         "_trusted",
         "_forwarded",
         "_request_id",
@@ -147,7 +69,7 @@ class RequestHead:
         "upgrade",
         # of the last head that was understood
         "raw",
-        "_usual_line",
+        "_eol",
         "_edited",
         "_tail",
         "_identify",
@@ -179,6 +101,11 @@ class RequestHead:
             self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
                 b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
             )
+        self._usual = usual(limits.header_count)
+        # Up to which size of a head no limit matters; 0 where no head is usual.
+        self._usual_bytes = 0
+        if self._suffix and limits.header_count >= 3:
+            self._usual_bytes = min(limits.line_bytes, limits.header_bytes)
         self.method = b""
         self.http11 = True
         self.keep_alive = True
@@ -189,7 +116,7 @@ class RequestHead:
         self.upgrade = b""
         """The protocol that the client wants to change to, or nothing."""
         self.raw = b""
-        self._usual_line = 0  # bytes of the request line, where it goes to the server as it is
+        self._eol = 0  # bytes of the request line, where a head with the same fields may follow
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
         self._tail: bytes | None = None  # what goes behind them, if not the usual
         self._identify = False  # whether the request is to get an identity of its own
@@ -240,56 +167,110 @@ class RequestHead:
 
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""
-        global _last
-        last_read = _last
-        limits = self._limits
-        if (
-            not self.raw
-            and last_read is not None
-            and raw == last_read.raw
-            and last_read._tail is None
-            and self._suffix
-            and limits is last_read._limits
-        ):
-            self._take(last_read)
+        global _feed, _last
+        last = self.raw
+        if not last:
+            if _last is not None and self._take(_last, raw):
+                return
+        elif self._eol and raw.endswith(last[self._eol :]) and self._read_line_only(raw):
             return
+        usual = self._usual(raw) if len(raw) <= self._usual_bytes else None
+        if usual is None:
+            if not last:
+                self._usual_bytes = 0  # a client (a proxy, say) whose first head is unusual has no others
+            self._read_any(raw)
+            return
+        method, _, host, keep_alive, length = usual.groups()
+        if host is None:
+            raise Refused(400, "host")
+        if length is not None:
+            judge(raw[raw.index(b"\r") :])
+            self.content_length = int(length)
+        else:
+            try:
+                _feed(raw)
+            except httptools.HttpParserError:
+                _feed = httptools.HttpRequestParser(None).feed_data
+                raise Refused(400, "syntax") from None
+            self.content_length = 0
+        if keep_alive is not None:
+            begin, end = usual.span(4)
+            self._edited = raw[: begin - 2] + raw[end - 2 : -4]
+        else:
+            self._edited = None
+        self.method = method
+        self.http11 = True
+        self.keep_alive = True
+        self.chunked = False
+        self.host = host
+        self.upgrade = b""
+        self._tail = None
+        # Where fields have differed once, the next aren't compared: it would take a tenth of the time.
+        self._eol = 0 if last else usual.end(2)
+        self.raw = raw
+        _last = self
+
+    def _read_line_only(self, raw: bytes) -> bool:
+        """Understand a head with the last one's fields, if its line is a usual one; whether it is."""
+        limits = self._limits
+        old = self._eol
+        eol = len(raw) - len(self.raw) + old
+        usual = USUAL_LINE.match(raw)
+        if usual is None or usual.end() != eol + 2 or (raw[eol - 1] == 0x31) is not self.http11:
+            return False
+        if eol > limits.line_bytes or len(raw) > limits.header_bytes:
+            return False
+        if self._edited is not None:
+            # It ends with HTTP/1.1, whatever the client's does.
+            self._edited = raw[: eol - 1] + self._edited[old - 1 :]
+        self.method = usual[1]
+        self._eol = eol
+        self.raw = raw
+        return True
+
+    def _read_any(self, raw: bytes) -> None:
+        """Understand a head of any kind."""
+        global _last
+        limits = self._limits
         eol = raw.find(b"\r\n")
         if eol > limits.line_bytes:
             raise Refused(414, "line_bytes")
         if len(raw) > limits.header_bytes:
             raise Refused(431, "header_bytes")
-        usual = _USUAL_LINE.match(raw)
+        usual = USUAL_LINE.match(raw)
+        line = raw[:eol]
+        authority = None
         if usual is not None:
             method = usual[1]
-            line = raw[:eol]
             http11 = line[-1] == 0x31  # "1"
             if not http11:
                 line = line[:-1] + b"1"
-            authority = None
         else:
-            method, http11, line, authority = _read_line(raw[:eol])
+            method, http11, line, authority = read_line(line)
         block = raw[eol:]
-        last = self._usual_line
-        if usual is not None and last and http11 is self.http11 and block == self.raw[last:]:
-            if self._edited is not None:
-                self._edited = line + self._edited[last:]
-        else:
-            # Before anything that takes longer the more there are; shorter ones can't have so many.
-            if len(block) > 4 * limits.header_count and block.count(b"\r\n") - 2 > limits.header_count:
-                raise Refused(431, "header_count")
-            self.raw = b""  # what is known of it changes now
-            self._read_fields(line, block, http11, authority)
-            if self._edited is None and (usual is None or not http11):
-                self._edited = line + block[:-4]
-            self.http11 = http11
+        # Before anything that takes longer the more there are; shorter ones can't have so many.
+        if len(block) > 4 * limits.header_count and block.count(b"\r\n") - 2 > limits.header_count:
+            raise Refused(431, "header_count")
+        self.raw = b""  # what is known of it changes now
+        self._read_fields(line, block, http11, authority)
+        if self._edited is None and (usual is None or not http11):
+            self._edited = line + block[:-4]
+        self.http11 = http11
         self.method = method
-        self._usual_line = eol if usual is not None else 0
+        self._eol = eol if usual is not None else 0
         self.raw = raw
         if self._tail is None:
             _last = self
 
-    def _take(self, other: RequestHead) -> None:
-        """Know what another connection's reader knows of a head to which nothing unusual is added."""
+    def _take(self, other: RequestHead, raw: bytes) -> bool:
+        """Know what another connection's reader knows of its last head, if it is this one; whether it is.
+
+        Only where nothing unusual is added to either.
+        """
+        if raw != other.raw or other._tail is not None or not self._suffix:
+            return False
+        if self._limits is not other._limits:
+            return False
         self.method = other.method
         self.http11 = other.http11
         self.keep_alive = other.keep_alive
@@ -297,104 +278,33 @@ class RequestHead:
         self.chunked = other.chunked
         self.host = other.host
         self.upgrade = other.upgrade
-        self._usual_line = other._usual_line
+        self._eol = other._eol
         self._edited = other._edited
         self._tail = None
         self.raw = other.raw
+        return True
 
     def _read_fields(self, line: bytes, block: bytes, http11: bool, authority: bytes | None) -> None:
         """Understand a block of fields, from the CRLF before the first to the empty line at the end.
 
         ``line`` is the request line for the server, ``authority`` what an absolute target names.
         """
-        *found, rest = _FIND.finditer(block.lower())
-        if rest.start() != len(block) - 3:
-            raise Refused(400, "syntax")
-        host: bytes | None = None
-        content_length = -1
-        chunked = False
-        given: list[bytes] = []  # names that mean something, and whose fields stay as they came
-        cut: list[re.Match[bytes]] = []
-        for match in found:
-            name = match[1]
-            if name == b"host":
-                value = _value(block, match)
-                if host is not None or (value != self.host and not _HOST.fullmatch(value)):
-                    raise Refused(400, "host")
-                host = value
-            elif name == b"content-length":
-                value = _value(block, match)
-                if content_length >= 0 or not value.isdigit() or len(value) > 18:
-                    raise Refused(400, "content_length")
-                content_length = int(value)
-            elif name == b"transfer-encoding":
-                if chunked or match[2].strip(b"\t ") != b"chunked" or not http11:
-                    raise Refused(400, "transfer_encoding")
-                chunked = True
-            elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
-                raise Refused(417, "expect")
-            elif (
-                name == b"x-request-id"
-                or (name == b"expect" and http11)
-                or (self._trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"))
-            ):
-                given.append(name)
-            else:
-                cut.append(match)
-        if content_length >= 0 and chunked:
-            raise Refused(400, "content_length_and_transfer_encoding")
-        _judge(block)
+        host, content_length, chunked, given, cut = understand(block, http11, self._trusted, self.host)
         if host is None and http11:
             raise Refused(400, "host")
         self.keep_alive = http11
         self.upgrade = b""
         self._edited = None
         if cut:
-            self._edited = line + self._edit(block, cut, http11, content_length > 0 or chunked)
+            out, self.keep_alive, self.upgrade = edit(block, cut, http11, content_length > 0 or chunked)
+            self._edited = line + out
         self._tail = None
         if not self._suffix or host is None or authority is not None:
             self._tail = self._behind(block, cut, given, host, authority)
             self._identify = self._request_id and b"x-request-id" not in given
         self.host = host if host is not None else authority
-        self.content_length = content_length if content_length > 0 else 0
+        self.content_length = content_length
         self.chunked = chunked
-
-    def _edit(self, block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> bytes:
-        """The fields for the server, each with a CRLF before it, without those that are cut.
-
-        Those are also what says whether the connection stays, and which protocol the client wants.
-        """
-        pieces: list[bytes] = []
-        end = 0
-        tokens: set[bytes] = set()
-        upgrades: list[bytes] = []
-        for match in cut:
-            pieces.append(block[end : match.start() - 1])
-            end = match.end() - 1
-            if match[1] == b"connection":
-                tokens.update(_NAMED.findall(match[2]))
-            elif match[1] == b"upgrade":
-                value = _value(block, match)
-                if value or upgrades:
-                    upgrades.append(value)
-        pieces.append(block[end:-4])
-        out = b"".join(pieces)
-        named = tokens - _KEPT
-        if named:
-            out = without(out, named)
-        # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes
-        # too), and with a body it would be unclear where the other protocol begins. Of several none is taken.
-        upgrade = b", ".join(upgrades)
-        if (
-            upgrade
-            and (b"upgrade" in tokens and http11 and _UPGRADE.fullmatch(upgrade))
-            and upgrade[:2].lower() != b"h2"
-            and not body
-        ):
-            self.upgrade = upgrade
-            out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
-        self.keep_alive = b"close" not in tokens and (http11 or b"keep-alive" in tokens)
-        return out
 
     def _behind(
         self,
@@ -408,8 +318,8 @@ class RequestHead:
         forwarded_for: list[bytes] = []
         forwarded: list[bytes] = []
         if self._trusted:  # what its own fields say is continued
-            forwarded_for = [_value(block, match) for match in cut if match[1] == b"x-forwarded-for"]
-            forwarded = [_value(block, match) for match in cut if match[1] == b"forwarded"]
+            forwarded_for = [value_of(block, match) for match in cut if match[1] == b"x-forwarded-for"]
+            forwarded = [value_of(block, match) for match in cut if match[1] == b"forwarded"]
         out: list[bytes] = []
         if host is None:
             host = authority or self._host
@@ -424,18 +334,14 @@ class RequestHead:
         if b"x-forwarded-host" not in given:
             out.append(b"\r\nX-Forwarded-Host: " + host)
         if self._forwarded:
-            # RFC 7239 §6: an address, or that there is none to tell.
-            node = b"unknown" if self._client == b"unix" else self._client
-            node = b'"[%s]"' % node if b":" in node else node
-            own = b"for=%s;proto=%s" % (node, self._scheme)
-            if host:
-                own += b';host="%s"' % host
-            forwarded.append(own)
+            forwarded.append(forwarded_element(self._client, self._scheme, host))
         if forwarded:
             out.append(b"\r\nForwarded: " + b", ".join(forwarded))
         return b"".join(out)
 
 
+# llhttp, for heads that it has nothing to remember of: it is at the beginning of a message after each.
+_feed = httptools.HttpRequestParser(None).feed_data
 # Which has read the last head to which nothing unusual is added: clients that open a connection for each
 # request send the same again. One, so that there is nothing to fill.
 _last: RequestHead | None = None

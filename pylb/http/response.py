@@ -10,18 +10,40 @@ from dataclasses import dataclass, replace
 
 import httptools
 
-from pylb.http.fields import TEXT, finder, without
+from pylb.http.fields import TEXT, any_case, finder, unlike, without
 
 # Fields that mean something here; those that nothing is said about below are cut.
-_FIND = finder(
-    [
-        *(b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding"),
-        b"upgrade",
-    ]
-)
+_NAMES = [
+    *(b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding"),
+    b"upgrade",
+]
+_FIND = finder(_NAMES)
 _NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _KEPT = frozenset({b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"date", b"via"})
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: " + TEXT + rb"*)?\r\n")
+
+
+def _usual() -> re.Pattern[bytes]:
+    """What matches a usual head as a whole, which needs half the time; `_FIND` tells of all others.
+
+    It has HTTP/1.1, a status with a body, at most one of each ``Content-Length``, ``Transfer-Encoding:
+    chunked``, ``Connection: keep-alive`` with ``Keep-Alive`` behind it, and else fields that mean nothing.
+    Groups: the status; the line's end; the length; the whole line of the coding; those that are to be cut.
+    """
+    space = rb"[\t ]*+"
+    end = space + rb"\r\n"
+    lines = b"(?:" + unlike(_NAMES, []) + b")*"
+    once = [  # (?(3)(?!)) fails where group 3 has matched before
+        any_case(b"content-length:") + rb"(?(3)(?!))" + space + rb"([0-9]{1,18})" + end,
+        rb"(?(4)(?!))(" + any_case(b"transfer-encoding:") + space + any_case(b"chunked") + end + rb")",
+        rb"(?(5)(?!))(" + any_case(b"connection:") + space + any_case(b"keep-alive") + end,
+    ]
+    once[2] += rb"(?:" + any_case(b"keep-alive:") + TEXT + rb"*+\r\n)?)"
+    line = rb"HTTP/1\.1 ((?!204|304)[2-5][0-9][0-9])(?: " + TEXT + rb"*+)?()\r\n"
+    return re.compile(line + lines + rb"(?:(?:" + rb"|".join(once) + rb")" + lines + rb"){0,3}\r\n")
+
+
+_USUAL = _usual()
 
 
 class BadResponse(Exception):
@@ -49,12 +71,39 @@ class ResponseHead:
         return replace(self, out=b"%b%b\r\n" % (self.out[:-2], lines), changed=True)
 
 
+def _judge(block: bytes) -> None:
+    """What llhttp says of a block of fields.
+
+    Raises:
+        BadResponse: it can't be read.
+    """
+    try:
+        httptools.HttpResponseParser(None).feed_data(b"HTTP/1.1 200 OK" + block)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise BadResponse(str(error)) from None
+
+
 def read_response(raw: bytes, head_request: bool) -> ResponseHead:
     """Understand a complete head, the answer to a HEAD request or to another.
 
     Raises:
         BadResponse: the head must not be passed on.
     """
+    usual = None if head_request else _USUAL.fullmatch(raw)
+    if usual is not None:
+        code, _, length, coding, cut = usual.groups()
+        if length is None or coding is None:
+            _judge(raw[usual.end(2) :])
+            out = raw
+            if cut is not None:
+                start, end = usual.span(5)
+                out = raw[:start] + raw[end:]
+            content_length = -1 if length is None else int(length)
+            return ResponseHead(
+                out, cut is not None, int(code), True, content_length, coding is not None, b""
+            )
     line = _STATUS.match(raw)
     if line is None:
         raise BadResponse("status line")
@@ -99,12 +148,7 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
             # RFC 9112 §6.3: no body here, whatever the fields say; some readers would wait for one.
             raise BadResponse("length where there is no body")
         content_length = 0
-    try:
-        httptools.HttpResponseParser(None).feed_data(b"HTTP/1.1 200 OK" + raw[begin:])
-    except httptools.HttpParserUpgrade:
-        pass
-    except httptools.HttpParserError as error:
-        raise BadResponse(str(error)) from None
+    _judge(raw[begin:])
     if head_request or status == 304:
         content_length, chunked = 0, False
     if chunked:

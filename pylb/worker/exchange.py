@@ -4,8 +4,8 @@ Head judged (by the client's codec) → the frontend's phases of a request → p
 a new one, tried again where that is safe → request sent → response head → the frontend's phases of a response
 → body → account. There is no task and no ``await`` on a request's way; a task runs only to connect.
 
-All deadlines of a request are kept here: one for what the client is waited for (to send the body, to take the
-response) and one for what the server is (to be connected to, to answer, to take the body).
+All deadlines of a request are kept here: one for the client (to send the body, to take the response) and one
+for the server (to be connected to, to answer, to take the body).
 
 Floor: above the phases and the server side; below the client side, which makes exchanges and of which this
 module knows only the vocabulary.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pylb.http.errors import Answer, Refused, error
 from pylb.http.request import RequestHead
@@ -27,7 +27,7 @@ from pylb.worker.body import Body
 from pylb.worker.core import Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Client
-from pylb.worker.frontend import Frontend, Wait
+from pylb.worker.frontend import Frontend, Result, Wait
 from pylb.worker.phases import retry
 from pylb.worker.phases.account import account
 from pylb.worker.phases.pick import pick
@@ -39,6 +39,7 @@ from pylb.worker.tunnel import Tunnel
 
 _SLACK = 1.0  # seconds that a task may be late
 
+_NEVER = math.inf
 _now_ns = time.monotonic_ns
 
 
@@ -75,15 +76,15 @@ class Exchange(FromClient, FromServer):
         self.plain = True  # nothing below was changed, but for the server and its deadline
         self.server: ServerSide | None = None
         # Deadlines, on the worker's clock.
-        self.client_deadline = math.inf
-        self.server_deadline = math.inf
+        self.client_deadline = _NEVER
+        self.server_deadline = _NEVER
         self.unsent = 0  # bytes that the client had not taken when last looked at
         self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
         # What the request has, and what it waits for.
         self.body: Body | None = None
         self.waiting: Wait | None = None
         self.connecting: asyncio.Task[None] | None = None
-        self.connects_until = math.inf  # when one of the tries must have succeeded
+        self.connects_until = _NEVER  # when one of the tries must have succeeded
 
     # From the client side
 
@@ -100,7 +101,7 @@ class Exchange(FromClient, FromServer):
             self._await_body()
         phases = tx.frontend.on_request
         if phases:
-            self._phases(0)
+            self._phases(phases)
         else:
             self._try()
 
@@ -169,7 +170,7 @@ class Exchange(FromClient, FromServer):
         self.client_stuck = True
         self.client_deadline = self.core.now + self.core.timeouts.client
         if self.server is not None:
-            self.server_deadline = math.inf
+            self.server_deadline = _NEVER
             self.server.pause()
 
     def client_ready(self) -> None:
@@ -191,37 +192,42 @@ class Exchange(FromClient, FromServer):
 
     # The way to a server
 
-    def _phases(self, first: int) -> None:
-        """Run the frontend's phases from this one on, and then go to a server."""
-        self.plain = False
-        self.server_deadline = math.inf
+    def _phases(self, phases: Sequence[Callable[[Transaction], Result]]) -> None:
+        """Run these of the frontend's phases, and then go to a server."""
         tx = self.tx
-        for number, phase in enumerate(tx.frontend.on_request[first:], first + 1):
-            try:
+        result: Result = None
+        done = 0
+        try:
+            for phase in phases:
                 result = phase(tx)
-            except Refused as refused:
-                self.refuse(refused)
-                return
-            if result is None:
-                continue
-            if isinstance(result, Answer):
-                self._answered(result)
-            else:
-                self.waiting = result
-                self.server_deadline = self.core.now + self.core.timeouts.server
-                result.start(self._after_waiting(number))
+                done += 1
+                if result is not None:
+                    break
+        except Refused as refused:
+            self.refuse(refused)
             return
-        self._try()
+        if result is None:
+            self._try()
+        elif isinstance(result, Answer):
+            self._answered(result)
+        else:
+            self.plain = False
+            self.waiting = result
+            self.server_deadline = self.core.now + self.core.timeouts.server
+            result.start(self._after_waiting(phases[done:]))
 
-    def _after_waiting(self, number: int) -> Callable[[Answer | None], None]:
+    def _after_waiting(
+        self, rest: Sequence[Callable[[Transaction], Result]]
+    ) -> Callable[[Answer | None], None]:
         def go_on(answer: Answer | None) -> None:
             self.waiting = None
+            self.server_deadline = _NEVER
             self.tx.asked_ns = _now_ns()
             try:
                 if answer is not None:
                     self._answered(answer)
                 else:
-                    self._phases(number)
+                    self._phases(rest)
             except Exception as error:
                 self.crashed(error)
 
@@ -255,7 +261,7 @@ class Exchange(FromClient, FromServer):
         self.plain = False
         if not tx.asked_ns:
             tx.asked_ns = _now_ns()
-        if self.connects_until == math.inf:
+        if self.connects_until == _NEVER:
             self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
@@ -296,7 +302,7 @@ class Exchange(FromClient, FromServer):
                 self._not_connected(problem)
                 return
             self.connecting = None
-            self.connects_until = math.inf
+            self.connects_until = _NEVER
             self.tx.connected_ns = _now_ns()
             if server.failing:
                 server.works(core)
@@ -330,7 +336,7 @@ class Exchange(FromClient, FromServer):
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
         # What is counted comes first: it must be right whatever happens below. And what has raised is tried
         # again by `crashed`.
-        self.connects_until = self.server_deadline = math.inf
+        self.connects_until = self.server_deadline = _NEVER
         counted = self.tx.counted
         if counted is not None:
             self.tx.counted = None
@@ -365,19 +371,22 @@ class Exchange(FromClient, FromServer):
                 counted.active[counted.row] -= 1
                 side.release()
             tx.response = head
-            if tx.frontend.on_account:
-                self.plain = False
-                tx.bytes_out = len(buffer) - at
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
             if not self.plain:
+                tx.bytes_out = len(buffer) - at
                 self._over(True)
                 return
             # `_over` for the usual request, which has changed little that has to be set back.
             core = self.core
             self.client = None
+            self.server_deadline = _NEVER
             account(core, tx, head.status)
+            if tx.frontend.on_account:
+                tx.bytes_out = len(buffer) - at
+                self._tell()
+                tx.bytes_out = 0
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
             tx.server = tx.response = None
             tx.answered_ns = 0
@@ -426,7 +435,7 @@ class Exchange(FromClient, FromServer):
         near = client.tunnel(head)
         far = side.tunnel()
         self.server = None
-        self.client_deadline = self.server_deadline = math.inf  # the tunnel has one
+        self.client_deadline = self.server_deadline = _NEVER  # the tunnel has one
         Tunnel(core, near, far, head.upgrade, self._tunnel_over).start()
 
     def server_gone(self, reason: Reason, why: str) -> None:
@@ -471,7 +480,7 @@ class Exchange(FromClient, FromServer):
         return min(self.client_deadline, self.server_deadline)
 
     def expire(self, say: bool = True) -> None:
-        """The client or the server has not done in time what it is waited for.
+        """A deadline has passed: the client or the server is late.
 
         Args:
             say: a request that comes too slowly is answered with 408; otherwise it is only ended, where that
@@ -495,14 +504,14 @@ class Exchange(FromClient, FromServer):
             self._leave_server()
             self._abort(Reason.CLIENT_LATE)
         elif self._held_back():
-            # It is we who don't read, since the server doesn't; the server's deadline decides.
+            # pylb doesn't read, since the server doesn't; the server's deadline decides.
             self.client_deadline = core.now + core.timeouts.client
         else:
             core.counters[Field.TIMEOUTS] += 1
             self.refuse(Refused(408, "timeout"))
 
     def _held_back(self) -> bool:
-        """Whether the client isn't read, since there is nobody to take what it sends."""
+        """Whether the client isn't read, since no server takes what it sends."""
         return self.body is not None and self.body.paused
 
     def _server_late(self) -> None:
@@ -520,7 +529,7 @@ class Exchange(FromClient, FromServer):
     def _await_server(self) -> None:
         """The server has to do something next, unless it isn't read since the client is stuck."""
         stuck = self.client_stuck
-        self.server_deadline = math.inf if stuck else self.core.now + self.core.timeouts.server
+        self.server_deadline = _NEVER if stuck else self.core.now + self.core.timeouts.server
 
     def _await_body(self) -> None:
         """The client has to send more of the request, if there is more."""
@@ -528,7 +537,7 @@ class Exchange(FromClient, FromServer):
             return  # it has to take of the response
         body = self.body
         if body is None or body.done:
-            self.client_deadline = math.inf
+            self.client_deadline = _NEVER
         else:
             core = self.core
             idle, rate = core.timeouts.client, self.tx.frontend.body_rate
@@ -625,7 +634,7 @@ class Exchange(FromClient, FromServer):
         self.core.spare.append(self)
 
     def _tell(self) -> None:
-        """Have the phases of the account look at the transaction; an error there costs nobody anything."""
+        """Have the phases of the account look at the transaction; an error there ends nothing."""
         tx = self.tx
         for phase in tx.frontend.on_account:
             try:

@@ -70,33 +70,32 @@ async def test_calls_of_the_agent_pass_over_what_lies_in_the_port(tmp_path: Path
         await Agent(tmp_path / "none").call("guest-ping", {})
 
 
-def case(duty: float, vcpus: int, starved: bool, ran: float, needs: float) -> dict[str, Any]:
-    return {"duty": duty, "vcpus": vcpus, "starved": starved, "ran": ran, "needs": needs, "may_use": 1.0}
-
-
 def test_errors_are_of_the_turns_medians() -> None:
-    cases = [case(0.5, 2, True, 0.4, needs) for needs in (0.9, 1.2, 9.0)] + [case(0.25, 1, False, 0.25, 0.3)]
-    idle, starved = accuracy.summary({"cases": cases})
-    assert (starved["truth"], starved["needs"]) == (1.0, 1.2)
+    cases = [accuracy.Case(0.5, 2, True, 0.4, needs, 1.0) for needs in (0.9, 1.2, 9.0)]
+    idle, starved = rows = accuracy.summary([*cases, accuracy.Case(0.25, 1, False, 0.25, 0.3, 1.0)])
+    assert (starved["truth"], starved["needs"]) == (1.0, {"median": 1.2, "min": 0.9, "max": 9.0})
     assert starved["error"] == pytest.approx(0.2)
     assert starved["error_of_ran"] == pytest.approx(0.6)
     assert idle["error"] == pytest.approx(0.05)
-    found = {"cases": cases, "tick": [(0.001, 0.002)] * 200, "machine": {}, "accelerator": "tcg", "turns": 3}
-    text = accuracy.page(found | {"cores": 2})
+    tick = {"cpu": 1.0, "cpu_p99": 2.0, "wall": 3.0, "wall_p99": 4.0}
+    found = {"cases": rows, "tick": tick, "accelerator": "tcg", "turns": 3, "cores": 2, "machine": {}}
+    found["load"] = 0.5
+    text = "\n".join(accuracy.page(found))
     assert "Mean error in 2 cases: **0.12 cores** (limit 0.1); by what the neighbour runs" in text
     assert "would be 0.30" in text
-    assert "median 1.00 ms of CPU, 99 % 1.00 ms (limit 2 ms); by the clock 2.00 and 2.00 ms" in text
+    assert "median 1.00 ms of CPU, 99 % 2.00 ms (limit 2 ms); by the clock 3.00 and 4.00 ms" in text
 
 
 def test_pages() -> None:
+    times = serial.together([(1.0, 0.1), (2.0, 0.3), (6.0, 0.2)])
     found: dict[str, Any] = {
-        "machine": {}, "accelerator": "tcg", "turns": 3, "echo": [0.0003] * 200, "hello": [0.02] * 100,
-        "connections_without_balancer": 0,
-        "troubles": {name: [[1.0, 0.1], [2.0, 0.3], [6.0, 0.2]] for name in serial.TROUBLES},
+        "machine": {}, "accelerator": "tcg", "load": 0.5, "turns": 3, "connections_without_balancer": 0,
+        "echo": {"median": 0.3, "p99": 4.5}, "hello": {"median": 20, "p99": 30},
+        "troubles": dict.fromkeys(serial.TROUBLES, times),
     }  # fmt: skip
-    text = serial.page(found)
-    assert "| a line of 150 bytes and the same back | 0.30 ms | 0.30 ms |" in text
-    assert "| machine reset | 0.20 s | 0.30 s | pylb's first answer | 2.00 s |" in text
+    lines = serial.page(found)
+    assert any("| a line of 150 bytes and the same back | 0.30 ms | 4.50 ms |" in line for line in lines)
+    assert "| machine reset | 0.20 s | 0.30 s | pylb's first answer | 2.00 s |" in lines
     rows = [{"what": "pins", "seen": "[0]", "good": False}]
     assert "| pins | [0] | no |" in libvirtd.page({"machine": {}, "accelerator": "tcg", "rows": rows})
 

@@ -88,7 +88,7 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lever, self.guest = Lever(), Guest()
-        self.pid = 7
+        self.pid: int | None = os.getpid()
         (folder / "boot").write_text("one\n")
         self.actor = self.begin()
 
@@ -227,19 +227,35 @@ def test_vcpus_go_online_and_offline_again(scene: Scene) -> None:
     assert scene.lever.weights["lb/1"] == 100
 
 
+def test_a_source_that_has_just_begun_knows_no_machines(scene: Scene) -> None:
+    """The next start forgot the vCPUs of a machine that its source had not found yet."""
+    for now in (0.0, VCPU_AFTER):
+        scene.step(now, PRESSED)
+    scene.kill()
+    scene.begin()
+    scene.pid = None
+    scene.actor.work(0.0)
+    assert scene.guest.online == {0, 1}
+    scene.pid = os.getpid()
+    scene.actor.work(1.0)
+    assert scene.guest.online == {0}
+    assert scene.did()[-1] == "lb: vCPU 1 taken offline: left by a controller that was killed"
+
+
 def test_vcpus_that_the_guest_has_given_back_itself(scene: Scene) -> None:
     for now in (0.0, VCPU_AFTER):
         scene.step(now, PRESSED)
     scene.guest.online = {0, 3}
     scene.step(VCPU_AFTER + VCPU_CALM, CALM_ONE)
     assert scene.guest.online == {0, 3}
+    assert scene.did()[-1] == "lb: weight 100 again: calm for 3 s"
     assert scene.actor.preferred == []
 
 
 def test_a_machine_started_anew_keeps_its_vcpus(scene: Scene) -> None:
     for now in (0.0, VCPU_AFTER):
         scene.step(now, PRESSED)
-    scene.pid = 8
+    scene.pid = 1
     scene.step(VCPU_AFTER + VCPU_CALM)
     assert scene.guest.online == {0, 1}
 

@@ -275,3 +275,16 @@ def test_a_worker_that_waits_for_a_cpu_is_loaded_and_not_idle() -> None:
     held = Policy(1, 4)
     look = Inputs(4, 4, 4, 0, [0.1] * 4, [0.9] * 4)
     assert all(held.decide(100 + step * TICK, look).target == 4 for step in range(100))
+
+
+def test_a_vcpu_that_comes_online_is_used_at_the_next_look_and_given_back_at_the_next() -> None:
+    policy = Policy(1, 2)
+    trace = [(1, 1)] * 20 + [(2, 2)] * 40 + [(1, 1)]  # CPUs that are online, and cores granted
+    current, counts, reasons = 1, [], []
+    for step, (usable, granted) in enumerate(trace):
+        decision = policy.decide(100 + TICK * step, Inputs(current, usable, granted, 0, [0.95] * current))
+        current = decision.target
+        counts.append(current)
+        reasons.append(decision.reason)
+    assert counts == [1] * 20 + [2] * 40 + [1]
+    assert reasons[19] == "workers are 95% busy, but no more than 1 worker may run"

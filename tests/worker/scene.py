@@ -186,7 +186,8 @@ class Scene:
         assert self.core.spare == [exchange]
         for slot in set(Exchange.__slots__) - {"core", "tx"}:
             assert getattr(exchange, slot) == getattr(Exchange(self.core), slot), slot
-        for slot in set(Transaction.__slots__) - {"client", "frontend", "backend", "began_ns"}:
+        anew = {"client", "frontend", "backend", "index", "began_ns", "ended_ns"}  # set for each request
+        for slot in set(Transaction.__slots__) - anew:
             assert getattr(exchange.tx, slot) == getattr(Transaction(), slot), slot
         assert all(side.free for side in self.idle)
         assert all(task.cancelled for task in self.core.stand_in.tasks)

@@ -403,7 +403,7 @@ class Http2Stream(ClientSide, Pipe):
         self._queued = 0
         listener, self._listener = self._listener, None
         if listener is not None:
-            self.core.loop.call_soon(listener.gone, False)  # whoever ends it need not expect the word
+            self.core.loop.call_soon(listener.gone, False)  # later: who ends it isn't called back
         self.connection.acknowledge(self.number, self._held)
         self.connection.stream_over(self.number)
         self._forgotten = True

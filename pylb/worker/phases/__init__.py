@@ -1,8 +1,9 @@
 """The phases of a request: functions of its transaction, in the order of a request's life.
 
 A phase of a request gives None (go on), an `Answer` (send it and ask no server) or a `Wait`. A phase of a
-response takes its head and gives it back, changed or not. A frontend gets the phases that its configuration
-needs, once, when it is made; this module is the list of them.
+response takes its head and gives it back, changed or not. Of the transaction they set ``backend``, with which
+each request begins anew; whoever sets more must see to its being set back. A frontend gets the phases that
+its configuration needs, once, when it is made; this module is the list of them.
 
 Floor: above the server side, below the exchange, which runs them. No module of this package may know the
 exchange, a side or the event loop.

@@ -1,8 +1,11 @@
-"""What follows when a server has not answered: what is said of it, and whether the request is sent again."""
+"""Retry: whether a request is sent again when a server has not answered, and what is noted of that server.
+
+Floor: phases.
+"""
 
 from __future__ import annotations
 
-from pylb.http.request import IDEMPOTENT
+from pylb.http.requestline import IDEMPOTENT
 from pylb.worker.core import Core
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction

@@ -1,0 +1,178 @@
+"""The fields of a request: which mean something, the expressions that find them, and what is done to them.
+
+Pure, and below `request.py`, which reads heads with it. Two expressions know the names. `FIND` goes from line
+to line through the fields of any head. `usual` judges a *usual* head as a whole, which has a common request
+line, one ``Host``, at most a ``Content-Length`` and a ``Connection: keep-alive``, and else only fields that
+mean nothing: it takes half the time, and whatever it doesn't match is for `FIND` to tell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+import httptools
+
+from pylb.http.errors import Refused
+from pylb.http.fields import TOKEN, any_case, finder, unlike, without
+from pylb.http.requestline import COMMON_HOST, COMMON_LINE, IS_HOST
+
+_NAMES = [
+    *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings"),
+    *(b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"),
+    *(b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
+]
+FIND = finder([*_NAMES, b"x-request-id"])
+"""Fields that mean something; those that `RequestHead` says nothing about are cut."""
+_KEPT = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"close", b"keep-alive"}
+    | {b"authorization", b"cookie", b"content-type"}
+    | {b"x-request-id", b"x-forwarded-proto", b"x-forwarded-host"}
+)
+"""Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
+hop-by-hop fields; taking these away would change the message or its framing)."""
+_NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_UPGRADE = re.compile(TOKEN + rb"+(?:/" + TOKEN + rb"+)?")
+
+
+@cache
+def usual(count: int) -> Callable[[bytes], re.Match[bytes] | None]:
+    """What understands a usual head with up to so many fields; it may take one with fewer for unusual.
+
+    Groups: the method, the end of the request line, the value of ``Host``, a line ``Connection: keep-alive``
+    with its CRLF, the value of ``Content-Length``; the last three are None where there is none. Of each there
+    is at most one. ``count`` is at least 3.
+
+    To be used for heads to which nothing is done because of an ``X-Request-ID``. Its time is linear: a line
+    can match one of the alternatives only, and no line can end but at its CRLF.
+    """
+    space = rb"[\t ]*+"
+    lines = rb"(?:" + unlike(_NAMES, [b"x-request-id"]) + rb"){0,%d}" % ((count - 3) // 4)
+    once = [  # (?(3)(?!)) fails where group 3 has matched before
+        any_case(b"host") + rb":(?(3)(?!))" + space + rb"(" + COMMON_HOST + rb")" + space + rb"\r\n",
+        rb"(?(4)(?!))(" + any_case(b"connection:") + space + any_case(b"keep-alive") + space + rb"\r\n)",
+        any_case(b"content-length:") + rb"(?(5)(?!))" + space + rb"([0-9]{1,18})" + space + rb"\r\n",
+    ]
+    expression = COMMON_LINE + lines + rb"(?:(?:" + rb"|".join(once) + rb")" + lines + rb"){1,3}\r\n"
+    return re.compile(expression).fullmatch
+
+
+def value_of(block: bytes, match: re.Match[bytes]) -> bytes:
+    """The value of a field that was found, as it came, without the white space around it."""
+    start, end = match.span(2)
+    return block[start:end].strip(b"\t ")
+
+
+def understand(
+    block: bytes, http11: bool, trusted: bool, good_host: bytes | None
+) -> tuple[bytes | None, int, bool, list[bytes], list[re.Match[bytes]]]:
+    """Judge a block of fields, from the CRLF before the first to the empty line at the end.
+
+    Gives the value of ``Host``; the bytes of a body, and whether it is chunked; the names of fields that mean
+    something and stay as they came; and the lines to be cut. ``trusted`` is whether forwarding fields of the
+    peer stay, ``good_host`` a host that was judged before.
+
+    Raises:
+        Refused: 400, 417.
+    """
+    *found, rest = FIND.finditer(block.lower())
+    if rest.start() != len(block) - 3:
+        raise Refused(400, "syntax")
+    host: bytes | None = None
+    content_length = -1
+    chunked = False
+    given: list[bytes] = []
+    cut: list[re.Match[bytes]] = []
+    for match in found:
+        name = match[1]
+        if name == b"host":
+            value = value_of(block, match)
+            if host is not None or (value != good_host and not IS_HOST.fullmatch(value)):
+                raise Refused(400, "host")
+            host = value
+        elif name == b"content-length":
+            value = value_of(block, match)
+            if content_length >= 0 or not value.isdigit() or len(value) > 18:
+                raise Refused(400, "content_length")
+            content_length = int(value)
+        elif name == b"transfer-encoding":
+            if chunked or match[2].strip(b"\t ") != b"chunked" or not http11:
+                raise Refused(400, "transfer_encoding")
+            chunked = True
+        elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
+            raise Refused(417, "expect")
+        elif (
+            name == b"x-request-id"
+            or (name == b"expect" and http11)
+            or (trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"))
+        ):
+            given.append(name)
+        else:
+            cut.append(match)
+    if content_length >= 0 and chunked:
+        raise Refused(400, "content_length_and_transfer_encoding")
+    judge(block)
+    return host, max(content_length, 0), chunked, given, cut
+
+
+def judge(block: bytes) -> None:
+    """What llhttp says of a block of fields.
+
+    Raises:
+        Refused: it can't be read.
+    """
+    try:
+        httptools.HttpRequestParser(None).feed_data(b"POST / HTTP/1.1" + block)
+    except httptools.HttpParserUpgrade:
+        # It doesn't look at the transfer coding then.
+        judge(without(block[:-4], {b"upgrade"}) + b"\r\n\r\n")
+    except httptools.HttpParserError:
+        raise Refused(400, "syntax") from None
+
+
+def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> tuple[bytes, bool, bytes]:
+    """The fields for the server, each with a CRLF before it, without those that are cut.
+
+    With it what these say: whether the connection stays, and the protocol that the client wants (or nothing).
+    """
+    pieces: list[bytes] = []
+    end = 0
+    tokens: set[bytes] = set()
+    upgrades: list[bytes] = []
+    for match in cut:
+        pieces.append(block[end : match.start() - 1])
+        end = match.end() - 1
+        if match[1] == b"connection":
+            tokens.update(_NAMED.findall(match[2]))
+        elif match[1] == b"upgrade":
+            value = value_of(block, match)
+            if value or upgrades:
+                upgrades.append(value)
+    pieces.append(block[end:-4])
+    out = b"".join(pieces)
+    named = tokens - _KEPT
+    if named:
+        out = without(out, named)
+    # An upgrade to HTTP/2 in clear text would carry requests past every check (so HTTP2-Settings goes
+    # too), and with a body it would be unclear where the other protocol begins. Of several none is taken.
+    upgrade = b", ".join(upgrades)
+    if (
+        upgrade
+        and (b"upgrade" in tokens and http11 and _UPGRADE.fullmatch(upgrade))
+        and upgrade[:2].lower() != b"h2"
+        and not body
+    ):
+        out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
+    else:
+        upgrade = b""
+    return out, b"close" not in tokens and (http11 or b"keep-alive" in tokens), upgrade
+
+
+def forwarded_element(client: bytes, scheme: bytes, host: bytes) -> bytes:
+    """What this hop says in ``Forwarded`` (RFC 7239 §4)."""
+    # §6: an address, or that there is none to tell.
+    node = b"unknown" if client == b"unix" else client
+    node = b'"[%s]"' % node if b":" in node else node
+    element = b"for=%s;proto=%s" % (node, scheme)
+    return element + b';host="%s"' % host if host else element
