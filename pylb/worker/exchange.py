@@ -214,12 +214,14 @@ class Exchange(FromClient, FromServer):
             self.plain = False
             self.waiting = result
             self.server_deadline = self.core.now + self.core.timeouts.server
-            result.start(self._after_waiting(phases[done:]))
+            result.start(self._after(result, phases[done:]))
 
-    def _after_waiting(
-        self, rest: Sequence[Callable[[Transaction], Result]]
+    def _after(
+        self, wait: Wait, rest: Sequence[Callable[[Transaction], Result]]
     ) -> Callable[[Answer | None], None]:
         def go_on(answer: Answer | None) -> None:
+            if self.waiting is not wait:
+                return  # it was cancelled, and this may be another request by now
             self.waiting = None
             self.server_deadline = _NEVER
             self.tx.asked_ns = _now_ns()

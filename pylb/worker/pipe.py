@@ -8,9 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from pylb.scoreboard import Field
 from pylb.worker.core import Core
 from pylb.worker.guard import guarded
 from pylb.worker.sides import FromPipe, Pipe
+
+# Plain integers: an enum member costs a lookup and an __index__ call each time.
+_BYTES_IN = int(Field.BYTES_IN)
+_BYTES_OUT = int(Field.BYTES_OUT)
 
 
 class Owner(Protocol):
@@ -27,10 +32,11 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
     """Takes over a transport.
 
     Args:
-        early: bytes that have come and that the codec has not read.
+        early: bytes that have come and that the codec has not passed on; it has counted them.
         eof: whether the peer has said that nothing more comes.
         full: whether more waits for the peer than should.
-        owner: told when the connection has ended, after the tunnel was.
+        owner: of a client's connection, told when that has ended, after the tunnel was. What is read from a
+            client and written to it is counted (BYTES_IN, BYTES_OUT).
     """
 
     __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_gone")
@@ -70,6 +76,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
             listener.gone(exc is not None)
 
     def send(self, data: bytes) -> None:
+        if self._owner is not None:
+            self._core.counters[_BYTES_OUT] += len(data)
         self._transport.write(data)
 
     def finish(self) -> bool:
@@ -98,6 +106,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     @guarded
     def data_received(self, data: bytes) -> None:
+        if self._owner is not None:
+            self._core.counters[_BYTES_IN] += len(data)
         if self._listener is not None:
             self._listener.came(data)
         else:

@@ -39,7 +39,6 @@ class Tunnel(Tunnelled):
         over: Callable[[Reason | None, int, int], None],
     ) -> None:
         self.core = core
-        self.counters = core.counters
         self.idle = core.timeouts.tunnel
         self.deadline = core.now + self.idle
         self.cutting = False
@@ -48,9 +47,8 @@ class Tunnel(Tunnelled):
         self._open = 2
         self._told = False
         websocket = protocol.lower() == b"websocket"
-        # What comes from the client counts as BYTES_IN, what comes from the server as BYTES_OUT.
-        self._near = _End(self, client, int(Field.BYTES_IN), websocket)
-        self._far = _End(self, server, int(Field.BYTES_OUT), websocket)
+        self._near = _End(self, client, websocket)
+        self._far = _End(self, server, websocket)
         self._near.other, self._far.other = self._far, self._near
 
     @guarded
@@ -62,7 +60,7 @@ class Tunnel(Tunnelled):
 
     @guarded
     def expire(self) -> None:
-        self.counters[Field.TIMEOUTS] += 1
+        self.core.counters[Field.TIMEOUTS] += 1
         self._reason = Reason.TUNNEL_LATE
         self._near.pipe.abort()
         self._far.pipe.abort()
@@ -106,23 +104,21 @@ class Tunnel(Tunnelled):
 class _End(FromPipe):
     """One of the two directions: what comes from a pipe goes to the other one."""
 
-    __slots__ = ("tunnel", "pipe", "other", "eof", "bytes", "_field", "_frames")
+    __slots__ = ("tunnel", "pipe", "other", "eof", "bytes", "_frames")
 
-    def __init__(self, tunnel: Tunnel, pipe: Pipe, field: int, websocket: bool) -> None:
+    def __init__(self, tunnel: Tunnel, pipe: Pipe, websocket: bool) -> None:
         self.tunnel = tunnel
         self.pipe = pipe
         self.other: _End = self
         self.eof = False
         self.bytes = 0
         """How many have come from here."""
-        self._field = field
         self._frames = Frames() if websocket else None  # that have come from here
 
     @guarded
     def came(self, data: bytes) -> None:
         tunnel = self.tunnel
         self.bytes += len(data)
-        tunnel.counters[self._field] += len(data)
         tunnel.deadline = tunnel.core.now + tunnel.idle
         frames = self._frames
         if frames is not None:

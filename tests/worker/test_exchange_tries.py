@@ -85,6 +85,17 @@ def test_a_wait_is_cancelled_when_the_client_leaves(scene: Scene) -> None:
     assert (account["reason"], account["state"]) == (Reason.CLIENT_GONE, "Q")
 
 
+def test_what_goes_on_too_late_touches_nobody(scene: Scene) -> None:
+    """A wait that was cancelled, or that goes on twice; the exchange may serve another request by then."""
+    wait = Waits()
+    scene.phases(wait)
+    scene.request()
+    scene.tell(scene.exchange.client_gone, Reason.CLIENT_GONE)
+    wait.go_on(None)
+    assert scene.over()["reason"] is Reason.CLIENT_GONE
+    assert scene.client.told == []
+
+
 def test_a_wait_has_a_deadline(scene: Scene) -> None:
     wait = Waits()
     scene.phases(wait)

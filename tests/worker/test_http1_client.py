@@ -18,8 +18,9 @@ from pylb.worker.client import http1
 from pylb.worker.client.http1 import Http1Connection
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromPipe
+from pylb.worker.tunnel import Tunnel
 from tests.http.wire import Transport, Wire
-from tests.worker.stand_ins import OK, STREAM, SWITCH, FakeExchange, Fault, response_head
+from tests.worker.stand_ins import OK, STREAM, SWITCH, FakeExchange, FakePipe, Fault, response_head
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\nHost: a\r\n\r\n"
@@ -491,6 +492,21 @@ def test_at_a_message_boundary_it_is_offered(line: Line) -> None:
 
 
 # Tunnels
+
+
+def test_the_bytes_of_an_upgrade_are_counted_once(line: Line) -> None:
+    """Those too that come before there is a tunnel, which the codec has read."""
+    upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+    line.comes(upgrade + b"early")
+    near, far = line.codec.tunnel(SWITCH), FakePipe()
+    Tunnel(line.core, near, far, b"", lambda *_: None).start()
+    line.comes(b"late")
+    assert far.listener is not None
+    far.listener.came(b"out!")
+    assert far.sent == b"earlylate"
+    assert line.core.counters[Field.BYTES_IN] == len(upgrade) + len(far.sent)
+    assert line.transport.take() == SWITCH.out + b"out!"
+    assert line.core.counters[Field.BYTES_OUT] == len(SWITCH.out) + 4
 
 
 def test_an_upgrade_becomes_a_pipe_with_what_has_come_already(line: Line) -> None:

@@ -195,6 +195,21 @@ def test_a_reset_lets_go_of_the_server_and_counts_once() -> None:
     assert wire.upstream.active[0] == 0
 
 
+def test_the_bytes_of_a_tunnel_are_counted_once() -> None:
+    """As frames, of which each has nine bytes more (RFC 9113 §4.1)."""
+    wire = Wire()
+    client = Http2Client(wire)
+    number = client.asks(CONNECT, end=False)
+    server = client.server(number)
+    client.answered(number, SWITCH)
+    came, went = _counted(wire, Field.BYTES_IN, Field.BYTES_OUT)
+    client.says(number, b"in")
+    assert _counted(wire, Field.BYTES_IN, Field.BYTES_OUT) == [came + 9 + 2, went]
+    server.transport.protocol.data_received(b"out!")
+    client.talk()
+    assert _counted(wire, Field.BYTES_IN, Field.BYTES_OUT) == [came + 9 + 2, went + 9 + 4]
+
+
 def test_a_tunnel_ends_when_the_client_has_taken_all() -> None:
     wire = Wire()
     client = Http2Client(wire, window=10)

@@ -73,15 +73,18 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.buffer and self.deadline < math.inf:
+            else:
                 self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
+            else:
+                self.core.internal(error)
         self.core.emptier()
 
     @guarded
     def data_received(self, data: bytes) -> None:
+        self.core.counters[Field.BYTES_IN] += len(data)
         self.buffer += data
         if self.exchange is None and not self.closed:
             try:
@@ -110,9 +113,10 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         exchange.request(self, None, b"", True)
 
     def _never(self, reason: Reason) -> None:
-        """The connection ends before it is known which server name it is for."""
-        self.deadline = math.inf
-        begin(self.core, self.facts, self.bind.frontend).never(reason)
+        """The connection ends. Say so where it was not known yet which server name it is for."""
+        if self.buffer and self.deadline < math.inf:
+            self.deadline = math.inf
+            begin(self.core, self.facts, self.bind.frontend).never(reason)
 
     # From the exchange
 
@@ -173,8 +177,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
             self.exchange.expire()
         else:  # no server name in time
             self.core.counters[Field.TIMEOUTS] += 1
-            if self.buffer:
-                self._never(Reason.CLIENT_LATE)
+            self._never(Reason.CLIENT_LATE)
             self.transport.abort()
 
     def lively(self) -> bool:
@@ -200,3 +203,5 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         else:
             self.core.internal(error)
         self.cut_off()
+        if exchange is None:
+            self._never(Reason.INTERNAL)  # `connection_lost`, which follows, would say that the client left
