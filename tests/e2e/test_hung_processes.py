@@ -157,14 +157,17 @@ def test_a_leaving_worker_that_hangs_is_killed(
         assert victim not in states(running)
 
 
-# In the balancer's own session, since each session gets its share of a CPU (man 7 sched, "autogroup").
+# In the balancer's own session, since each session gets its share of a CPU (man 7 sched, "autogroup"). They
+# wait for a signal before they are busy, or the balancer would hardly come to start.
 BUSY = """
-import os, sys
+import os, signal, sys
 parent = os.getpid()
 for _ in range(3):
     if os.fork() == 0:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         os.setpriority(os.PRIO_PROCESS, 0, -20 if os.geteuid() == 0 else 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        while os.getppid() == parent and not signal.sigtimedwait({signal.SIGUSR1}, 1): pass
         while os.getppid() == parent: pass
         os._exit(0)
 os.execv(sys.argv[1], sys.argv[1:])
@@ -185,6 +188,8 @@ def test_a_worker_that_gets_no_cpu_is_not_judged(origin: Origin) -> None:
 
         os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0))
         os.sched_setaffinity(worker, {max(os.sched_getaffinity(0))})
+        for other in others:
+            other.send_signal(signal.SIGUSR1)
         before = used()
         running.wait("late", lambda status: used() > before + 5, seconds=120)
         assert states(running) == {worker: "serving"}
