@@ -60,7 +60,7 @@ class Path:
         )
         address = parse_address("127.0.0.1:9")
         config = BackendConfig(name="b", balance="roundrobin", servers=(Server(name="s", address=address),))
-        backend = Backend(config, Scoreboard(1), lambda server: 0, 0, lambda: True)
+        backend = Backend(config, Scoreboard(1), lambda server: 0, 0)
         frontend = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
         compiled = phases.compiled(frontend, {"b": backend}, core)
         bind = Bind("127.0.0.1:80", frontend, compiled, {}, core.head_limits)

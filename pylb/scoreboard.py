@@ -1,16 +1,18 @@
 """The scoreboard: one anonymous shared mapping through which the processes see each other.
 
 Known to all processes; of pylb it knows `latency` only. It is made by the supervisor before the first fork
-and never grows. Everything in it is a signed 64-bit integer. There are no locks: each *row* is written by
-exactly one process (promise I5), and readers accept that two fields of a row may be a moment apart.
+and never grows. Everything in it is a signed 64-bit integer, but for active requests, which have 32 bits and
+no sign, so that many can be added at once. There are no locks: each *row* is written by exactly one process
+(promise I5), and readers accept that two fields of a row may be a moment apart.
 
 A **row** belongs to one worker process for its life. Rows are not slots: a slot is a listening
 socket that outlives workers, and during a reload two generations of workers (hence two rows) serve
 the same slot. When a worker has gone, the supervisor (then the only writer) folds the row's counters into
 the *retired* row and zeroes it, so that totals never go back.
 
-Per-server figures lie in columns: for one server the values of all rows are adjacent, so that the
-global number of active requests of a server is one ``sum`` over a slice.
+Per-server counters lie in columns: for one server the values of all rows are adjacent. Active requests lie in
+rows: those of a worker at all servers are adjacent, for whom picks by load (`pylb.balance.loads`), and no two
+workers write to the same cache line.
 """
 
 from __future__ import annotations
@@ -153,6 +155,8 @@ class ControlField(IntEnum):
     OWED_NS = 7  # when the time will have passed that growth is owed (pylb.scaling.policy)
 
 
+_CACHE_LINE = 128  # bytes; some processors fetch two of 64
+
 NO_BACKEND, OTHER_BACKENDS = 0, 1
 """Two histograms of response times beside those of backends: for requests without a backend (redirects,
 refusals), and for all backends for which there was no room."""
@@ -174,7 +178,7 @@ class Scoreboard:
         self.servers = servers
         width = int(Field.END)
         rows_size = (self.rows + 1) * width  # the last one is the retired row
-        servers_size = len(ServerField) * servers * (self.rows + 1)
+        servers_size = (len(ServerField) - 1) * servers * (self.rows + 1)
         slots_size = len(SlotField) * slots
         notes_size = len(RowField) * self.rows
         singles = len(SupervisorField) + len(ControlField)
@@ -182,10 +186,14 @@ class Scoreboard:
         times_size = (
             self._times * (self.rows + 1) * latency.WIDTH
         )  # most pages of it are never touched, and take no memory
-        self._map = mmap.mmap(
-            -1, 8 * (rows_size + servers_size + slots_size + notes_size + singles + times_size)
-        )
-        self._cells = memoryview(self._map).cast("q")
+        size = 8 * (rows_size + servers_size + slots_size + notes_size + singles + times_size)
+        size = -(-size // _CACHE_LINE) * _CACHE_LINE
+        # Cells from one row's active requests to the next one's.
+        self._apart = -(-4 * servers // _CACHE_LINE) * _CACHE_LINE // 4
+        self._map = mmap.mmap(-1, size + 4 * self._apart * (self.rows + 1))
+        self._cells = memoryview(self._map)[:size].cast("q")
+        self._active = memoryview(self._map)[size:].cast("I")
+        self._active_bytes = memoryview(self._map)[size:]
         self._server_base = rows_size
         self._slot_base = rows_size + servers_size
         self._note_base = self._slot_base + slots_size
@@ -207,8 +215,15 @@ class Scoreboard:
         """One server's value of every row (``rows + 1`` cells, the last being the retired row's)."""
         if not 0 <= server < self.servers:
             raise IndexError(f"server {server} of {self.servers}")
-        start = self._server_base + (field * self.servers + server) * (self.rows + 1)
+        if field is ServerField.ACTIVE:
+            return self._active[server :: self._apart]
+        start = self._server_base + ((field - 1) * self.servers + server) * (self.rows + 1)
         return self._cells[start : start + self.rows + 1]
+
+    def active(self, row: int) -> memoryview:
+        """A worker's active requests at all servers, as bytes: 4 for each."""
+        begin = 4 * row * self._apart
+        return self._active_bytes[begin : begin + 4 * self.servers]
 
     def times(self, backend: int, row: int) -> memoryview:
         """A backend's response times by one worker: `latency.WIDTH` cells."""
@@ -263,12 +278,12 @@ class Scoreboard:
             if index not in GAUGES:
                 retired[index] += cells[index]
             cells[index] = 0
+        self.active(row)[:] = bytes(4 * self.servers)
         for server in range(self.servers):
-            for field in ServerField:
+            for field in (ServerField.REQUESTS, ServerField.ERRORS):
                 column = self.server_column(field, server)
                 if column[row]:
-                    if field is not ServerField.ACTIVE:
-                        column[self.rows] += column[row]
+                    column[self.rows] += column[row]
                     column[row] = 0
         for backend in (NO_BACKEND, OTHER_BACKENDS, *self.backends.values()):
             self._fold_times(backend, row)

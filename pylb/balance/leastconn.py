@@ -1,42 +1,148 @@
-"""Least connections: the server with the fewest active requests for its weight.
+"""Least connections: the server with the fewest active requests for its weight, over all workers.
 
-Pure. The loads come from a callable, so that they can be those over all workers, not of this one alone. Equal
-servers take turns; else an idle balancer would send everything to the first one.
+Pure. A pick looks at one block of 32 servers (`loads`), or of two where there are more: the next one in turn,
+and the one that was best at the last pick. With up to 64 servers that is all of them; of more, it is a choice
+among 64, with which loads differ hardly more than with a choice among all (Mitzenmacher, *The Power of Two
+Choices in Randomized Load Balancing*; two are enough). Equal servers take turns; else an idle balancer would
+send everything to the first one.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from math import gcd, inf
+from operator import mul
+
+from pylb.balance.loads import CLOSED
+from pylb.balance.members import NONE, Members
+
+
+class _Choice:
+    """A block, and what its servers' weights make of their counts."""
+
+    __slots__ = ("number", "size", "unpack", "positions", "ones", "closed", "weight", "inverse", "start")
+
+    def __init__(self, number: int, members: Members) -> None:
+        block = members.loads.blocks[number]
+        self.number = number
+        self.size = block.size
+        self.unpack = block.unpack
+        self.positions = block.positions
+        self.ones = sum(1 << 32 * lane for lane in range(len(self.positions)))
+        self.closed = 0
+        """The bit `CLOSED` in each lane that isn't to be picked."""
+        self.weight = 0.0
+        """Of each server, where they are equal, or else of one."""
+        self.inverse: tuple[float, ...] | None = None
+        """1 / weight by lane, unless they are equal."""
+        self.start = random.randrange(len(self.positions))
+        """The lane that is first among equals."""
+
+    def weigh(self, weights: Sequence[float]) -> None:
+        """The weights have changed."""
+        lanes = [weights[position] if position >= 0 else 0 for position in self.positions]
+        self.closed = sum(CLOSED << 32 * lane for lane, weight in enumerate(lanes) if not weight)
+        self.weight = max(lanes)
+        equal = all(weight in (0, self.weight) for weight in lanes)
+        self.inverse = None if equal else tuple(1 / weight if weight else inf for weight in lanes)
 
 
 class LeastConn:
     """The server for which ``(active + 1) / weight`` is smallest (as HAProxy counts it)."""
 
-    def __init__(
-        self, weights: Sequence[int], loads: Callable[[], Sequence[int]], start: int | None = None
-    ) -> None:
-        self._weights = list(weights)
-        self._loads = loads
-        self._start = random.randrange(len(weights)) if start is None else start
+    def __init__(self, members: Members) -> None:
+        self._loads = members.loads
+        self._weights = list(members.weights)
+        self._all = [_Choice(number, members) for number in range(len(members.loads.blocks))]
+        for choice in self._all:
+            choice.weigh(self._weights)
+        self._open: list[_Choice] = []
+        """The blocks with usable servers."""
+        self._turns: list[tuple[int, int]] = []
+        """Of each usable server its place in that list, and its lane."""
+        self._step = 1
+        self._turn = random.randrange(1 << 16)
+        self._best = 0
+        self._start()
 
-    def set_weight(self, server: int, weight: int) -> None:
+    def _start(self) -> None:
+        self._open = [choice for choice in self._all if choice.weight]
+        self._turns = [
+            (place, lane)
+            for place, choice in enumerate(self._open)
+            for lane, position in enumerate(choice.positions)
+            if position >= 0 and self._weights[position]
+        ]
+        # Far from one turn to the next, so that the blocks alternate, and still each server has a turn.
+        self._step = _coprime(len(self._turns))
+
+    def set_weight(self, server: int, weight: float) -> None:
         self._weights[server] = weight
+        self._all[self._loads.where[server][0]].weigh(self._weights)
+        self._start()
 
-    def pick(self, excluded: frozenset[int] = frozenset()) -> int | None:
-        weights = self._weights
-        count = len(weights)
-        loads = self._loads()
-        index = self._start = (self._start + 1) % count
-        best: int | None = None
-        best_load = best_weight = 0
-        for _ in range(count):
-            weight = weights[index]
-            if weight and index not in excluded:
-                load = loads[index] + 1
-                if best is None or load * best_weight < best_load * weight:
-                    best, best_load, best_weight = index, load, weight
-            index += 1
-            if index == count:
-                index = 0
-        return best
+    def pick(self, excluded: frozenset[int] = NONE, key: bytes | None = None) -> int | None:
+        choices = self._open
+        count = len(choices)
+        if count == 1:
+            choice = choices[0]
+            if excluded or choice.inverse is not None:
+                lane = self._least(choice, excluded)[1]
+            else:
+                # As `_least` does it.
+                total = self._loads.sums(choice.number) + choice.ones | choice.closed
+                lanes = choice.unpack(total.to_bytes(choice.size, "little"))
+                lane = (lanes + lanes).index(min(lanes), choice.start) % len(lanes)
+        elif count:
+            turns = self._turns
+            self._turn = (self._turn + self._step) % len(turns)
+            turn, start = turns[self._turn]
+            best = self._best % count
+            if best == turn:
+                best = (turn + 1) % count
+            choice, other = choices[turn], choices[best]
+            choice.start = start
+            value, lane = self._least(choice, excluded)
+            other_value, other_lane = self._least(other, excluded)
+            if other_value < value:
+                choice, lane = other, other_lane
+                self._best = best
+            else:
+                self._best = turn
+            if excluded and lane < 0:
+                for choice in choices:
+                    lane = self._least(choice, excluded)[1]
+                    if lane >= 0:
+                        break
+        else:
+            return None
+        if lane < 0:
+            return None
+        choice.start = lane + 1
+        return choice.positions[lane]
+
+    def _least(self, choice: _Choice, excluded: frozenset[int]) -> tuple[float, int]:
+        """The least load for a weight of 1 and its lane; infinite and -1 where all are excluded."""
+        total = self._loads.sums(choice.number) + choice.ones | choice.closed
+        keys: tuple[float, ...] = choice.unpack(total.to_bytes(choice.size, "little"))
+        if choice.inverse is not None:
+            keys = tuple(map(mul, keys, choice.inverse))
+        if excluded:
+            keys = tuple(
+                inf if position in excluded else key
+                for key, position in zip(keys, choice.positions, strict=True)
+            )
+        least = min(keys)
+        if least >= CLOSED:
+            return inf, -1
+        lane = (keys + keys).index(least, choice.start) % len(keys)
+        return (least if choice.inverse is not None else least / choice.weight), lane
+
+
+def _coprime(count: int) -> int:
+    """About 0.6 of the count, and without a common divisor."""
+    step = max(1, round(0.618 * count))
+    while gcd(step, count) > 1:
+        step += 1
+    return step

@@ -7,17 +7,23 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from pylb.balance import ALGORITHMS
+from pylb.balance import ALGORITHMS, known
 from pylb.config.declaration import Default, Option, one_of
 from pylb.config.section import Section
-from pylb.config.values import ONE_OR_MORE, FilePath, HostName, ServerAddress
+from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress
 
 
 def _known_algorithm(value: str) -> str:
-    if value not in ALGORITHMS:
+    if known(value) is None:
         raise ValueError(f"unknown algorithm {value!r}; allowed: {', '.join(sorted(ALGORITHMS))}")
+    kind, colon, name = value.partition(":")
+    if colon and re.fullmatch(_NAMES[kind], name, re.ASCII) is None:
+        raise ValueError(f"no {kind} is called {name!r}")
     return value
 
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 §5.6.2, RFC 6265 §4.1.1
+_NAMES = {"header": _TOKEN, "cookie": _TOKEN, "query": r"[!-%'-<>-~]+"}
 
 Algorithm = Annotated[
     str,
@@ -49,6 +55,19 @@ class Server(Section):
     address: ServerAddress = Field(description="Where the server listens.")
     weight: int = Field(
         default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
+    )
+    backup: bool = Field(
+        default=False, description="Gets requests only while none of the other servers can be picked."
+    )
+    slow_start: SecondsOrZero = Field(
+        default=0.0,
+        description="Time in which the weight rises after the server came back; 0 for all of it at once.",
+    )
+    fill: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 30,
+        description='With balance = "first": requests at a time, before the next server gets some; 0: any.',
     )
 
 
@@ -87,7 +106,14 @@ class Backend(Section):
     ] = Field(min_length=1, validation_alias="server", description="Who answers requests.")
     balance: Annotated[Algorithm, Option("--balance")] = Field(
         default="leastconn",
-        description="How a server is picked: the one with the fewest requests over all workers, or in turn.",
+        description="How a server is picked: the one with the fewest requests over all workers, or in turn, "
+        "or as said below.",
+    )
+    hash_factor: Annotated[float | None, Default('1.25; with "source" and "uri" 0')] = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Of a hash: how many times its share of all active requests a server takes, before the "
+        "next one gets some; 0 for any number.",
     )
     retries: int = Field(default=3, ge=0, le=16, description="Attempts to connect after the first.")
     tls: ServerTls | None = Field(default=None, description="TLS to the servers.")
@@ -116,3 +142,10 @@ class Backend(Section):
             if names.count(name) > 1:
                 raise ValueError(f"two servers are named {name!r}")
         return named
+
+    @field_validator("hash_factor")
+    @classmethod
+    def _above_one(cls, value: float | None) -> float | None:
+        if value and value <= 1:
+            raise ValueError("expected 0, or more than 1")
+        return value

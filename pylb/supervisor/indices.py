@@ -1,12 +1,17 @@
 """Which server has which column of the scoreboard, over all configurations that a process still has.
 
+Algorithms read the active requests of a block of neighbouring servers at once (`pylb.balance.loads`). So
+those of a backend get columns in as few blocks as there is room for.
+
 It knows the scoreboard and configurations, and no process.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
+from pylb.balance.loads import LANES
 from pylb.config.model import Config, ServerKey, server_keys
 from pylb.net.listeners import BindError
 from pylb.scoreboard import Scoreboard
@@ -42,8 +47,7 @@ class Indices:
         fresh = [key for key in dict.fromkeys(wanted) if key not in self.known]
         if len(self.known) + len(fresh) > self._board.servers:
             self._forget({*wanted, *(key for other in in_use for key in server_keys(other))})
-        free = iter(sorted(set(range(self._board.servers)) - set(self.known.values())))
-        found = dict(zip(fresh, free, strict=False))
+        found = self._places(fresh)
         if len(found) < len(fresh):
             raise BindError(
                 f"more than {self._board.servers} servers, with those of workers that still drain; "
@@ -54,6 +58,32 @@ class Indices:
             [backend.name for backend in config.backends],
             [backend.name for other in in_use for backend in other.backends],
         )
+
+    def _places(self, fresh: Sequence[ServerKey]) -> dict[ServerKey, int]:
+        """An index for each, as far as there are free ones."""
+        free: dict[int, list[int]] = {}  # by block, those that come first at the end
+        for index in sorted(set(range(self._board.servers)) - set(self.known.values()), reverse=True):
+            free.setdefault(index // LANES, []).append(index)
+        own: dict[str, set[int]] = {}  # by backend, the blocks in which it has servers already
+        for (backend, *_), index in self.known.items():
+            own.setdefault(backend, set()).add(index // LANES)
+        left = Counter(backend for backend, *_ in fresh)
+        found = {}
+        for key in fresh:
+            backend = key[0]
+            mine = own.setdefault(backend, set())
+            block = next((block for block in sorted(mine) if free.get(block)), None)
+            if block is None:
+                wanted = min(left[backend], LANES)
+                rooms = sorted(block for block, indices in free.items() if indices)
+                if not rooms:
+                    break
+                roomy = (block for block in rooms if len(free[block]) >= wanted)
+                block = next(roomy, max(rooms, key=lambda block: len(free[block])))
+                mine.add(block)
+            found[key] = free[block].pop()
+            left[backend] -= 1
+        return found
 
     def take_back(self, kept: set[ServerKey]) -> None:
         """Free the indices of all others; no process may have used them."""

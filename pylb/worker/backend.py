@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import logging
 import ssl
+import time
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from pylb import latency
-from pylb.balance import ALGORITHMS
+from pylb.balance import ALGORITHMS, known
+from pylb.balance.loads import Loads
+from pylb.balance.members import Balancer, Members, Observer
+from pylb.balance.ring import BOUNDED, FACTORS
+from pylb.balance.shares import Shares, WithBackups
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.log import log
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.core import Core
 from pylb.worker.sides import ServerSide
+
+_FAILED = 5.0  # seconds that count as the response time of a try that has failed
 
 
 class Shared(ABC):
@@ -41,7 +50,7 @@ class Server:
     __slots__ = (
         *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
         *("pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors"),
+        *("_requests", "_errors", "observe", "returned"),
     )
 
     def __init__(
@@ -79,9 +88,16 @@ class Server:
         self.failing = 0
         """How many connections in a row could not be made."""
         self._failing_since = 0.0
+        # What its backend wants to know of it.
+        self.observe: Callable[[float], None] | None = None
+        """Where the algorithm goes by response times: called with the seconds of each response."""
+        self.returned: Callable[[], None] | None = None
+        """Called when it can be connected to again."""
 
     def failed(self, core: Core, kind: str, why: str) -> None:
         """Log what the server did wrong, once; repetitions of the ``kind`` are counted."""
+        if self.observe is not None:
+            self.observe(_FAILED)  # a server that fails at once is not a fast one
         if kind == "connect":
             if not self.failing:
                 self._failing_since = core.now
@@ -91,6 +107,8 @@ class Server:
 
     def works(self, core: Core) -> None:
         """Log that the server can be connected to again."""
+        if self.returned is not None:
+            self.returned()
         seconds, failures = core.now - self._failing_since, self.failing
         self.failing = 0
         core.repeats.over(("server", self.backend, self.name, "connect"))
@@ -111,7 +129,6 @@ class Backend:
     Args:
         index_of: gives a server's index in the scoreboard.
         row: this worker's.
-        alone: whether this worker is the only one.
         context: for TLS to the servers.
 
     Raises:
@@ -124,7 +141,6 @@ class Backend:
         board: Scoreboard,
         index_of: Callable[[ServerConfig], int],
         row: int,
-        alone: Callable[[], bool],
         context: ssl.SSLContext | None = None,
     ) -> None:
         if config.tls is not None and context is None:
@@ -134,26 +150,52 @@ class Backend:
         # Counted here and written to the scoreboard with each tick.
         self.times = [0] * latency.WIDTH
         self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)
+        # Its servers, and who picks one.
+        indices = [index_of(server) for server in config.servers]
         self.servers = [
-            Server(server, config, board, index_of(server), row, context) for server in config.servers
+            Server(server, config, board, index, row, context)
+            for server, index in zip(config.servers, indices, strict=True)
         ]
-        columns = self._columns = [server.active for server in self.servers]
-
-        def loads() -> Sequence[int]:
-            # Live over all workers; with one worker its own cells say it all.
-            if alone():
-                return [column[row] for column in columns]
-            return [sum(column) for column in columns]
-
+        self._board = board
+        self._row = row
+        self._loads = Loads(indices, board.active(row))
         weights = [server.weight for server in config.servers]
-        self.balancer = ALGORITHMS[config.balance](weights, loads)
+        factor = config.hash_factor
+        members = Members(
+            weights=weights,
+            names=[str(server.address) for server in config.servers],
+            loads=self._loads,
+            clock=time.monotonic,
+            fills=[server.fill for server in config.servers],
+            factor=FACTORS.get(config.balance, BOUNDED) if factor is None else factor,
+        )
+        make = ALGORITHMS[known(config.balance) or config.balance]
+        backups = [server.backup for server in config.servers]
+        self.balancer: Balancer = WithBackups(make, members, backups) if any(backups) else make(members)
+        self.key: Callable[[Any], bytes | None] | None = None
+        """Of a transaction, what the algorithm hashes; None where it hashes nothing. (`phases.keys`)"""
+        self.shares = Shares(self.balancer, weights, [server.slow_start for server in config.servers])
+        """Through which a server becomes usable, or stops to be."""
+        for position, server in enumerate(self.servers):
+            if isinstance(self.balancer, Observer):
+                server.observe = partial(self.balancer.observe, position)
+            if config.servers[position].slow_start:
+                server.returned = partial(self._returned, position)
 
-    def look_at(self, rows: int) -> None:
-        """Sum over the first rows only: those behind them are unused."""
-        self._columns[:] = [server.active[:rows] for server in self.servers]
+    def _returned(self, position: int) -> None:
+        """A server can be connected to again: it begins slowly."""
+        now = time.monotonic()
+        self.shares.usable(position, False, now)
+        self.shares.usable(position, True, now)
+
+    def look_at(self, rows: Sequence[int]) -> None:
+        """Count active requests over these rows, and this worker's own."""
+        self._loads.look_at([self._board.active(row) for row in rows if row != self._row])
 
     def flush(self) -> None:
-        """Write what was counted to the scoreboard."""
+        """Write what was counted to the scoreboard; and raise the weights of servers that begin slowly."""
+        if self.shares.rising:
+            self.shares.step(time.monotonic())
         self._times[:] = memoryview(array("q", self.times))
         for server in self.servers:
             server.flush()

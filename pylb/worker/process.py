@@ -38,6 +38,7 @@ from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
 from pylb.worker.frontend import Bind
 from pylb.worker.handover import HandOver
 from pylb.worker.listeners import Listener, Listeners
+from pylb.worker.phases import keys
 from pylb.worker.runqueue import RunQueue
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
@@ -80,9 +81,10 @@ class Worker:
                 return context.servers[name, server.name, str(server.address)]
 
             self.backends[backend.name] = Backend(
-                *(backend, context.board, index_of, context.row, lambda: self.alone),
+                *(backend, context.board, index_of, context.row),
                 context.backend_tls.get(backend.name),
             )
+            self.backends[backend.name].key = keys.compiled(backend)
         self.servers = [server for backend in self.backends.values() for server in backend.servers]
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
@@ -105,7 +107,7 @@ class Worker:
         # Time.
         self._run_queue = RunQueue()
         self._times = context.board.times(NO_BACKEND, context.row)
-        self._rows = 0  # of the scoreboard that are in use, as far as the backends know
+        self._rows: list[int] = []  # of the scoreboard that are in use, as far as the backends know
         self._sweep_every = max(_TICK, min(1.0, min(config.timeouts.model_dump().values()) / 4))
         self._next_sweep = 0.0
         self._next_tick = 0.0
@@ -321,12 +323,11 @@ class Worker:
         cells[Field.CPU_NS] = time.process_time_ns()
         cells[Field.WAITED_NS] = self._run_queue.waited_ns()
         cells[Field.LAG_US] = max(0, int(lag * 1e6))
-        used = self.board.supervisor[SupervisorField.ROWS]
-        if used != self._rows:
-            self._rows = used
-            for backend in self.backends.values():
-                backend.look_at(used)
         rows = self.board.live_rows()
+        if rows != self._rows:
+            self._rows = rows
+            for backend in self.backends.values():
+                backend.look_at(rows)
         self.alone = len(rows) == 1
         if core.limits.connections:
             others = (self.board.row(row) for row in rows if row != self.row)

@@ -84,7 +84,7 @@ class Scene:
             for number in range(SERVERS)
         )
         config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries)
-        self.backend = backend.Backend(config, _BOARD, servers.index, 0, lambda: True)
+        self.backend = backend.Backend(config, _BOARD, servers.index, 0)
         self.backend.balancer = cast(Any, _InOrder())
         for number in range(SERVERS):
             _BOARD.server_column(ServerField.ACTIVE, number)[0] = 0

@@ -36,7 +36,7 @@ class Line:
 
     def __init__(self, private: bool = False, limits: Limits | None = None) -> None:
         self.core = TestCore(limits=limits)
-        (self.server,) = Backend(_CONFIG, _BOARD, lambda server: 0, 0, lambda: True).servers
+        (self.server,) = Backend(_CONFIG, _BOARD, lambda server: 0, 0).servers
         self.codec = Http1ServerConnection(self.core, self.server, private)
         self.transport = Transport()
         self.codec.connection_made(cast(asyncio.BaseTransport, self.transport))

@@ -15,7 +15,7 @@ from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits
+from pylb.worker.phases import answers, fields, limits, observe
 from pylb.worker.transaction import Transaction
 
 
@@ -33,4 +33,6 @@ def compiled(config: FrontendConfig, backends: dict[str, Backend], core: Core) -
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
+    on_account = [observe.response_times(backends.values())]
+    frontend.on_account = tuple(phase for phase in on_account if phase is not None)
     return frontend

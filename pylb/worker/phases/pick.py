@@ -9,7 +9,8 @@ from pylb.worker.transaction import Transaction
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
-    index = backend.balancer.pick(tx.tried)
+    key = backend.key
+    index = backend.balancer.pick(tx.tried) if key is None else backend.balancer.pick(tx.tried, key(tx))
     if index is None:
         return None
     server = backend.servers[index]
