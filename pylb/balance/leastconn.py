@@ -21,7 +21,10 @@ from pylb.balance.members import NONE, Members
 class _Choice:
     """A block, and what its servers' weights make of their counts."""
 
-    __slots__ = ("number", "size", "unpack", "positions", "ones", "closed", "weight", "inverse", "start")
+    __slots__ = (
+        *("number", "size", "unpack", "positions", "start"),
+        *("weight", "inverse", "equal", "ones", "closed"),
+    )
 
     def __init__(self, number: int, members: Members) -> None:
         block = members.loads.blocks[number]
@@ -36,6 +39,8 @@ class _Choice:
         """Of each server, where they are equal, or else of one."""
         self.inverse: tuple[float, ...] | None = None
         """1 / weight by lane, unless they are equal."""
+        self.equal = False
+        """Whether all lanes are servers of the same weight, so that their counts alone say which is best."""
         self.start = random.randrange(len(self.positions))
         """The lane that is first among equals."""
 
@@ -44,8 +49,10 @@ class _Choice:
         lanes = [weights[position] if position >= 0 else 0 for position in self.positions]
         self.closed = sum(CLOSED << 32 * lane for lane, weight in enumerate(lanes) if not weight)
         self.weight = max(lanes)
-        equal = all(weight in (0, self.weight) for weight in lanes)
-        self.inverse = None if equal else tuple(1 / weight if weight else inf for weight in lanes)
+        self.inverse = None
+        if any(weight not in (0, self.weight) for weight in lanes):
+            self.inverse = tuple(1 / weight if weight else inf for weight in lanes)
+        self.equal = self.inverse is None and not self.closed
 
 
 class LeastConn:
@@ -87,57 +94,60 @@ class LeastConn:
         count = len(choices)
         if count == 1:
             choice = choices[0]
-            if excluded or choice.inverse is not None:
-                lane = self._least(choice, excluded)[1]
+            if excluded or not choice.equal:
+                _, keys, least = self._look(choice, excluded)
+                if least >= CLOSED:
+                    return None
             else:
-                # As `_least` does it.
-                total = self._loads.sums(choice.number) + choice.ones | choice.closed
-                lanes = choice.unpack(total.to_bytes(choice.size, "little"))
-                lane = (lanes + lanes).index(min(lanes), choice.start) % len(lanes)
+                keys = self._loads.lanes(choice.number)
+                least = min(keys)
         elif count:
-            turns = self._turns
-            self._turn = (self._turn + self._step) % len(turns)
-            turn, start = turns[self._turn]
+            self._turn = (self._turn + self._step) % len(self._turns)
+            turn, start = self._turns[self._turn]
             best = self._best % count
             if best == turn:
                 best = (turn + 1) % count
             choice, other = choices[turn], choices[best]
             choice.start = start
-            value, lane = self._least(choice, excluded)
-            other_value, other_lane = self._least(other, excluded)
+            value, keys, least = self._look(choice, excluded)
+            other_value, other_keys, other_least = self._look(other, excluded)
             if other_value < value:
-                choice, lane = other, other_lane
-                self._best = best
-            else:
-                self._best = turn
-            if excluded and lane < 0:
+                choice, keys, least, turn = other, other_keys, other_least, best
+            self._best = turn
+            if least >= CLOSED:
                 for choice in choices:
-                    lane = self._least(choice, excluded)[1]
-                    if lane >= 0:
+                    _, keys, least = self._look(choice, excluded)
+                    if least < CLOSED:
                         break
+                else:
+                    return None
         else:
             return None
-        if lane < 0:
-            return None
+        lane = (keys + keys).index(least, choice.start) % len(keys)
         choice.start = lane + 1
         return choice.positions[lane]
 
-    def _least(self, choice: _Choice, excluded: frozenset[int]) -> tuple[float, int]:
-        """The least load for a weight of 1 and its lane; infinite and -1 where all are excluded."""
+    def _look(self, choice: _Choice, excluded: frozenset[int]) -> tuple[float, tuple[float, ...], float]:
+        """The least load for a weight of 1, what the block's lanes are compared by, and the least of that.
+
+        The last is `CLOSED` or more where all servers of the block are excluded.
+        """
+        keys: tuple[float, ...]
+        if choice.equal and not excluded:
+            keys = self._loads.lanes(choice.number)
+            least: float = min(keys)
+            return (least + 1) / choice.weight, keys, least
         total = self._loads.sums(choice.number) + choice.ones | choice.closed
-        keys: tuple[float, ...] = choice.unpack(total.to_bytes(choice.size, "little"))
+        keys = choice.unpack(total.to_bytes(choice.size, "little"))
         if choice.inverse is not None:
             keys = tuple(map(mul, keys, choice.inverse))
         if excluded:
-            keys = tuple(
-                inf if position in excluded else key
-                for key, position in zip(keys, choice.positions, strict=True)
-            )
+            places = zip(keys, choice.positions, strict=True)
+            keys = tuple(inf if position in excluded else key for key, position in places)
         least = min(keys)
         if least >= CLOSED:
-            return inf, -1
-        lane = (keys + keys).index(least, choice.start) % len(keys)
-        return (least if choice.inverse is not None else least / choice.weight), lane
+            return inf, keys, inf
+        return (least if choice.inverse is not None else least / choice.weight), keys, least
 
 
 def _coprime(count: int) -> int:

@@ -18,6 +18,7 @@ a look reads so many rows anew, in turn, and knows the rest from earlier looks a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from struct import Struct
 
 LANES = 32
@@ -34,13 +35,14 @@ Row = memoryview | bytearray
 
 _BYTES = 4
 _BITS = 8 * _BYTES
+_SMALL = 8  # servers that are added up one by one: large integers have their own costs
 _ALL = (1 << _BITS) - 1
 
 
 class Block:
     """Some neighbouring cells of each row, with those servers of the backend that they belong to."""
 
-    __slots__ = ("begin", "end", "size", "positions", "unpack", "members")
+    __slots__ = ("begin", "end", "size", "positions", "unpack", "unpack_from", "small", "members")
 
     def __init__(self, cells: dict[int, int]) -> None:
         first, last = min(cells), max(cells)
@@ -48,8 +50,10 @@ class Block:
         self.size = self.end - self.begin
         self.positions = [cells.get(index, -1) for index in range(first, last + 1)]
         """By lane: the position of the server in its backend; -1 for cells of other backends."""
-        self.unpack = Struct(f"<{len(self.positions)}I").unpack
+        struct = Struct(f"<{len(self.positions)}I")
+        self.unpack, self.unpack_from = struct.unpack, struct.unpack_from
         """A tuple of the counts by lane, of `size` bytes."""
+        self.small = len(self.positions) <= _SMALL
         self.members = sum(
             _ALL << _BITS * lane for lane, position in enumerate(self.positions) if position >= 0
         )
@@ -79,9 +83,11 @@ class Loads:
         self._own = own
         self._near: Sequence[Row] = ()
         self._far: list[_Far] = []
+        self._several = self._few = False
 
     def look_at(self, others: Sequence[Row]) -> None:
         """Which rows other workers have now."""
+        self._several, self._few = bool(others), len(others) <= 2
         self._near = others if len(others) <= NEAR else ()
         self._far = [] if len(others) <= NEAR else [_Far(block, others) for block in self.blocks]
 
@@ -95,6 +101,17 @@ class Loads:
         if self._far:
             total += self._far[number].look()
         return total
+
+    def lanes(self, number: int) -> tuple[int, ...]:
+        """The counts of a block by lane."""
+        block = self.blocks[number]
+        if not self._several or self._few and block.small:
+            begin, unpack_from = block.begin, block.unpack_from
+            counts: tuple[int, ...] = unpack_from(self._own, begin)
+            for row in self._near:
+                counts = tuple(map(add, counts, unpack_from(row, begin)))
+            return counts
+        return block.unpack(self.sums(number).to_bytes(block.size, "little"))
 
     def of(self, position: int) -> int:
         """The count of one server."""

@@ -104,10 +104,9 @@ class Backend(Section):
         ONE_OR_MORE,
         Option("--server", "ADDRESS[,weight=N]", server_of_text),
     ] = Field(min_length=1, validation_alias="server", description="Who answers requests.")
-    balance: Annotated[Algorithm, Option("--balance")] = Field(
+    balance: Annotated[Algorithm, Option("--balance", "ALGORITHM")] = Field(
         default="leastconn",
-        description="How a server is picked: the one with the fewest requests over all workers, or in turn, "
-        "or as said below.",
+        description="How a server is picked: the one with the fewest requests over all workers, or otherwise.",
     )
     hash_factor: Annotated[float | None, Default('1.25; with "source" and "uri" 0')] = Field(
         default=None,

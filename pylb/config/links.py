@@ -19,6 +19,9 @@ from pylb.config.values import one_or_more
 _MOST_BINDS = 1024
 """So that their names fit into one message to a worker (`pylb.net.channel.MAX_PACKET`)."""
 
+_OF_REQUESTS = {"uri", "path", "header", "cookie", "query"}
+"""What can't be hashed where only connections are seen."""
+
 
 def broken_links(document: dict[str, Any]) -> list[str]:
     """One line for each mistake between sections, with the key's path."""
@@ -65,3 +68,7 @@ def _unknown_backends(frontends: list[dict[str, Any]], backends: list[dict[str, 
                 yield f"{path}: no backend {name!r}; defined: {defined}"
             elif frontend.get("mode") == "tcp" and backends[names.index(name)].get("http2") is True:
                 yield f'{path}: {name!r} has http2, which mode "tcp" can\'t speak'
+            elif frontend.get("mode") == "tcp":
+                balance = str(backends[names.index(name)].get("balance", ""))
+                if balance.partition(":")[0] in _OF_REQUESTS:
+                    yield f'{path}: {name!r} has balance {balance!r}, but mode "tcp" reads no requests'

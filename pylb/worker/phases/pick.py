@@ -10,7 +10,7 @@ def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
     key = backend.key
-    index = backend.balancer.pick(tx.tried) if key is None else backend.balancer.pick(tx.tried, key(tx))
+    index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
     if index is None:
         return None
     server = backend.servers[index]
