@@ -191,6 +191,8 @@ class Scoreboard:
         # Cells from one row's active requests to the next one's.
         self._apart = -(-4 * servers // _CACHE_LINE) * _CACHE_LINE // 4
         self._map = mmap.mmap(-1, size + 4 * self._apart * (self.rows + 1))
+        self.active_at = size
+        """Where active requests begin in the mapping, in bytes."""
         self._cells = memoryview(self._map)[:size].cast("q")
         self._active = memoryview(self._map)[size:].cast("I")
         self._active_bytes = memoryview(self._map)[size:]

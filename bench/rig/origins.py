@@ -30,9 +30,7 @@ def response(body: bytes, fields: bytes = b"") -> bytes:
 
 
 SMALL = response(b"x" * 128)
-TOKENS = (
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8\r\n token x\r\n" * 1000 + b"0\r\n\r\n"
-)
+TOKENS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8\r\n token x\r\n" * 1000 + b"0\r\n\r\n"
 """1,000 chunks of 8 bytes, as a language model's tokens are sent, but at once: costs a balancer much, and the
 client and the server little."""
 
@@ -65,7 +63,7 @@ def origin(handler: Handler | bytes = SMALL) -> Iterator[str]:
         yield f"127.0.0.1:{pipe.recv()}"
 
 
-def nginx_with_files(folder: Path, ports: Sequence[int]) -> list[str]:
+def nginx_with_files(folder: Path, ports: Sequence[int], hosts: Sequence[str] = ("127.0.0.1",)) -> list[str]:
     """The command of one nginx process with ``/`` (128 bytes), ``/small`` (128), ``/64k`` and ``/1m``."""
     for name, body in (
         ("index.html", b"x" * 128),
@@ -75,10 +73,10 @@ def nginx_with_files(folder: Path, ports: Sequence[int]) -> list[str]:
     ):
         (folder / name).write_bytes(body)
     folder.chmod(0o755)
-    listen = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in ports)
+    listen = " ".join(f"listen {host}:{port} backlog=4096;" for host in hosts for port in ports)
     (folder / "files.conf").write_text(
         f"worker_processes 1; daemon off; master_process off; pid {folder}/pid; error_log {folder}/err;\n"
-        f"events {{ worker_connections 8192; }}\n"
+        f"events {{ worker_connections 16384; }}\n"
         "http { access_log off; keepalive_requests 1000000000; keepalive_timeout 300; "
         f"{nginx_temps(folder)}\n"
         f"server {{ {listen} root {folder}; }} }}\n"
