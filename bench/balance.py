@@ -102,10 +102,17 @@ def measure(algorithm: str, case: Case, servers: Sequence[str], turns: int, seco
     }
 
 
-async def _slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answers after a time that nobody can foresee."""
+async def _alike(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers after 100 ms."""
     while await reader.readuntil(b"\r\n\r\n"):
-        await asyncio.sleep(random.expovariate(1 / 0.15))
+        await asyncio.sleep(0.1)
+        writer.write(origins.SMALL)
+
+
+async def _by_chance(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers after a time that nobody can foresee, 300 ms on average."""
+    while await reader.readuntil(b"\r\n\r\n"):
+        await asyncio.sleep(random.expovariate(1 / 0.3))
         writer.write(origins.SMALL)
 
 
@@ -144,7 +151,9 @@ class Memory:
 
 def sample(name: str, server: str, seconds: int) -> dict[str, Any]:
     """The differences between the servers while wrk runs, by how often they were seen."""
-    text = f"workers = {{min = 4, max = 4}}\n{frontend('f', port := free_port())}{backend('b', [server] * 10)}"
+    text = (
+        f"workers = {{min = 4, max = 4}}\n{frontend('f', port := free_port())}{backend('b', [server] * 10)}"
+    )
     seen = Counter[int]()
     active = Counter[int]()
     with Balancer(text=text) as pylb:
@@ -256,8 +265,10 @@ def main() -> None:
                     servers = [f"{host}:{port}" for host in hosts]
                     costs.append(measure(algorithm, case, servers, chosen.turns, chosen.seconds))
         if chosen.samples:
-            slow = stack.enter_context(origins.origin(_slow))
-            spreads.append(sample("answer after 150 ms on average, at random", slow, chosen.samples))
+            alike = stack.enter_context(origins.origin(_alike))
+            by_chance = stack.enter_context(origins.origin(_by_chance))
+            spreads.append(sample("answer after 100 ms", alike, chosen.samples))
+            spreads.append(sample("answer after 300 ms on average, by chance", by_chance, chosen.samples))
             spreads.append(sample("answer at once", f"127.0.0.1:{port}", chosen.samples))
     write(
         "balance",
