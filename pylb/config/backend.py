@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS, known
-from pylb.config.declaration import Default, Option, one_of
+from pylb.config.declaration import Default, Kind, Option
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress
 
@@ -28,7 +28,7 @@ _NAMES = {"header": _TOKEN, "cookie": _TOKEN, "query": r"[!-%'-<>-~]+"}
 Algorithm = Annotated[
     str,
     AfterValidator(_known_algorithm),
-    one_of(sorted(ALGORITHMS)),
+    Kind("algorithm", "algorithms", "ALGORITHM"),
 ]
 
 
@@ -104,9 +104,9 @@ class Backend(Section):
         ONE_OR_MORE,
         Option("--server", "ADDRESS[,weight=N]", server_of_text),
     ] = Field(min_length=1, validation_alias="server", description="Who answers requests.")
-    balance: Annotated[Algorithm, Option("--balance", "ALGORITHM")] = Field(
+    balance: Annotated[Algorithm, Option("--balance")] = Field(
         default="leastconn",
-        description="How a server is picked: the one with the fewest requests over all workers, or another.",
+        description="How a server is picked: the one with the fewest requests over all workers, or another algorithm.",
     )
     hash_factor: Annotated[float | None, Default('1.25; with "source" and "uri" 0')] = Field(
         default=None,

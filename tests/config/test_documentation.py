@@ -62,7 +62,7 @@ def test_every_key_is_described(key: Key) -> None:
         ("frontend.trusted_proxies", "list of networks", "[]"),
         ("frontend.tls.alpn", 'list of `"h2"`, `"http/1.1"`', '["h2", "http/1.1"]'),
         ("frontend.body_bytes", "size", ""),
-        ("backend.balance", '`"leastconn"` or `"roundrobin"`', '"leastconn"'),
+        ("backend.balance", "algorithm", '"leastconn"'),
         ("frontend", "list of tables", ""),
         ("backend.server", "list of tables or addresses", ""),
         ("backend.http2", "true or false", "false"),

@@ -45,8 +45,8 @@ def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path)
         "workers.mx: unknown key; allowed: max, min",
         "timeouts.connect: expected seconds or a duration",
         "frontend[0].bind[0]: port 99999 is greater than 65535",
-        "backend[0].balance: unknown algorithm 'foo'; allowed: leastconn, roundrobin",
-        "backend[0].server[0].adress: unknown key; allowed: address, name, weight",
+        "backend[0].balance: unknown algorithm 'foo'; allowed: cookie:NAME, first, header:NAME, leastconn, ",
+        "backend[0].server[0].adress: unknown key; allowed: address, backup, fill, name, slow_start, weight",
         "backend[0].server[0].address: missing",
         "frontend[0].backend: no backend 'x'; defined: b",
     ):
@@ -86,6 +86,23 @@ def test_what_is_wrong_between_sections_is_said_with_all_the_rest(tmp_path: Path
         "frontend[1].sni.a.org: no backend 'neither'; defined: b, b",
         "frontends: unknown key; did you mean [[frontend]]?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        ('balance = "header"', "backend[0].balance: unknown algorithm 'header'; allowed: cookie:NAME, "),
+        ('balance = "leastconn:x"', "backend[0].balance: unknown algorithm 'leastconn:x'; allowed: "),
+        ('balance = "header:a b"', "backend[0].balance: no header is called 'a b'"),
+        ('balance = "query:a=b"', "backend[0].balance: no query is called 'a=b'"),
+        ("hash_factor = 0.5", "backend[0].hash_factor: expected 0, or more than 1 (got 0.5)"),
+        ('balance = "uri"', "frontend[0].backend: 'b' has balance 'uri', but mode \"tcp\" reads no requests"),
+    ],
+)
+def test_how_servers_are_picked_is_checked(tmp_path: Path, more: str, problem: str) -> None:
+    text = '[[frontend]]\nname = "f"\nbind = "127.0.0.1:1"\nmode = "tcp"\nbackend = "b"\n'
+    found = mistakes(tmp_path, f'{text}[[backend]]\nname = "b"\nserver = "127.0.0.1:2"\n{more}\n')
+    assert any(one.startswith(problem) for one in found), found
 
 
 def test_sections_that_are_no_tables(tmp_path: Path) -> None:
