@@ -106,7 +106,8 @@ class Backend(Section):
     ] = Field(min_length=1, validation_alias="server", description="Who answers requests.")
     balance: Annotated[Algorithm, Option("--balance")] = Field(
         default="leastconn",
-        description="How a server is picked: the one with the fewest requests over all workers, or another algorithm.",
+        description="How a server is picked: the one with the fewest requests over all workers, or by "
+        "another algorithm.",
     )
     hash_factor: Annotated[float | None, Default('1.25; with "source" and "uri" 0')] = Field(
         default=None,
