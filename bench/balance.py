@@ -2,12 +2,13 @@
 
 *Cost*: two workers on CPU 0, nginx and wrk on CPU 1. The servers are addresses of 127.0.0.0/8, all of one
 nginx. Each case takes turns with the smallest one; the figure is the CPU time that the workers used, over the
-requests that wrk counted, and its ratio turn by turn.
+requests that wrk counted, and its ratio turn by turn. An HAProxy thread with ``leastconn`` has its turns, too:
+what many servers cost it, they cost by cold caches and sockets.
 
 *Spread*: four workers, 250 connections, ten equal servers. While wrk runs, the scoreboard is read out of the
 supervisor's memory, and the least server's active requests are taken from the most loaded one's.
 
-Needs nginx, wrk, and root or the right to read another process's memory (ptrace).
+Needs nginx, haproxy, wrk, and root or the right to read another process's memory (ptrace).
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.rig import origins, wrk
+from bench.rig import origins, peers, wrk
 from bench.rig.balancer import Balancer, backend, free_port, frontend
 from bench.rig.command import console, in_turns, need, parser
+from bench.rig.peers import Site
 from bench.rig.processes import cpu_seconds, start
 from bench.rig.report import in_words, machine, pyplot, spread, together, write
 from bench.rig.wrk import Load
@@ -65,18 +68,32 @@ CASES = (
 )
 
 
+def _pylb(algorithm: str, stack: ExitStack, case: Case, servers: Sequence[str]) -> tuple[int, list[int]]:
+    """Its port, and the processes that relay."""
+    port = free_port()
+    text = f"workers = {{min = 2, max = {case.most}}}\n{frontend('f', port)}"
+    text += backend("b", servers, f'balance = "{algorithm}"\n')
+    pylb = stack.enter_context(Balancer(text=text, wrap=BALANCERS))
+    pylb.scale(2)
+    return port, [worker["pid"] for worker in pylb.workers()]
+
+
+def _haproxy(stack: ExitStack, case: Case, servers: Sequence[str]) -> tuple[int, list[int]]:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pylb-bench-")))
+    site = Site(servers)
+    running = peers.running("haproxy", folder, site, wrap=BALANCERS, balance="leastconn")
+    return site.port, [stack.enter_context(running).process.pid]
+
+
 def measure(algorithm: str, case: Case, servers: Sequence[str], turns: int, seconds: int) -> dict[str, Any]:
     """Turns of a case and of the smallest."""
     runs: dict[Case, list[dict[str, Any]]] = {SMALLEST: [], case: []}
     with ExitStack() as stack:
         started: dict[Case, tuple[int, list[int]]] = {}
         for one in runs:
-            text = f"workers = {{min = 2, max = {one.most}}}\n{frontend('f', port := free_port())}"
-            text += backend("b", servers[: one.servers], f'balance = "{algorithm}"\n')
-            pylb = stack.enter_context(Balancer(text=text, wrap=BALANCERS))
-            pylb.scale(2)
-            started[one] = port, [worker["pid"] for worker in pylb.workers()]
-            # So that each worker has its connections to the servers.
+            start_one = _haproxy if algorithm == "haproxy" else partial(_pylb, algorithm)
+            port, pids = started[one] = start_one(stack, one, servers[: one.servers])
+            # So that it has its connections to the servers.
             wrk.run(f"http://127.0.0.1:{port}", Load(), 3, CLIENTS)
         for number, one in in_turns(list(runs), turns):
             port, workers = started[one]
@@ -182,6 +199,12 @@ def sample(name: str, server: str, seconds: int) -> dict[str, Any]:
     }
 
 
+def _verdict(one: dict[str, Any]) -> str:
+    if one["algorithm"] == "haproxy":
+        return ""
+    return "holds" if one["ratio"]["median"] <= one["bar"] else "missed"
+
+
 def page(costs: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> list[str]:
     """The results in Markdown."""
     lines = ["# What a pick costs, and how even leastconn is", ""]
@@ -200,7 +223,7 @@ def page(costs: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> list[str
             f"| {one['algorithm']} | {one['case']} | {one['this']['us']['median']:.1f} | "
             f"{one['smallest']['us']['median']:.1f} | **{ratio['median']:.2f}** "
             f"({ratio['min']:.2f} to {ratio['max']:.2f}) | {one['bar']} | "
-            f"{'holds' if ratio['median'] <= one['bar'] else 'missed'} | {one['this']['failed']} |"
+            f"{_verdict(one)} | {one['this']['failed']} |"
         )
     if spreads:
         lines += [
@@ -223,7 +246,7 @@ def page(costs: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> list[str
 def draw(costs: list[dict[str, Any]], path: Path) -> None:
     """Ratios over servers and over ``workers.max``."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.5), layout="constrained", sharey=True)
-    for algorithm in ALGORITHMS:
+    for algorithm in (*ALGORITHMS, "haproxy"):
         mine = [one for one in costs if one["algorithm"] == algorithm]
         for axes, key, chosen in (
             (left, "servers", [one for one in mine if one["max"] == SMALLEST.most]),
@@ -249,7 +272,7 @@ def main() -> None:
     options.add_argument("--samples", type=int, default=15, help="seconds of sampling; 0: none [15]")
     options.add_argument("--only", default="", help="part of a case's name, with the algorithm before it")
     chosen = options.parse_args()
-    need(options, "nginx", "wrk", "taskset")
+    need(options, "nginx", "haproxy", "wrk", "taskset")
     costs: list[dict[str, Any]] = []
     spreads: list[dict[str, Any]] = []
     hosts = [f"127.{10 + number // 250}.0.{1 + number % 250}" for number in range(2000)]
@@ -259,8 +282,10 @@ def main() -> None:
         port = free_port()
         command = [*CLIENTS, *origins.nginx_with_files(folder, [port], ["127.0.0.1", *hosts])]
         stack.callback(start(command, folder / "out", port).stop)
-        for algorithm in ALGORITHMS:
+        for algorithm in (*ALGORITHMS, "haproxy"):
             for case in CASES:
+                if algorithm == "haproxy" and case.most != SMALLEST.most:
+                    continue
                 if chosen.only in f"{algorithm}, {case.name}":
                     servers = [f"{host}:{port}" for host in hosts]
                     costs.append(measure(algorithm, case, servers, chosen.turns, chosen.seconds))

@@ -18,6 +18,7 @@ workers write to the same cache line.
 from __future__ import annotations
 
 import mmap
+import sys
 from array import array
 from collections.abc import Iterable
 from enum import IntEnum
@@ -226,6 +227,11 @@ class Scoreboard:
         """A worker's active requests at all servers, as bytes: 4 for each."""
         begin = 4 * row * self._apart
         return self._active_bytes[begin : begin + 4 * self.servers]
+
+    def active_total(self, row: int) -> int:
+        """A worker's active requests at all servers together."""
+        # 2^32 is 1 modulo 2^32 - 1, so that the cells of 32 bits add up.
+        return int.from_bytes(self.active(row), sys.byteorder) % 0xFFFFFFFF
 
     def times(self, backend: int, row: int) -> memoryview:
         """A backend's response times by one worker: `latency.WIDTH` cells."""

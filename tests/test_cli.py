@@ -50,7 +50,7 @@ def test_check_accepts_and_refuses(tmp_path: Path) -> None:
         ([], "--bind ADDRESS"),
         (["--bind", "nonsense", "--server", "127.0.0.1:2"], "HOST:PORT"),
         (["--bind", "203.0.113.1:8080", "--server", "127.0.0.1:2"], "203.0.113.1:8080"),
-        (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "--balance", "magic"], "leastconn, roundrobin"),
+        (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "--balance", "magic"], "random, roundrobin"),
         (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "--workers", "many"], "MIN..MAX"),
         (["--bind", "127.0.0.1:1", "--server", "127.0.0.1:2", "-c", "x.toml"], "exclude"),
     ],

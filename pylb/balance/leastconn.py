@@ -69,6 +69,7 @@ class LeastConn:
         self._turns: list[tuple[int, int]] = []
         """Of each usable server its place in that list, and its lane."""
         self._step = 1
+        self._greatest = 0.0
         self._turn = random.randrange(1 << 16)
         self._best = 0
         self._start()
@@ -81,6 +82,7 @@ class LeastConn:
             for lane, position in enumerate(choice.positions)
             if position >= 0 and self._weights[position]
         ]
+        self._greatest = max(self._weights)
         # Far from one turn to the next, so that the blocks alternate, and still each server has a turn.
         self._step = _coprime(len(self._turns))
 
@@ -109,6 +111,10 @@ class LeastConn:
                 best = (turn + 1) % count
             choice, other = choices[turn], choices[best]
             choice.start = start
+            if choice.equal and not excluded and choice.weight == self._greatest:
+                keys = self._loads.lanes(choice.number)
+                if not keys[start]:
+                    return choice.positions[start]  # it is idle, which none can better
             value, keys, least = self._look(choice, excluded)
             other_value, other_keys, other_least = self._look(other, excluded)
             if other_value < value:

@@ -19,7 +19,7 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
-from math import ceil, log2
+from math import ceil, floor, log2
 from struct import Struct
 
 from pylb.balance.members import NONE, Members
@@ -71,7 +71,7 @@ class Ring:
         # The weight that has `POINTS` is a power of two, so that it stays the same when a server comes or
         # goes, unless the average changes by much.
         usual = [weight for weight in self._weights if weight] or [1]
-        self._unit = 2.0 ** round(log2(sum(usual) / len(usual)))
+        self._unit = 2.0 ** floor(log2(sum(usual) / len(usual)))
         self._points: list[int] = []
         for server in range(len(self._weights)):
             self._points += self._points_of(server)

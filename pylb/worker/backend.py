@@ -28,6 +28,8 @@ from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.core import Core
 from pylb.worker.sides import ServerSide
 
+_AT_ONCE = 100  # servers whose counters are written with each tick
+_TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests
 _FAILED = 5.0  # seconds that count as the response time of a try that has failed
 
 
@@ -156,6 +158,7 @@ class Backend:
             Server(server, config, board, index, row, context)
             for server, index in zip(config.servers, indices, strict=True)
         ]
+        self._flushed = 0
         self._board = board
         self._row = row
         self._loads = Loads(indices, board.active(row))
@@ -192,10 +195,17 @@ class Backend:
         """Count active requests over these rows, and this worker's own."""
         self._loads.look_at([self._board.active(row) for row in rows if row != self._row])
 
-    def flush(self) -> None:
-        """Write what was counted to the scoreboard; and raise the weights of servers that begin slowly."""
+    def flush(self, all_servers: bool = False) -> None:
+        """Write what was counted to the scoreboard, and raise the weights of servers that begin slowly.
+
+        Of many servers a part has its turn each time, unless it is to be ``all_servers``."""
         if self.shares.rising:
             self.shares.step(time.monotonic())
         self._times[:] = memoryview(array("q", self.times))
-        for server in self.servers:
+        servers = self.servers
+        if len(servers) > _AT_ONCE and not all_servers:
+            step = -(-len(servers) // _TURNS)
+            self._flushed = begin = (self._flushed + step) % (step * _TURNS)
+            servers = servers[begin : begin + step]
+        for server in servers:
             server.flush()

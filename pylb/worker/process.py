@@ -366,17 +366,17 @@ class Worker:
         for connection in [one for one in core.server_connections if one.due() < now]:
             connection.expire()
 
-    def flush(self) -> None:
+    def flush(self, all_servers: bool = False) -> None:
         """Write what was counted to the scoreboard."""
         core = self.core
         counters = core.counters
         counters[Field.TUNNELS] = len(core.tunnels)
         counters[Field.CONNECTIONS] = len(core.clients)
-        counters[Field.IN_FLIGHT] = sum(server.active[server.row] for server in self.servers)
+        counters[Field.IN_FLIGHT] = self.board.active_total(self.row)
         self.cells[_FIRST_COUNTER:] = memoryview(array("q", counters[_FIRST_COUNTER:]))
         self._times[:] = memoryview(array("q", core.times))
         for backend in self.backends.values():
-            backend.flush()
+            backend.flush(all_servers)
 
 
 def _open_descriptors() -> int:
@@ -400,4 +400,4 @@ async def _main(context: WorkerContext) -> None:
     try:
         await worker.serve()
     finally:
-        worker.flush()
+        worker.flush(all_servers=True)
