@@ -174,6 +174,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.alone  # so that nobody else's process is on that CPU
 def test_a_worker_that_gets_no_cpu_is_not_judged(origin: Origin) -> None:
     """The scheduler prefers all others on its CPU for seconds, so that its heartbeat stays away."""
     running = Balancer("--workers", "1", servers=(origin.address,), wrap=(sys.executable, "-c", BUSY))
