@@ -25,6 +25,8 @@ _RANDOM = random.SystemRandom()  # not what hypothesis seeds
 PORTS = (0, 1)
 """(n, m): of each m ports `free_port` gives the n-th, so that m processes at a time never choose the same."""
 _given: set[int] = set()
+PATIENCE = 50.0
+"""Seconds to wait for what must come, however busy the machine is; less than pylb's own timeouts."""
 
 
 def free_port() -> int:
@@ -105,7 +107,9 @@ class Balancer:
         """The workers that serve now."""
         return [worker for worker in self.status()["workers"] if worker["state"] == "serving"]
 
-    def wait(self, what: str, until: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+    def wait(
+        self, what: str, until: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE
+    ) -> dict[str, Any]:
         """Ask for the status until it is as wanted.
 
         Raises:
@@ -142,10 +146,10 @@ class Balancer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.process.send_signal(signal.SIGQUIT)
-                self.process.wait(10)
+                self.process.wait(PATIENCE)
         with contextlib.suppress(OSError):
             os.unlink(self.admin.path)
         return self.process.returncode

@@ -198,5 +198,5 @@ def test_a_worker_that_gets_no_cpu_is_not_judged(origin: Origin) -> None:
         for other in others:
             other.kill()  # or the worker has no CPU to end with
         running.signal(signal.SIGQUIT)
-        running.process.wait(10)
+        running.process.wait(25)
     assert "sign of life" not in running.log.read_text()

@@ -173,7 +173,7 @@ def test_a_factory_that_raises_does_not_stop_the_listener(
             monkeypatch.setattr(Listener, "protocol", lambda listener: {}[listener])
             assert await stage.ask("plain", GET) == b""
             monkeypatch.undo()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(50):
                 assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

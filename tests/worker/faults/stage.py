@@ -18,7 +18,7 @@ from pylb.worker.process import Worker
 from tests.worker.faults.servers import echo_server, http1_server, http2_server
 
 ROW, OTHER = 0, 1
-LIMIT = 20
+LIMIT = 50
 
 
 class Stage:
