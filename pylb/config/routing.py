@@ -65,7 +65,7 @@ def empty_maps(config: Config) -> dict[str, Map]:
 def _map(number: int, section: MapSection) -> Map:
     with _named(f"map[{number}].key"):
         key = template.compile(section.template, decoded=True)
-    return Map(section.name, section.kind, key, lower=section.template == "{host}")
+    return Map(section.name, section.kind, key, hosts=section.template == "{host}")
 
 
 def read_maps(config: Config) -> dict[str, Map]:
@@ -87,8 +87,18 @@ def read_map(path: str) -> bytes:
     return read_regular(path, LARGEST_MAP)
 
 
-def compiled(config: Config, frontend: Frontend, maps: Mapping[str, Map]) -> Rules | None:
-    """A frontend's rules; None where it has none. Raises `Unusable`, with keys below the frontend."""
+def compiled(
+    config: Config, frontend: Frontend, maps: Mapping[str, Map], places: Mapping[str, Any] | None = None
+) -> Rules | None:
+    """A frontend's rules; None where it has none.
+
+    Args:
+        maps: by name.
+        places: by name, what stands for a backend in decisions.
+
+    Raises:
+        Unusable: with a key below the frontend.
+    """
     if not frontend.rules:
         return None
     means = Means(frozenset(backend.name for backend in config.backends), maps, config.unsafe_regex)
@@ -103,6 +113,7 @@ def compiled(config: Config, frontend: Frontend, maps: Mapping[str, Map]) -> Rul
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
         by_path=any(_by_path(section.match, config) for section in frontend.rules),
+        places=places,
     )
 
 

@@ -88,7 +88,7 @@ class Worker:
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
         for frontend in config.frontends:
-            rules = routing.compiled(config, frontend, context.maps)
+            rules = routing.compiled(config, frontend, context.maps, self.backends)
             compiled = phases.compiled(frontend, self.backends, core, rules)
             sni = {name: self.backends[to] for name, to in frontend.sni.items()}
             for address in frontend.bind:
