@@ -6,6 +6,7 @@ Above `model`, below `trials`. Whatever can't be made of them raises `Unusable` 
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,14 +78,18 @@ def read_maps(config: Config) -> dict[str, Map]:
     """
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
-        with _named(f"map[{number}].file"):
-            maps[section.name].read(read_map(section.file))
+        one = maps[section.name]
+        one.version, text = read_map(section.file)
+        with _named(f"map[{number}].file: {section.file}"):
+            one.read(text)
     return maps
 
 
-def read_map(path: str) -> bytes:
-    """A map's file; raises OSError."""
-    return read_regular(path, LARGEST_MAP)
+def read_map(path: str, unless: object = None) -> tuple[object, bytes]:
+    """A map's file and its version; empty where that is still ``unless``. Raises OSError."""
+    about = os.stat(path)
+    version = about.st_mtime_ns, about.st_size, about.st_ino
+    return version, b"" if version == unless else read_regular(path, LARGEST_MAP)
 
 
 def compiled(

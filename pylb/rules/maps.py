@@ -11,9 +11,11 @@ Floor: above `template` (a map's key is one); knows no files.
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Literal, Protocol
 
 from pylb.rules import normal
@@ -218,14 +220,14 @@ class Reading:
 
     def __init__(self, table: _Table, text: bytes) -> None:
         self.table = table
-        self._lines = text.split(b"\n")
+        self._lines = io.BytesIO(text)
         self._at = 0
 
     def step(self, lines: int) -> bool:
         """Read so many lines; whether that were all. Raises `BadMap`."""
         add = self.table.add
-        number = self._at
-        for line in self._lines[number : number + lines]:
+        begun = number = self._at
+        for line in islice(self._lines, lines):
             number += 1
             parts = line.split(None, 1)
             if not parts or parts[0][:1] == b"#":
@@ -235,7 +237,7 @@ class Reading:
             except ValueError as error:
                 raise BadMap(f"line {number}: {error}") from None
         self._at = number
-        return number >= len(self._lines)
+        return number - begun < lines
 
 
 class Map:
@@ -246,7 +248,7 @@ class Map:
         hosts: whether the keys of the file are hosts, which have no case.
     """
 
-    __slots__ = ("name", "entries", "find", "_key", "_make")
+    __slots__ = ("name", "entries", "find", "version", "_key", "_make")
 
     def __init__(self, name: str, kind: Kind, key: Template, hosts: bool = False) -> None:
         self.name = name
@@ -254,6 +256,8 @@ class Map:
         self._make = _Hosts if hosts and kind == "exact" else _KINDS[kind]
         self.find: Find = _Exact().find
         self.entries = 0
+        self.version: object = None
+        """Of the file as it was read last, for whoever looks whether it has changed."""
 
     def reading(self, text: bytes) -> Reading:
         """The text of its file, yet to be read."""
@@ -267,7 +271,7 @@ class Map:
     def read(self, text: bytes) -> None:
         """Read all of it now; raises `BadMap`."""
         reading = self.reading(text)
-        reading.step(len(text) + 1)
+        reading.step(len(text) + 2)
         self.take(reading)
 
     def value(self, view: View) -> bytes | None:

@@ -22,8 +22,8 @@ _LENIENT_ROUNDS = 3
 
 
 USUAL = re.compile(rb"[^ ]+ ((?:/(?![/.])[^ %;\\?/]*+)+)[ ?]").match
-"""Finds, in a head, the path of a usual request line, which is spelled as rules compare it; in linear time, as
-a segment begins with the only byte that it can't hold."""
+"""Finds, in a head, the path of a usual request line, which is spelled as rules compare it. In linear time: a
+segment begins with the only byte that it can't hold."""
 _ODD = re.compile(rb"[%;\\]|/[/.]").search
 
 
