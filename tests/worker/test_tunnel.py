@@ -334,6 +334,9 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
             assert not transport.aborted
 
 
+SIZES = st.integers(1, 300)
+
+
 class Slow(Transport):
     """Is full above a hundred bytes, as an event loop's transport is; its peer takes what `taken` says."""
 
@@ -355,8 +358,8 @@ class Slow(Transport):
 
 @given(
     early=st.tuples(st.integers(0, 300), st.integers(0, 300)),
-    before=st.lists(st.tuples(st.booleans(), st.sampled_from(["write", "come", "take"]), st.integers(1, 300))),
-    after=st.lists(st.tuples(st.booleans(), st.sampled_from(["come", "take"]), st.integers(1, 300))),
+    before=st.lists(st.tuples(st.booleans(), st.sampled_from(["write", "come", "take"]), SIZES)),
+    after=st.lists(st.tuples(st.booleans(), st.sampled_from(["come", "take"]), SIZES)),
 )
 @settings(max_examples=200)
 def test_nobody_reads_for_a_peer_that_is_full(
