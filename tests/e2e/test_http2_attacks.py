@@ -58,9 +58,11 @@ def origin(running_for_all: tuple[Balancer, Origin]) -> Origin:
 @pytest.fixture
 def refused(running: Balancer) -> int:
     """How many requests were refused before."""
+    accepted = running.status()["totals"]["accepted"]
     with socket.create_connection(("127.0.0.1", running.port), timeout=50):
-        nothing_left(running, 1)  # the worker has counted since
-        return int(running.status()["totals"]["refused"])
+        # The worker has written its counters since.
+        status = running.wait("accepted", lambda status: status["totals"]["accepted"] > accepted)
+        return int(status["totals"]["refused"])
 
 
 def test_bytes_that_would_split_a_head_are_refused(client: Client, origin: Origin) -> None:
@@ -84,7 +86,7 @@ def attacked(running: Balancer, refused: int, client: Client, attacker: Client) 
     assert client.answer(client.request("/"))[0][0] == (":status", "200")
     attacker.sock.close()
     nothing_left(running, 1)
-    assert running.status()["totals"]["refused"] > refused
+    running.wait("counted", lambda status: status["totals"]["refused"] > refused)
 
 
 def test_rapid_reset(running: Balancer, refused: int, client: Client) -> None:
