@@ -68,7 +68,7 @@ def test_it_is_answered_before_any_server(
 def test_a_stop_is_announced_and_requests_are_served_meanwhile(
     balancer: StartBalancer, origin: Origin, tmp_path: Path
 ) -> None:
-    one = start(balancer, origin, tmp_path, "drain = {announce = 3}\n")
+    one = start(balancer, origin, tmp_path, "drain = {announce = 5}\n")
     (worker,) = one.workers()
     with connect(one) as sock:
         one.signal(signal.SIGTERM)
@@ -84,7 +84,7 @@ def test_a_stop_is_announced_and_requests_are_served_meanwhile(
         assert ask(sock, "GET", "/healthz").startswith(b"HTTP/1.1 503 ")
         assert one.process.wait(25) == 0
     log = one.log.read_text()
-    assert "SIGTERM: health paths say so for 3 s" in log
+    assert "SIGTERM: health paths say so for 5 s" in log
     assert "reload refused: a stop was ordered" in log
     assert "quitting now" not in log
 
