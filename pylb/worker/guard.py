@@ -75,8 +75,8 @@ def serving(callback: Callable[Concatenate[Server, P], T]) -> Callable[Concatena
 
 
 def hand_back(side: Asking, error: Exception, end: Callable[[], None]) -> None:
-    """What a client side does with an error: its exchange answers. A side without one, or whose exchange could
-    not let go of it, is ended. Raises nothing."""
+    """What a client side does with an error: its exchange answers. A side without one, or whose exchange
+    could not let go of it, is ended. Raises nothing."""
     exchange = side.exchange
     if exchange is not None:
         exchange.crashed(error)
