@@ -2,8 +2,7 @@
 
 *Cost*: two workers on CPU 0, nginx and wrk on CPU 1. The servers are addresses of 127.0.0.0/8, all of one
 nginx. Each case takes turns with the smallest one; the figure is the CPU time that the workers used, over the
-requests that wrk counted, and its ratio turn by turn. An HAProxy thread with ``leastconn`` has its turns, too:
-what many servers cost it, they cost by cold caches and sockets.
+requests that wrk counted, and its ratio turn by turn. An HAProxy thread (``leastconn``) is measured so, too.
 
 *Spread*: four workers, 250 connections, ten equal servers. While wrk runs, the scoreboard is read out of the
 supervisor's memory, and the least server's active requests are taken from the most loaded one's.
