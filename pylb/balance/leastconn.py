@@ -69,7 +69,12 @@ class LeastConn:
         self._turns: list[tuple[int, int]] = []
         """Of each usable server its place in that list, and its lane."""
         self._step = 1
-        self._greatest = 0.0
+        self._calm = True
+        """Whether the last pick found an idle server than which none is better."""
+        self._first: list[tuple[int, int]] = []
+        """The servers of the greatest weight, than which none is better if idle, and their cells."""
+        self._stride = 1
+        self._at = random.randrange(1 << 16)
         self._turn = random.randrange(1 << 16)
         self._best = 0
         self._start()
@@ -82,7 +87,14 @@ class LeastConn:
             for lane, position in enumerate(choice.positions)
             if position >= 0 and self._weights[position]
         ]
-        self._greatest = max(self._weights)
+        greatest = max(self._weights)
+        self._idle = 1 / (greatest or 1)
+        self._first = [
+            (server, self._loads.indices[server])
+            for server, weight in enumerate(self._weights)
+            if weight == greatest
+        ]
+        self._stride = _coprime(len(self._first))
         # Far from one turn to the next, so that the blocks alternate, and still each server has a turn.
         self._step = _coprime(len(self._turns))
 
@@ -94,15 +106,23 @@ class LeastConn:
     def pick(self, excluded: frozenset[int] = NONE, key: bytes | None = None) -> int | None:
         choices = self._open
         count = len(choices)
+        if self._calm and count and not excluded:
+            # Without looking at a block: is the next one idle?
+            self._at = at = (self._at + self._stride) % len(self._first)
+            server, index = self._first[at]
+            if self._loads.idle(index):
+                return server
         if count == 1:
             choice = choices[0]
             if excluded or not choice.equal:
-                _, keys, least = self._look(choice, excluded)
+                value, keys, least = self._look(choice, excluded)
                 if least >= CLOSED:
                     return None
+                self._calm = value <= self._idle
             else:
                 keys = self._loads.lanes(choice.number)
                 least = min(keys)
+                self._calm = not least
         elif count:
             self._turn = (self._turn + self._step) % len(self._turns)
             turn, start = self._turns[self._turn]
@@ -111,15 +131,12 @@ class LeastConn:
                 best = (turn + 1) % count
             choice, other = choices[turn], choices[best]
             choice.start = start
-            if choice.equal and not excluded and choice.weight == self._greatest:
-                keys = self._loads.lanes(choice.number)
-                if not keys[start]:
-                    return choice.positions[start]  # it is idle, which none can better
             value, keys, least = self._look(choice, excluded)
             other_value, other_keys, other_least = self._look(other, excluded)
             if other_value < value:
-                choice, keys, least, turn = other, other_keys, other_least, best
+                value, choice, keys, least, turn = other_value, other, other_keys, other_least, best
             self._best = turn
+            self._calm = value <= self._idle
             if least >= CLOSED:
                 for choice in choices:
                     _, keys, least = self._look(choice, excluded)

@@ -80,7 +80,10 @@ class Loads:
             for lane, position in enumerate(block.positions):
                 if position >= 0:
                     self.where[position] = (number, _BITS * lane)
+        self.indices = indices
         self._own = own
+        self._cells = memoryview(own).cast("I")
+        self._near_cells: list[memoryview] = []
         self._near: Sequence[Row] = ()
         self._far: list[_Far] = []
         self._several = self._few = False
@@ -89,6 +92,7 @@ class Loads:
         """Which rows other workers have now."""
         self._several, self._few = bool(others), len(others) <= 2
         self._near = others if len(others) <= NEAR else ()
+        self._near_cells = [memoryview(row).cast("I") for row in self._near]
         self._far = [] if len(others) <= NEAR else [_Far(block, others) for block in self.blocks]
 
     def sums(self, number: int) -> int:
@@ -101,6 +105,15 @@ class Loads:
         if self._far:
             total += self._far[number].look()
         return total
+
+    def idle(self, index: int) -> bool:
+        """Whether no worker is at a request of the server with this cell; False where that isn't known."""
+        if self._cells[index]:
+            return False
+        for row in self._near_cells:
+            if row[index]:
+                return False
+        return not self._far
 
     def lanes(self, number: int) -> tuple[int, ...]:
         """The counts of a block by lane."""
