@@ -4,7 +4,7 @@ Pure. A pick looks at one block of 32 servers (`loads`), or of two where there a
 and the one that was best at the last pick. With up to 64 servers that is all of them; of more, it is a choice
 among 64, with which loads differ hardly more than with a choice among all (Mitzenmacher, *The Power of Two
 Choices in Randomized Load Balancing*; two are enough). Equal servers take turns; else an idle balancer would
-send everything to the first one.
+send everything to the first one. While the one in turn is idle, a pick reads its cells and no block.
 """
 
 from __future__ import annotations

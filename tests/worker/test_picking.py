@@ -11,7 +11,7 @@ from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.http.request import RequestHead
-from pylb.scoreboard import Scoreboard
+from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker import phases
 from pylb.worker.backend import Backend
 from pylb.worker.phases import keys
@@ -162,3 +162,33 @@ def test_a_server_that_fails_at_once_is_no_fast_one() -> None:
     made = backend("leastlatency", count=2)
     made.servers[0].failed(TestCore(), "connect", "refused")
     assert {pick(transaction(made)).name for _ in range(5)} == {"s1"}  # type: ignore[union-attr]
+
+
+def test_the_counters_of_many_servers_are_all_written_within_ten_ticks() -> None:
+    board = Scoreboard(1)
+    servers = tuple(
+        ServerConfig(name=f"s{number}", address=parse_address(f"10.0.0.{number}:80")) for number in range(203)
+    )
+    made = Backend(BackendConfig(name="b", servers=servers), board, servers.index, 0)
+    for server in made.servers:
+        server.requests = 1
+
+    def written() -> int:
+        return sum(board.server_total(ServerField.REQUESTS, number) for number in range(203))
+
+    made.flush()
+    assert 0 < written() < 203
+    for _ in range(9):
+        made.flush()
+    assert written() == 203
+    made.servers[100].requests = 2
+    made.flush(all_servers=True)
+    assert written() == 204
+
+
+def test_active_requests_at_all_servers_are_added_up() -> None:
+    board = Scoreboard(2)
+    for number in range(board.servers):
+        board.server_column(ServerField.ACTIVE, number)[1] = number
+    assert board.active_total(1) == sum(range(board.servers))
+    assert board.active_total(0) == 0
