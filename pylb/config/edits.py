@@ -1,7 +1,7 @@
 """The sections in a rule that say what is changed of a request and of its response.
 
-Below `actions`, which names them. What they hold is judged here as far as it can be without the maps and files
-of the configuration; `changes` makes of them what `pylb.rules` runs.
+Below `actions`, which names them. What they hold is judged here as far as it can be without the maps and
+files of the configuration; `changes` makes of them what `pylb.rules` runs.
 """
 
 from __future__ import annotations

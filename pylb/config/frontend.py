@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
+from pylb.config.replies import ErrorPage
 from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
@@ -101,6 +102,9 @@ class Frontend(Section):
     )
     body_bytes: Annotated[SizeOrZero | None, Default("limits.body_bytes")] = Field(
         default=None, description="A request's body: 413 above; 0 is no limit."
+    )
+    error_pages: Annotated[tuple[ErrorPage, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="error_page", description="What errors look like."
     )
     health: Health | None = Field(default=None, description="A path that pylb answers itself.")
     rules: Annotated[tuple[Rule, ...], ONE_OR_MORE] = Field(

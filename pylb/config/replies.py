@@ -68,7 +68,7 @@ class ErrorPage(Body):
     @model_validator(mode="after")
     def _errors(self) -> ErrorPage:
         if min(self.status) < 400:
-            raise ValueError('a page is for errors, 400 to 599; use answer in a rule for others')
+            raise ValueError("a page is for errors, 400 to 599; use answer in a rule for others")
         if self.body is None and self.file is None:
             raise ValueError("set file or body")
         return self

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from pylb.config import changes
 from pylb.config.files import read_regular
+from pylb.config.means import Means, Unusable, named
 from pylb.config.model import Config, Frontend, Match
 from pylb.config.model import Map as MapSection
 from pylb.config.model import Rule as RuleSection
@@ -21,40 +21,10 @@ from pylb.rules.maps import Map
 from pylb.rules.match import Test
 from pylb.rules.view import View
 
+__all__ = ["Unusable", "compiled", "empty_maps", "read_map", "read_maps"]
+
 LARGEST_MAP = 64 * 1024 * 1024
 """Bytes of a map's file."""
-
-
-class Unusable(ValueError):
-    """A key's value can't be used; ``key`` is its path below the frontend or map."""
-
-    def __init__(self, key: str, why: str) -> None:
-        super().__init__(f"{key}: {why}")
-        self.key = key
-        self.why = why
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    try:
-        yield
-    except Unusable as error:
-        raise Unusable(f"{key}.{error.key}", error.why) from None
-    except ValueError as error:
-        raise Unusable(key, str(error)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What matchers and actions are made with."""
-
-    backends: frozenset[str]
-    maps: Mapping[str, Map]
-    unsafe_regex: bool
-
-    def template(self, text: str) -> template.Template:
-        """A text with variables; raises ValueError."""
-        return template.compile(text, {name: one.text for name, one in self.maps.items()})
 
 
 def empty_maps(config: Config) -> dict[str, Map]:
@@ -63,7 +33,7 @@ def empty_maps(config: Config) -> dict[str, Map]:
 
 
 def _map(number: int, section: MapSection) -> Map:
-    with _named(f"map[{number}].key"):
+    with named(f"map[{number}].key"):
         key = template.compile(section.template, decoded=True)
     return Map(section.name, section.kind, key, lower=section.template == "{host}")
 
@@ -77,7 +47,7 @@ def read_maps(config: Config) -> dict[str, Map]:
     """
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
-        with _named(f"map[{number}].file"):
+        with named(f"map[{number}].file"):
             maps[section.name].read(read_map(section.file))
     return maps
 
@@ -87,14 +57,20 @@ def read_map(path: str) -> bytes:
     return read_regular(path, LARGEST_MAP)
 
 
-def compiled(config: Config, frontend: Frontend, maps: Mapping[str, Map]) -> Rules | None:
-    """A frontend's rules; None where it has none. Raises `Unusable`, with keys below the frontend."""
+def compiled(
+    config: Config, frontend: Frontend, maps: Mapping[str, Map], bodies: Mapping[str, bytes] | None = None
+) -> Rules | None:
+    """A frontend's rules; None where it has none. Raises `Unusable`, with keys below the frontend.
+
+    ``bodies`` is what the files of answers hold, by their path.
+    """
     if not frontend.rules:
         return None
-    means = Means(frozenset(backend.name for backend in config.backends), maps, config.unsafe_regex)
+    backends = frozenset(backend.name for backend in config.backends)
+    means = Means(backends, maps, config.unsafe_regex, bodies or {})
     rules = []
     for number, section in enumerate(frontend.rules):
-        with _named(f"rule[{number}]"):
+        with named(f"rule[{number}]"):
             rules.append(_rule(number, section, means))
     return Rules(
         rules,
@@ -102,13 +78,14 @@ def compiled(config: Config, frontend: Frontend, maps: Mapping[str, Map]) -> Rul
         trusted=[ipaddress.ip_network(network) for network in frontend.trusted_proxies],
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
-        by_path=any(_by_path(section.match, config) for section in frontend.rules),
+        by_path=any(_by_path(section.match, config) for section in frontend.rules)
+        or any(name == "path" or name.startswith("path.") for name in means.used),
     )
 
 
 def _rule(number: int, section: RuleSection, means: Means) -> Rule:
     where = section.match
-    with _named("match"):
+    with named("match"):
         tests = list(_tests(where, means))
     indexed = {"host"} if where.host else set()
     paths, exact = where.path, False
@@ -121,7 +98,7 @@ def _rule(number: int, section: RuleSection, means: Means) -> Rule:
         number,
         tests,
         _ending(section, means),
-        _edits(section, means),
+        changes.changes(section, means),
         hosts=tuple(host.encode() for host in where.host),
         paths=tuple(_bytes(path) for path in paths),
         exact=exact,
@@ -134,11 +111,11 @@ def _rule(number: int, section: RuleSection, means: Means) -> Rule:
 
 def _ending(section: RuleSection, means: Means) -> Ending | None:
     if section.backend is not None:
-        with _named("backend"):
+        with named("backend"):
             return Ending("backend", _backend(section.backend, means))
     if section.split:
         return Ending("backend", split.splitter(section.split, section.split_by))
-    return None
+    return changes.reply(section, means)
 
 
 def _backend(text: str, means: Means) -> str | Callable[[View], str | None]:
@@ -147,11 +124,6 @@ def _backend(text: str, means: Means) -> str | Callable[[View], str | None]:
     fill = means.template(text)
     names = {name.encode(): name for name in means.backends}
     return lambda view: names.get(fill(view))
-
-
-def _edits(section: RuleSection, means: Means) -> Any:
-    """What a rule edits; None where it edits nothing."""
-    return None
 
 
 # Matchers
@@ -195,7 +167,7 @@ def _tests(where: Match, means: Means) -> Iterator[tuple[str, Test]]:
     for name, make in _MATCHERS.items():
         if name in where.model_fields_set and getattr(where, name) is not None:
             key = name.rstrip("_")
-            with _named(key):
+            with named(key):
                 yield key, make(getattr(where, name), means)
 
 

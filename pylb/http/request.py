@@ -124,11 +124,6 @@ class RequestHead:
         """What rules do to the printed head; whoever sets it sets it for each request."""
 
     @property
-    def trusted(self) -> bool:
-        """Whether the peer's own forwarding fields are believed."""
-        return self._trusted
-
-    @property
     def target(self) -> bytes:
         """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
         return (self._edited or self.raw).split(b" ", 2)[1]

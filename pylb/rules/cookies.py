@@ -68,8 +68,9 @@ def _edited(value: bytes, edit: CookieEdit, view: View) -> bytes:
     pair, *attributes = value.split(b";")
     if edit.names and pair.partition(b"=")[0].strip(b"\t ") not in edit.names:
         return value
-    known = [(name.strip(b"\t ").lower(), text) for name, _, text in (one.partition(b"=") for one in attributes)]
-    given = {name: text.strip(b"\t ") for name, text in known}  # of several the last one counts (§5.3)
+    names = [one.partition(b"=")[0].strip(b"\t ").lower() for one in attributes]
+    # Of several with one name the last one counts (§5.3).
+    given = {name: one.partition(b"=")[2].strip(b"\t ") for name, one in zip(names, attributes, strict=True)}
     new: dict[bytes, bytes | None] = {}
     if edit.path is not None:
         new |= _path(edit.path, edit.path_from, given.get(b"path"), view)
@@ -81,9 +82,7 @@ def _edited(value: bytes, edit: CookieEdit, view: View) -> bytes:
         new[b"httponly"] = b"; HttpOnly" if edit.http_only else None
     if edit.same_site is not None:
         new[b"samesite"] = b"; SameSite=" + edit.same_site if edit.same_site else None
-    kept = [
-        b";" + text for (name, _), text in zip(known, attributes, strict=True) if name not in new
-    ]
+    kept = [b";" + one for name, one in zip(names, attributes, strict=True) if name not in new]
     return pair + b"".join(kept) + b"".join(text for text in new.values() if text)
 
 

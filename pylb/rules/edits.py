@@ -57,14 +57,16 @@ class Edits:
         self._sub = re.compile(rb"\r\n(" + b"|".join(names) + rb"):([^\r\n]*)").sub if names else None
         self._handlers = dict(handlers)
         # Those with a value that is always the same are put together beforehand, up to the first that isn't.
-        fixed = 0
-        while fixed < len(lines) and isinstance(lines[fixed][1], bytes):
-            fixed += 1
-        self._fixed = b"".join(_line(name, value) for name, value in lines[:fixed] if isinstance(value, bytes))
-        self._lines = [
-            (name + b": ", (lambda view, value=value: value) if isinstance(value, bytes) else value)  # type: ignore[misc]
-            for name, value in lines[fixed:]
-        ]
+        fixed: list[bytes] = []
+        self._lines: list[tuple[bytes, Template]] = []
+        for name, value in lines:
+            if not isinstance(value, bytes):
+                self._lines.append((name + b": ", value))
+            elif self._lines:
+                self._lines.append((name + b": ", _always(value)))
+            else:
+                fixed.append(_line(name, value))
+        self._fixed = b"".join(fixed)
 
     def apply(self, head: bytes, view: View) -> bytes:
         """The head with its fields edited."""
@@ -94,6 +96,10 @@ class Edits:
             if value is not None:
                 value = handle(value, view)
         return b"" if value is None else b"\r\n%b: %b" % (name, value)
+
+
+def _always(value: bytes) -> Template:
+    return lambda view: value
 
 
 def _line(name: bytes, value: bytes) -> bytes:
@@ -179,6 +185,12 @@ def compiled(
     gone = {name.lower().replace("_", "-").encode() for name in (*remove, *set)}
     kept = {name: some for name, some in all_handlers.items() if name not in gone}
     return Edits(kept, lines, cut, untouched)
+
+
+def values_of(name: bytes) -> Callable[[bytes], list[bytes]]:
+    """What gives the values of all fields of a name in a head."""
+    find = re.compile(rb"\r\n" + _spelled(name) + rb":[\t ]*([^\r\n]*)").findall
+    return lambda head: [value.rstrip(b"\t ") for value in find(head)]
 
 
 def check_name(name: str, untouched: frozenset[str]) -> None:

@@ -84,7 +84,8 @@ class Plan:
         if self.target is not None:
             head = rewrite.rewritten(head, self.target)
             if self._prefix:
-                head = _PREFIX.apply(head, self.view) [:-2] + b"X-Forwarded-Prefix: " + self._prefix + b"\r\n\r\n"
+                head = _PREFIX.apply(head, self.view)[:-2]
+                head += b"X-Forwarded-Prefix: %b\r\n\r\n" % self._prefix
         for one in self.changes:
             if one.request is not None:
                 head = one.request.apply(head, self.view)
@@ -104,7 +105,7 @@ class Plan:
         )
 
     def page(self, status: int, own: bool) -> Answer | None:
-        """The page for an error of pylb's ``own``, or in place of a server's answer; the last rule's first."""
+        """The page of the last rule that has one, for an error of pylb's ``own`` or a server's answer."""
         for one in reversed(self.changes):
             if one.pages is not None:
                 page = one.pages.own(status) if own else one.pages.servers(status)
@@ -127,12 +128,3 @@ class Plan:
 
 
 _PREFIX = Edits({}, [], [b"x-forwarded-prefix"])
-
-
-def status_is(wanted: frozenset[int], fields: Callable[[bytes, View], bool] | None) -> When:
-    """Responses of these statuses (none: any) whose head a test holds for."""
-
-    def when(head: ResponseHead, view: View) -> bool:
-        return (not wanted or head.status in wanted) and (fields is None or fields(head.out, view))
-
-    return when

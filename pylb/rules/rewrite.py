@@ -52,9 +52,16 @@ Step = Callable[[Target, View], None]
 
 
 def target(view: View) -> Target:
-    """What a request asks for before it is rewritten; raises `normal.Ambiguous`."""
+    """What a request asks for before it is rewritten.
+
+    Raises:
+        Refused: 400, servers read its path in different ways.
+    """
     raw, mark, query = view.target.partition(b"?")
-    return Target(raw, view.path, query if mark else None)
+    try:
+        return Target(raw, view.path, query if mark else None)
+    except normal.Ambiguous:
+        raise Refused(400, "path") from None
 
 
 def _encode(match: re.Match[bytes]) -> bytes:

@@ -19,17 +19,12 @@ from functools import cache
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-from pylb.http.fields import any_case
+from pylb.http.fields import CLIENT_FIELDS, any_case
 from pylb.http.request import RequestHead
 from pylb.rules import normal
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-_FORWARDING = frozenset(
-    {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
-)
-"""What only a trusted proxy may say."""
 
 
 class Known(Protocol):
@@ -158,7 +153,7 @@ class View:
 
         Of a client that is no trusted proxy, forwarding fields are as good as not sent.
         """
-        if name in _FORWARDING and not self.head.trusted:
+        if name in CLIENT_FIELDS and not self.head.trusted:
             return []
         return [value.rstrip(b"\t ") for value in _finder(name)(self.head.raw)]
 
@@ -194,8 +189,8 @@ class View:
 
     @property
     def request_id(self) -> bytes:
-        """Of a client that has given one."""
-        return self.field(b"x-request-id") or b""
+        """As the server gets it; a new one where it gets none."""
+        return self.head.request_id
 
     # The connection
 

@@ -51,7 +51,7 @@ def begin(core: Core, facts: Client, frontend: Frontend[Transaction]) -> Exchang
     tx = exchange.tx
     tx.client = facts
     tx.frontend = frontend
-    tx.backend = frontend.backend
+    tx.go_to(frontend.backend)
     tx.began_ns = _now_ns()
     return exchange
 
@@ -108,7 +108,7 @@ class Exchange(FromClient, FromServer):
     def request_body(self, buffer: bytes, spans: Spans = None) -> None:
         tx = self.tx
         tx.bytes_in += len(buffer)
-        if tx.bytes_in > tx.frontend.body_bytes > 0:
+        if tx.bytes_in > tx.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
         body = self.body
@@ -168,7 +168,7 @@ class Exchange(FromClient, FromServer):
     def client_full(self) -> None:
         self.plain = False
         self.client_stuck = True
-        self.client_deadline = self.core.now + self.core.timeouts.client
+        self.client_deadline = self.core.now + self.tx.timeouts.client
         if self.server is not None:
             self.server_deadline = _NEVER
             self.server.pause()
@@ -177,7 +177,7 @@ class Exchange(FromClient, FromServer):
         self.client_stuck = False
         self._await_body()
         if self.server is not None:
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self.server_deadline = self.core.now + self.tx.timeouts.server
             self.server.resume()
 
     def unusable(self, why: str) -> None:
@@ -212,11 +212,13 @@ class Exchange(FromClient, FromServer):
             self._try()
         elif isinstance(result, Answer):
             self._answered(result)
-        else:
+        elif isinstance(result, Wait):
             self.plain = False
             self.waiting = result
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self.server_deadline = self.core.now + self.tx.timeouts.server
             result.start(self._after(result, phases[done:]))
+        else:
+            self._dropped()
 
     def _after(
         self, wait: Wait, rest: Sequence[Callable[[Transaction], Result]]
@@ -240,8 +242,14 @@ class Exchange(FromClient, FromServer):
     def _answered(self, answer: Answer) -> None:
         """A phase has answered: no server is asked."""
         self.tx.local = True
-        self._end_state(Reason.ANSWERED)
+        self._end_state(Reason.REFUSED if answer.error else Reason.ANSWERED)
         self._answer(answer)
+
+    def _dropped(self) -> None:
+        """A phase has dropped it: the client is told nothing."""
+        self.tx.local = True
+        self._end_state(Reason.REFUSED)
+        self._abort(Reason.CUT)
 
     def _try(self) -> None:
         """Pick a server and give it the request."""
@@ -257,7 +265,7 @@ class Exchange(FromClient, FromServer):
             side = pool.pop()
             if self.plain:
                 self.server = side
-                self.server_deadline = core.now + core.timeouts.server
+                self.server_deadline = core.now + self.tx.timeouts.server
                 side.request(self, tx.head, b"", True)  # type: ignore[arg-type]  # never TCP
             else:
                 self._send(side)
@@ -266,7 +274,7 @@ class Exchange(FromClient, FromServer):
         if not tx.asked_ns:
             tx.asked_ns = _now_ns()
         if self.connects_until == _NEVER:
-            self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
+            self.connects_until = core.now + self.tx.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
 
@@ -365,6 +373,10 @@ class Exchange(FromClient, FromServer):
         tx.answered_ns = _now_ns()
         phases = tx.frontend.on_response
         if phases:
+            page = tx.frontend.page
+            if page is not None and (answer := page(tx, head.status, False)) is not None:
+                self._in_place_of_the_server(answer, end)
+                return
             for phase in phases:
                 head = phase(tx, head)
         if end:
@@ -412,7 +424,7 @@ class Exchange(FromClient, FromServer):
         client = self.client
         if client is not None:
             if not self.client_stuck:
-                self.server_deadline = self.core.now + self.core.timeouts.server
+                self.server_deadline = self.core.now + self.tx.timeouts.server
             self.tx.bytes_out += len(buffer)
             client.body(buffer, spans)
 
@@ -440,7 +452,7 @@ class Exchange(FromClient, FromServer):
         far = side.tunnel()
         self.server = None
         self.client_deadline = self.server_deadline = _NEVER  # the tunnel has one
-        Tunnel(core, near, far, head.upgrade, self._tunnel_over).start()
+        Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel).start()
 
     def server_gone(self, reason: Reason, why: str) -> None:
         """Send the request again where that is safe; else say so where that is still possible."""
@@ -501,7 +513,7 @@ class Exchange(FromClient, FromServer):
         if unsent and unsent != self.unsent:
             # A response that is taken slowly is taken; but by the next look there must be a difference.
             self.unsent = unsent
-            self.client_deadline = core.now + core.timeouts.client
+            self.client_deadline = core.now + self.tx.timeouts.client
         elif unsent or self.client_stuck or not (say or self.tx.answered_ns or self._held_back()):
             core.counters[Field.TIMEOUTS] += 1
             self._end_state(Reason.CLIENT_LATE)
@@ -509,7 +521,7 @@ class Exchange(FromClient, FromServer):
             self._abort(Reason.CLIENT_LATE)
         elif self._held_back():
             # pylb doesn't read, since the server doesn't; the server's deadline decides.
-            self.client_deadline = core.now + core.timeouts.client
+            self.client_deadline = core.now + self.tx.timeouts.client
         else:
             core.counters[Field.TIMEOUTS] += 1
             self.refuse(Refused(408, "timeout"))
@@ -533,7 +545,7 @@ class Exchange(FromClient, FromServer):
     def _await_server(self) -> None:
         """The server has to do something next, unless it isn't read since the client is stuck."""
         stuck = self.client_stuck
-        self.server_deadline = _NEVER if stuck else self.core.now + self.core.timeouts.server
+        self.server_deadline = _NEVER if stuck else self.core.now + self.tx.timeouts.server
 
     def _await_body(self) -> None:
         """The client has to send more of the request, if there is more."""
@@ -544,7 +556,7 @@ class Exchange(FromClient, FromServer):
             self.client_deadline = _NEVER
         else:
             core = self.core
-            idle, rate = core.timeouts.client, self.tx.frontend.body_rate
+            idle, rate = self.tx.timeouts.client, self.tx.frontend.body_rate
             self.client_deadline = body.deadline(core.now, idle, rate, self.tx.bytes_in)
 
     # Ends
@@ -555,17 +567,30 @@ class Exchange(FromClient, FromServer):
         client = self.client
         if client is None:
             return
+        page = tx.frontend.page
+        if page is not None and answer.error:
+            answer = page(tx, answer.head.status, True) or answer
+        tx.own = True
         head = answer.head
         for phase in tx.frontend.on_response:
             head = phase(tx, head)
         tx.answered_ns = _now_ns()
         tx.response = head
-        tx.own = True
         body = answer.body if tx.head is None or tx.head.method != b"HEAD" else b""
         tx.bytes_out = len(body)
         client.respond(head, body, 0, True)
         if self.client is not None:  # as in `response`
             self._over(True)
+
+    def _in_place_of_the_server(self, answer: Answer, end: bool) -> None:
+        """Answer, and let go of the server, whose response (all of it is there: ``end``) isn't passed on."""
+        side = self.server
+        if end:
+            self.server = None
+        self._leave_server()
+        if end and side is not None:
+            side.release()
+        self._answer(answer)
 
     def _abort(self, reason: Reason) -> None:
         """End in the middle of a response."""

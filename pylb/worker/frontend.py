@@ -35,8 +35,14 @@ class Wait(ABC):
         """The client has left, or it takes too long: ``go_on`` must not be called from now on."""
 
 
-Result: TypeAlias = Answer | Wait | None
-"""What a phase gives: None (go on), an answer (send it, and ask no server), or a wait."""
+class Drop:
+    """What a phase gives for a request that isn't answered at all: its connection ends."""
+
+
+DROP = Drop()
+
+Result: TypeAlias = Answer | Wait | Drop | None
+"""What a phase gives: None (go on), an answer (send it, and ask no server), a wait, or `DROP`."""
 
 T = TypeVar("T")
 
@@ -49,7 +55,7 @@ class Frontend(Generic[T]):
 
     __slots__ = (
         *("name", "backend", "raw", "body_bytes", "body_rate"),
-        *("on_request", "on_response", "on_account", "sends"),
+        *("on_request", "on_response", "on_account", "page", "sends"),
     )
 
     def __init__(self, config: FrontendConfig, backend: Backend, body_bytes: int, body_rate: int) -> None:
@@ -68,6 +74,9 @@ class Frontend(Generic[T]):
         """What each final response's head goes through, pylb's own included."""
         self.on_account: tuple[Callable[[T], None], ...] = ()
         """What is done with a transaction that is over, beside counting it."""
+        self.page: Callable[[T, int, bool], Answer | None] | None = None
+        """The user's page for a status, of an error of pylb's own (True) or of a server's response. Where
+        there are pages, `on_response` isn't empty."""
         self.sends = _sends(config)
         """Which fields requests get on their way to a server."""
 
