@@ -54,7 +54,7 @@ class Frontend(Generic[T]):
     """
 
     __slots__ = (
-        *("name", "backend", "raw", "body_bytes", "body_rate"),
+        *("name", "backend", "raw", "body_bytes", "most_bytes", "body_rate"),
         *("on_request", "on_response", "on_account", "page", "sends"),
     )
 
@@ -65,7 +65,9 @@ class Frontend(Generic[T]):
         self.raw = config.mode == "tcp"
         """Whether connections are relayed as they are."""
         self.body_bytes = body_bytes
-        """The most bytes of a request's body; 0 for no limit."""
+        """The most bytes of a request's body, where its backend doesn't say otherwise; 0 for no limit."""
+        self.most_bytes = body_bytes if backend.body_bytes is None else backend.body_bytes
+        """The same for `backend`."""
         self.body_rate = body_rate
         """The fewest bytes per second of a request's body; 0 for any."""
         self.on_request: tuple[Callable[[T], Result], ...] = ()
