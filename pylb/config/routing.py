@@ -6,7 +6,8 @@ Above `model`, below `trials`. Whatever can't be made of them raises `Unusable` 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
 from pylb.config import changes
@@ -17,7 +18,7 @@ from pylb.config.model import Map as MapSection
 from pylb.config.model import Rule as RuleSection
 from pylb.rules import match, split, template
 from pylb.rules.decision import Ending, Rule, Rules
-from pylb.rules.maps import Map
+from pylb.rules.maps import BadMap, Map
 from pylb.rules.match import Test
 from pylb.rules.view import View
 
@@ -35,34 +36,52 @@ def empty_maps(config: Config) -> dict[str, Map]:
 def _map(number: int, section: MapSection) -> Map:
     with named(f"map[{number}].key"):
         key = template.compile(section.template, decoded=True)
-    return Map(section.name, section.kind, key, lower=section.template == "{host}")
+    return Map(section.name, section.kind, key, hosts=section.template == "{host}")
 
 
 def read_maps(config: Config) -> dict[str, Map]:
     """The maps by name, with what their files hold.
 
     Raises:
-        OSError: a file can't be read.
-        Unusable: a key or a line is no good.
+        Unusable: a file can't be read, or a key or a line is no good.
     """
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
+        one = maps[section.name]
         with named(f"map[{number}].file"):
-            maps[section.name].read(read_map(section.file))
+            try:
+                one.version, text = read_map(section.file)
+                one.read(text)
+            except OSError as error:
+                raise ValueError(f"{section.file}: {error.strerror or error}") from None
+            except BadMap as error:
+                raise ValueError(f"{section.file}: {error}") from None
     return maps
 
 
-def read_map(path: str) -> bytes:
-    """A map's file; raises OSError."""
-    return read_regular(path, LARGEST_MAP)
+def read_map(path: str, unless: object = None) -> tuple[object, bytes]:
+    """A map's file and its version; empty where that is still ``unless``. Raises OSError."""
+    about = os.stat(path)
+    version = about.st_mtime_ns, about.st_size, about.st_ino
+    return version, b"" if version == unless else read_regular(path, LARGEST_MAP)
 
 
 def compiled(
-    config: Config, frontend: Frontend, maps: Mapping[str, Map], bodies: Mapping[str, bytes] | None = None
+    config: Config,
+    frontend: Frontend,
+    maps: Mapping[str, Map],
+    places: Mapping[str, Any] | None = None,
+    bodies: Mapping[str, bytes] | None = None,
 ) -> Rules | None:
-    """A frontend's rules; None where it has none. Raises `Unusable`, with keys below the frontend.
+    """A frontend's rules; None where it has none.
 
-    ``bodies`` is what the files of answers hold, by their path.
+    Args:
+        maps: by name.
+        places: by name, what stands for a backend in decisions.
+        bodies: what the files of answers hold, by their path.
+
+    Raises:
+        Unusable: with a key below the frontend.
     """
     if not frontend.rules:
         return None
@@ -78,8 +97,9 @@ def compiled(
         trusted=[ipaddress.ip_network(network) for network in frontend.trusted_proxies],
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
-        by_path=any(_by_path(section.match, config) for section in frontend.rules)
-        or any(name == "path" or name.startswith("path.") for name in means.used),
+        by_path=any(_by_path(section, config) for section in frontend.rules)
+        or _name_path(means.used, _path_maps(config)),
+        places=places,
     )
 
 
@@ -178,12 +198,26 @@ def _whole(where: Match, means: Means) -> Test:
 _BY_PATH = frozenset({"path", "path_exact", "path_glob", "path_regex", "starts_with"})
 
 
-def _by_path(where: Match, config: Config) -> bool:
-    """Whether a match looks at the path."""
-    if where.model_fields_set & _BY_PATH:
-        return True
-    maps = {section.name: section.template for section in config.maps}
-    if any("path" in template.variables(maps.get(name, ""))[:1] for name in where.map):
+def _by_path(section: RuleSection, config: Config) -> bool:
+    """Whether a rule decides by the path."""
+    maps = _path_maps(config)
+    return _matches_path(section.match, maps) or _name_path(template.variables(section.backend or ""), maps)
+
+
+def _path_maps(config: Config) -> frozenset[str]:
+    """Maps whose keys depend on the path."""
+    names = [one.name for one in config.maps if _name_path(template.variables(one.template), frozenset())]
+    return frozenset(names)
+
+
+def _name_path(variables: Iterable[str], maps: Set[str]) -> bool:
+    """Whether one of these is a variable of the path, or one of these maps."""
+    families = [name.partition(".") for name in variables]
+    return any(family == "path" or (family == "map" and name in maps) for family, _, name in families)
+
+
+def _matches_path(where: Match, maps: Set[str]) -> bool:
+    if where.model_fields_set & _BY_PATH or maps & where.map.keys():
         return True
     inner = (*where.all, *where.any, *([where.not_] if where.not_ is not None else []))
-    return any(_by_path(one, config) for one in inner)
+    return any(_matches_path(one, maps) for one in inner)

@@ -51,7 +51,7 @@ def _rules(config: Config) -> list[str]:
     found = []
     for number, frontend in enumerate(config.frontends):
         try:
-            routing.compiled(config, frontend, maps, bodies)
+            routing.compiled(config, frontend, maps, bodies=bodies)
         except routing.Unusable as error:
             found.append(f"frontend[{number}].{error}")
     return found

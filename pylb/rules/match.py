@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pylb.rules import glob
 from pylb.rules.maps import Map
 from pylb.rules.regex import Regex
-from pylb.rules.template import encoded
+from pylb.rules.template import did_you_mean, encoded
 from pylb.rules.view import Network, View, address_of
 
 Test = Callable[[View], bool]
@@ -106,9 +106,9 @@ def path_exact(paths: Sequence[bytes]) -> Test:
 
 
 def starts_with(prefixes: Sequence[bytes]) -> Test:
-    """The path, as the client wrote it, begins with one of these."""
+    """The normalised path begins with one of these bytes, also within a segment."""
     wanted = tuple(prefixes)
-    return lambda view: view.raw_path.startswith(wanted)
+    return lambda view: view.path.startswith(wanted)
 
 
 def path_regex(expressions: Sequence[str], unsafe: bool) -> Test:
@@ -120,6 +120,9 @@ def path_regex(expressions: Sequence[str], unsafe: bool) -> Test:
 def path_glob(patterns: Sequence[str]) -> Test:
     """The normalised path is like one of these (`glob`)."""
     globs = [glob.compile(one.encode()) for one in patterns]
+    if len(globs) == 1:
+        (like,) = globs
+        return lambda view: like(view.path)
     return lambda view: any(like(view.path) for like in globs)
 
 
@@ -213,7 +216,10 @@ def port(ports: Sequence[int]) -> Test:
 
 
 def in_map(wanted: Mapping[str, Text], maps: Mapping[str, Map], unsafe: bool) -> Test:
-    """For each map, the key is there, with a value as wanted."""
+    """For each map, the key is there, with a value as wanted; raises ValueError for a map that isn't."""
+    for name in wanted:
+        if name not in maps:
+            raise ValueError(f"no map {name!r}; {did_you_mean(name, maps)}")
     tests = [(maps[name], text(one, unsafe)) for name, one in wanted.items()]
 
     def test(view: View) -> bool:
@@ -227,8 +233,19 @@ def in_map(wanted: Mapping[str, Text], maps: Mapping[str, Map], unsafe: bool) ->
 
 
 def every(tests: Sequence[Test]) -> Test:
-    """All of them hold."""
-    return tests[0] if len(tests) == 1 else lambda view: all(test(view) for test in tests)
+    """All of them hold; if not, what their regexes have found is forgotten."""
+    if len(tests) == 1:
+        return tests[0]  # it has found nothing where it doesn't hold
+
+    def test(view: View) -> bool:
+        groups = view.groups
+        for one in tests:
+            if not one(view):
+                view.groups = groups
+                return False
+        return True
+
+    return test
 
 
 def either(tests: Sequence[Test]) -> Test:

@@ -32,7 +32,7 @@ def compiled(
     """A frontend with the phases that its configuration needs, in order.
 
     Args:
-        rules: its rules, if it has any.
+        rules: its rules, if it has any; their places are backends.
         bodies: what the files of error pages hold, by their path.
     """
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
@@ -43,7 +43,7 @@ def compiled(
     on_request = [
         answers.health_path(config, core),
         answers.redirect_to_https(config),
-        route.route(config, rules, backends),
+        route.route(config, rules),
         limits.body if limited else None,
     ]
     pages_ = pages.pages(config, rules, bodies or {})

@@ -6,22 +6,20 @@ response may be edited by what the request was like.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.http.response import ResponseHead
 from pylb.rules.decision import Rules
 from pylb.rules.plan import Plan
-from pylb.worker.backend import Backend, with_waits
+from pylb.worker.backend import with_waits
 from pylb.worker.frontend import DROP, Result
 from pylb.worker.transaction import Transaction
 
 
-def route(
-    config: FrontendConfig, rules: Rules | None, backends: Mapping[str, Backend]
-) -> Callable[[Transaction], Result] | None:
-    """Choose the backend, or answer; note the edits."""
+def route(config: FrontendConfig, rules: Rules | None) -> Callable[[Transaction], Result] | None:
+    """Choose the backend, or answer; note the edits. The places of the rules' decisions are backends."""
     if rules is None:
         return None
     view = rules.view()
@@ -36,9 +34,8 @@ def route(
         seen = view
         seen.begin(head, tx.client)
         decision = decide(seen)
-        backend = backends[decision.backend]
-        if backend is not tx.backend:
-            tx.go_to(backend)
+        if decision.place is not tx.backend:
+            tx.go_to(decision.place)
         if edit:
             head.changes = None  # the object is the connection's, and has served other requests
             if decision.edits:
