@@ -73,7 +73,11 @@ match = { path = "/secure" }
 redirect = "https"
 [[frontend.rule]]
 match = { path = "/fixed" }
-answer = { status = 203, body = "hello {not a variable}", headers = { X-Host = "{host}" }, content_type = "text/x-greeting" }
+[frontend.rule.answer]
+status = 203
+body = "hello {not a variable}"
+content_type = "text/x-greeting"
+headers = { X-Host = "{host}" }
 [[frontend.rule]]
 match = { path = "/maintenance" }
 answer = { status = 503, file = "PAGE", headers = { Retry-After = "600" } }
@@ -287,7 +291,8 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
     ports = {"http1": free_port(), "http2": free_port()}
     inner = free_port()
     with Scripted(_play) as server:
-        text = f'[workers]\nmax = 1\n[[frontend]]\nname = "inner"\nbind = "127.0.0.1:{inner}"\nbackend = "http1"\n'
+        text = '[workers]\nmax = 1\n[[frontend]]\nname = "inner"\nbackend = "http1"\n'
+        text += f'bind = "127.0.0.1:{inner}"\n'
         text += "client_fields = []\ntrusted_proxies = ['127.0.0.1']\n"
         for name, port in ports.items():
             text += (FRONTEND + RULES).replace("SERVERS", name).replace("PORT", str(port))
