@@ -5,16 +5,18 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from unittest.mock import patch
 from urllib.parse import unquote_to_bytes
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylb.config import routing
-from pylb.config.load import from_document
+from pylb.config.load import ConfigError, from_document
+from pylb.config.model import Match
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
-from pylb.rules import glob, normal, template
+from pylb.rules import glob, index, normal, template
 from pylb.rules.decision import Rules, Step
 from pylb.rules.maps import Map
 from tests.rules.cases import SCENARIOS
@@ -85,14 +87,62 @@ def led(rules: Rules, head: RequestHead, trace: list[Step] | None) -> tuple[obje
 
 
 @examples
-@given(documents, st.lists(requests, min_size=1, max_size=8))
+@given(documents, st.lists(requests, min_size=1, max_size=8), st.sampled_from([0, 2, 64]))
 def test_the_index_finds_what_looking_at_every_rule_finds(
-    some: list[tuple[dict[str, object], str]], asked: list[tuple[str, str, str, str, str]]
+    some: list[tuple[dict[str, object], str]], asked: list[tuple[str, str, str, str, str]], few: int
 ) -> None:
     made = compiled(some)
+    with patch.object(index, "_FEW", few):
+        compare(made, asked)
+
+
+def compare(made: Rules, asked: list[tuple[str, str, str, str, str]]) -> None:
     for method, path, query, host, fields in asked:
         head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits())
         head.read(f"{method} {path}{query} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode())
+        assert led(made, head, None) == led(made, head, [])
+
+
+anything = st.recursive(
+    st.one_of(
+        st.booleans(),
+        st.integers(-1, 70000),
+        st.text("/*.a(?P<x>)[]{}\\%\0é ", max_size=8),
+        st.sampled_from(["10.0.0.0/8", "/a", "a.x", "GET", "h2", "{path.1}", "{re.x}", "m"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(
+            st.sampled_from([*Match.model_fields, "not", "prefix", "regex", "m", "X"]), inner, max_size=2
+        ),
+    ),
+    max_leaves=5,
+)
+keys = st.sampled_from([*Match.model_fields, "not"])
+
+
+@examples
+@given(st.dictionaries(keys, anything, max_size=3), anything, st.one_of(st.none(), anything))
+def test_any_rule_works_or_is_refused_with_its_key(
+    match: dict[str, object], backend: object, split: object
+) -> None:
+    rule = {"match": match, **({"backend": backend} if split is None else {"split": split})}
+    document = {
+        "frontend": {"name": "f", "bind": "127.0.0.1:80", "backend": "site", "rule": [rule]},
+        "backend": [{"name": name, "server": "127.0.0.1:9"} for name in BACKENDS],
+        "map": {"name": "m", "file": "/f"},
+    }
+    try:
+        config = from_document(document)
+        made = routing.compiled(config, config.frontends[0], routing.empty_maps(config))
+    except ConfigError as error:
+        assert all("rule[0]" in problem for problem in error.problems)
+    except routing.Unusable as error:
+        assert error.key.startswith("rule[0].")
+    else:
+        assert made is not None
+        head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits())
+        head.read(b"GET /a/b?x HTTP/1.1\r\nHost: a.x\r\nX: a\r\nCookie: x=a\r\n\r\n")
         assert led(made, head, None) == led(made, head, [])
 
 
