@@ -118,14 +118,38 @@ anything = st.recursive(
     ),
     max_leaves=5,
 )
-keys = st.sampled_from([*Match.model_fields, "not"])
+tests = st.one_of(
+    st.just(True),
+    st.text("ax", max_size=2),
+    st.dictionaries(st.sampled_from(["prefix", "regex"]), st.text("a.*+(|)", max_size=6), min_size=1),
+)
+named = st.dictionaries(st.sampled_from(["x", "X", "a-b"]), tests, min_size=1, max_size=2)
+plausible = {
+    **dict.fromkeys(["header", "query", "cookie"], named),
+    **dict.fromkeys(["path", "path_exact", "starts_with"], st.text("a/.%5é", max_size=6).map("/".__add__)),
+    "path_regex": st.text("ab.*+?(|)^$[]/", max_size=12),
+    "path_glob": st.text("a*/", max_size=6),
+    "map": st.one_of(st.just("m"), tests.map(lambda test: {"m": test})),
+    "source": st.sampled_from(["192.0.2.0/24", "::/0", "::1"]),
+    "client_subject": tests,
+    "host": st.sampled_from(["a.x", "*.x", "[::1]", "A.X."]),
+}
+keys = st.sampled_from([*plausible, "not", "any", "tls", "port"])
+sensible = st.one_of(*(value.map(lambda one, key=key: {key: one}) for key, value in plausible.items()))  # type: ignore[misc]
+nesting = st.one_of(
+    sensible, sensible, sensible.map(lambda one: {"not": one}), st.dictionaries(keys, anything, max_size=1)
+)
+written = st.one_of(
+    st.sampled_from(["site", "app-{re.x}", "{path.1}", "{map.m}", "{host.1}{{"]), st.text("{}a.1", max_size=9)
+)
 
 
 @examples
-@given(st.dictionaries(keys, anything, max_size=3), anything, st.one_of(st.none(), anything))
+@given(st.lists(nesting, max_size=3), written, st.one_of(st.none(), st.none(), anything))
 def test_any_rule_works_or_is_refused_with_its_key(
-    match: dict[str, object], backend: object, split: object
+    parts: list[dict[str, object]], backend: str, split: object
 ) -> None:
+    match = {key: value for part in parts for key, value in part.items()}
     rule = {"match": match, **({"backend": backend} if split is None else {"split": split})}
     document = {
         "frontend": {"name": "f", "bind": "127.0.0.1:80", "backend": "site", "rule": [rule]},
