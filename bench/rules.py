@@ -88,6 +88,7 @@ CASES: dict[str, Callable[[], str]] = {
     f"{ROUTES} routes by path": lambda: "".join(
         _route(f'path = "/p{number % PATHS}/item/{number}"', number) for number in range(ROUTES)
     ),
+    "1 route, and 3 other rules": lambda: _MIXED + _route('host = "h7.example", path = "/p7"', 0),
     f"{ROUTES} routes, and 3 other rules": lambda: _MIXED + _thousand(),
 }
 """By name, the rules."""
