@@ -145,9 +145,8 @@ def run(
     try:
         configuration = read()
     except ConfigError as error:
-        for problem in error.problems:
-            where = f"{source}: " if source and not problem.startswith("--") else ""
-            print(f"pylb: {where}{problem}", file=sys.stderr)
+        for problem in error.located:
+            print(f"pylb: {problem}", file=sys.stderr)
         raise typer.Exit(2) from None
     except OSError as error:
         fail(f"{source}: {error.strerror or error}")
@@ -173,8 +172,8 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
     try:
         configuration = load_file(config)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"{config}: {problem}", file=sys.stderr)
+        for problem in error.located:
+            print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:
         fail(f"{config}: {error.strerror or error}")

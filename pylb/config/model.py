@@ -47,6 +47,10 @@ __all__ = [
 class Config(Section):
     """The keys outside of sections, and the sections."""
 
+    include: Annotated[tuple[FilePath, ...], ONE_OR_MORE] = Field(
+        default=(),
+        description="Further files: patterns (`conf.d/*.toml`) from this file's folder; see below.",
+    )
     frontends: Annotated[tuple[Frontend, ...], ONE_OR_MORE] = Field(
         min_length=1, validation_alias="frontend", description="Where clients connect."
     )
