@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.section import Section
-from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
+from pylb.config.values import BINDS, ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
 
 
 class Health(Section):
@@ -53,8 +53,9 @@ class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
     name: str = Field(description="What the frontend is called.")
-    bind: Annotated[tuple[BindAddress, ...], ONE_OR_MORE, Option("--bind")] = Field(
-        min_length=1, description="Where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH."
+    bind: Annotated[tuple[BindAddress, ...], BINDS, ONE_OR_MORE, Option("--bind")] = Field(
+        min_length=1,
+        description="Where clients connect: HOST:PORT, HOST:FIRST-LAST, [IPV6]:PORT or unix:PATH.",
     )
     backend: str = Field(
         description="The name of the backend that answers; with sni, for names that are not listed there."
