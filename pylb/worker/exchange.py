@@ -206,6 +206,8 @@ class Exchange(FromClient, FromServer):
         except Refused as refused:
             self.refuse(refused)
             return
+        if tx.plan is not None:
+            self.plain = False
         if result is None:
             self._try()
         elif isinstance(result, Answer):

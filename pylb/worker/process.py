@@ -26,6 +26,7 @@ from typing import Any
 import uvloop
 
 from pylb import log as logging_
+from pylb.config import routing
 from pylb.config.model import Server
 from pylb.log import log
 from pylb.net import channel, messages
@@ -87,7 +88,8 @@ class Worker:
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
         for frontend in config.frontends:
-            compiled = phases.compiled(frontend, self.backends, core)
+            rules = routing.compiled(config, frontend, context.maps)
+            compiled = phases.compiled(frontend, self.backends, core, rules)
             sni = {name: self.backends[to] for name, to in frontend.sni.items()}
             for address in frontend.bind:
                 key = str(address)
