@@ -1,4 +1,4 @@
-"""The command line: serve, check, demo, status, scale.
+"""The command line: serve, check, explain, demo, status, scale.
 
 The top floor: only `__main__` imports it. Options that stand for keys of the configuration are declared at
 these keys and are only handed to typer here (`takes`). What else a command needs is imported when it runs,
@@ -182,6 +182,41 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
         f"{config}: ok: {len(configuration.frontends)} frontends, "
         f"{len(configuration.backends)} backends, {servers} servers"
     )
+
+
+@app.command()
+def explain(
+    url: Annotated[str, typer.Argument(metavar="URL", help="What is asked for: https://HOST/PATH?QUERY.")],
+    config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")],
+    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="The method.")] = "GET",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", metavar="FIELD", help="'Name: value'; may be repeated.")
+    ] = None,
+    source: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Who asks.")] = "127.0.0.1",
+    frontend: Annotated[str, typer.Option("--frontend", metavar="NAME", help="Who is asked.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what becomes of a request, rule by rule."""
+    from pylb.config.load import ConfigError, from_source, read_source
+    from pylb.explain import dryrun, show
+    from pylb.explain.request import BadRequest, Request, header_of
+
+    try:
+        origin = read_source(config)
+        configuration = from_source(origin)
+    except ConfigError as error:
+        for problem in error.located:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        fail(f"{config}: {error.strerror or error}")
+    try:
+        request = Request(url, method.upper(), [header_of(one) for one in header or ()], source)
+        outcome = dryrun.DryRun(configuration).ask(request, frontend)
+    except BadRequest as error:
+        fail(str(error))
+    found = show.described(configuration, origin.places, request, outcome)
+    print(json.dumps(found, indent=2) if json_ else show.text(found))
 
 
 @app.command()
