@@ -111,6 +111,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def serve(config: FileOption = None, **given: Any) -> None:
     """Run the balancer: -c FILE, or --bind and --server."""
     from pylb.config import load
+    from pylb.explain.tested import load_tested
 
     quick = {name: given[name] for name, option in OPTIONS.items() if option.quick}
     if config is not None and any(quick.values()):
@@ -120,7 +121,7 @@ def serve(config: FileOption = None, **given: Any) -> None:
         fail("say what to serve: --bind ADDRESS --server ADDRESS, or -c FILE")
 
     def read() -> Config:
-        return load.quick(**given) if config is None else load.load_file(config, **given)
+        return load.quick(**given) if config is None else load_tested(config, **given)
 
     run(read, str(config) if config is not None else None)
 
@@ -166,21 +167,27 @@ def run(
 
 @app.command()
 def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]) -> None:
-    """Check a configuration file and print every mistake."""
-    from pylb.config.load import ConfigError, load_file
+    """Check a configuration file: print every mistake, run its tests, warn of rules that can never match."""
+    from pylb.config.load import ConfigError, read_source
+    from pylb.config.unreachable import unreachable
+    from pylb.explain.tested import tested
 
     try:
-        configuration = load_file(config)
+        source = read_source(config)
+        configuration = tested(source)
     except ConfigError as error:
         for problem in error.located:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:
         fail(f"{config}: {error.strerror or error}")
+    for warning in unreachable(configuration, source.places.of):
+        print(f"{source.places.of_problem(warning)}: warning: {warning}", file=sys.stderr)
     servers = sum(len(backend.servers) for backend in configuration.backends)
     print(
         f"{config}: ok: {len(configuration.frontends)} frontends, "
         f"{len(configuration.backends)} backends, {servers} servers"
+        + (f", {len(configuration.tests)} tests" if configuration.tests else "")
     )
 
 

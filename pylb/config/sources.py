@@ -8,11 +8,12 @@ reads, so number and size of the files are bounded, and nothing but a regular fi
 from __future__ import annotations
 
 import codecs
+import functools
 import glob
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -34,6 +35,9 @@ _MOST_DOTS = 500
 """In a key. No key of the model has as many, and `tomllib` takes time by the square of their number."""
 _STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
+_NAME_ENDS = re.compile(r"[.:\[]|$")
+_MOST_ENDS = 20
+"""Where the name of a key in a message may end; names with more dots and colons in them aren't found."""
 _NUMBER = re.compile(r"\[(\d{1,9})\]")
 
 # Where one mark begins as another does, the longer one comes first.
@@ -94,14 +98,15 @@ class Places:
 
     def of_problem(self, problem: str) -> str:
         """The place of the key that a line of `ConfigError` begins with."""
-        return self.of(_location(problem, [file.document for file in self._files]))
+        return self.of(_location(problem, self._document))
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        return functools.reduce(_merged, (file.document for file in self._files))
 
 
-def _location(problem: str, documents: Sequence[dict[str, Any]]) -> Location:
-    """The location whose path in messages a line begins with, as far as the documents have it."""
-    value: Any = {}
-    for document in documents:
-        value = _merged(value, document)
+def _location(problem: str, value: Any) -> Location:
+    """The location whose path in messages a line begins with, as far as a document has it."""
     found: Location = ()
     rest = problem
     while True:
@@ -119,10 +124,10 @@ def _location(problem: str, documents: Sequence[dict[str, Any]]) -> Location:
             rest = rest[1:]
         if not isinstance(value, dict):
             return found
-        names = [key for key in value if rest.startswith(key) and rest[len(key) :][:1] in ("", ".", ":", "[")]
-        if not names:
+        ends = [end.start() for end, _ in zip(_NAME_ENDS.finditer(rest), range(_MOST_ENDS), strict=False)]
+        name = next((rest[:end] for end in reversed(ends) if rest[:end] in value), None)
+        if name is None:
             return found
-        name = max(names, key=len)
         value, found, rest = value[name], (*found, name), rest[len(name) :]
 
 
