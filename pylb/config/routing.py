@@ -6,6 +6,7 @@ Above `model`, below `trials`. Whatever can't be made of them raises `Unusable` 
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def empty_maps(config: Config) -> dict[str, Map]:
 def _map(number: int, section: MapSection) -> Map:
     with _named(f"map[{number}].key"):
         key = template.compile(section.template, decoded=True)
-    return Map(section.name, section.kind, key, lower=section.template == "{host}")
+    return Map(section.name, section.kind, key, hosts=section.template == "{host}")
 
 
 def read_maps(config: Config) -> dict[str, Map]:
@@ -77,18 +78,32 @@ def read_maps(config: Config) -> dict[str, Map]:
     """
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
-        with _named(f"map[{number}].file"):
-            maps[section.name].read(read_map(section.file))
+        one = maps[section.name]
+        one.version, text = read_map(section.file)
+        with _named(f"map[{number}].file: {section.file}"):
+            one.read(text)
     return maps
 
 
-def read_map(path: str) -> bytes:
-    """A map's file; raises OSError."""
-    return read_regular(path, LARGEST_MAP)
+def read_map(path: str, unless: object = None) -> tuple[object, bytes]:
+    """A map's file and its version; empty where that is still ``unless``. Raises OSError."""
+    about = os.stat(path)
+    version = about.st_mtime_ns, about.st_size, about.st_ino
+    return version, b"" if version == unless else read_regular(path, LARGEST_MAP)
 
 
-def compiled(config: Config, frontend: Frontend, maps: Mapping[str, Map]) -> Rules | None:
-    """A frontend's rules; None where it has none. Raises `Unusable`, with keys below the frontend."""
+def compiled(
+    config: Config, frontend: Frontend, maps: Mapping[str, Map], places: Mapping[str, Any] | None = None
+) -> Rules | None:
+    """A frontend's rules; None where it has none.
+
+    Args:
+        maps: by name.
+        places: by name, what stands for a backend in decisions.
+
+    Raises:
+        Unusable: with a key below the frontend.
+    """
     if not frontend.rules:
         return None
     means = Means(frozenset(backend.name for backend in config.backends), maps, config.unsafe_regex)
@@ -103,6 +118,7 @@ def compiled(config: Config, frontend: Frontend, maps: Mapping[str, Map]) -> Rul
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
         by_path=any(_by_path(section.match, config) for section in frontend.rules),
+        places=places,
     )
 
 

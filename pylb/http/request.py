@@ -130,7 +130,9 @@ class RequestHead:
     @property
     def target(self) -> bytes:
         """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
-        return (self._edited or self.raw).split(b" ", 2)[1]
+        raw = self._edited or self.raw
+        begin = len(self.method) + 1
+        return raw[begin : raw.index(b" ", begin)]
 
     def field(self, name: bytes) -> bytes | None:
         """The first value of a field that the client sent; ``name`` in lower case."""

@@ -8,13 +8,13 @@ Floor: the top of `pylb.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pylb.http.errors import Refused
 from pylb.rules.index import Index
-from pylb.rules.match import Test
+from pylb.rules.match import Test, every
 from pylb.rules.normal import Ambiguous
 from pylb.rules.regex import TooLong
 from pylb.rules.view import Network, View
@@ -35,6 +35,8 @@ class Decision:
     """What the rules that have matched edit, in their order."""
     rule: int = -1
     """The position of the rule that ended the evaluation; -1 where none did."""
+    place: Any = None
+    """What stands for the backend with whoever asks: the worker's backend object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,19 @@ class Rule:
     exact: bool = False
     """Whether ``paths`` are whole paths and not prefixes."""
     indexed: frozenset[str] = frozenset()
-    captures: bool = False
-    """Whether a matcher sets groups of the view."""
-    rest: tuple[Test, ...] = field(init=False)
+    rest: Test | None = field(init=False)
+    """What the index has not looked at; None where that is nothing."""
+    constant: Decision | None = field(init=False, default=None)
+    """The decision, where it is the same for every request that no rule before has edited."""
 
     def __post_init__(self) -> None:
-        self.rest = tuple(test for key, test in self.tests if key not in self.indexed)
+        rest = [test for key, test in self.tests if key not in self.indexed]
+        self.rest = every(rest) if rest else None
+
+    @property
+    def final(self) -> bool:
+        """Whether no rule after it can be asked, once the index has given it."""
+        return self.ending is not None and self.rest is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class Rules:
         tls: whether the frontend ends TLS.
         lenient: whether ambiguous paths are passed on.
         by_path: whether a rule looks at the path.
+        places: by name, what stands for a backend in decisions.
     """
 
     def __init__(
@@ -103,21 +113,23 @@ class Rules:
         tls: bool = False,
         lenient: bool = False,
         by_path: bool = False,
+        places: Mapping[str, Any] | None = None,
     ) -> None:
         self.rules = rules
         self._trusted = trusted
         self._tls = tls
         self._lenient = lenient
         self._by_path = by_path
-        self._default = Decision("backend", backend)
-        self._index = Index(rules)
-        self._constant: dict[int, Decision] = {}
+        self._backend = backend
+        self._places = places or {}
+        self._default = self._decision("backend", backend, None, ())
         for rule in rules:
             ending = rule.ending
             if ending is not None and not callable(ending.backend):
                 name = ending.backend or backend
                 edits = () if rule.edits is None else (rule.edits,)
-                self._constant[rule.number] = Decision(ending.kind, name, ending.action, edits, rule.number)
+                rule.constant = self._decision(ending.kind, name, ending.action, edits, rule.number)
+        self._node = Index(rules).node
 
     @property
     def edit(self) -> bool:
@@ -138,60 +150,57 @@ class Rules:
             Refused: 400 for a path that servers read in different ways where a rule looks at paths, and for
                 what is too long for a regular expression.
         """
+        edits: tuple[Any, ...] = ()
         try:
-            if self._by_path:
-                view.path  # noqa: B018  # raises
-            return self._decide(view, trace)
+            path = view.path if self._by_path else b""
+            if trace is None:
+                node = self._node(view, path)
+                if node.only is not None and node.only.constant is not None:
+                    return node.only.constant
+                rules: Sequence[Rule] = node.rules
+            else:
+                rules = self._traced(view, trace)
+            for rule in rules:
+                rest = rule.rest
+                if rest is not None and trace is None and not rest(view):
+                    continue
+                ending = rule.ending
+                if ending is None:
+                    edits += (rule.edits,)
+                elif rule.constant is not None and not edits:
+                    return rule.constant
+                else:
+                    return self._ended(rule, ending, view, edits)
         except Ambiguous:
             raise Refused(400, "path") from None
         except TooLong:
             raise Refused(400, "regex") from None
-
-    def _decide(self, view: View, trace: list[Step] | None) -> Decision:
-        edits: tuple[Any, ...] = ()
-        for rule in self._index.candidates(view) if trace is None else self.rules:
-            if trace is None:
-                if rule.rest and not _holds(rule, view):
-                    continue
-            else:
-                failed = _failed(rule, view)
-                trace.append(Step(rule.number, failed))
-                if failed:
-                    continue
-            ending = rule.ending
-            if ending is not None:
-                if edits or callable(ending.backend):
-                    return self._ended(rule, view, edits)
-                return self._constant[rule.number]
-            edits += (rule.edits,)
         if edits:
-            return Decision("backend", self._default.backend, None, edits)
+            return self._decision("backend", self._backend, None, edits)
         return self._default
 
-    def _ended(self, rule: Rule, view: View, edits: tuple[Any, ...]) -> Decision:
-        ending = rule.ending
-        assert ending is not None
+    def _decision(
+        self, kind: Kind, backend: str, action: Any, edits: tuple[Any, ...], rule: int = -1
+    ) -> Decision:
+        return Decision(kind, backend, action, edits, rule, self._places.get(backend))
+
+    def _ended(self, rule: Rule, ending: Ending, view: View, edits: tuple[Any, ...]) -> Decision:
         name = ending.backend(view) if callable(ending.backend) else ending.backend
         if rule.edits is not None:
             edits += (rule.edits,)
-        return Decision(ending.kind, name or self._default.backend, ending.action, edits, rule.number)
+        return self._decision(ending.kind, name or self._backend, ending.action, edits, rule.number)
 
-
-def _holds(rule: Rule, view: View) -> bool:
-    """Whether those of its matchers hold that the index has not looked at."""
-    groups = view.groups
-    for test in rule.rest:
-        if not test(view):
-            view.groups = groups
-            return False
-    return True
-
-
-def _failed(rule: Rule, view: View) -> str:
-    """The key of its first matcher that doesn't hold; empty where all do."""
-    groups = view.groups
-    for key, test in rule.tests:
-        if not test(view):
-            view.groups = groups
-            return key
-    return ""
+    def _traced(self, view: View, trace: list[Step]) -> list[Rule]:
+        """The rules that match, up to the first that ends the evaluation."""
+        matching = []
+        for rule in self.rules:
+            groups = view.groups
+            failed = next((key for key, test in rule.tests if not test(view)), "")
+            trace.append(Step(rule.number, failed))
+            if failed:
+                view.groups = groups
+                continue
+            matching.append(rule)
+            if rule.ending is not None:
+                break
+        return matching

@@ -61,6 +61,8 @@ def _segment(pattern: bytes) -> Segment:
     if not middle:
         return lambda segment: segment == pattern
     *middle, end = middle
+    if not begin and not middle:
+        return lambda segment: segment.endswith(end)
     least = len(begin) + len(end)
 
     def like(segment: bytes) -> bool:

@@ -11,10 +11,12 @@ Floor: above `template` (a map's key is one); knows no files.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import io
+import ipaddress
+import re
 from collections.abc import Callable
-from ipaddress import ip_network
-from typing import Literal
+from itertools import islice
+from typing import Literal, Protocol
 
 from pylb.rules import normal
 from pylb.rules.template import Template
@@ -28,176 +30,214 @@ class BadMap(ValueError):
     """A file's line can't be used; the message names it by number."""
 
 
-def _exact(entries: dict[bytes, bytes]) -> Find:
-    return entries.get
+class _Table(Protocol):
+    """The entries of one kind of map."""
+
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+
+    def add(self, key: bytes, value: bytes) -> None:
+        """Add an entry unless its key is there; raises ValueError for what is no key."""
+
+    @property
+    def find(self) -> Find:
+        """Gives the value for what a request has."""
 
 
-def _prefix(entries: dict[bytes, bytes]) -> Find:
-    """The longest key that is the path or one of those above it."""
-    longest = max(map(len, entries), default=0)
+class _Exact:
+    """The whole text."""
 
-    def find(path: bytes) -> bytes | None:
-        if len(path) > longest + 1:
-            path = path[: longest + 1] if path[longest : longest + 1] == b"/" else path[:longest]
-            path = path[: path.rfind(b"/") + 1]
-        while path:
-            value = entries.get(path)
-            if value is not None:
-                return value
-            # First what ends at the slash, then what ends before it.
-            path = path[:-1] if path[-1:] == b"/" else path[: path.rfind(b"/") + 1]
-        return None
+    def __init__(self) -> None:
+        self._values: dict[bytes, bytes] = {}
+        self.find: Find = self._values.get
 
-    return find
+    @property
+    def entries(self) -> int:
+        return len(self._values)
+
+    def add(self, key: bytes, value: bytes) -> None:
+        self._values.setdefault(key, value)
 
 
-def _domain(entries: dict[bytes, bytes]) -> Find:
-    """The longest key that is the host or a domain that it is in; ``*.x`` is what is in ``x`` alone."""
-    longest = max((key.count(b".") for key in entries), default=0)
+class _Hosts(_Exact):
+    """The whole text, without case."""
 
-    def find(host: bytes) -> bytes | None:
-        value = entries.get(host)
-        if value is not None:
-            return value
-        dots = host.count(b".")
-        if dots > longest:
-            host = b"." + b".".join(host.rsplit(b".", longest + 1)[1:])
-        while True:
-            _, dot, host = host.partition(b".")
-            if not dot:
-                return None
-            value = entries.get(b"*." + host)
-            if value is None:
-                value = entries.get(host)
-            if value is not None:
-                return value
-
-    return find
+    def add(self, key: bytes, value: bytes) -> None:
+        self._values.setdefault(key.lower(), value)
 
 
-def _network(entries: dict[bytes, bytes]) -> Find:
-    """The longest network that the address is in."""
-    ranges: dict[int, list[tuple[int, int, int, bytes]]] = {4: [], 6: []}
-    for key, value in entries.items():
-        network = ip_network(key.decode())
-        first, last = int(network.network_address), int(network.broadcast_address)
-        ranges[network.version].append((first, -last, last, value))
-    flat = {version: _flattened(sorted(some)) for version, some in ranges.items()}
+class _Prefix:
+    """The longest key that is the path or one above it; ``/a/`` is for what is below it alone."""
 
-    def find(text: bytes) -> bytes | None:
-        parts = text.split(b".")
-        if len(parts) == 4 and text.isascii() and b":" not in text:
-            try:
-                number = int.from_bytes(bytes(map(int, parts)), "big")
-            except ValueError:
-                return None
-            starts, values = flat[4]
-        else:
-            address = address_of(text)
-            if address is None:
-                return None
-            mapped = getattr(address, "ipv4_mapped", None)
-            address = mapped or address
-            number = int(address)
-            starts, values = flat[address.version]
-        return values[bisect_right(starts, number)]
+    def __init__(self) -> None:
+        self.entries = 0
+        self._at: dict[bytes, bytes] = {}
+        self._below: dict[bytes, bytes] = {}  # without the slash at the end
+        self._longest = 0
 
-    return find
-
-
-def _flattened(ranges: list[tuple[int, int, int, bytes]]) -> tuple[list[int], list[bytes | None]]:
-    """Where each stretch of addresses begins, and its value; the stretch before the first has none.
-
-    Networks lie in each other or apart: a stack of those that are open is enough.
-    """
-    starts: list[int] = []
-    values: list[bytes | None] = [None]
-    open_: list[tuple[int, bytes]] = []
-
-    def begin(start: int, value: bytes | None) -> None:
-        if starts and starts[-1] == start:
-            values[-1] = value
-        else:
-            starts.append(start)
-            values.append(value)
-
-    def close(before: int | None) -> None:
-        while open_ and (before is None or open_[-1][0] < before):
-            last, _ = open_.pop()
-            begin(last + 1, open_[-1][1] if open_ else None)
-
-    for first, _, last, value in ranges:
-        close(first)
-        open_.append((last, value))
-        begin(first, value)
-    close(None)
-    return starts, values
-
-
-_KINDS: dict[str, Callable[[dict[bytes, bytes]], Find]] = {
-    "exact": _exact,
-    "prefix": _prefix,
-    "domain": _domain,
-    "network": _network,
-}
-
-
-def _key(kind: Kind, key: bytes, lower: bool) -> bytes:
-    """A key as requests spell it; raises ValueError with a sentence."""
-    if kind == "prefix":
+    def add(self, key: bytes, value: bytes) -> None:
         if key[:1] != b"/":
             raise ValueError("a path begins with /")
         try:
-            return normal.path(key)
+            path = normal.path(key)
         except normal.Ambiguous:
             raise ValueError("servers read this path in different ways") from None
-    if kind == "domain":
-        return key.lower().rstrip(b".").removeprefix(b".")
-    if kind == "network":
-        return str(ip_network(key.decode())).encode()
-    return key.lower() if lower else key
+        plain = path.removesuffix(b"/")
+        self._longest = max(self._longest, len(plain))
+        (self._below if path != plain else self._at).setdefault(plain, value)
+        self.entries = len(self._at) + len(self._below)
+
+    def find(self, asked: bytes) -> bytes | None:
+        value = self._at.get(asked)
+        if value is not None or asked[:1] != b"/":
+            return value
+        if len(asked) > self._longest:
+            above = asked[: max(asked.rfind(b"/", 0, self._longest + 1), 0)]
+        else:
+            above = asked[: asked.rfind(b"/")]
+        below, at = self._below, self._at
+        while True:
+            value = below.get(above)
+            if value is None:
+                value = at.get(above)
+            if value is not None or not above:
+                return value
+            above = above[: above.rfind(b"/")]
+
+
+class _Domain:
+    """The longest key that is the host or a domain that it is in; ``*.x`` is what is in ``x`` alone."""
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self._exact: dict[bytes, bytes] = {}
+        self._below: dict[bytes, bytes] = {}  # with the dot before it
+        self._labels = 0
+
+    def add(self, key: bytes, value: bytes) -> None:
+        host = key.lower().rstrip(b".")
+        inner = host.removeprefix(b"*.")
+        if inner == host:
+            host = host.removeprefix(b".")
+            self._exact.setdefault(host, value)
+            inner = host
+        self._below.setdefault(b"." + inner, value)
+        self._labels = max(self._labels, inner.count(b".") + 1)
+        self.entries += 1
+
+    def find(self, asked: bytes) -> bytes | None:
+        value = self._exact.get(asked)
+        if value is not None:
+            return value
+        dots = asked.count(b".")
+        dot = asked.find(b".")
+        while dots > self._labels:
+            dot = asked.find(b".", dot + 1)
+            dots -= 1
+        below = self._below
+        while dot >= 0:
+            value = below.get(asked[dot:])
+            if value is not None:
+                return value
+            dot = asked.find(b".", dot + 1)
+        return None
+
+
+class _Networks:
+    """The longest network that the address is in."""
+
+    _V4 = re.compile(rb"([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})(?:/([0-9]{1,2}))?")
+
+    def __init__(self) -> None:
+        self.entries = 0
+        self._by_length: dict[int, dict[int, dict[int, bytes]]] = {4: {}, 6: {}}
+        # Of each version, the longest networks first: how far to shift an address, and what is there then.
+        self._order: dict[int, list[tuple[int, dict[int, bytes]]]] = {4: [], 6: []}
+        self._v4 = self._order[4]
+
+    def add(self, key: bytes, value: bytes) -> None:
+        version, number, shift = self._read(key)
+        found = self._by_length[version].get(shift)
+        if found is None:
+            found = self._by_length[version][shift] = {}
+            self._order[version].append((shift, found))
+            self._order[version].sort(key=lambda entry: entry[0])
+        if number not in found:
+            found[number] = value
+            self.entries += 1
+
+    def _read(self, key: bytes) -> tuple[int, int, int]:
+        """Version, bits of the network as a number, and how many bits of an address are left."""
+        match = self._V4.fullmatch(key)
+        if match is not None:
+            a, b, c, d = map(int, match.group(1, 2, 3, 4))
+            shift = 32 - int(match[5] or 32)
+            number = (a << 24) + (b << 16) + (c << 8) + d
+            if max(a, b, c, d) < 256 and shift >= 0 and number >> shift << shift == number:
+                return 4, number >> shift, shift
+        network = ipaddress.ip_network(key.decode("ascii", "replace"))  # raises, with a sentence
+        shift = network.max_prefixlen - network.prefixlen
+        return network.version, int(network.network_address) >> shift, shift
+
+    def find(self, asked: bytes) -> bytes | None:
+        parts = asked.split(b".")
+        if len(parts) == 4:
+            try:
+                a, b, c, d = parts
+                number = (int(a) << 24) + (int(b) << 16) + (int(c) << 8) + int(d)
+            except ValueError:
+                number = -1  # ::ffff:192.0.2.1, or no address
+            if number >= 0:
+                for shift, values in self._v4:
+                    value = values.get(number >> shift)
+                    if value is not None:
+                        return value
+                return None
+        address = address_of(asked)
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if address is None:
+            return None
+        number = int(address)
+        for shift, values in self._order[address.version]:
+            value = values.get(number >> shift)
+            if value is not None:
+                return value
+        return None
+
+
+_KINDS: dict[Kind, Callable[[], _Table]] = {
+    "exact": _Exact,
+    "prefix": _Prefix,
+    "domain": _Domain,
+    "network": _Networks,
+}
 
 
 class Reading:
-    """A file's text that is being read; `step` until it is done, then `find` has what it holds."""
+    """A file's text that is being read: `step` until it is done."""
 
-    def __init__(self, kind: Kind, text: bytes, lower: bool = False) -> None:
-        self._kind = kind
-        self._lower = lower
-        self._lines = text.split(b"\n")
+    def __init__(self, table: _Table, text: bytes) -> None:
+        self.table = table
+        self._lines = io.BytesIO(text)
         self._at = 0
-        self._entries: dict[bytes, bytes] = {}
-        self.find: Find | None = None
 
     def step(self, lines: int) -> bool:
         """Read so many lines; whether that were all. Raises `BadMap`."""
-        if self.find is not None:
-            return True
-        entries, kind, lower = self._entries, self._kind, self._lower
-        plain = kind == "exact" and not lower
-        number = self._at
-        for line in self._lines[number : number + lines]:
+        add = self.table.add
+        begun = number = self._at
+        for line in islice(self._lines, lines):
             number += 1
             parts = line.split(None, 1)
             if not parts or parts[0][:1] == b"#":
                 continue
-            key = parts[0]
-            if not plain:
-                try:
-                    key = _key(kind, key, lower)
-                except ValueError as error:
-                    raise BadMap(f"line {number}: {error}") from None
-            if key not in entries:
-                entries[key] = parts[1].rstrip() if len(parts) > 1 else b""
+            try:
+                add(parts[0], parts[1].rstrip() if len(parts) > 1 else b"")
+            except ValueError as error:
+                raise BadMap(f"line {number}: {error}") from None
         self._at = number
-        if number < len(self._lines):
-            return False
-        self._lines = []
-        self.find = _KINDS[kind](entries)
-        return True
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        return number - begun < lines
 
 
 class Map:
@@ -205,39 +245,39 @@ class Map:
 
     Args:
         key: what of a request is looked up.
-        lower: whether the keys of the file have no case (hosts).
+        hosts: whether the keys of the file are hosts, which have no case.
     """
 
-    __slots__ = ("name", "kind", "key", "lower", "find", "entries")
+    __slots__ = ("name", "entries", "find", "version", "_key", "_make")
 
-    def __init__(self, name: str, kind: Kind, key: Template, lower: bool = False) -> None:
+    def __init__(self, name: str, kind: Kind, key: Template, hosts: bool = False) -> None:
         self.name = name
-        self.kind: Kind = kind
-        self.key = key
-        self.lower = lower
-        self.find: Find = _exact({})
+        self._key = key
+        self._make = _Hosts if hosts and kind == "exact" else _KINDS[kind]
+        self.find: Find = _Exact().find
         self.entries = 0
+        self.version: object = None
+        """Of the file as it was read last, for whoever looks whether it has changed."""
 
     def reading(self, text: bytes) -> Reading:
         """The text of its file, yet to be read."""
-        return Reading(self.kind, text, self.lower)
+        return Reading(self._make(), text)
 
     def take(self, done: Reading) -> None:
         """Answer from now on what a text that was read to its end says."""
-        assert done.find is not None
-        self.find = done.find
-        self.entries = len(done)
+        self.find = done.table.find
+        self.entries = done.table.entries
 
     def read(self, text: bytes) -> None:
         """Read all of it now; raises `BadMap`."""
         reading = self.reading(text)
-        reading.step(len(text) + 1)
+        reading.step(len(text) + 2)
         self.take(reading)
 
     def value(self, view: View) -> bytes | None:
         """What it has for a request; None where the key isn't there."""
-        return self.find(self.key(view))
+        return self.find(self._key(view))
 
     def text(self, view: View) -> bytes:
         """The same as a variable's value: empty where the key isn't there."""
-        return self.find(self.key(view)) or b""
+        return self.find(self._key(view)) or b""

@@ -120,6 +120,9 @@ def path_regex(expressions: Sequence[str], unsafe: bool) -> Test:
 def path_glob(patterns: Sequence[str]) -> Test:
     """The normalised path is like one of these (`glob`)."""
     globs = [glob.compile(one.encode()) for one in patterns]
+    if len(globs) == 1:
+        (like,) = globs
+        return lambda view: like(view.path)
     return lambda view: any(like(view.path) for like in globs)
 
 
@@ -227,8 +230,19 @@ def in_map(wanted: Mapping[str, Text], maps: Mapping[str, Map], unsafe: bool) ->
 
 
 def every(tests: Sequence[Test]) -> Test:
-    """All of them hold."""
-    return tests[0] if len(tests) == 1 else lambda view: all(test(view) for test in tests)
+    """All of them hold; if not, what their regexes have found is forgotten."""
+    if len(tests) == 1:
+        return tests[0]  # it has found nothing where it doesn't hold
+
+    def test(view: View) -> bool:
+        groups = view.groups
+        for one in tests:
+            if not one(view):
+                view.groups = groups
+                return False
+        return True
+
+    return test
 
 
 def either(tests: Sequence[Test]) -> Test:

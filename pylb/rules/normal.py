@@ -21,6 +21,12 @@ _PARAMETER = re.compile(rb";[^/]*")
 _LENIENT_ROUNDS = 3
 
 
+USUAL = re.compile(rb"[^ ]+ ((?:/(?![/.])[^ %;\\?/]*+)+)[ ?]").match
+"""Finds, in a head, the path of a usual request line, which is spelled as rules compare it. In linear time: a
+segment begins with the only byte that it can't hold."""
+_ODD = re.compile(rb"[%;\\]|/[/.]").search
+
+
 class Ambiguous(Exception):
     """A path that servers read in different ways."""
 
@@ -33,7 +39,7 @@ def path(raw: bytes) -> bytes:
     Raises:
         Ambiguous: servers may read it otherwise.
     """
-    if b"%" not in raw and b"//" not in raw and b"/." not in raw and b";" not in raw and b"\\" not in raw:
+    if _ODD(raw) is None:
         return raw
     if _UNLIKE.search(raw) is not None:
         raise Ambiguous

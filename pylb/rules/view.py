@@ -13,13 +13,11 @@ Floor: above `normal`, below templates and matchers.
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-from pylb.http.fields import any_case
 from pylb.http.request import RequestHead
 from pylb.rules import normal
 
@@ -30,6 +28,7 @@ _FORWARDING = frozenset(
     {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 )
 """What only a trusted proxy may say."""
+_FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 
 
 class Known(Protocol):
@@ -71,7 +70,7 @@ class View:
 
     __slots__ = (
         *("_trusted", "_lenient", "tls", "head", "known", "groups", "server", "backend"),
-        *("_target", "_path", "_host", "_client", "_cookies", "_arguments"),
+        *("_target", "_path", "_host", "_folded", "_client", "_cookies", "_arguments"),
     )
 
     def __init__(self, trusted: Sequence[Network] = (), tls: bool = False, lenient: bool = False) -> None:
@@ -81,6 +80,13 @@ class View:
         # Set by `begin`.
         self.head: RequestHead = None  # type: ignore[assignment]
         self.known: Known = None  # type: ignore[assignment]
+        self._target: bytes | None = None
+        self._path: bytes | None = None
+        self._host: bytes | None = None
+        self._folded: bytes | None = None
+        self._client: bytes | None = None
+        self._cookies: dict[bytes, list[bytes]] | None = None
+        self._arguments: dict[bytes, list[bytes]] | None = None
         self.groups: dict[str, bytes] = {}
         """What the groups of the regexes that have matched have found, by name and by number."""
         self.server = b""
@@ -91,12 +97,8 @@ class View:
         """Look at another request."""
         self.head = head
         self.known = known
-        self._target: bytes | None = None
-        self._path: bytes | None = None
-        self._host: bytes | None = None
-        self._client: bytes | None = None
-        self._cookies: dict[bytes, list[bytes]] | None = None
-        self._arguments: dict[bytes, list[bytes]] | None = None
+        self._target = self._path = self._host = self._folded = self._client = None
+        self._cookies = self._arguments = None
         if self.groups:
             self.groups = {}
 
@@ -128,8 +130,14 @@ class View:
         """The normalised path; raises `normal.Ambiguous`."""
         path = self._path
         if path is None:
-            raw = self.target.partition(b"?")[0]
-            path = self._path = normal.lenient(raw) if self._lenient else normal.path(raw)
+            usual = normal.USUAL(self.head.raw)
+            if usual is not None:
+                path = usual[1]
+            elif self._lenient:
+                path = normal.lenient(self.raw_path)
+            else:
+                path = normal.path(self.raw_path)
+            self._path = path
         return path
 
     def arguments(self, name: bytes) -> list[bytes]:
@@ -160,7 +168,18 @@ class View:
         """
         if name in _FORWARDING and not self.head.trusted:
             return []
-        return [value.rstrip(b"\t ") for value in _finder(name)(self.head.raw)]
+        raw = self.head.raw
+        folded = self._folded
+        if folded is None:
+            folded = self._folded = raw.translate(_FOLD)
+        line = b"\n" + name.replace(b"_", b"-") + b":"
+        begin = folded.find(line)
+        found = []
+        while begin >= 0:
+            begin += len(line)
+            found.append(raw[begin : raw.index(b"\r", begin)].strip(b"\t "))
+            begin = folded.find(line, begin)
+        return found
 
     def field(self, name: bytes) -> bytes | None:
         """The first of them."""
@@ -263,12 +282,6 @@ class View:
 
 def _decoded(text: bytes) -> bytes:
     return unquote_to_bytes(text.replace(b"+", b" ")) if b"%" in text or b"+" in text else text
-
-
-@cache  # by names that stand in the configuration
-def _finder(name: bytes) -> Callable[[bytes], list[bytes]]:
-    spelled = any_case(name.replace(b"_", b"-").replace(b".", rb"\.")).replace(b"-", b"[-_]")
-    return re.compile(rb"\n" + spelled + rb":[\t ]*([^\r\n]*)").findall
 
 
 @cache

@@ -23,7 +23,7 @@ from pylb.worker.transaction import Transaction
 def compiled(
     config: FrontendConfig, backends: dict[str, Backend], core: Core, rules: Rules | None = None
 ) -> Frontend[Transaction]:
-    """A frontend with the phases that its configuration needs, in order; with its rules, if it has any."""
+    """A frontend with the phases that its configuration needs, in order. Its rules' places are backends."""
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
     frontend: Frontend[Transaction] = Frontend(
         config, backends[config.backend], body_bytes, core.limits.body_rate
@@ -32,7 +32,7 @@ def compiled(
         limits.body(body_bytes),
         answers.health_path(config, core),
         answers.redirect_to_https(config),
-        route.route(rules, backends),
+        route.route(rules),
     ]
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)

@@ -6,16 +6,15 @@ response may be edited by what the request was like.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pylb.rules.decision import Rules
-from pylb.worker.backend import Backend
 from pylb.worker.frontend import Result
 from pylb.worker.transaction import Plan, Transaction
 
 
-def route(rules: Rules | None, backends: Mapping[str, Backend]) -> Callable[[Transaction], Result] | None:
-    """Choose the backend; note the edits."""
+def route(rules: Rules | None) -> Callable[[Transaction], Result] | None:
+    """Choose the backend; note the edits. The places of the rules' decisions are backends."""
     if rules is None:
         return None
     view = rules.view()
@@ -26,7 +25,7 @@ def route(rules: Rules | None, backends: Mapping[str, Backend]) -> Callable[[Tra
         assert tx.head is not None  # it is HTTP's
         view.begin(tx.head, tx.client)
         decision = decide(view)
-        tx.backend = backends[decision.backend]
+        tx.backend = decision.place
         if decision.edits:
             tx.plan = Plan(decision, view)
             view = rules.view()
