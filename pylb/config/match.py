@@ -21,6 +21,9 @@ _TESTS = ("prefix", "suffix", "contains", "regex")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+
+
 def host_pattern(value: str) -> str:
     """A host or ``*.`` and a host, in lower case; raises ValueError with a sentence."""
     wildcard = "*." if value.startswith("*.") else ""
@@ -52,6 +55,8 @@ def _glob(value: str) -> str:
 def _method(value: str) -> str:
     if _TOKEN.fullmatch(value) is None:
         raise ValueError("expected a method, such as GET")
+    if value.upper() in _METHODS and value not in _METHODS:
+        raise ValueError(f"methods have case; write {value.upper()}")
     return value
 
 
@@ -122,8 +127,8 @@ class Match(Section):
     path_regex: Annotated[tuple[Expression, ...], ONE_OR_MORE] = Field(
         default=(), min_length=1, description="Found in the path; groups become {re.NAME} and {re.1}."
     )
-    starts_with: Annotated[tuple[str, ...], ONE_OR_MORE] = Field(
-        default=(), min_length=1, description="Bytes that the path begins with, as the client wrote it."
+    starts_with: Annotated[tuple[PathValue, ...], ONE_OR_MORE] = Field(
+        default=(), min_length=1, description="What the path begins with: /a is for /ab, too."
     )
     method: Annotated[tuple[Method, ...], ONE_OR_MORE] = Field(
         default=(), min_length=1, description="The method, in upper case."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from pylb.config.model import Map as MapSection
 from pylb.config.model import Rule as RuleSection
 from pylb.rules import match, split, template
 from pylb.rules.decision import Ending, Rule, Rules
-from pylb.rules.maps import Map
+from pylb.rules.maps import BadMap, Map
 from pylb.rules.match import Test
 from pylb.rules.view import View
 
@@ -73,15 +73,19 @@ def read_maps(config: Config) -> dict[str, Map]:
     """The maps by name, with what their files hold.
 
     Raises:
-        OSError: a file can't be read.
-        Unusable: a key or a line is no good.
+        Unusable: a file can't be read, or a key or a line is no good.
     """
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
         one = maps[section.name]
-        one.version, text = read_map(section.file)
-        with _named(f"map[{number}].file: {section.file}"):
-            one.read(text)
+        with _named(f"map[{number}].file"):
+            try:
+                one.version, text = read_map(section.file)
+                one.read(text)
+            except OSError as error:
+                raise ValueError(f"{section.file}: {error.strerror or error}") from None
+            except BadMap as error:
+                raise ValueError(f"{section.file}: {error}") from None
     return maps
 
 
@@ -117,7 +121,7 @@ def compiled(
         trusted=[ipaddress.ip_network(network) for network in frontend.trusted_proxies],
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
-        by_path=any(_by_path(section.match, config) for section in frontend.rules),
+        by_path=any(_by_path(section, config) for section in frontend.rules),
         places=places,
     )
 
@@ -222,12 +226,20 @@ def _whole(where: Match, means: Means) -> Test:
 _BY_PATH = frozenset({"path", "path_exact", "path_glob", "path_regex", "starts_with"})
 
 
-def _by_path(where: Match, config: Config) -> bool:
-    """Whether a match looks at the path."""
-    if where.model_fields_set & _BY_PATH:
-        return True
-    maps = {section.name: section.template for section in config.maps}
-    if any("path" in template.variables(maps.get(name, ""))[:1] for name in where.map):
+def _by_path(section: RuleSection, config: Config) -> bool:
+    """Whether a rule decides by the path."""
+    maps = {one.name for one in config.maps if _names_path(one.template, frozenset())}
+    return _matches_path(section.match, maps) or _names_path(section.backend or "", maps)
+
+
+def _names_path(text: str, maps: Set[str]) -> bool:
+    """Whether a text has a variable of the path, or one of these maps."""
+    families = [name.partition(".") for name in template.variables(text)]
+    return any(family == "path" or (family == "map" and name in maps) for family, _, name in families)
+
+
+def _matches_path(where: Match, maps: Set[str]) -> bool:
+    if where.model_fields_set & _BY_PATH or maps & where.map.keys():
         return True
     inner = (*where.all, *where.any, *([where.not_] if where.not_ is not None else []))
-    return any(_by_path(one, config) for one in inner)
+    return any(_matches_path(one, maps) for one in inner)

@@ -279,5 +279,8 @@ class Map:
         return self.find(self._key(view))
 
     def text(self, view: View) -> bytes:
-        """The same as a variable's value: empty where the key isn't there."""
-        return self.find(self._key(view)) or b""
+        """The same as a variable's value: empty where the key isn't there, or can't be told."""
+        try:
+            return self.find(self._key(view)) or b""
+        except normal.Ambiguous:
+            return b""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pylb.rules import glob
 from pylb.rules.maps import Map
 from pylb.rules.regex import Regex
-from pylb.rules.template import encoded
+from pylb.rules.template import did_you_mean, encoded
 from pylb.rules.view import Network, View, address_of
 
 Test = Callable[[View], bool]
@@ -106,9 +106,9 @@ def path_exact(paths: Sequence[bytes]) -> Test:
 
 
 def starts_with(prefixes: Sequence[bytes]) -> Test:
-    """The path, as the client wrote it, begins with one of these."""
+    """The normalised path begins with one of these bytes, also within a segment."""
     wanted = tuple(prefixes)
-    return lambda view: view.raw_path.startswith(wanted)
+    return lambda view: view.path.startswith(wanted)
 
 
 def path_regex(expressions: Sequence[str], unsafe: bool) -> Test:
@@ -216,7 +216,10 @@ def port(ports: Sequence[int]) -> Test:
 
 
 def in_map(wanted: Mapping[str, Text], maps: Mapping[str, Map], unsafe: bool) -> Test:
-    """For each map, the key is there, with a value as wanted."""
+    """For each map, the key is there, with a value as wanted; raises ValueError for a map that isn't."""
+    for name in wanted:
+        if name not in maps:
+            raise ValueError(f"no map {name!r}; {did_you_mean(name, maps)}")
     tests = [(maps[name], text(one, unsafe)) for name, one in wanted.items()]
 
     def test(view: View) -> bool:

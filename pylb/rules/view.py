@@ -140,6 +140,14 @@ class View:
             self._path = path
         return path
 
+    @property
+    def some_path(self) -> bytes:
+        """The normalised path; of an ambiguous one, the most lenient reading."""
+        try:
+            return self.path
+        except normal.Ambiguous:
+            return normal.lenient(self.raw_path)
+
     def arguments(self, name: bytes) -> list[bytes]:
         """The values of a parameter of the query, decoded."""
         arguments = self._arguments
