@@ -150,7 +150,7 @@ class DryRun:
     def _frontend(self, config: FrontendConfig) -> tuple[Rules | None, Frontend[Transaction]]:
         found = self._compiled.get(config.name)
         if found is None:
-            rules = routing.compiled(self._config, config, self._maps)
+            rules = routing.compiled(self._config, config, self._maps, self._backends)
             found = rules, phases.compiled(config, self._backends, self._core, rules)
             self._compiled[config.name] = found
         return found

@@ -32,9 +32,8 @@ class Socket(asyncio.BaseTransport):
 def worker(config: Config, request: Request) -> str:
     """The backend that the worker's phase sends a request to, or the status with which it is refused."""
     frontend = config.frontends[0]
-    rules = routing.compiled(config, frontend, {})
     backends = {backend.name: SimpleNamespace(name=backend.name) for backend in config.backends}
-    phase = route(rules, cast(Any, backends))
+    phase = route(routing.compiled(config, frontend, {}, backends))
     assert phase is not None
     key = f"127.0.0.1:{request.port}"
     bind = Bind(
