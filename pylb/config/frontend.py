@@ -110,8 +110,6 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
-        if self.mode == "tcp" and self.rules:
-            raise ValueError('rule needs mode = "http"')
         if self.mode == "tcp" and (
             self.redirect_to_https or self.forwarded or self.request_id or self.health is not None
         ):

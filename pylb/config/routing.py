@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pylb.config import connections
 from pylb.config.files import read_regular
 from pylb.config.model import Config, Frontend, Match
 from pylb.config.model import Map as MapSection
@@ -110,6 +111,9 @@ def compiled(
     """
     if not frontend.rules:
         return None
+    if frontend.mode == "tcp":
+        for key, why in connections.others(frontend.rules):
+            raise Unusable(key, why)
     means = Means(frozenset(backend.name for backend in config.backends), maps, config.unsafe_regex)
     rules = []
     for number, section in enumerate(frontend.rules):
@@ -196,6 +200,7 @@ _MATCHERS: dict[str, Callable[[Any, Means], Test]] = {
     "protocol": lambda value, means: match.protocol(value),
     "tls_version": lambda value, means: match.tls_version(value),
     "sni": lambda value, means: match.sni(value),
+    "alpn": lambda value, means: match.alpn(value),
     "client_subject": lambda value, means: match.client_subject(value, means.unsafe_regex),
     "source": lambda value, means: match.source(value),
     "header": lambda value, means: match.header(value, means.unsafe_regex),

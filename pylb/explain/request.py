@@ -156,6 +156,10 @@ class Asking(Client):
         return {"alpn": b"http/1.1", "authority": self._asks.name.encode()}
 
     @property
+    def alpn(self) -> Sequence[bytes]:
+        return (b"http/1.1",) if self._tls else ()
+
+    @property
     def tls_version(self) -> str:
         return "TLSv1.3" if self._tls else ""
 

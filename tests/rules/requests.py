@@ -23,6 +23,7 @@ class Facts:
     bind: str = "127.0.0.1:80"
     protocol: str = "HTTP/1"
     tls: dict[str, bytes] = field(default_factory=dict)
+    alpn: tuple[bytes, ...] = ()
     tls_version: str = ""
     subject: bytes = b""
 

@@ -16,7 +16,7 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits, route
+from pylb.worker.phases import answers, connection, fields, limits, route
 from pylb.worker.transaction import Transaction
 
 
@@ -32,7 +32,7 @@ def compiled(
         limits.body(body_bytes),
         answers.health_path(config, core),
         answers.redirect_to_https(config),
-        route.route(rules),
+        route.route(rules) if config.mode == "http" else connection.connection(rules),
     ]
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
