@@ -157,7 +157,7 @@ SCENARIOS = {
             'api: path_exact = ["/exact", "/exact/dir/"]',
             'shop: starts_with = "/sta"',
             'admin: path_glob = ["*.php", "/img/*/thumb-*.png"]',
-            'canary: path_glob = "/deep/**/end"',
+            'canary: path_glob = ["/deep/**/end", "/two/**/mid/**/end"]',
         ),
         """
         GET a/exact                     => api
@@ -183,6 +183,10 @@ SCENARIOS = {
         GET a/deep/x/y/end              => canary
         GET a/deep/end/x/end            => canary
         GET a/deep/end/x                => site
+        GET a/two/mid/end               => canary
+        GET a/two/x/mid/y/z/end         => canary
+        GET a/two/x/y/mid/end           => canary
+        GET a/two/x/end                 => site
         """,
     ),
     "path regex": Scenario(
