@@ -23,9 +23,9 @@ class Facts:
     bind: str = "127.0.0.1:80"
     protocol: str = "HTTP/1"
     tls: dict[str, bytes] = field(default_factory=dict)
-    alpn: tuple[bytes, ...] = ()
     tls_version: str = ""
     subject: bytes = b""
+    alpn: tuple[bytes, ...] = ()
 
 
 BACKENDS = ("site", "api", "shop", "admin", "canary", "other", "app-a", "app-b")
