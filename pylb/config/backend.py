@@ -9,8 +9,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS
 from pylb.config.declaration import Default, Option, one_of
+from pylb.config.edits import RouteTimeouts
 from pylb.config.section import Section
-from pylb.config.values import ONE_OR_MORE, FilePath, HostName, ServerAddress
+from pylb.config.values import ONE_OR_MORE, FilePath, HostName, ServerAddress, SizeOrZero
 
 
 def _known_algorithm(value: str) -> str:
@@ -92,6 +93,10 @@ class Backend(Section):
         description="How a server is picked: the one with the fewest requests over all workers, or in turn.",
     )
     retries: int = Field(default=3, ge=0, le=16, description="Attempts to connect after the first.")
+    timeouts: RouteTimeouts | None = Field(default=None, description="How long pylb waits for them.")
+    body_bytes: Annotated[SizeOrZero | None, Default("the frontend's")] = Field(
+        default=None, description="A request's body: 413 above; 0 is no limit."
+    )
     tls: ServerTls | None = Field(default=None, description="TLS to the servers.")
     http2: bool = Field(
         default=False,

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
+from pylb.config.replies import ErrorPage
 from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.values import BINDS, ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
+
+ClientField = Literal[
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Prefix",
+    "X-Real-IP",
+]
+Treatment = Literal["pass", "add", "replace", "remove"]
+
+
+def _once_boolean(value: object) -> object:
+    return ("add" if value else "pass") if isinstance(value, bool) else value
 
 
 class Health(Section):
@@ -74,9 +90,22 @@ class Frontend(Section):
         description="Trusted proxies begin each connection with a PROXY header, version 1 or 2.",
     )
     forwarded: bool = Field(default=False, description="Send Forwarded (RFC 7239) beside X-Forwarded-*.")
-    request_id: bool = Field(default=False, description="Send X-Request-ID where the client gave none.")
+    client_fields: tuple[ClientField, ...] = Field(
+        default=("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"),
+        description="What servers are told of each client, in which fields.",
+    )
+    via: bool = Field(default=False, description="Send Via to servers.")
+    request_id: Annotated[Treatment, BeforeValidator(_once_boolean)] = Field(
+        default="pass", description="What is done about clients' X-Request-ID; true is add."
+    )
+    traceparent: Treatment = Field(
+        default="pass", description="What is done about clients' traceparent and tracestate."
+    )
     body_bytes: Annotated[SizeOrZero | None, Default("limits.body_bytes")] = Field(
         default=None, description="A request's body: 413 above; 0 is no limit."
+    )
+    error_pages: Annotated[tuple[ErrorPage, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="error_page", description="What errors look like."
     )
     health: Health | None = Field(default=None, description="A path that pylb answers itself.")
     rules: Annotated[tuple[Rule, ...], ONE_OR_MORE] = Field(
@@ -111,7 +140,7 @@ class Frontend(Section):
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
         if self.mode == "tcp" and (
-            self.redirect_to_https or self.forwarded or self.request_id or self.health is not None
+            self.redirect_to_https or self.forwarded or self.health is not None or self.request_id != "pass"
         ):
             raise ValueError('redirect_to_https, forwarded, request_id and health need mode = "http"')
         if self.tls is not None and self.redirect_to_https:

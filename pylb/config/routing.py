@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
-from pylb.config import connections
+from pylb.config import changes, connections
 from pylb.config.files import read_regular
+from pylb.config.means import Means, Unusable, named
 from pylb.config.model import Config, Frontend, Match
 from pylb.config.model import Map as MapSection
 from pylb.config.model import Rule as RuleSection
@@ -23,40 +22,10 @@ from pylb.rules.maps import BadMap, Map
 from pylb.rules.match import Test
 from pylb.rules.view import View
 
+__all__ = ["Unusable", "compiled", "empty_maps", "read_map", "read_maps"]
+
 LARGEST_MAP = 64 * 1024 * 1024
 """Bytes of a map's file."""
-
-
-class Unusable(ValueError):
-    """A key's value can't be used; ``key`` is its path below the frontend or map."""
-
-    def __init__(self, key: str, why: str) -> None:
-        super().__init__(f"{key}: {why}")
-        self.key = key
-        self.why = why
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    try:
-        yield
-    except Unusable as error:
-        raise Unusable(f"{key}.{error.key}", error.why) from None
-    except ValueError as error:
-        raise Unusable(key, str(error)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What matchers and actions are made with."""
-
-    backends: frozenset[str]
-    maps: Mapping[str, Map]
-    unsafe_regex: bool
-
-    def template(self, text: str) -> template.Template:
-        """A text with variables; raises ValueError."""
-        return template.compile(text, {name: one.text for name, one in self.maps.items()})
 
 
 def empty_maps(config: Config) -> dict[str, Map]:
@@ -65,7 +34,7 @@ def empty_maps(config: Config) -> dict[str, Map]:
 
 
 def _map(number: int, section: MapSection) -> Map:
-    with _named(f"map[{number}].key"):
+    with named(f"map[{number}].key"):
         key = template.compile(section.template, decoded=True)
     return Map(section.name, section.kind, key, hosts=section.template == "{host}")
 
@@ -79,7 +48,7 @@ def read_maps(config: Config) -> dict[str, Map]:
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
         one = maps[section.name]
-        with _named(f"map[{number}].file"):
+        with named(f"map[{number}].file"):
             try:
                 one.version, text = read_map(section.file)
                 one.read(text)
@@ -98,13 +67,18 @@ def read_map(path: str, unless: object = None) -> tuple[object, bytes]:
 
 
 def compiled(
-    config: Config, frontend: Frontend, maps: Mapping[str, Map], places: Mapping[str, Any] | None = None
+    config: Config,
+    frontend: Frontend,
+    maps: Mapping[str, Map],
+    places: Mapping[str, Any] | None = None,
+    bodies: Mapping[str, bytes] | None = None,
 ) -> Rules | None:
     """A frontend's rules; None where it has none.
 
     Args:
         maps: by name.
         places: by name, what stands for a backend in decisions.
+        bodies: what the files of answers hold, by their path.
 
     Raises:
         Unusable: with a key below the frontend.
@@ -114,10 +88,11 @@ def compiled(
     if frontend.mode == "tcp":
         for key, why in connections.others(frontend.rules):
             raise Unusable(key, why)
-    means = Means(frozenset(backend.name for backend in config.backends), maps, config.unsafe_regex)
+    backends = frozenset(backend.name for backend in config.backends)
+    means = Means(backends, maps, config.unsafe_regex, bodies or {})
     rules = []
     for number, section in enumerate(frontend.rules):
-        with _named(f"rule[{number}]"):
+        with named(f"rule[{number}]"):
             rules.append(_rule(number, section, means))
     return Rules(
         rules,
@@ -125,14 +100,15 @@ def compiled(
         trusted=[ipaddress.ip_network(network) for network in frontend.trusted_proxies],
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
-        by_path=any(_by_path(section, config) for section in frontend.rules),
+        by_path=any(_by_path(section, config) for section in frontend.rules)
+        or _name_path(means.used, _path_maps(config)),
         places=places,
     )
 
 
 def _rule(number: int, section: RuleSection, means: Means) -> Rule:
     where = section.match
-    with _named("match"):
+    with named("match"):
         tests = list(_tests(where, means))
     indexed = {"host"} if where.host else set()
     paths, exact = where.path, False
@@ -145,7 +121,7 @@ def _rule(number: int, section: RuleSection, means: Means) -> Rule:
         number,
         tests,
         _ending(section, means),
-        _edits(section, means),
+        changes.changes(section, means),
         hosts=tuple(host.encode() for host in where.host),
         paths=tuple(_bytes(path) for path in paths),
         exact=exact,
@@ -158,11 +134,11 @@ def _rule(number: int, section: RuleSection, means: Means) -> Rule:
 
 def _ending(section: RuleSection, means: Means) -> Ending | None:
     if section.backend is not None:
-        with _named("backend"):
+        with named("backend"):
             return Ending("backend", _backend(section.backend, means))
     if section.split:
         return Ending("backend", split.splitter(section.split, section.split_by))
-    return None
+    return changes.reply(section, means)
 
 
 def _backend(text: str, means: Means) -> str | Callable[[View], str | None]:
@@ -171,11 +147,6 @@ def _backend(text: str, means: Means) -> str | Callable[[View], str | None]:
     fill = means.template(text)
     names = {name.encode(): name for name in means.backends}
     return lambda view: names.get(fill(view))
-
-
-def _edits(section: RuleSection, means: Means) -> Any:
-    """What a rule edits; None where it edits nothing."""
-    return None
 
 
 # Matchers
@@ -220,7 +191,7 @@ def _tests(where: Match, means: Means) -> Iterator[tuple[str, Test]]:
     for name, make in _MATCHERS.items():
         if name in where.model_fields_set and getattr(where, name) is not None:
             key = name.rstrip("_")
-            with _named(key):
+            with named(key):
                 yield key, make(getattr(where, name), means)
 
 
@@ -233,13 +204,19 @@ _BY_PATH = frozenset({"path", "path_exact", "path_glob", "path_regex", "starts_w
 
 def _by_path(section: RuleSection, config: Config) -> bool:
     """Whether a rule decides by the path."""
-    maps = {one.name for one in config.maps if _names_path(one.template, frozenset())}
-    return _matches_path(section.match, maps) or _names_path(section.backend or "", maps)
+    maps = _path_maps(config)
+    return _matches_path(section.match, maps) or _name_path(template.variables(section.backend or ""), maps)
 
 
-def _names_path(text: str, maps: Set[str]) -> bool:
-    """Whether a text has a variable of the path, or one of these maps."""
-    families = [name.partition(".") for name in template.variables(text)]
+def _path_maps(config: Config) -> frozenset[str]:
+    """Maps whose keys depend on the path."""
+    names = [one.name for one in config.maps if _name_path(template.variables(one.template), frozenset())]
+    return frozenset(names)
+
+
+def _name_path(variables: Iterable[str], maps: Set[str]) -> bool:
+    """Whether one of these is a variable of the path, or one of these maps."""
+    families = [name.partition(".") for name in variables]
     return any(family == "path" or (family == "map" and name in maps) for family, _, name in families)
 
 

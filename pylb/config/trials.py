@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 
-from pylb.config import identity, routing
+from pylb.config import changes, identity, routing
 from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Backend, Config
 from pylb.config.tls import client_context, server_context
@@ -40,15 +40,18 @@ def problems(config: Config) -> list[str]:
 
 
 def _rules(config: Config) -> list[str]:
-    """What is wrong with maps and rules."""
+    """What is wrong with maps, rules and the files of answers."""
     try:
+        bodies = changes.read_bodies(config)
         maps = routing.read_maps(config)
     except routing.Unusable as error:
         return [str(error)]
+    except OSError as error:
+        return [_said(error)]
     found = []
     for number, frontend in enumerate(config.frontends):
         try:
-            routing.compiled(config, frontend, maps)
+            routing.compiled(config, frontend, maps, bodies=bodies)
         except routing.Unusable as error:
             found.append(f"frontend[{number}].{error}")
     return found

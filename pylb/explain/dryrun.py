@@ -1,8 +1,9 @@
-"""A request put through the phases of a configuration, as a worker does, with all that there is to tell.
+"""A request put through a configuration as a worker does it, with all that there is to tell.
 
-`DryRun` makes backends and frontends as a worker's process does, and `DryRun.ask` runs the phases that come
-before a server is picked on a real transaction. Nothing is connected to. Beside that the rules are asked with
-a trace, which tells what became of each of them.
+`DryRun` makes backends and frontends as a worker's process does. `DryRun.ask` gives the request to a real
+exchange, between a client side and server sides (`sides.py`) that only note what they are told; nothing is
+connected to. When the exchange comes to the rules, they are asked once more with a trace, which tells what
+became of each of them.
 
 Floor: above `request`; below what shows or judges an outcome.
 """
@@ -10,26 +11,27 @@ Floor: above `request`; below what shows or judges an outcome.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from pylb.config import routing
+from pylb.config import changes, routing
 from pylb.config.model import Config
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.explain.request import Asking, BadRequest, Request
-from pylb.http.errors import Answer, Refused, error
-from pylb.http.request import RequestHead
-from pylb.http.response import ResponseHead
+from pylb.explain.sides import NotingClient, NotingServer
+from pylb.http.errors import Refused
 from pylb.rules import split
 from pylb.rules.decision import Rules, Step
-from pylb.rules.maps import Map
 from pylb.scoreboard import Scoreboard
 from pylb.worker import phases
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.descriptors import Descriptors
+from pylb.worker.exchange import begin
 from pylb.worker.frontend import Bind, Frontend
 from pylb.worker.phases import route
-from pylb.worker.phases.pick import pick
+from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
 BY_LOAD = frozenset({"leastconn", "roundrobin", "first", "random", "twochoices"})
@@ -68,11 +70,12 @@ class DryRun:
     """The frontends of a configuration, as a worker has them."""
 
     def __init__(self, config: Config) -> None:
-        """Raises OSError or `routing.Unusable` where a map is no good."""
+        """Raises OSError or `routing.Unusable` where a file is no good."""
         self._config = config
-        self._maps: dict[str, Map] = routing.read_maps(config)
+        self._maps = routing.read_maps(config)
+        self._bodies = changes.read_bodies(config)
         loop = asyncio.new_event_loop()
-        loop.close()  # no phase asks it for anything
+        loop.close()  # there is a pooled connection to each server, so nothing is begun on it
         self._core = Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
         count = sum(len(backend.servers) for backend in config.backends)
         board = Scoreboard(1, servers=max(count, 1), backends=len(config.backends))
@@ -85,6 +88,7 @@ class DryRun:
             for backend in config.backends
         }
         self._compiled: dict[str, tuple[Rules | None, Frontend[Transaction]]] = {}
+        self._phases: dict[str, Phases] = {}
 
     def frontend_of(self, request: Request, name: str = "") -> tuple[FrontendConfig, str]:
         """The frontend that a request comes to, and the key of the bind.
@@ -122,64 +126,82 @@ class DryRun:
         config, bind_key = self.frontend_of(request, name)
         rules, frontend = self._frontend(config)
         bind = Bind(bind_key, config, frontend, {}, self._core.head_limits)
-        client = Asking(request, bind_key, bind.tls)
+        facts = Asking(request, bind_key, bind.tls)
         outcome = Outcome(config.name)
-        tx = Transaction()
-        tx.client, tx.frontend, tx.backend = client, frontend, frontend.backend
-        head = bind.reader(client)
+        frontend.on_request = _with_trace(self._phases[config.name], rules, config, outcome)
+        server = self._pooled()
+        client = NotingClient(facts)
+        exchange = begin(self._core, facts, frontend)
+        head = bind.reader(facts)
         try:
             head.read(request.head())
-            tx.head = head
-            answer = None
-            for phase in frontend.on_request:
-                if rules is not None and phase.__module__ == route.__name__:
-                    _trace(rules, head, client, config, outcome)
-                result = phase(tx)
-                if isinstance(result, Answer):
-                    answer = result
-                    break
         except Refused as refused:
             outcome.refused = refused.reason
-            answer = error(refused.status)
-        if answer is not None:
-            self._answered(answer, tx, outcome)
+            exchange.refuse(refused, client)
         else:
-            self._passed(tx, head, outcome)
+            exchange.request(client, head, b"", True)
+        if server.asked:
+            self._passed(server, outcome)
+            exchange.client_gone(Reason.CLIENT_GONE)
+        elif client.response is not None:
+            outcome.status = client.response.status
+            _, outcome.response_headers = _lines(client.response.out)
+            outcome.body = client.content
         return outcome
+
+    def _pooled(self) -> NotingServer:
+        """Have one side in the pool of each server."""
+        side = NotingServer()
+        for backend in self._backends.values():
+            for server in backend.servers:
+                server.pool[:] = [side]
+        return side
 
     def _frontend(self, config: FrontendConfig) -> tuple[Rules | None, Frontend[Transaction]]:
         found = self._compiled.get(config.name)
         if found is None:
-            rules = routing.compiled(self._config, config, self._maps, self._backends)
-            found = rules, phases.compiled(config, self._backends, self._core, rules)
-            self._compiled[config.name] = found
+            rules = routing.compiled(self._config, config, self._maps, self._backends, self._bodies)
+            frontend = phases.compiled(config, self._backends, self._core, rules, self._bodies)
+            self._phases[config.name] = frontend.on_request
+            found = self._compiled[config.name] = rules, frontend
         return found
 
-    def _answered(self, answer: Answer, tx: Transaction, outcome: Outcome) -> None:
-        head: ResponseHead = answer.head
-        for phase in tx.frontend.on_response:
-            head = phase(tx, head)
-        outcome.status = head.status
-        _, outcome.response_headers = _lines(head.out)
-        outcome.body = answer.body
-
-    def _passed(self, tx: Transaction, head: RequestHead, outcome: Outcome) -> None:
-        outcome.backend = tx.backend.name
-        section = next(one for one in self._config.backends if one.name == tx.backend.name)
-        usable = tuple(server.name for server in section.servers if server.weight)
-        if section.balance not in BY_LOAD and len(usable) > 1:
-            server = pick(tx)
-            usable = () if server is None else (server.name,)
-        outcome.servers = usable
-        line, outcome.request_headers = _lines(head.printed())
+    def _passed(self, server: NotingServer, outcome: Outcome) -> None:
+        outcome.backend = server.backend
+        section = next(one for one in self._config.backends if one.name == server.backend)
+        usable = tuple(one.name for one in section.servers if one.weight)
+        outcome.servers = usable if section.balance in BY_LOAD else (server.name,)
+        line, outcome.request_headers = _lines(server.head)
         outcome.target = line.split(" ")[1]
 
 
-def _trace(rules: Rules, head: RequestHead, client: Asking, config: FrontendConfig, outcome: Outcome) -> None:
-    """Ask the rules on their own; raises Refused as they do."""
+Phases = tuple[Callable[[Transaction], Any], ...]
+
+
+def _with_trace(phases: Phases, rules: Rules | None, config: FrontendConfig, outcome: Outcome) -> Phases:
+    """The phases, with the trace before the one that asks the rules."""
+
+    def trace(tx: Transaction) -> None:
+        assert rules is not None
+        _trace(rules, tx, config, outcome)
+
+    if rules is None:
+        return phases
+    return tuple(
+        one for phase in phases for one in ([trace, phase] if phase.__module__ == route.__name__ else [phase])
+    )
+
+
+def _trace(rules: Rules, tx: Transaction, config: FrontendConfig, outcome: Outcome) -> None:
+    """Ask the rules on their own."""
     view = rules.view()
-    view.begin(head, client)
-    decision = rules.decide(view, outcome.steps)
+    assert tx.head is not None
+    view.begin(tx.head, tx.client)
+    try:
+        decision = rules.decide(view, outcome.steps)
+    except Refused as refused:  # the next phase is, too
+        outcome.refused = refused.reason
+        return
     outcome.rule = decision.rule
     if decision.rule >= 0:
         section = config.rules[decision.rule]

@@ -37,6 +37,9 @@ class Match(Protocol):
     def groupdict(self) -> Mapping[str, bytes | None]:
         """The same of those with a name."""
 
+    def span(self) -> tuple[int, int]:
+        """Where it was found: from here up to there."""
+
     def expand(self, template: bytes) -> bytes:
         """The template with its ``\\1`` filled in."""
 

@@ -18,16 +18,13 @@ from functools import cache
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
+from pylb.http.fields import CLIENT_FIELDS
 from pylb.http.request import RequestHead
 from pylb.rules import normal
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_FORWARDING = frozenset(
-    {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
-)
-"""What only a trusted proxy may say."""
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 
 
@@ -178,7 +175,7 @@ class View:
 
         Of a client that is no trusted proxy, forwarding fields are as good as not sent.
         """
-        if name in _FORWARDING and not self.head.trusted:
+        if name in CLIENT_FIELDS and not self.head.trusted:
             return []
         raw = self.head.raw
         folded = self._folded
@@ -225,8 +222,8 @@ class View:
 
     @property
     def request_id(self) -> bytes:
-        """Of a client that has given one."""
-        return self.field(b"x-request-id") or b""
+        """As the server gets it; a new one where it gets none."""
+        return self.head.request_id
 
     # The connection
 

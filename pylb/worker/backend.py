@@ -10,17 +10,24 @@ import logging
 import ssl
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pylb import latency
 from pylb.balance import ALGORITHMS
+from pylb.config import changes
 from pylb.config.address import CLIENTS_PORT
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
+from pylb.config.model import Timeouts
 from pylb.log import log
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.core import Core
 from pylb.worker.sides import ServerSide
+
+
+def with_waits(timeouts: Timeouts, waits: Mapping[str, float]) -> Timeouts:
+    """The same, but for some, in seconds by their key."""
+    return timeouts.model_copy(update=dict(waits)) if waits else timeouts
 
 
 class Shared(ABC):
@@ -116,6 +123,7 @@ class Backend:
         row: this worker's.
         alone: whether this worker is the only one.
         context: for TLS to the servers.
+        timeouts: those of the configuration, which the backend's own go before.
 
     Raises:
         ValueError: the configuration says TLS, and there is no context.
@@ -129,11 +137,15 @@ class Backend:
         row: int,
         alone: Callable[[], bool],
         context: ssl.SSLContext | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         if config.tls is not None and context is None:
             raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
+        self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
+        self.body_bytes = config.body_bytes
+        """The most bytes of a request's body; 0 for no limit, None for the frontend's."""
         # Counted here and written to the scoreboard with each tick.
         self.times = [0] * latency.WIDTH
         self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)

@@ -40,3 +40,5 @@ class WorkerContext:
     """Backend's name to the context of connections to its servers."""
     maps: dict[str, Map] = field(default_factory=dict)
     """Maps of the rules, with what their files held."""
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    """What the files of answers and error pages held, by their path."""

@@ -26,7 +26,7 @@ from typing import Any
 import uvloop
 
 from pylb import log as logging_
-from pylb.config import routing
+from pylb.config import changes, routing
 from pylb.config.model import Server
 from pylb.log import log
 from pylb.net import channel, messages
@@ -84,13 +84,14 @@ class Worker:
             self.backends[backend.name] = Backend(
                 *(backend, context.board, index_of, context.row, lambda: self.alone),
                 context.backend_tls.get(backend.name),
+                config.timeouts,
             )
         self.servers = [server for backend in self.backends.values() for server in backend.servers]
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
         for frontend in config.frontends:
-            rules = routing.compiled(config, frontend, context.maps, self.backends)
-            compiled = phases.compiled(frontend, self.backends, core, rules)
+            rules = routing.compiled(config, frontend, context.maps, self.backends, context.bodies)
+            compiled = phases.compiled(frontend, self.backends, core, rules, context.bodies)
             sni = {name: self.backends[to] for name, to in frontend.sni.items()}
             for address in frontend.bind:
                 key = str(address)
@@ -110,7 +111,7 @@ class Worker:
         self._run_queue = RunQueue()
         self._times = context.board.times(NO_BACKEND, context.row)
         self._rows = 0  # of the scoreboard that are in use, as far as the backends know
-        self._sweep_every = max(_TICK, min(1.0, min(config.timeouts.model_dump().values()) / 4))
+        self._sweep_every = max(_TICK, min(1.0, changes.shortest(config) / 4))
         self._next_sweep = 0.0
         self._next_tick = 0.0
 

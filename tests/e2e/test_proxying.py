@@ -72,7 +72,7 @@ def test_forwarding_fields_are_added_and_hop_by_hop_fields_removed(proxy: Balanc
     assert "X-Forwarded-Proto: http\r\n" in head
     assert "https" not in head
     assert "X-Forwarded-Host: example.org\r\n" in head
-    assert "Via: 1.1 pylb\r\n" in head
+    assert "Via:" not in head
     assert "X-Keep: 2\r\n" in head
     for gone in ("X-Drop", "Connection", "Keep-Alive", "TE:"):
         assert gone not in head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from hypothesis import given, settings
 
@@ -16,7 +16,7 @@ from pylb.explain.request import Request
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.worker.facts import Client
-from pylb.worker.frontend import Bind
+from pylb.worker.frontend import Bind, Frontend
 from pylb.worker.phases.route import route
 from pylb.worker.transaction import Transaction
 from tests.explain.generated import REQUESTS, RULES, configuration_of
@@ -32,16 +32,19 @@ class Socket(asyncio.BaseTransport):
 def worker(config: Config, request: Request) -> str:
     """The backend that the worker's phase sends a request to, or the status with which it is refused."""
     frontend = config.frontends[0]
-    backends = {backend.name: SimpleNamespace(name=backend.name) for backend in config.backends}
-    phase = route(routing.compiled(config, frontend, {}, backends))
+    backends: Any = {
+        backend.name: SimpleNamespace(name=backend.name, timeouts=None, body_bytes=None)
+        for backend in config.backends
+    }
+    phase = route(frontend, routing.compiled(config, frontend, {}, backends))
     assert phase is not None
     key = f"127.0.0.1:{request.port}"
-    bind = Bind(
-        key, frontend, cast(Any, SimpleNamespace(_forwarded=False, _request_id=False)), {}, HeadLimits()
-    )
+    made: Frontend[Transaction] = Frontend(frontend, backends[frontend.backend], 0, 0)
+    bind = Bind(key, frontend, made, {}, HeadLimits())
     tx = Transaction()
+    tx.frontend = made
     tx.client = Client(Socket(request.source), key)
-    tx.backend = cast(Any, backends[frontend.backend])
+    tx.backend = backends[frontend.backend]
     head = bind.reader(tx.client)
     try:
         head.read(request.head())

@@ -37,7 +37,7 @@ def mistakes(folder: Path, tests: str) -> list[str]:
         'response_headers = { location = "https://a/b" } }',
         'url = "http://a/%2f"\nexpect.status = 400',
         'url = "http://a/"\nmethod = "POST"\nheaders = { X-A = ["1", "2"], Host = "b" }\n'
-        'expect.request_headers = { x-a = ["1", "2"], Via = true, X-B = false, Host = "b" }',
+        'expect.request_headers = { x-a = ["1", "2"], X-Forwarded-Host = true, X-B = false, Host = "b" }',
     ],
 )
 def test_as_expected(tmp_path: Path, test: str) -> None:
@@ -75,9 +75,9 @@ def test_as_expected(tmp_path: Path, test: str) -> None:
             "pylb.toml:51: test[0].expect.server: GET 'http://a/b': expected 's1', got one of s1, s2 (",
         ),
         (
-            'url = "http://a/b"\nexpect.request_headers = { Via = false, X = "1", Y = true }',
-            "pylb.toml:51: test[0].expect.request_headers.Via: GET 'http://a/b': expected none, got "
-            "'1.1 pylb' (no rule",
+            'url = "http://a/b"\nexpect.request_headers = { X-Forwarded-For = false, X = "1", Y = true }',
+            "pylb.toml:51: test[0].expect.request_headers.X-Forwarded-For: GET 'http://a/b': expected none, got "
+            "'127.0.0.1' (no rule",
         ),
         ('url = "http://a/b"\nexpect.drop = true', "pylb.toml:51: test[0].expect.drop: GET 'http://a/b': ex"),
         ('url = "a/b"\nexpect.drop = true', "pylb.toml:50: test[0].url: 'a/b' is no URL"),

@@ -42,8 +42,8 @@ def heads(case: Case) -> dict[str, bytes]:
 
 def outcome(rules: Rules, case: Case, protocol: str, trace: list[Step] | None = None) -> str:
     """Of the request, brought by a dialect."""
-    trusted = "trusted_proxies" in SCENARIOS[case.scenario].keys
-    head = RequestHead(b"127.0.0.1", b"127.0.0.1:80", b"http", HeadLimits(), trusted=trusted)
+    trusts = (lambda address: False) if "trusted_proxies" in SCENARIOS[case.scenario].keys else None
+    head = RequestHead(b"127.0.0.1", b"127.0.0.1:80", b"http", HeadLimits(), trusts=trusts)
     head.read(heads(case)[protocol])
     view = seen(rules, head, Facts(source=("127.0.0.1", 5), protocol=protocol))
     try:

@@ -71,7 +71,7 @@ class Line:
     def _backend(self, name: str) -> backend.Backend:
         servers = tuple(Server(name=one, address=parse_address("127.0.0.1:9")) for one in "ab")
         config = BackendConfig(name=name, balance="roundrobin", servers=servers, retries=1)
-        made = backend.Backend(config, self.board, servers.index, 0, lambda: True)
+        made = backend.Backend(config, self.board, servers.index, 0, lambda: True, None, self.core.timeouts)
         self.backends.append(made)
         self.configured.append(config)
         return made

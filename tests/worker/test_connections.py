@@ -98,7 +98,7 @@ def test_nothing_of_a_request_is_left_for_the_next_one(pieces: list[bytes]) -> N
     new = Exchange(wire.worker)
     # What is set for each request, and where the last server was.
     always = {"core", "tx", "server_deadline", "client", "frontend", "backend", "index"}
-    always |= {"began_ns", "ended_ns"}
+    always |= {"began_ns", "ended_ns", "timeouts", "body_bytes"}
     for one, other in ((kept, new), (kept.tx, new.tx)):
         for name in set(one.__slots__) - always:
             assert getattr(one, name) == getattr(other, name), name

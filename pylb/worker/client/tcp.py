@@ -110,7 +110,7 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         tx = exchange.tx
         tx.fresh = True
         if self.bind.sni:
-            tx.backend = self.bind.backend_for(hello.name)
+            tx.go_to(self.bind.backend_for(hello.name))
         exchange.request(self, None, b"", True)
 
     def _never(self, reason: Reason) -> None:

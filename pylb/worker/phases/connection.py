@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.rules.decision import Rules
-from pylb.worker.frontend import Result
+from pylb.worker.frontend import DROP, Result
 from pylb.worker.transaction import Transaction
 
 
@@ -24,7 +24,7 @@ def connection(rules: Rules | None) -> Callable[[Transaction], Result] | None:
         view.begin(no_head, tx.client)
         decision = rules.decide(view)
         if decision.rule >= 0:
-            tx.backend = decision.place
-        return None
+            tx.go_to(decision.place)
+        return DROP if decision.kind == "drop" else None
 
     return phase

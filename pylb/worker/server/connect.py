@@ -37,7 +37,7 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
         core.free_a_descriptor()
     made: list[_Codec] = []
     try:
-        async with asyncio.timeout(core.timeouts.connect):
+        async with asyncio.timeout(tx.timeouts.connect):
             codec = await _open(core, server, tx, made)
     except BaseException:
         # When this is cancelled after the connection was made, uvloop's transport reports no end of it.
