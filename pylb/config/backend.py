@@ -47,7 +47,9 @@ class Server(Section):
     name: Annotated[str, Default("s1, s2, …")] = Field(
         default="", description="What the server is called in the log, in status and in metrics."
     )
-    address: ServerAddress = Field(description="Where the server listens.")
+    address: ServerAddress = Field(
+        description="Where the server listens; without a port, at the port to which the client has connected."
+    )
     weight: int = Field(
         default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
     )

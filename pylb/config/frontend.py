@@ -11,7 +11,7 @@ from pylb.config.declaration import Default, Kind, Option
 from pylb.config.replies import ErrorPage
 from pylb.config.rule import Rule
 from pylb.config.section import Section
-from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
+from pylb.config.values import BINDS, ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
 
 ClientField = Literal[
     "X-Forwarded-For",
@@ -70,8 +70,9 @@ class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
     name: str = Field(description="What the frontend is called.")
-    bind: Annotated[tuple[BindAddress, ...], ONE_OR_MORE, Option("--bind")] = Field(
-        min_length=1, description="Where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH."
+    bind: Annotated[tuple[BindAddress, ...], BINDS, ONE_OR_MORE, Option("--bind")] = Field(
+        min_length=1,
+        description="Where clients connect: HOST:PORT, HOST:FIRST-LAST, [IPV6]:PORT or unix:PATH.",
     )
     backend: str = Field(
         description="The name of the backend that answers; with sni, for names that are not listed there."
@@ -138,8 +139,6 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
-        if self.mode == "tcp" and self.rules:
-            raise ValueError('rule needs mode = "http"')
         if self.mode == "tcp" and (
             self.redirect_to_https or self.forwarded or self.health is not None or self.request_id != "pass"
         ):

@@ -156,6 +156,11 @@ class Match(Section):
     sni: Annotated[tuple[HostPattern, ...], ONE_OR_MORE] = Field(
         default=(), min_length=1, description="The name that the client's TLS asked for, as host."
     )
+    alpn: Annotated[tuple[str, ...], ONE_OR_MORE] = Field(
+        default=(),
+        min_length=1,
+        description='What the client\'s TLS has agreed on; in mode "tcp", one of those that it offers.',
+    )
     client_subject: Annotated[TextTest | None, Kind("text, list or test")] = Field(
         default=None, description="The subject of the client's verified certificate, CN=x,O=y."
     )

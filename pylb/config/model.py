@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Server, ServerTls
+from pylb.config.case import Case, Expect
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
@@ -29,9 +30,11 @@ from pylb.config.workers import Workers, workers_range
 
 __all__ = [
     "Backend",
+    "Case",
     "Config",
     "Controller",
     "Drain",
+    "Expect",
     "Frontend",
     "Health",
     "Limits",
@@ -53,6 +56,10 @@ __all__ = [
 class Config(Section):
     """The keys outside of sections, and the sections."""
 
+    include: Annotated[tuple[FilePath, ...], ONE_OR_MORE] = Field(
+        default=(),
+        description="Further files: patterns (`conf.d/*.toml`) from this file's folder; see below.",
+    )
     frontends: Annotated[tuple[Frontend, ...], ONE_OR_MORE] = Field(
         min_length=1, validation_alias="frontend", description="Where clients connect."
     )
@@ -61,6 +68,9 @@ class Config(Section):
     )
     maps: Annotated[tuple[Map, ...], ONE_OR_MORE] = Field(
         default=(), validation_alias="map", description="Files of values that rules look up."
+    )
+    tests: Annotated[tuple[Case, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="test", description="Requests, and what is to become of them."
     )
     unsafe_regex: bool = Field(
         default=False,

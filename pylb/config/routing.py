@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
-from pylb.config import changes
+from pylb.config import changes, connections
 from pylb.config.files import read_regular
 from pylb.config.means import Means, Unusable, named
 from pylb.config.model import Config, Frontend, Match
@@ -85,6 +85,9 @@ def compiled(
     """
     if not frontend.rules:
         return None
+    if frontend.mode == "tcp":
+        for key, why in connections.others(frontend.rules):
+            raise Unusable(key, why)
     backends = frozenset(backend.name for backend in config.backends)
     means = Means(backends, maps, config.unsafe_regex, bodies or {})
     rules = []
@@ -168,6 +171,7 @@ _MATCHERS: dict[str, Callable[[Any, Means], Test]] = {
     "protocol": lambda value, means: match.protocol(value),
     "tls_version": lambda value, means: match.tls_version(value),
     "sni": lambda value, means: match.sni(value),
+    "alpn": lambda value, means: match.alpn(value),
     "client_subject": lambda value, means: match.client_subject(value, means.unsafe_regex),
     "source": lambda value, means: match.source(value),
     "header": lambda value, means: match.header(value, means.unsafe_regex),

@@ -184,6 +184,12 @@ def source(networks: Sequence[str]) -> Test:
     return test
 
 
+def alpn(protocols: Sequence[str]) -> Test:
+    """One of the protocols that TLS agreed on; of TLS that passes through, those that the client offers."""
+    wanted = frozenset(one.encode() for one in protocols)
+    return lambda view: not wanted.isdisjoint(view.alpn)
+
+
 def client_subject(wanted: Text, unsafe: bool) -> Test:
     """The subject of the client's certificate; without one there is none to compare."""
     compare = text(wanted, unsafe)

@@ -48,6 +48,10 @@ class Known(Protocol):
         """``authority``: the server name that its TLS handshake asked for."""
 
     @property
+    def alpn(self) -> Sequence[bytes]:
+        """The protocol that TLS agreed on; of TLS that passes through, those that the client offers."""
+
+    @property
     def tls_version(self) -> str:
         """``TLSv1.3``; empty without TLS."""
 
@@ -266,6 +270,11 @@ class View:
     def sni(self) -> bytes:
         """The server name that the client's TLS asked for, in lower case."""
         return self.known.tls.get("authority", b"").lower().rstrip(b".")
+
+    @property
+    def alpn(self) -> Sequence[bytes]:
+        """The protocol that TLS agreed on; of TLS that passes through, those that the client offers."""
+        return self.known.alpn
 
     @property
     def subject(self) -> bytes:

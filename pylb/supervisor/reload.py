@@ -178,7 +178,6 @@ def _reasons(error: Exception) -> list[str]:
     """One line per mistake, for the log and the admin address."""
     if isinstance(error, OSError) and error.strerror:
         return [f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror]
-    found = getattr(error, "problems", None)
-    if isinstance(found, list) and found:
-        return [str(one) for one in found]
+    if isinstance(error, ConfigError) and error.problems:
+        return error.located
     return [str(error) or type(error).__name__]

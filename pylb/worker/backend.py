@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pylb import latency
 from pylb.balance import ALGORITHMS
 from pylb.config import changes
+from pylb.config.address import CLIENTS_PORT
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.config.model import Timeouts
@@ -47,7 +48,7 @@ class Server:
 
     __slots__ = (
         *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
-        *("pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
+        *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
         *("_requests", "_errors"),
     )
 
@@ -71,6 +72,8 @@ class Server:
         self.send_proxy = backend.send_proxy
         self.send_proxy_tlvs = backend.send_proxy_tlvs
         self.http2 = backend.http2
+        self.private = backend.send_proxy != "off" or config.address.port == CLIENTS_PORT
+        """Whether a connection is one client's: its PROXY header names it, or its port is the client's."""
         # Its connections.
         self.pool: list[ServerSide] = []
         """Idle ones, the one that was used last behind the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from pylb.net.tls import asked_name, subject
 
@@ -24,7 +25,7 @@ class Client:
         told: the client's address and port, where a trusted PROXY header has given them.
     """
 
-    __slots__ = ("bind", "told", "name", "protocol", "accepted_ns", "requests", "_transport")
+    __slots__ = ("bind", "told", "name", "offered", "protocol", "accepted_ns", "requests", "_transport")
 
     def __init__(
         self, transport: asyncio.BaseTransport, bind: str, told: Endpoint | None = None, name: str = ""
@@ -33,6 +34,8 @@ class Client:
         self.told = told
         self.name = name
         """The server name of a ClientHello that was read without ending its TLS here."""
+        self.offered: Sequence[bytes] = ()
+        """The protocols that it offers by ALPN, likewise."""
         self.protocol = "HTTP/1"
         """What it speaks, for logs; the version of HTTP/1 is each request's own."""
         self.accepted_ns = time.monotonic_ns()
@@ -59,6 +62,12 @@ class Client:
         if tls is None:
             return {"authority": self.name.encode()} if self.name else {}
         return {"alpn": (tls.selected_alpn_protocol() or "").encode(), "authority": asked_name(tls).encode()}
+
+    @property
+    def alpn(self) -> Sequence[bytes]:
+        """The protocol that its TLS agreed on; of TLS that passes through, those that it offers."""
+        agreed = self.tls.get("alpn", b"")
+        return (agreed,) if agreed else self.offered
 
     @property
     def tls_version(self) -> str:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from pylb.config.connections import needs_hello
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.http.added import Sends
 from pylb.http.errors import Answer
@@ -93,7 +94,7 @@ def _sends(config: FrontendConfig) -> Sends:
 class Bind:
     """A bound address: how its clients are known, and what is added to the requests that come by it."""
 
-    __slots__ = ("key", "frontend", "tls", "sni", "_limits", "_trusted")
+    __slots__ = ("key", "frontend", "tls", "sni", "hello", "_limits", "_trusted")
 
     def __init__(
         self,
@@ -109,6 +110,8 @@ class Bind:
         """Whether TLS ends here."""
         self.sni = sni
         """Server names to backends, of a frontend that relays TLS as it is."""
+        self.hello = bool(sni) or (not self.tls and config.mode == "tcp" and needs_hello(config.rules))
+        """Whether what the client's TLS asks for is to be read before anything is decided."""
         self._limits = limits
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
 

@@ -25,6 +25,7 @@ class Facts:
     tls: dict[str, bytes] = field(default_factory=dict)
     tls_version: str = ""
     subject: bytes = b""
+    alpn: tuple[bytes, ...] = ()
 
 
 BACKENDS = ("site", "api", "shop", "admin", "canary", "other", "app-a", "app-b")

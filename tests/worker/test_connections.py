@@ -74,7 +74,7 @@ def test_a_connection_that_ends_before_it_has_said_its_server_name_is_told_to_th
     told: list[tuple[Reason | None, str]] = []
     wire.frontend.on_account = (lambda tx: told.append((tx.reason, tx.state)),)
     bind = wire.client.bind
-    bind.sni = {"a.example": wire.backend}
+    bind.sni, bind.hello = {"a.example": wire.backend}, True
     client = TcpConnection(wire.worker, bind)
     transport = Transport()
     client.connection_made(cast(asyncio.BaseTransport, transport))

@@ -18,7 +18,7 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits, pages, route
+from pylb.worker.phases import answers, connection, fields, limits, pages, route
 from pylb.worker.transaction import Transaction
 
 
@@ -43,7 +43,7 @@ def compiled(
     on_request = [
         answers.health_path(config, core),
         answers.redirect_to_https(config),
-        route.route(config, rules),
+        route.route(config, rules) if config.mode == "http" else connection.connection(rules),
         limits.body if limited else None,
     ]
     pages_ = pages.pages(config, rules, bodies or {})
