@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pylb.config.accesslog import AccessLog
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.section import Section
@@ -77,6 +78,9 @@ class Frontend(Section):
         default=None, description="A request's body: 413 above; 0 is no limit."
     )
     health: Health | None = Field(default=None, description="A path that pylb answers itself.")
+    access_log: Annotated[AccessLog | None, Default("log.access")] = Field(
+        default=None, description="The keys in which its access log differs from log.access; `false`: none."
+    )
     sni: Annotated[dict[str, str], Kind("table of name = backend")] = Field(
         default_factory=dict,
         description="In TCP mode: TLS passes through, to a backend by the name (or *.name) asked for.",

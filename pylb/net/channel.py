@@ -54,8 +54,11 @@ def send(sock: socket.socket, message: dict[str, Any]) -> bool:
     return True
 
 
-def recv(sock: socket.socket) -> dict[str, Any] | None:
+def recv(sock: socket.socket, fds: list[int] | None = None) -> dict[str, Any] | None:
     """The next message.
+
+    Args:
+        fds: gets the descriptors that came with it, now the caller's; without a list they are refused.
 
     Raises:
         BlockingIOError: nothing is there now.
@@ -64,7 +67,11 @@ def recv(sock: socket.socket) -> dict[str, Any] | None:
     Returns None at the end of file, which means that the other process is gone.
     """
     try:
-        data = sock.recv(MAX_PACKET)
+        if fds is None:
+            data = sock.recv(MAX_PACKET)
+        else:
+            data, came, _, _ = socket.recv_fds(sock, MAX_PACKET, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            fds += came
     except BlockingIOError:
         raise
     except OSError:  # reset; whatever else is wrong with it, nothing more will come
@@ -80,11 +87,18 @@ def recv(sock: socket.socket) -> dict[str, Any] | None:
     return message
 
 
-def waiting(sock: socket.socket) -> Iterator[dict[str, Any] | None]:
-    """The messages that are there now; None, when the other process is gone, is the last."""
+def waiting(sock: socket.socket, fds: list[int] | None = None) -> Iterator[dict[str, Any] | None]:
+    """The messages that are there now; None, when the other process is gone, is the last.
+
+    With a list for descriptors (see `recv`), those that nobody has taken from it by the next message are
+    closed.
+    """
     while True:
+        if fds:
+            close_all(fds)
+            fds.clear()
         try:
-            message = recv(sock)
+            message = recv(sock, fds)
         except BlockingIOError:
             return
         except ValueError as error:

@@ -9,6 +9,7 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 
+from pylb.config.logtarget import Destination, Target
 from pylb.config.model import Config, ServerKey
 from pylb.scoreboard import Scoreboard
 
@@ -37,3 +38,5 @@ class WorkerContext:
     """Bind key to the listener's context, which all workers of a generation share."""
     backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Backend's name to the context of connections to its servers."""
+    access_logs: dict[Target, int | Destination] = field(default_factory=dict)
+    """Of each target of an access log, the open file, or the address of a syslog server."""

@@ -24,7 +24,9 @@ class Client:
         told: the client's address and port, where a trusted PROXY header has given them.
     """
 
-    __slots__ = ("bind", "told", "name", "protocol", "accepted_ns", "requests", "_transport")
+    __slots__ = (
+        *("bind", "told", "name", "protocol", "accepted_ns", "requests", "label", "_transport", "_source"),
+    )
 
     def __init__(
         self, transport: asyncio.BaseTransport, bind: str, told: Endpoint | None = None, name: str = ""
@@ -38,12 +40,20 @@ class Client:
         self.accepted_ns = time.monotonic_ns()
         self.requests = 0
         """How many requests have begun on this connection."""
+        self.label = ""
+        """Address and port as the access log writes them, once it has."""
         self._transport = transport
+        self._source: Endpoint | None = told
 
     @property
     def source(self) -> Endpoint | None:
-        """The client's address and port; None for a unix socket."""
-        return self.told or _endpoint(self._transport, "peername")
+        """The client's address and port; None for a unix socket.
+
+        A socket that was reset has forgotten it, so it is kept once it was asked for."""
+        source = self._source
+        if source is None:
+            source = self._source = _endpoint(self._transport, "peername")
+        return source
 
     @property
     def destination(self) -> Endpoint | None:
@@ -59,6 +69,13 @@ class Client:
         if tls is None:
             return {"authority": self.name.encode()} if self.name else {}
         return {"alpn": (tls.selected_alpn_protocol() or "").encode(), "authority": asked_name(tls).encode()}
+
+    @property
+    def encryption(self) -> tuple[str, str]:
+        """Version and cipher of its TLS, where that ends here: ``TLSv1.3`` and ``TLS_AES_256_GCM_SHA384``."""
+        tls = self._transport.get_extra_info("ssl_object")
+        cipher = tls.cipher() if tls is not None else None
+        return (tls.version() or "", cipher[0]) if cipher is not None else ("", "")
 
     @property
     def subject(self) -> bytes:

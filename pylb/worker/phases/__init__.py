@@ -11,16 +11,24 @@ exchange, a side or the event loop.
 
 from __future__ import annotations
 
+from pylb.config.accesslog import AccessLog
+from pylb.config.logtarget import target_of
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits
+from pylb.worker.phases import accesslog, answers, fields, limits
 from pylb.worker.transaction import Transaction
 
 
-def compiled(config: FrontendConfig, backends: dict[str, Backend], core: Core) -> Frontend[Transaction]:
-    """A frontend with the phases that its configuration needs, in order."""
+def compiled(
+    config: FrontendConfig, backends: dict[str, Backend], core: Core, log: AccessLog | None = None
+) -> Frontend[Transaction]:
+    """A frontend with the phases that its configuration needs, in order.
+
+    Args:
+        log: its access log; whose writer is in ``core.access_logs``.
+    """
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
     frontend: Frontend[Transaction] = Frontend(
         config, backends[config.backend], body_bytes, core.limits.body_rate
@@ -33,4 +41,7 @@ def compiled(config: FrontendConfig, backends: dict[str, Backend], core: Core) -
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
+    if log is not None:
+        writer = core.access_logs[target_of(log)]
+        frontend.on_account = (accesslog.access_log(config, log, writer, core),)
     return frontend
