@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MILLIS = tuple(f".{milli:03d}" for milli in range(1000))
 
 
 class Dates:
@@ -29,12 +30,12 @@ class Dates:
         self._zone = f"{local:%z}"
         self._utc = f"{utc:%Y-%m-%dT%H:%M:%S}"
 
-    def haproxy(self, moment: int) -> str:
-        """``30/Nov/2026:19:24:16.123``, local time."""
-        second, rest = divmod(moment, 1_000_000_000)
+    def haproxy(self, milli: int) -> str:
+        """``30/Nov/2026:19:24:16.123``, local time; of a moment in milliseconds."""
+        second, rest = divmod(milli, 1000)
         if second != self._second:
             self._turn(second)
-        return f"{self._local}.{rest // 1_000_000:03d}"
+        return self._local + _MILLIS[rest]
 
     def common(self, moment: int) -> str:
         """``30/Nov/2026:19:24:16 +0000``, local time; the common log format's."""
@@ -45,10 +46,10 @@ class Dates:
 
     def iso(self, moment: int) -> str:
         """``2026-11-30T19:24:16.123Z`` (RFC 3339), UTC."""
-        second, rest = divmod(moment, 1_000_000_000)
+        second, rest = divmod(moment // 1_000_000, 1000)
         if second != self._second:
             self._turn(second)
-        return f"{self._utc}.{rest // 1_000_000:03d}Z"
+        return f"{self._utc}{_MILLIS[rest]}Z"
 
 
 def bsd(moment: int) -> str:

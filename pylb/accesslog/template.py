@@ -27,6 +27,8 @@ class Kind(Enum):
     NAME = "name"
     """Text of the configuration or of pylb's own."""
     NUMBER = "number"
+    PLAIN = "plain"
+    """Text that needs no escaping in any format, and is never missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Style:
     field: escape.Escape
     name: escape.Escape
     nothing: dict[Kind, str]
+    plain_line: re.Pattern[bytes]
+    """A request line that needs no escaping; up to its CR, which it doesn't match."""
     quotes: bool = False
     """Whether texts get quotes from their escaping, so that those without it need some."""
 
@@ -69,16 +73,16 @@ VARIABLES: dict[str, tuple[Kind, str]] = {
     "backend.name": (Kind.NAME, ""),
     "server.name": (Kind.NAME, "The server that was tried last."),
     "server.address": (Kind.NAME, ""),
-    "date": (Kind.NAME, "When the request began: `30/Nov/2026:19:24:16.123`, local time."),
-    "date.common": (Kind.NAME, "The same as `30/Nov/2026:19:24:16 +0000`."),
-    "date.iso": (Kind.NAME, "The same as `2026-11-30T19:24:16.123Z`, UTC."),
+    "date": (Kind.PLAIN, "When the request began: `30/Nov/2026:19:24:16.123`, local time."),
+    "date.common": (Kind.PLAIN, "The same as `30/Nov/2026:19:24:16 +0000`."),
+    "date.iso": (Kind.PLAIN, "The same as `2026-11-30T19:24:16.123Z`, UTC."),
     "request": (Kind.LINE, "The request line."),
     "method": (Kind.FIELD, ""),
     "uri": (Kind.LINE, "Path and query as the client wrote them."),
     "path": (Kind.LINE, "The same without the query."),
     "query": (Kind.LINE, "What stands behind the question mark."),
     "host": (Kind.FIELD, "The Host field, or the host that the target names."),
-    "protocol": (Kind.NAME, "`HTTP/1.0`, `HTTP/1.1`, `HTTP/2.0` or `TCP`."),
+    "protocol": (Kind.PLAIN, "`HTTP/1.0`, `HTTP/1.1`, `HTTP/2.0` or `TCP`."),
     "header.": (Kind.FIELD, "A field of the request: `{header.user-agent}`."),
     "cookie.": (Kind.FIELD, "A cookie of the request."),
     "response_header.": (Kind.FIELD, "A field of the response."),
@@ -86,7 +90,7 @@ VARIABLES: dict[str, tuple[Kind, str]] = {
     "bytes.out": (Kind.NUMBER, "Bytes to the client, with the head."),
     "bytes.body": (Kind.NUMBER, "The same without the head."),
     "bytes.in": (Kind.NUMBER, "Bytes of the request's body."),
-    "termination": (Kind.NAME, "Two characters of HAProxy's termination state."),
+    "termination": (Kind.PLAIN, "Two characters of HAProxy's termination state."),
     "reason": (Kind.NAME, "Why it has ended, in words, if not by a whole response."),
     "retries": (Kind.NUMBER, "How often it was sent once more."),
     "time.request": (Kind.NUMBER, "Milliseconds until the head was whole (TR)."),
@@ -105,14 +109,8 @@ VARIABLES: dict[str, tuple[Kind, str]] = {
 }
 """What a template may name: its kind, and what it is. Those that end with a dot have an argument."""
 
-INNER: dict[str, Kind] = {
-    "(client)": Kind.NAME,
-    "(server)": Kind.NAME,
-    "(timers)": Kind.NAME,
-    "(tcp timers)": Kind.NAME,
-    "(connections)": Kind.NAME,
-}
-"""What formats have beside those: several values as HAProxy joins them."""
+INNER = frozenset({"(server)", "(timers)", "(retries)"})
+"""What HAProxy's formats have beside those: values as HAProxy joins or marks them."""
 
 _MARKS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _ARGUMENT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -156,40 +154,32 @@ def variable(name: str) -> Variable:
 _HAPROXY = Style(
     *(escape.haproxy_line, escape.haproxy_field, escape.haproxy_name),
     {Kind.LINE: "<BADREQ>", Kind.FIELD: "", Kind.NAME: "-", Kind.NUMBER: "-1"},
+    re.compile(rb"[ !$-~]{0,%d}(?=\r)" % escape.LINE),
 )
-_QUOTED = Style(escape.quoted_line, escape.quoted_field, escape.quoted_field, dict.fromkeys(Kind, "-"))
+_QUOTED = Style(
+    *(escape.quoted_line, escape.quoted_field, escape.quoted_field, dict.fromkeys(Kind, "-")),
+    re.compile(rb"[ !#-\[\]-~]{0,%d}(?=\r)" % escape.LINE),
+)
 _JSON = Style(
-    escape.json_line, escape.json_field, escape.json_field, dict.fromkeys(Kind, "null"), quotes=True
+    *(escape.json_line, escape.json_field, escape.json_field, dict.fromkeys(Kind, "null")),
+    re.compile(rb"(?!)"),  # each has quotes
+    quotes=True,
 )
 
-_HTTP = [
-    "client.ip",
-    "client.port",
-    "frontend.name",
-    "backend.name",
-    "server.name",
-    "method",
-    "host",
-    "uri",
-    "protocol",
-    "status",
-    "bytes.in",
-    "bytes.out",
-    "time.request",
-    "time.queue",
-    "time.connect",
-    "time.response",
-    "time.total",
-    "termination",
-    "reason",
+# In an order in which those that depend on one thing are next to each other.
+_CLIENT = ("client.ip", "client.port")
+_PLACE = ("frontend.name", "backend.name", "server.name")
+_CONNECTIONS = tuple(name for name in VARIABLES if name.startswith("connections."))
+_REQUEST = ("method", "host", "uri", "protocol")
+_HTTP_END = (
+    *("status", "bytes.in", "bytes.out", "time.request", "time.queue", "time.connect", "time.response"),
+    *("time.total", "termination", "reason", "retries"),
+)
+_TCP_END = (
+    *("bytes.in", "bytes.out", "time.queue", "time.connect", "time.total", "termination", "reason"),
     "retries",
-    "connections.all",
-    "connections.frontend",
-    "connections.backend",
-    "connections.server",
-]
-_TCP = [name for name in _HTTP if name not in ("method", "host", "uri", "status", "time.request")]
-_TCP = [name for name in _TCP if name != "time.response"]
+)
+_HAPROXY_CONNECTIONS = "/".join(f"{{{name}}}" for name in _CONNECTIONS) + "/"
 
 
 def _joined(*parts: str | Variable) -> Parts:
@@ -206,27 +196,27 @@ def _captured(family: str, names: Sequence[str]) -> Parts:
 
 def haproxy(request: Sequence[str] = (), response: Sequence[str] = ()) -> Format:
     """HAProxy's ``httplog`` (configuration manual, §8.2.3), with these captured fields."""
-    parts = _joined(
-        *(Variable("(client)"), " [{date}] {frontend.name} ", Variable("(server)"), " "),
-        *(Variable("(timers)"), " {status} {bytes.out} - - {termination}-- ", Variable("(connections)")),
-        " 0/0",
+    parts = (
+        *_haproxy_begin(),
+        Variable("(timers)"),
+        *_joined(" {status} {bytes.out} - - {termination}-- " + _HAPROXY_CONNECTIONS),
+        *(Variable("(retries)"), " 0/0"),
+        *_captured("header", request),
+        *_captured("response_header", response),
+        *_joined(' "{request}"'),
     )
-    return Format(
-        (*parts, *_captured("header", request), *_captured("response_header", response))
-        + _joined(' "{request}"'),
-        _HAPROXY,
-    )
+    return Format(parts, _HAPROXY)
 
 
 def tcplog() -> Format:
     """HAProxy's ``tcplog`` (§8.2.2)."""
-    return Format(
-        _joined(
-            *(Variable("(client)"), " [{date}] {frontend.name} ", Variable("(server)"), " "),
-            *(Variable("(tcp timers)"), " {bytes.out} {termination} ", Variable("(connections)"), " 0/0"),
-        ),
-        _HAPROXY,
-    )
+    end = "{time.queue}/{time.connect}/{time.total} {bytes.out} {termination} " + _HAPROXY_CONNECTIONS
+    return Format((*_haproxy_begin(), *_joined(end), Variable("(retries)"), " 0/0"), _HAPROXY)
+
+
+def _haproxy_begin() -> Parts:
+    begin = "{client.ip}:{client.port} [{date}] {frontend.name} "
+    return _joined(begin, Variable("(server)"), " ")
 
 
 def combined() -> Format:
@@ -242,17 +232,24 @@ def combined() -> Format:
 
 def as_json(tcp: bool, request: Sequence[str] = (), response: Sequence[str] = ()) -> Format:
     """An object per line; captured fields are objects in it."""
-    members: list[str | Variable] = ["{{", '"time":{date.iso}']
-    for name in _TCP if tcp else _HTTP:
-        members.append(f',"{name.replace(".", "_").removesuffix("_name")}":{{{name}}}')
-    for key, family, names in (
-        ("request_headers", "header", request),
-        ("response_headers", "response_header", response),
-    ):
-        if names:
-            inner = ",".join(f"{json.dumps(name.lower())}:{{{family}.{name}}}" for name in names)
-            members.append(f',"{key}":{{{{{inner}}}}}')
-    return Format(_joined(*members, "}}"), _JSON)
+    members = ['"time":{date.iso}', *_members(_CLIENT), *_members(_PLACE + _CONNECTIONS)]
+    members += _members(_TCP_END) if tcp else _members(_REQUEST)
+    members += _object("request_headers", "header", request)
+    if not tcp:
+        members += _members(_HTTP_END)
+    members += _object("response_headers", "response_header", response)
+    return Format(_joined("{{" + ",".join(members) + "}}"), _JSON)
+
+
+def _members(names: Sequence[str]) -> list[str]:
+    return [f'"{name.replace(".", "_").removesuffix("_name")}":{{{name}}}' for name in names]
+
+
+def _object(key: str, family: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    inner = ",".join(f"{json.dumps(name.lower())}:{{{family}.{name}}}" for name in names)
+    return [f'"{key}":{{{{{inner}}}}}']
 
 
 def custom(text: str) -> Format:
