@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from pylb.accesslog import escape
@@ -220,13 +220,16 @@ def _haproxy_begin() -> Parts:
 
 
 def combined() -> Format:
-    """Apache's and nginx's ``combined``. The user is never told: it would be read from Authorization."""
+    """Apache's and nginx's ``combined``. The user is never told: it would be read from Authorization.
+
+    nginx has 499 for a client that left before it was answered; a status is what parsers want.
+    """
     return Format(
         parse(
             '{client.ip} - - [{date.common}] "{request}" {status} {bytes.body} '
             '"{header.referer}" "{header.user-agent}"'
         ),
-        _QUOTED,
+        replace(_QUOTED, nothing=_QUOTED.nothing | {Kind.NUMBER: "499"}),
     )
 
 

@@ -76,9 +76,9 @@ class AccessLog(Section):
 
     short: ClassVar[str] = "to"
 
-    enabled: bool = Field(default=True, description="`access_log = false` in a frontend: nothing is logged.")
+    enabled: bool = Field(default=True, description="Whether anything is logged; a frontend's `access_log = false` is this.")
     to: Annotated[str, AfterValidator(_destination), Kind("destination", "destinations")] = Field(
-        default="stdout", description='`"stdout"`, a path, or `"syslog:HOST:PORT"`, `"syslog:unix:PATH"`.'
+        default="stdout", description='Where lines go: `"stdout"`, a path, `"syslog:HOST:PORT"`, `"syslog:unix:PATH"`.'
     )
     format: Annotated[
         str, AfterValidator(_format), Kind('`"haproxy"`, `"combined"`, `"json"` or a template')
@@ -98,7 +98,7 @@ class AccessLog(Section):
     syslog: Literal["rfc5424", "rfc3164"] = Field(
         default="rfc5424", description="How syslog's messages begin; `/dev/log` mostly takes rfc3164."
     )
-    facility: Annotated[str, Default("`local0`")] = Field(
+    facility: str = Field(
         default="local0", pattern=f"^({'|'.join(FACILITIES)})$", description="Syslog's facility."
     )
     tag: str = Field(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pylb.config.accesslog import AccessLog, in_force, misfit
+from pylb.config.accesslog import AccessLog, When, in_force, misfit
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Server, ServerTls
 from pylb.config.controller import Controller
@@ -41,6 +41,7 @@ __all__ = [
     "ServerTls",
     "Timeouts",
     "Tls",
+    "When",
     "Workers",
     "server_keys",
 ]
