@@ -76,9 +76,12 @@ class AccessLog(Section):
 
     short: ClassVar[str] = "to"
 
-    enabled: bool = Field(default=True, description="Whether anything is logged; a frontend's `access_log = false` is this.")
+    enabled: bool = Field(
+        default=True, description="Whether anything is logged; `access_log = false` in a frontend is this."
+    )
     to: Annotated[str, AfterValidator(_destination), Kind("destination", "destinations")] = Field(
-        default="stdout", description='Where lines go: `"stdout"`, a path, `"syslog:HOST:PORT"`, `"syslog:unix:PATH"`.'
+        default="stdout",
+        description='Where: `"stdout"`, a path, `"syslog:HOST:PORT"` or `"syslog:unix:PATH"`.',
     )
     format: Annotated[
         str, AfterValidator(_format), Kind('`"haproxy"`, `"combined"`, `"json"` or a template')

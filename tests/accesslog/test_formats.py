@@ -125,7 +125,8 @@ def test_syslog_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "first", "last"), [(404, 404, 404), ("5xx", 500, 599), ("400-429", 400, 429), ("200", 200, 200)]
+    ("written", "first", "last"),
+    [(404, 404, 404), ("5xx", 500, 599), ("400-429", 400, 429), ("200", 200, 200)],
 )
 def test_statuses(written: int | str, first: int, last: int) -> None:
     assert (statuses(written)[0], statuses(written)[-1]) == (first, last)
