@@ -66,7 +66,7 @@ class FileSink(Sink):
         super().__init__()
         self._fd = descriptor
         self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        self._cut = b""  # ends a line that was cut
+        self._cut = b""  # ends a line that was cut, before the next one
 
     def reopened(self, descriptor: int) -> None:
         # Whoever writes just now does so to the old file; the next write is to the new one.
@@ -75,7 +75,7 @@ class FileSink(Sink):
 
     def write(self, data: bytes) -> None:
         if self._regular:
-            self._append(self._cut + data)
+            self._append(data)
             return
         for piece in _pieces(data):
             try:
@@ -93,24 +93,23 @@ class FileSink(Sink):
 
     def _append(self, data: bytes) -> None:
         """To a file, with one system call: the kernel puts it behind what other processes write."""
-        self._cut = b""
         while data:
             try:
-                taken = os.write(self._fd, data)
+                taken = os.write(self._fd, self._cut + data) - len(self._cut)
             except OSError as error:
                 self._lose(data.count(b"\n"), error)
                 return
+            self._cut = b""
             if taken == len(data):
                 return
-            # The disk is full. The rest of the line that was cut is left out: another process may have
-            # written behind it by now, and the rest would stand at the beginning of a line.
-            if data[taken - 1 : taken] == b"\n":
+            if not taken or data[taken - 1 : taken] == b"\n":
                 data = data[taken:]
             else:
-                rest = data.find(b"\n", taken) + 1
+                # The disk is full. The rest of the line that was cut is left out: another process may have
+                # written behind it by now, and the rest would stand at the beginning of a line.
                 self._lose(1, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
                 self._cut = b"\n"
-                data = self._cut + data[rest:] if rest < len(data) else b""
+                data = data[data.index(b"\n", taken) + 1 :]
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
