@@ -61,7 +61,8 @@ class Starter:
         context = WorkerContext(
             generation.config, row, slot, generation.number, generation.listeners.sockets, self._board,
             theirs, self._inboxes.readers[row], self._inboxes.writers, self._indices.known,
-            generation.secrets.listeners, generation.secrets.backends, generation.access_logs,
+            generation.secrets.listeners, generation.secrets.backends, generation.secrets.maps,
+            generation.access_logs,
         )  # fmt: skip
 
         def prepare() -> None:

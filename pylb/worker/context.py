@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pylb.config.logtarget import Destination, Target
 from pylb.config.model import Config, ServerKey
+from pylb.rules.maps import Map
 from pylb.scoreboard import Scoreboard
 
 
@@ -38,5 +39,7 @@ class WorkerContext:
     """Bind key to the listener's context, which all workers of a generation share."""
     backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Backend's name to the context of connections to its servers."""
+    maps: dict[str, Map] = field(default_factory=dict)
+    """Maps of the rules, with what their files held."""
     access_logs: dict[Target, int | Destination] = field(default_factory=dict)
     """Of each target of an access log, the open file, or the address of a syslog server."""

@@ -71,11 +71,17 @@ class Client:
         return {"alpn": (tls.selected_alpn_protocol() or "").encode(), "authority": asked_name(tls).encode()}
 
     @property
-    def encryption(self) -> tuple[str, str]:
-        """Version and cipher of its TLS, where that ends here: ``TLSv1.3`` and ``TLS_AES_256_GCM_SHA384``."""
+    def tls_version(self) -> str:
+        """``TLSv1.3``; empty where no TLS ends here."""
+        tls = self._transport.get_extra_info("ssl_object")
+        return "" if tls is None else tls.version() or ""
+
+    @property
+    def tls_cipher(self) -> str:
+        """``TLS_AES_256_GCM_SHA384``; empty where no TLS ends here."""
         tls = self._transport.get_extra_info("ssl_object")
         cipher = tls.cipher() if tls is not None else None
-        return (tls.version() or "", cipher[0]) if cipher is not None else ("", "")
+        return "" if cipher is None else cipher[0]
 
     @property
     def subject(self) -> bytes:

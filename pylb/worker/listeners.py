@@ -26,6 +26,9 @@ from pylb.worker.frontend import Bind
 from pylb.worker.reasons import Reason
 
 _HANDSHAKE = 0.25  # seconds in which a handshake that has begun is over: a long round trip
+_SHUTDOWN = 86400.0
+"""Seconds that the event loop gives a TLS connection from its close until all has left. As long as the client
+takes something it is to get all; the codec's own deadline (`timeouts.client`) is the one that ends it."""
 
 
 class Overflow(asyncio.Protocol):
@@ -63,6 +66,7 @@ class Listener:
             tls: dict[str, Any] = {}
             if context is not None:
                 tls = {"ssl": context, "ssl_handshake_timeout": core.timeouts.request}
+                tls["ssl_shutdown_timeout"] = _SHUTDOWN
             proxied = config.accept_proxy
             self.by_hand = ByHand(
                 core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol

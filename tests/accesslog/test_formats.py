@@ -1,8 +1,7 @@
-"""Escaping, templates, dates, syslog's headers, conditions, clients behind proxies."""
+"""Escaping, templates, dates, syslog's headers, statuses."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 from datetime import datetime
@@ -12,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pylb.accesslog import escape, template
-from pylb.accesslog.client import client_behind
 from pylb.accesslog.dates import Dates, bsd
 from pylb.accesslog.statuses import statuses
 from pylb.accesslog.syslog import Header
@@ -136,28 +134,3 @@ def test_statuses(written: int | str, first: int, last: int) -> None:
 def test_what_is_no_status_is_refused(written: int | str) -> None:
     with pytest.raises(ValueError):
         statuses(written)
-
-
-TRUSTED = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")]
-
-
-@pytest.mark.parametrize(
-    ("fields", "client"),
-    [
-        ([], "10.0.0.1"),
-        (["192.0.2.7"], "192.0.2.7"),
-        (["192.0.2.9, 192.0.2.7"], "192.0.2.7"),
-        (["192.0.2.7, 10.1.1.1"], "192.0.2.7"),
-        (["192.0.2.7", "10.1.1.1 , fd00::1"], "192.0.2.7"),
-        (["10.1.1.1"], "10.1.1.1"),
-        (["192.0.2.7:4711"], "192.0.2.7"),
-        (["[2001:db8::1]:4711"], "2001:db8::1"),
-        (["::ffff:10.1.1.1"], "::ffff:10.1.1.1"),
-        (["192.0.2.7, unknown"], "10.0.0.1"),
-        (['x" y, 10.1.1.1'], "10.1.1.1"),
-    ],
-)
-def test_the_client_is_the_rightmost_that_is_not_trusted(fields: list[str], client: str) -> None:
-    lines = "".join(f"X-Forwarded-For: {field}\r\n" for field in fields)
-    raw = f"GET / HTTP/1.1\r\n{lines}Host: a\r\n\r\n".encode()
-    assert client_behind("10.0.0.1", raw, TRUSTED) == client

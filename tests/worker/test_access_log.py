@@ -16,6 +16,7 @@ from pylb.config.accesslog import AccessLog
 from pylb.config.address import parse_address
 from pylb.config.model import Frontend
 from pylb.http.errors import Refused, redirect
+from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead
 from pylb.worker.facts import Client
 from pylb.worker.logwriter import LogWriter
@@ -333,7 +334,10 @@ def test_behind_a_trusted_proxy_the_client_is_the_one_that_it_names() -> None:
     config = _config(trusted_proxies=("192.0.2.0/24",))
     line = logfields.line(template.haproxy(), config, TestCore())
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1, 198.51.100.%d\r\n\r\n"
-    first, second = (_transaction(head=request_head(raw % number)) for number in (7, 8))
+    first, second = _transaction(), _transaction()
+    for number, tx in ((7, first), (8, second)):
+        tx.head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits(), trusted=True)
+        tx.head.read(raw % number)
     second.client = first.client
     assert [line(tx).split(" ")[0] for tx in (first, second)] == ["198.51.100.7:0", "198.51.100.8:0"]
     assert line(_transaction()).startswith("192.0.2.9:5 ")

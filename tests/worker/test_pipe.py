@@ -79,6 +79,19 @@ def test_what_was_full_before_anybody_listens_is_told() -> None:
     assert heard.told == [("full",), ("ready",)]
 
 
+def test_what_had_come_early_can_make_it_pause() -> None:
+    pipe, transport, _, _ = _pipe(b"more than the other end can take")
+
+    class Full(Heard):
+        def came(self, data: bytes) -> None:
+            pipe.pause()
+
+    pipe.start(Full())
+    assert not transport.reading
+    pipe.resume()
+    assert transport.reading
+
+
 @pytest.mark.parametrize("half_close", [True, False])
 @pytest.mark.parametrize("stays", [True, False])
 def test_the_event_loop_is_told_whether_it_stays(half_close: bool, stays: bool) -> None:

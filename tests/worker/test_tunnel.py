@@ -332,3 +332,63 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
         assert transport.written == said[1 - one]
         if not broken and not expired:
             assert not transport.aborted
+
+
+SIZES = st.integers(1, 300)
+
+
+class Slow(Transport):
+    """Is full above a hundred bytes, as an event loop's transport is; its peer takes what `taken` says."""
+
+    def write(self, data: bytes) -> None:
+        self.unsent += len(data)
+        if self.unsent > 100 and not self.full:
+            self.full = True
+            self.protocol.pause_writing()
+
+    full = False
+
+    def taken(self, count: int) -> None:
+        """The peer takes so many bytes."""
+        self.unsent = max(0, self.unsent - count)
+        if self.full and self.unsent <= 25:
+            self.full = False
+            self.protocol.resume_writing()
+
+
+@given(
+    early=st.tuples(st.integers(0, 300), st.integers(0, 300)),
+    before=st.lists(st.tuples(st.booleans(), st.sampled_from(["write", "come", "take"]), SIZES)),
+    after=st.lists(st.tuples(st.booleans(), st.sampled_from(["come", "take"]), SIZES)),
+)
+@settings(max_examples=200)
+def test_nobody_reads_for_a_peer_that_is_full(
+    early: tuple[int, int],
+    before: list[tuple[bool, str, int]],
+    after: list[tuple[bool, str, int]],
+) -> None:
+    """Whatever comes when: before the tunnel, with the 101, as it starts."""
+    sides = []
+    core = TestCore(Timeouts(tunnel=IDLE))
+    for size in early:
+        transport = Slow()
+        pipe = ConnectionPipe(core, cast(asyncio.Transport, transport), b"e" * size)
+        sides.append((pipe, transport))
+
+    def act(near: bool, what: str, size: int) -> None:
+        pipe, transport = sides[near]
+        if what == "write":
+            transport.write(b"w" * size)
+        elif what == "take":
+            transport.taken(size)
+        elif transport.reading:
+            pipe.data_received(b"c" * size)
+
+    for step in before:
+        act(*step)
+    (near, _), (far, _) = sides
+    Pair(near, far)
+    for step in [(True, "take", 0), *after]:
+        act(*step)
+        for (_, one), (_, other) in (sides, sides[::-1]):
+            assert one.reading is not other.full

@@ -14,20 +14,26 @@ from __future__ import annotations
 from pylb.config.accesslog import AccessLog
 from pylb.config.logtarget import target_of
 from pylb.config.model import Frontend as FrontendConfig
+from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import accesslog, answers, fields, limits
+from pylb.worker.phases import accesslog, answers, fields, limits, route
 from pylb.worker.transaction import Transaction
 
 
 def compiled(
-    config: FrontendConfig, backends: dict[str, Backend], core: Core, log: AccessLog | None = None
+    config: FrontendConfig,
+    backends: dict[str, Backend],
+    core: Core,
+    rules: Rules | None = None,
+    log: AccessLog | None = None,
 ) -> Frontend[Transaction]:
     """A frontend with the phases that its configuration needs, in order.
 
     Args:
-        log: its access log; whose writer is in ``core.access_logs``.
+        rules: its rules, whose places are backends.
+        log: its access log, whose writer is in ``core.access_logs``.
     """
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
     frontend: Frontend[Transaction] = Frontend(
@@ -37,6 +43,7 @@ def compiled(
         limits.body(body_bytes),
         answers.health_path(config, core),
         answers.redirect_to_https(config),
+        route.route(rules),
     ]
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)

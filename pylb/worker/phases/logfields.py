@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pylb.accesslog.client import Network, client_behind
 from pylb.accesslog.dates import Dates
 from pylb.accesslog.template import INNER, VARIABLES, Format, Kind, Style, Variable
 from pylb.config.model import Frontend as FrontendConfig
+from pylb.rules.view import View
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
 from pylb.worker.reasons import Reason
@@ -57,8 +57,10 @@ class Fields:
         self._tcp = config.mode == "tcp"
         self._frontend = config.name
         self._binds = frozenset(str(address) for address in config.bind)
-        self._trusted: list[Network] = [ipaddress.ip_network(one) for one in config.trusted_proxies]
-        self._labelled = bool(self._trusted)  # then the client may be another one for each request
+        self._view: View | None = None
+        if config.trusted_proxies:
+            self._view = View([ipaddress.ip_network(one) for one in config.trusted_proxies])
+        self._labelled = self._view is not None  # then the client may be another one for each request
         self._dates = Dates()
         self._of_frontend = (-10.0, 0)
 
@@ -162,28 +164,22 @@ class Fields:
 
     # Who
 
-    def _client_ip(self, tx: Transaction) -> str | None:
+    def _client_ip(self, tx: Transaction) -> str:
+        """The same as the rules' ``client.ip``."""
         source = tx.client.source
         if source is None:
             return "unix"
-        if self._trusted and tx.head is not None:
-            peer = source[0].partition("%")[0]
-            if self._trusts(peer):
-                return client_behind(source[0], tx.head.raw, self._trusted)
-        return source[0]
+        view = self._view
+        if view is None or tx.head is None:
+            return source[0]
+        view.begin(tx.head, tx.client)
+        return view.client.decode()
 
     def _client_port(self, tx: Transaction) -> int:
         source = tx.client.source
-        if source is None or self._trusted and self._client_ip(tx) != source[0]:
+        if source is None or self._view is not None and self._client_ip(tx) != source[0]:
             return 0
         return source[1]
-
-    def _trusts(self, peer: str) -> bool:
-        address: ipaddress.IPv4Address | ipaddress.IPv6Address
-        address = ipaddress.ip_address(peer)
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._trusted)
 
     def _server(self, tx: Transaction) -> str:
         """Backend and server, as HAProxy: without a backend the frontend's name, without a server <NOSRV>."""
@@ -428,7 +424,7 @@ _PLAIN: dict[str, Get] = {
     "request": lambda tx: _request(tx) if tx.head is not None else None,
     "method": _method,
     "uri": _uri,
-    "path": _path,
+    "raw_path": _path,
     "query": _query,
     "host": _host,
     "protocol": _protocol,
@@ -442,8 +438,8 @@ _PLAIN: dict[str, Get] = {
     "time.connect": _connected,
     "time.response": _responded,
     "time.total": _TOTAL,
-    "tls.version": lambda tx: tx.client.encryption[0],
-    "tls.cipher": lambda tx: tx.client.encryption[1],
+    "tls.version": lambda tx: tx.client.tls_version.removeprefix("TLSv"),
+    "tls.cipher": lambda tx: tx.client.tls_cipher,
     "tls.sni": lambda tx: tx.client.tls.get("authority") or None,
     "tls.subject": lambda tx: tx.client.subject or None,
 }
@@ -452,7 +448,7 @@ _ALWAYS = frozenset(
     | {name for name in VARIABLES if name.startswith("connections.")}
 )
 """Numbers that there always are."""
-_OF_HEAD = frozenset({"method", "uri", "path", "query", "host", "protocol", "header.", "cookie."})
+_OF_HEAD = frozenset({"method", "uri", "raw_path", "query", "host", "protocol", "header.", "cookie."})
 _OF_SERVER = frozenset(
     {"frontend.name", "backend.name", "server.name", "server.address", "(server)"}
     | {name for name in VARIABLES if name.startswith("connections.")}
