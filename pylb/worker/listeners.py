@@ -10,17 +10,20 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.http.errors import Refused, overflow
+from pylb.http.errors import Refused, error, overflow
 from pylb.scoreboard import Field
 from pylb.worker.accept import ByHand, HandServer
 from pylb.worker.client.http1 import Http1Connection
 from pylb.worker.client.tcp import TcpConnection
 from pylb.worker.core import Core
-from pylb.worker.facts import Endpoint
+from pylb.worker.exchange import begin
+from pylb.worker.facts import Client, Endpoint
 from pylb.worker.frontend import Bind
+from pylb.worker.reasons import Reason
 
 _HANDSHAKE = 0.25  # seconds in which a handshake that has begun is over: a long round trip
 _SHUTDOWN = 86400.0
@@ -29,12 +32,20 @@ takes something it is to get all; the codec's own deadline (`timeouts.client`) i
 
 
 class Overflow(asyncio.Protocol):
-    """A connection above ``limits.connections``: answered 503 where that costs no handshake, and closed."""
+    """A connection above ``limits.connections``: answered 503 where that costs no handshake, and closed.
 
-    def __init__(self, speak: bool) -> None:
+    Args:
+        speak: whether it is answered.
+        tell: is told of the connection.
+    """
+
+    def __init__(self, speak: bool, tell: Callable[[asyncio.BaseTransport], None] | None = None) -> None:
         self._speak = speak
+        self._tell = tell
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._tell is not None:
+            self._tell(transport)
         if self._speak:
             transport.write(overflow())  # type: ignore[attr-defined]
         transport.close()
@@ -79,10 +90,20 @@ class Listener:
         core = self._core
         if core.full():
             core.count_refusal(Refused(503, "connections"))
-            return Overflow(not self._raw and not self.bind.tls)
+            speak = not self._raw and not self.bind.tls
+            if not self.bind.frontend.on_account:
+                return Overflow(speak)
+            return Overflow(speak, lambda transport: self._overflown(transport, told, speak))
         if self._raw:
             return TcpConnection(core, self.bind, told)
         return Http1Connection(core, self.bind, told)
+
+
+    def _overflown(self, transport: asyncio.BaseTransport, told: Endpoint | None, speak: bool) -> None:
+        """Tell the phases of the account of a connection above the limit, of which nothing is read."""
+        exchange = begin(self._core, Client(transport, self.bind.key, told), self.bind.frontend)
+        exchange.tx.response, exchange.tx.own = (error(503).head if speak else None), True
+        exchange.never(Reason.REFUSED)
 
 
 class Listeners:
