@@ -65,14 +65,15 @@ class MeasuredSource:
         self._interrupts: list[float] = [0.0] * len(self._last)
         self._started = False
         self._new: set[int] = set()
-        """CPUs that have come and were not measured yet."""
+        """CPUs that were not measured yet since one came."""
 
     def sample(self, now: float) -> None:
         times = list(self._read())
         if len(times) != len(self._last):  # a CPU came or went
-            # What is known of the others stays: else all of them would look used for a moment.
-            here = range(len(self._last), len(times)) if self._started else range(0)
-            self._new = {*here, *(cpu for cpu in self._new if cpu < len(times))}
+            # What is known stays until the next measurement: else all would look used for a moment. Where a
+            # CPU came, that one then counts alone: who was busy before may run on the new CPU now.
+            came = self._started and len(times) > len(self._last)
+            self._new = set(range(len(times))) if came else {cpu for cpu in self._new if cpu < len(times)}
             self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
             self._interrupts = (self._interrupts + [0.0] * len(times))[: len(times)]
             return
@@ -86,7 +87,6 @@ class MeasuredSource:
                 continue
             moved = True
             share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
-            # Of one that has just come online what it was before says nothing.
             self._idle[cpu] = share if new else keep * self._idle[cpu] + (1 - keep) * share
             self._new.discard(cpu)
             if more and more_before:

@@ -276,6 +276,25 @@ def test_a_cpu_that_has_come_is_known_with_its_first_measurement() -> None:
     assert source.idle() == 0.0
 
 
+def test_when_a_cpu_comes_who_was_busy_before_says_nothing() -> None:
+    """The only process moves to the new CPU: the old one is idle, and was not for a second and a half."""
+    times = [(0.0, 0.0)]
+    source = MeasuredSource(0.7, lambda: times, lambda: 2.0, lambda: {0, 1})
+    times = [(0.0, 10.0)]
+    source.sample(10.0)
+    times = [(0.0, 10.25), (0.0, 0.0)]
+    source.sample(10.25)
+    times = [(0.01, 10.3), (0.0, 0.05)]  # a moment tells nothing yet
+    source.sample(10.3)
+    assert source.idle() == 0.0
+    times = [(0.25, 10.5), (0.0, 0.25)]
+    source.sample(10.5)
+    assert source.capacity({"a": 1.0}) == 2.0
+    times = [(0.25, 11.2), (0.0, 0.95)]  # from then on it is smoothed as ever
+    source.sample(11.2)
+    assert source.idle() == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("online", "possible", "mask", "cores"),
     [
