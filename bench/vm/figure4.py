@@ -49,13 +49,15 @@ Turn = dict[str, Any]
 
 
 async def _tried_turn(scene: Scene, controller: HostController, balancer: Pylb, mode: str, act: Path) -> Turn:
-    """A turn; where a host under load made it fail, another one."""
+    """A turn; where a host under load made it fail, another one. ``again`` has why."""
+    again: list[str] = []
     for _ in range(2):
         try:
-            return await _turn(scene, controller, balancer, mode, act)
+            return {**await _turn(scene, controller, balancer, mode, act), "again": again}
         except (OSError, TimeoutError, ValueError) as error:
             print(f"{mode} again: {error}", flush=True)
-    return await _turn(scene, controller, balancer, mode, act)
+            again.append((str(error) or repr(error)).split("\n")[0])
+    return {**await _turn(scene, controller, balancer, mode, act), "again": again}
 
 
 async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: str, act: Path) -> Turn:
@@ -215,10 +217,20 @@ def page(found: dict[str, Any]) -> str:
         "", f"Preference came {spread(after, 2)} s after the load had begun, at most {max(after):.2f} s. "
         f"L answers {statistics.median(ratios(found, 'L')):.2f} times as many as Base "
         f"(wanted: {AT_LEAST:g}).", "",
+        _again(found), "",
         "The paper's host had four cores and its own scheduler; here the kernel's weights share two cores, "
         "which the client and everything else on this host use, too. Compare within a round.",
     ]  # fmt: skip
     return "\n".join([*lines, ""])
+
+
+def _again(found: dict[str, Any]) -> str:
+    """How many turns were taken again, and why."""
+    again = [f"{mode}: {why}" for one in found["rounds"] for mode in MODES for why in one[mode]["again"]]
+    turns = len(MODES) * len(found["rounds"])
+    if not again:
+        return f"None of the {turns} turns had to be taken again."
+    return f"Besides the {turns} turns {len(again)} failed and were taken again: {'; '.join(again)}."
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
