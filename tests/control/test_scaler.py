@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from controller import embedded
 from controller.embedded import EmbeddedController
 from controller.protocol import Grant, Report
-from controller.sources.measured import MeasuredSource
+from controller.sources.measured import MeasuredSource, cpu_times
 from pylb.config import load
 from pylb.control import scaler as scaler_module
 from pylb.control import snapshot
@@ -84,7 +85,7 @@ def test_its_own_use_is_reported_as_smooth_as_idleness_is_measured(monkeypatch: 
     monkeypatch.setattr(scaler.busy, "sample", lambda: None)
     monkeypatch.setattr(snapshot.Busy, "known", True)
     idle = total = 0.0
-    source = MeasuredSource(read=lambda: [(idle, total)], usable=lambda: 1.0, mask=lambda: {0})
+    source = MeasuredSource(read=lambda: {0: (idle, total)}, usable=lambda: 1.0, mask=lambda: {0})
     sums = []
     for step in range(40):
         busy = 0.9 if step % 4 else 0.1  # of a quarter of a second
@@ -114,7 +115,9 @@ class Machine:
             scaler_module,
             "MeasuredSource",
             lambda: MeasuredSource(
-                read=lambda: self._times, usable=lambda: float(cores), mask=lambda: set(range(cores))
+                read=lambda: dict(enumerate(self._times)),
+                usable=lambda: float(cores),
+                mask=lambda: set(range(cores)),
             ),
         )
 
@@ -230,14 +233,9 @@ def test_a_quota_of_one_and_a_half_cpus_gives_two_workers(monkeypatch: pytest.Mo
     assert scaler.status()["usable_cores"] == 1.5
 
 
-def test_a_machine_that_does_not_tell_its_times_has_no_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_does_not_tell_its_times_has_no_idle_cores(tmp_path: Path) -> None:
     """Without ``/proc`` the control plane died at each start, and nobody could ask for the status."""
-
-    def unknown(percpu: bool) -> None:
-        raise FileNotFoundError(2, "No such file or directory", "/proc/stat")
-
-    monkeypatch.setattr("psutil.cpu_times", unknown)
-    source = MeasuredSource()
+    source = MeasuredSource(read=lambda: cpu_times(tmp_path / "stat"))
     for second in range(5):
         source.sample(1000.0 + second)
     assert source.idle() == 0.0 and source.per_cpu() == []
