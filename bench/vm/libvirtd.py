@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import signal
 import statistics
 import tempfile
@@ -166,11 +167,16 @@ async def _killed(controller: HostController, balancer: DomainGuest, act: Path) 
     """Preference that libvirt gives outlives a controller that is killed, and not the next one's start."""
     act.write_text(f'lever = "libvirt"\nstate = "{act}.state"\n')
 
+    def shares() -> int:
+        connection = importlib.import_module("libvirt").open(domain.URI)  # libvirtd was killed since
+        try:
+            live = connection.lookupByName(balancer.name)
+            return int(live.schedulerParametersFlags(1)["cpu_shares"])  # 1: of the machine as it runs
+        finally:
+            connection.close()
+
     async def weight() -> int:
-        parameters = await asyncio.to_thread(
-            balancer.domain.schedulerParametersFlags, 1
-        )  # of the live machine
-        return int(parameters["cpu_shares"])
+        return await asyncio.to_thread(shares)
 
     usual = await weight()
     await controller.stop()

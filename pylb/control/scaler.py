@@ -69,6 +69,7 @@ class Scaler:
         self._next_report = 0.0
         self._used = board.control[ControlField.USED_MICROCORES] / 1e6  # cores, smoothed
         self._used_at = _seconds(board.control[ControlField.USED_NS])
+        self._own = time.process_time(), -math.inf  # CPU seconds of this process, and when
         self._said = (True, "")  # what was logged last about the controller: connected, problem
 
     async def run(self) -> None:
@@ -111,11 +112,16 @@ class Scaler:
             self._report(now, replace(inputs, current=decision.target))
 
     def _smooth(self, now: float) -> None:
-        """Smooth the CPU of all workers, leaving ones included, since a core that these use isn't idle."""
+        """Smooth the CPU of all workers, leaving ones included, and of this process: what they use isn't idle.
+
+        Nor is it somebody else's: on a slow machine the control plane alone uses a tenth of a core.
+        """
+        (cpu, at), self._own = self._own, (time.process_time(), now)
         if not self.busy.known:
             return
+        own = (self._own[0] - cpu) / (now - at) if now > at else 0.0
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
-        self._used = keep * self._used + (1 - keep) * math.fsum(self.busy.fractions.values())
+        self._used = keep * self._used + (1 - keep) * (math.fsum(self.busy.fractions.values()) + own)
         self._used_at = now
         self._board.control[ControlField.USED_MICROCORES] = round(self._used * 1e6)
         self._board.control[ControlField.USED_NS] = _ns(now)

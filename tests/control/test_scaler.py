@@ -239,3 +239,17 @@ def test_a_machine_that_does_not_tell_its_times_has_no_idle_cores(tmp_path: Path
     for second in range(5):
         source.sample(1000.0 + second)
     assert source.idle() == 0.0 and source.per_cpu() == []
+
+
+def test_the_control_planes_own_use_is_no_one_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an emulated machine it uses a tenth of a core, which was held against it: 1.7 cores are no 1.75."""
+    spent = 0.0
+    monkeypatch.setattr("time.process_time", lambda: spent)
+    scaler, told = scaler_and_controller(monkeypatch, [])
+    monkeypatch.setattr(scaler.busy, "sample", lambda: None)
+    monkeypatch.setattr(snapshot.Busy, "known", True)
+    scaler.busy.fractions[0] = 0.9
+    for step in range(40):
+        spent += 0.125 * TICK
+        scaler.step(1000 + TICK * step)
+    assert told.reports[-1].busy == pytest.approx(1.025, abs=0.001)
