@@ -112,7 +112,7 @@ class Scaler:
             self._report(now, replace(inputs, current=decision.target))
 
     def _smooth(self, now: float) -> None:
-        """Smooth the CPU of all workers, leaving ones included, and of this process: what they use isn't idle.
+        """Smooth the CPU of all workers, leaving ones included, and of this process, since it isn't idle.
 
         Nor is it somebody else's: on a slow machine the control plane alone uses a tenth of a core.
         """
