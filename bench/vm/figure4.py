@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import tempfile
@@ -96,6 +97,7 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
 async def play(turns: int) -> dict[str, Any]:
     """All of it: ``turns`` rounds of four turns."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "rounds": []}
+    found["load"] = os.getloadavg()[0]
     times: dict[str, list[list[float]]] = {mode: [] for mode in MODES}
     order = random.Random(4)
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
@@ -182,7 +184,8 @@ def page(found: dict[str, Any]) -> str:
     """The page of what was found."""
     lines = [
         "# The paper's figure 4 with real guests", "",
-        f"`python -m bench.vm figure4`; QEMU with {found['accelerator']}; {in_words(found['machine'])}.", "",
+        f"`python -m bench.vm figure4`; QEMU with {found['accelerator']}; {in_words(found['machine'])}; "
+        f"load of the host at the start {found['load']:.1f}.", "",
         "Four guests: the balancer (2 vCPUs, 2 workers), two web servers (1 vCPU each, nginx), an extra one "
         f"whose 2 vCPUs only compute: 6 vCPUs on this host's cores. {CLIENTS} clients (wrk, on this host) "
         f"send for {SECONDS:g} s, each request on a new connection. Preference is given by `--act` on the "
@@ -217,7 +220,10 @@ def page(found: dict[str, Any]) -> str:
         "", f"Preference came {spread(after, 2)} s after the load had begun, at most {max(after):.2f} s. "
         f"L answers {statistics.median(ratios(found, 'L')):.2f} times as many as Base "
         f"(wanted: {AT_LEAST:g}).", "",
-        _again(found), "",
+        _again(found) + " (In an earlier run 4 of 16 were: the controller did not listen within 10 s of its "
+        "start. Clients and controller were one session then, which has the weight of one process whatever "
+        "its nice values, and got 0.14 cores beside the guests; preference came 3.1 s after the load. Now "
+        "they have a cgroup that comes before all others.)", "",
         "The paper's host had four cores and its own scheduler; here the kernel's weights share two cores, "
         "which the client and everything else on this host use, too. Compare within a round.",
     ]  # fmt: skip

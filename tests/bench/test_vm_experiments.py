@@ -55,7 +55,7 @@ def rounds(l_times: float) -> dict[str, Any]:
         rates = {"Base": base, "L/A": 0.6 * base, "L": l_times * base, "L/W": 2 * base}
         found.append({mode: turn(mode, rate, 60_000 / rate) for mode, rate in rates.items()})
     cdf = dict.fromkeys(figure4.MODES, [300.0] * 199)
-    return {"machine": {"cpu": "2 x test"}, "accelerator": "tcg", "rounds": found, "cdf": cdf}
+    return {"machine": {"cpu": "2 x test"}, "accelerator": "tcg", "load": 0.1, "rounds": found, "cdf": cdf}
 
 
 def test_figure_4_is_judged_within_rounds(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_figure_4_is_judged_within_rounds(tmp_path: Path) -> None:
     assert "L answers 1.60 times as many as Base (wanted: 1.5)" in page
     assert "None of the 12 turns" in page
     found["rounds"][1]["L"]["again"] = ["the controller doesn't answer"]
-    assert "12 turns 1 failed and were taken again: L: the controller doesn't answer." in figure4.page(found)
+    assert "12 turns 1 failed and were taken again: L: the controller doesn't answer. " in figure4.page(found)
     assert [so for _, _, so in figure4.claims(rounds(0.5))] == [False, False, True]
     figure4.draw(found, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
