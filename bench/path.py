@@ -17,11 +17,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend, Limits, Server, Timeouts
+from pylb.rules.decision import Rules
 from pylb.scoreboard import Scoreboard
 from pylb.worker import phases
 from pylb.worker.backend import Backend
@@ -52,9 +54,13 @@ class _Transport:
 
 
 class Path:
-    """A client connection and a pooled one to its server."""
+    """A client connection and a pooled one to its server.
 
-    def __init__(self) -> None:
+    Args:
+        rules: makes the frontend's rules, given the one backend that there is.
+    """
+
+    def __init__(self, rules: Callable[[Backend], Rules | None] = lambda backend: None) -> None:
         core = Core(
             *(cast(asyncio.AbstractEventLoop, None), Timeouts(), Limits(), 2.0), Descriptors(1 << 16, 0)
         )
@@ -62,7 +68,7 @@ class Path:
         config = BackendConfig(name="b", balance="roundrobin", servers=(Server(name="s", address=address),))
         backend = Backend(config, Scoreboard(1), lambda server: 0, 0, lambda: True)
         frontend = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
-        compiled = phases.compiled(frontend, {"b": backend}, core)
+        compiled = phases.compiled(frontend, {"b": backend}, core, rules(backend))
         bind = Bind("127.0.0.1:80", frontend, compiled, {}, core.head_limits)
         transport: Any = _Transport()
         self.client = Http1Connection(core, bind)

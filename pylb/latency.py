@@ -19,7 +19,7 @@ WIDTH = BUCKETS + 1
 
 
 def bucket(microseconds: int) -> int:
-    """The bucket of a time (`pylb.worker.exchange` has these lines inlined)."""
+    """The bucket of a time (`pylb.worker.phases.account` has these lines inlined)."""
     bits = microseconds.bit_length()
     if bits < 7:
         return 0

@@ -42,6 +42,8 @@ REASONS = (
     "timeout",
     "connections",
     "http2",
+    "path",
+    "regex",
 )
 """Why a request can be refused."""
 

@@ -25,7 +25,7 @@ def sections() -> dict[str, type[Section]]:
     """All sections by their path in the file; the file itself as ``the file``."""
     found: dict[str, type[Section]] = {"the file": Config}
     for key in all_keys():
-        if key.section is not None:
+        if key.section is not None and key.section not in found.values():
             found[".".join(key.path)] = key.section
     return found
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
+from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
 
@@ -77,6 +78,13 @@ class Frontend(Section):
         default=None, description="A request's body: 413 above; 0 is no limit."
     )
     health: Health | None = Field(default=None, description="A path that pylb answers itself.")
+    rules: Annotated[tuple[Rule, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="rule", description="What is done with which requests, in this order."
+    )
+    ambiguous_paths: Literal["refuse", "pass"] = Field(
+        default="refuse",
+        description="Paths that servers read in different ways, where a rule looks at paths; see below.",
+    )
     sni: Annotated[dict[str, str], Kind("table of name = backend")] = Field(
         default_factory=dict,
         description="In TCP mode: TLS passes through, to a backend by the name (or *.name) asked for.",
@@ -101,6 +109,8 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
+        if self.mode == "tcp" and self.rules:
+            raise ValueError('rule needs mode = "http"')
         if self.mode == "tcp" and (
             self.redirect_to_https or self.forwarded or self.request_id or self.health is not None
         ):

@@ -82,12 +82,17 @@ def keys(section: type[Section] = Config, path: tuple[str, ...] = ()) -> Iterato
         yield Key((*path, name_in_file(name, field)), field)
 
 
-def all_keys(section: type[Section] = Config, path: tuple[str, ...] = ()) -> Iterator[Key]:
-    """All keys below a section, each before those in it."""
+def all_keys(
+    section: type[Section] = Config,
+    path: tuple[str, ...] = (),
+    within: frozenset[type[Section]] = frozenset(),
+) -> Iterator[Key]:
+    """All keys below a section, each before those in it; a section within itself is told of once."""
+    within |= {section}
     for key in keys(section, path):
         yield key
-        if key.section is not None:
-            yield from all_keys(key.section, key.path)
+        if key.section is not None and key.section not in within:
+            yield from all_keys(key.section, key.path, within)
 
 
 def name_in_file(name: str, field: FieldInfo) -> str:

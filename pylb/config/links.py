@@ -8,6 +8,7 @@ passed over.
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,8 @@ _MOST_BINDS = 1024
 def broken_links(document: dict[str, Any]) -> list[str]:
     """One line for each mistake between sections, with the key's path."""
     frontends, backends = _tables(document, "frontend"), _tables(document, "backend")
-    problems = [*_repeated(backends), *_unknown_backends(frontends, backends)]
+    problems = [*_repeated("backend", backends), *_unknown_backends(frontends, backends)]
+    problems += _repeated("map", _tables(document, "map"))
     bound: list[tuple[str, Address]] = []
     for number, frontend in enumerate(frontends):
         for position, bind in enumerate(one_or_more(frontend.get("bind", []))):
@@ -41,11 +43,11 @@ def _tables(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return [table if isinstance(table, dict) else {} for table in one_or_more(document.get(name, []))]
 
 
-def _repeated(backends: list[dict[str, Any]]) -> Iterator[str]:
-    names = [backend.get("name") for backend in backends]
+def _repeated(kind: str, tables: list[dict[str, Any]]) -> Iterator[str]:
+    names = [table.get("name") for table in tables]
     for number, name in enumerate(names):
         if name is not None and name in names[:number]:
-            yield f"backend[{number}].name: another backend is named {name!r}"
+            yield f"{kind}[{number}].name: another {kind} is named {name!r}"
 
 
 def _unknown_backends(frontends: list[dict[str, Any]], backends: list[dict[str, Any]]) -> Iterator[str]:
@@ -56,12 +58,27 @@ def _unknown_backends(frontends: list[dict[str, Any]], backends: list[dict[str, 
         used = {"backend": frontend.get("backend")}
         if isinstance(sni, dict):
             used |= {f"sni.{name}": backend for name, backend in sni.items()}
+        for position, rule in enumerate(_tables(frontend, "rule")):
+            used |= _named_by_rule(f"rule[{position}]", rule)
         for key, name in used.items():
             path = f"frontend[{number}].{key}"
             if not isinstance(name, str):
                 continue  # the model says what is wrong with it
             if name not in names:
                 defined = ", ".join(str(one) for one in names)
-                yield f"{path}: no backend {name!r}; defined: {defined}"
+                close = difflib.get_close_matches(name, [str(one) for one in names], 1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                yield f"{path}: no backend {name!r}; {hint}defined: {defined}"
             elif frontend.get("mode") == "tcp" and backends[names.index(name)].get("http2") is True:
                 yield f'{path}: {name!r} has http2, which mode "tcp" can\'t speak'
+
+
+def _named_by_rule(key: str, rule: dict[str, Any]) -> dict[str, Any]:
+    """Backends that a rule names as they are; a name with variables isn't known yet."""
+    backend = rule.get("backend")
+    computed = isinstance(backend, str) and "{" in backend
+    used = {} if computed else {f"{key}.backend": backend}
+    split = rule.get("split")
+    if isinstance(split, dict):
+        used |= {f"{key}.split.{name}": name for name in split}
+    return used

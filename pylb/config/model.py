@@ -19,6 +19,9 @@ from pylb.config.drain import Drain
 from pylb.config.frontend import Frontend, Health, Tls
 from pylb.config.limits import Limits
 from pylb.config.log import Log
+from pylb.config.map import Map
+from pylb.config.match import Match
+from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.timeouts import Timeouts
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
@@ -33,6 +36,9 @@ __all__ = [
     "Health",
     "Limits",
     "Log",
+    "Map",
+    "Match",
+    "Rule",
     "Section",
     "Server",
     "ServerKey",
@@ -52,6 +58,13 @@ class Config(Section):
     )
     backends: Annotated[tuple[Backend, ...], ONE_OR_MORE] = Field(
         min_length=1, validation_alias="backend", description="Who answers requests."
+    )
+    maps: Annotated[tuple[Map, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="map", description="Files of values that rules look up."
+    )
+    unsafe_regex: bool = Field(
+        default=False,
+        description="Without google-re2, run rules' regular expressions in Python's engine; see below.",
     )
     workers: Annotated[Workers, Option("--workers", "MIN..MAX|N", workers_range), Default("1..cores")] = (
         Field(default_factory=Workers, description="How many workers may run.")

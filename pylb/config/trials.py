@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 
-from pylb.config import identity
+from pylb.config import identity, routing
 from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Backend, Config
 from pylb.config.tls import client_context, server_context
@@ -32,10 +32,28 @@ def problems(config: Config) -> list[str]:
     for number, backend in enumerate(config.backends):
         if backend.tls is not None:
             tried(f"backend[{number}].tls", partial(_try_client, backend))
+    found += _rules(config)
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))
     tried("admin_token_file", lambda: admin_token(config))
     return found + identity.problems(config)
+
+
+def _rules(config: Config) -> list[str]:
+    """What is wrong with maps and rules."""
+    try:
+        maps = routing.read_maps(config)
+    except routing.Unusable as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"map: {_said(error)}"]
+    found = []
+    for number, frontend in enumerate(config.frontends):
+        try:
+            routing.compiled(config, frontend, maps)
+        except routing.Unusable as error:
+            found.append(f"frontend[{number}].{error}")
+    return found
 
 
 def _said(error: Exception) -> str:

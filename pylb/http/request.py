@@ -123,9 +123,16 @@ class RequestHead:
         self._id = b""  # which it got
 
     @property
+    def trusted(self) -> bool:
+        """Whether the peer's own forwarding fields are believed."""
+        return self._trusted
+
+    @property
     def target(self) -> bytes:
         """The request's target in origin form (RFC 9112 §3.2.1), or ``*``."""
-        return (self._edited or self.raw).split(b" ", 2)[1]
+        raw = self._edited or self.raw
+        begin = len(self.method) + 1
+        return raw[begin : raw.index(b" ", begin)]
 
     def field(self, name: bytes) -> bytes | None:
         """The first value of a field that the client sent; ``name`` in lower case."""

@@ -1,4 +1,4 @@
-"""Which listening socket of a reuseport group a new connection goes to.
+"""Which listening socket of a reuseport group a new connection goes to, and which gets none any more.
 
 The kernel asks a classic BPF program for an index into the group. pylb's draws a random 32-bit number and
 compares it with ascending thresholds, so that a slot gets new connections in proportion to its weight
@@ -22,10 +22,14 @@ HORIZON = 0.3
 """Seconds within which new connections should even out what slots hold: a few looks, lest they overshoot."""
 _HALF_LIFE = 0.5  # seconds, of the rate at which connections come
 
-SO_ATTACH_REUSEPORT_CBPF = 51  # include/uapi/asm-generic/socket.h
+SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
+SO_ATTACH_REUSEPORT_CBPF = 51
 
 # linux/filter.h, linux/bpf_common.h
 LOAD_WORD_ABSOLUTE = 0x20  # BPF_LD | BPF_W | BPF_ABS
+LOAD_BYTE_ABSOLUTE = 0x30  # BPF_LD | BPF_B | BPF_ABS
+AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 JUMP_GREATER_EQUAL = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 RETURN = 0x06  # BPF_RET | BPF_K
 RANDOM = (-0x1000 + 56) & 0xFFFFFFFF  # SKF_AD_OFF + SKF_AD_RANDOM
@@ -80,11 +84,36 @@ def attach(sock: socket.socket, weights: Sequence[int]) -> bool:
 
     Returns False where the kernel or a sandbox refuses; the group then goes by the kernel's own hash.
     """
-    code = program(weights)
+    return _put(sock, SO_ATTACH_REUSEPORT_CBPF, program(weights))
+
+
+_FLAGS = 13  # offset in a TCP header (RFC 9293 §3.1); a socket's filter sees a segment from there
+_SYN, _ACK = 0x02, 0x10
+_NO_SYN = [
+    Instruction(LOAD_BYTE_ABSOLUTE, 0, 0, _FLAGS),
+    Instruction(AND, 0, 0, _SYN | _ACK),
+    Instruction(JUMP_EQUAL, 0, 1, _SYN),
+    Instruction(RETURN, 0, 0, 0),  # so many bytes of it are kept: it is dropped
+    Instruction(RETURN, 0, 0, 0xFFFFFFFF),
+]
+
+
+def turn_away(sock: socket.socket) -> bool:
+    """Let no new handshake begin at a TCP listener that is about to be closed; those under way go on.
+
+    A client whose SYN is dropped sends it again after a second (RFC 6298), and comes to whoever listens there
+    by then. Without this the kernel resets what it completes between the last accept and the close.
+
+    Returns False where the kernel or a sandbox refuses.
+    """
+    return _put(sock, SO_ATTACH_FILTER, _NO_SYN)
+
+
+def _put(sock: socket.socket, option: int, code: Sequence[Instruction]) -> bool:
     filters = (_SockFilter * len(code))(*(_SockFilter(*step) for step in code))
     fprog = _SockFprog(len(code), ctypes.cast(filters, ctypes.POINTER(_SockFilter)))
     try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, bytes(fprog))
+        sock.setsockopt(socket.SOL_SOCKET, option, bytes(fprog))
     except OSError as error:
         if error.errno in (errno.EBADF, errno.ENOTSOCK):
             raise

@@ -11,6 +11,7 @@ import socket
 from pylb import log as logging_
 from pylb.config.model import Config
 from pylb.log import log
+from pylb.net import steering
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import Listeners
 from pylb.supervisor import privileges
@@ -104,6 +105,9 @@ class Pending:
             for _, bind in (*binds_of(config), ("", self._control.admin.address)):
                 privileges.give(bind, self._identities.of(config))
         with self._guard("closing removed binds"):
+            for sock in self.removed:
+                if sock.family != socket.AF_UNIX:
+                    steering.turn_away(sock)
             # The old workers have copies of their own, which they empty before they leave.
             before.listeners.close_others(listeners)
         with self._guard("replacing the control plane"):

@@ -23,6 +23,7 @@ from pylb.supervisor.pending import Pending
 from pylb.supervisor.privileges import Identities
 
 _LOOK_EVERY = 2.0  # seconds between looks at the certificates' files
+_CLOSING = 1.0  # seconds after which workers that leave have closed listeners that a reload has removed
 
 
 class Reload:
@@ -61,6 +62,7 @@ class Reload:
         self._again = False
         self._in_use = self._last_seen = fingerprint(fleet.newest.config)
         self._next_look = 0.0
+        self._closing_until = 0.0  # workers still have removed listeners, whose addresses may be wanted again
 
     def _refuse(self, problems: list[str]) -> None:
         """Keep the reasons, shortened for the message to the control plane; the log has all of them."""
@@ -80,6 +82,9 @@ class Reload:
             return
         if self.pending is not None:
             log.info("a reload is under way; another one follows it")
+            self._again = True
+            return
+        if time.monotonic() < self._closing_until:
             self._again = True
             return
         self._again = False
@@ -124,6 +129,8 @@ class Reload:
         if not self._renewal:  # one that was refused before stays so
             self.result = {"ok": True, "errors": []}
         pending.commit()
+        if pending.removed:
+            self._closing_until = time.monotonic() + _CLOSING
 
     def _give_up(self, reasons: list[str]) -> None:
         pending, self.pending = self.pending, None

@@ -1,4 +1,4 @@
-"""What only the supervisor can read: certificates, keys and tokens, as its children need them.
+"""What only the supervisor can read: certificates, keys, tokens and maps, as its children need them.
 
 A bottom floor of the supervisor: it knows the configuration, and no process.
 """
@@ -8,9 +8,11 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
+from pylb.config import routing
 from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.config.tls import client_context, listener_contexts
+from pylb.rules.maps import Map
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Secrets:
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
     admin_token: str | None = None
+    maps: dict[str, Map] = field(default_factory=dict)
+    """Of the rules, by name."""
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -43,6 +47,7 @@ def read_secrets(config: Config) -> Secrets:
             controller_token(config.controller),
             controller_tls(config.controller),
             admin_token(config),
+            routing.read_maps(config),
         )
     except ValueError as error:
         raise OSError(str(error)) from None

@@ -61,7 +61,7 @@ class Starter:
         context = WorkerContext(
             generation.config, row, slot, generation.number, generation.listeners.sockets, self._board,
             theirs, self._inboxes.readers[row], self._inboxes.writers, self._indices.known,
-            generation.secrets.listeners, generation.secrets.backends,
+            generation.secrets.listeners, generation.secrets.backends, generation.secrets.maps,
         )  # fmt: skip
 
         def prepare() -> None:

@@ -10,6 +10,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from pylb.config.model import Config, ServerKey
+from pylb.rules.maps import Map
 from pylb.scoreboard import Scoreboard
 
 
@@ -37,3 +38,5 @@ class WorkerContext:
     """Bind key to the listener's context, which all workers of a generation share."""
     backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Backend's name to the context of connections to its servers."""
+    maps: dict[str, Map] = field(default_factory=dict)
+    """Maps of the rules, with what their files held."""

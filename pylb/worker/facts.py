@@ -61,6 +61,12 @@ class Client:
         return {"alpn": (tls.selected_alpn_protocol() or "").encode(), "authority": asked_name(tls).encode()}
 
     @property
+    def tls_version(self) -> str:
+        """``TLSv1.3``; empty where no TLS ends here."""
+        tls = self._transport.get_extra_info("ssl_object")
+        return "" if tls is None else tls.version() or ""
+
+    @property
     def subject(self) -> bytes:
         """The subject of its certificate; empty where it has shown none."""
         return subject(self._transport.get_extra_info("ssl_object"))

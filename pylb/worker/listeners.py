@@ -22,6 +22,11 @@ from pylb.worker.core import Core
 from pylb.worker.facts import Endpoint
 from pylb.worker.frontend import Bind
 
+_HANDSHAKE = 0.25  # seconds in which a handshake that has begun is over: a long round trip
+_SHUTDOWN = 86400.0
+"""Seconds that the event loop gives a TLS connection from its close until all has left. As long as the client
+takes something it is to get all; the codec's own deadline (`timeouts.client`) is the one that ends it."""
+
 
 class Overflow(asyncio.Protocol):
     """A connection above ``limits.connections``: answered 503 where that costs no handshake, and closed."""
@@ -50,6 +55,7 @@ class Listener:
             tls: dict[str, Any] = {}
             if context is not None:
                 tls = {"ssl": context, "ssl_handshake_timeout": core.timeouts.request}
+                tls["ssl_shutdown_timeout"] = _SHUTDOWN
             proxied = config.accept_proxy
             self.by_hand = ByHand(
                 core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol
@@ -179,26 +185,38 @@ class Listeners:
         """Close this process's copies of all slots' sockets.
 
         Of a bind that nobody else will read, what the kernel has completed is accepted first. Every worker
-        does so. The last copy to be closed was emptied just before, so a late handshake is accepted or
-        refused, but not accepted and then forgotten.
+        does so. After a reload no handshake begins there any more (`steering.turn_away`); those under way are
+        given the time to end before the sockets are emptied a last time and closed.
+
+        Args:
+            read_by_others: keys of binds; none at a stop.
         """
-        core = self._core
-        for bind, sockets in self._sockets.items():
-            listener = self._listeners[bind]
+        for bind in read_by_others & self._sockets.keys():
+            for sock in self._sockets[bind]:
+                sock.close()
+        gone = {bind: sockets for bind, sockets in self._sockets.items() if bind not in read_by_others}
+        if read_by_others and any(not bind.startswith("unix:") for bind in gone):
+            for bind, sockets in gone.items():
+                for sock in sockets:
+                    await self._empty(self._listeners[bind], sock)
+            await asyncio.sleep(_HANDSHAKE)
+        for bind, sockets in gone.items():
             for sock in sockets:
-                if bind in read_by_others:
-                    sock.close()
-                    continue
-                while True:
-                    try:
-                        connection, address = sock.accept()
-                    except OSError:
-                        sock.close()
-                        break
-                    connection.setblocking(False)
-                    core.counters[Field.ACCEPTED] += 1
-                    if listener.by_hand is not None:
-                        listener.by_hand.begin(connection, address)
-                        continue
-                    with contextlib.suppress(OSError):
-                        await core.loop.connect_accepted_socket(listener.protocol, connection)
+                await self._empty(self._listeners[bind], sock)
+                sock.close()
+
+    async def _empty(self, listener: Listener, sock: socket.socket) -> None:
+        """Accept what a socket holds."""
+        core = self._core
+        while True:
+            try:
+                connection, address = sock.accept()
+            except OSError:
+                return
+            connection.setblocking(False)
+            core.counters[Field.ACCEPTED] += 1
+            if listener.by_hand is not None:
+                listener.by_hand.begin(connection, address)
+                continue
+            with contextlib.suppress(OSError):
+                await core.loop.connect_accepted_socket(listener.protocol, connection)

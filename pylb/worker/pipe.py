@@ -39,7 +39,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
             client and written to it is counted (BYTES_IN, BYTES_OUT).
     """
 
-    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_gone")
+    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_paused", "_gone")
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         self._full = full
         self._owner = owner
         self._listener: FromPipe | None = None
+        self._paused = False  # as the listener wants it
         self._gone: list[Exception | None] = []  # the connection's end, if before `start`
         transport.set_protocol(self)
 
@@ -64,12 +65,15 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     def start(self, listener: FromPipe) -> None:
         self._listener = listener
+        # First, since what is told below may make the listener pause it again. It may have done so already,
+        # where the other end of its tunnel is full.
+        if not self._paused:
+            self._transport.resume_reading()
+        if self._full:
+            listener.full()
         early, self._early = self._early, b""
         if early:
             listener.came(early)
-        self._transport.resume_reading()
-        if self._full:
-            listener.full()
         if self._eof and not listener.ended():
             self._transport.close()
         for exc in self._gone:
@@ -93,9 +97,11 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         self._transport.abort()
 
     def pause(self) -> None:
+        self._paused = True
         self._transport.pause_reading()
 
     def resume(self) -> None:
+        self._paused = False
         self._transport.resume_reading()
 
     @property

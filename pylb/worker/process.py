@@ -26,6 +26,7 @@ from typing import Any
 import uvloop
 
 from pylb import log as logging_
+from pylb.config import routing
 from pylb.config.model import Server
 from pylb.log import log
 from pylb.net import channel, messages
@@ -38,6 +39,7 @@ from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
 from pylb.worker.frontend import Bind
 from pylb.worker.handover import HandOver
 from pylb.worker.listeners import Listener, Listeners
+from pylb.worker.mapfiles import MapFiles
 from pylb.worker.runqueue import RunQueue
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
@@ -87,7 +89,8 @@ class Worker:
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
         for frontend in config.frontends:
-            compiled = phases.compiled(frontend, self.backends, core)
+            rules = routing.compiled(config, frontend, context.maps, self.backends)
+            compiled = phases.compiled(frontend, self.backends, core, rules)
             sni = {name: self.backends[to] for name, to in frontend.sni.items()}
             for address in frontend.bind:
                 key = str(address)
@@ -97,6 +100,7 @@ class Worker:
                 listeners[key] = Listener(core, bind, frontend, tls)
         self.listeners = Listeners(core, context.listeners, listeners, config.backlog)
         self.hand_over = HandOver(core, context.board, context.row, context.inbox, context.inboxes, binds)
+        self._map_files = MapFiles(core, [(context.maps[one.name], one.file) for one in config.maps])
         core.offer = self.hand_over.offer
         core.pause = self.listeners.pause
         core.emptier = self.emptier
@@ -159,6 +163,7 @@ class Worker:
         loop.set_exception_handler(self._loop_error)
         self.hand_over.listen()
         self._tick()
+        self._map_files.watch()
         while True:
             while not self._orders:
                 self._order_waits.clear()

@@ -7,12 +7,25 @@ Floor: above frontend and backend, whose types it names; below the phases.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
+from pylb.rules.decision import Decision
+from pylb.rules.view import View
 from pylb.worker.backend import Backend, Server
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the rules want done with a request and its response."""
+
+    decision: Decision
+    view: View
+    """The request as the rules have seen it; no other request uses this view."""
 
 
 class Transaction:
@@ -25,6 +38,7 @@ class Transaction:
         *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
         *("retries", "first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
+        "plan",
     )
 
     def __init__(self) -> None:
@@ -38,6 +52,8 @@ class Transaction:
 
     def reset(self) -> None:
         """Forget a request."""
+        self.plan: Plan | None = None
+        """None where no rule edits anything."""
         self.head: RequestHead | None = None
         """None where none could be read, and in TCP mode."""
         self.server: Server | None = None

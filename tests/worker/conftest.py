@@ -1,9 +1,11 @@
-"""Scenes for the tests of the exchange."""
+"""Scenes for the tests of the exchange, and a line for those of HTTP/1 towards clients."""
 
 from __future__ import annotations
 
 import pytest
 
+from pylb.worker.client import http1requests
+from tests.worker.http1_line import Line
 from tests.worker.scene import TIMEOUTS, Scene
 
 
@@ -17,3 +19,10 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 def cold(monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Without any connection to a server."""
     return Scene(monkeypatch, pooled=False, timeouts=TIMEOUTS)
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    one = Line()
+    monkeypatch.setattr(http1requests, "begin", one.begin)
+    return one

@@ -19,8 +19,8 @@ from pylb.config.model import Limits, Server, Timeouts
 from pylb.http.errors import Answer
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field, Scoreboard, ServerField
-from pylb.worker import backend, phases
-from pylb.worker import exchange as exchange_
+from pylb.worker import backend, phases, way
+from pylb.worker.ends import Ends
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Wait
@@ -101,7 +101,7 @@ class Scene:
         self.facts = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
         self.client = FakeClient(self.facts)
         self.exchange: Exchange = begin(core, self.facts, self.frontend)
-        patch.setattr(exchange_, "connect", self._connect)
+        patch.setattr(way, "connect", self._connect)
 
     async def _connect(self, core: object, server: backend.Server, tx: Transaction) -> ServerSide:
         one = self.connections.pop(0)
@@ -184,7 +184,7 @@ class Scene:
         assert [sum(server.active) for server in self.backend.servers] == [0] * SERVERS
         exchange = self.exchange
         assert self.core.spare == [exchange]
-        for slot in set(Exchange.__slots__) - {"core", "tx"}:
+        for slot in set(Ends.__slots__) - {"core", "tx"}:
             assert getattr(exchange, slot) == getattr(Exchange(self.core), slot), slot
         anew = {"client", "frontend", "backend", "index", "began_ns", "ended_ns"}  # set for each request
         for slot in set(Transaction.__slots__) - anew:

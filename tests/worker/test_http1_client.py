@@ -1,4 +1,4 @@
-"""HTTP/1 towards clients: bytes in and what the codec tells its exchange; the vocabulary in and bytes out."""
+"""HTTP/1 towards clients: bytes in, and what the codec tells its exchange; ends, tunnels, errors."""
 
 from __future__ import annotations
 
@@ -14,67 +14,12 @@ from pylb.config.model import Limits
 from pylb.http.errors import error
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field
-from pylb.worker.client import http1
-from pylb.worker.client.http1 import Http1Connection
+from pylb.worker.client import http1requests
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromPipe
 from pylb.worker.tunnel import Tunnel
-from tests.http.wire import Transport, Wire
-from tests.worker.stand_ins import OK, STREAM, SWITCH, FakeExchange, FakePipe, Fault, response_head
-
-GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-OLD = b"GET / HTTP/1.0\r\nHost: a\r\n\r\n"
-OLD_KEPT = b"GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n"
-CLOSE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
-CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-OPEN = response_head(b"HTTP/1.1 200 OK\r\n\r\n")
-HINTS = response_head(b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n")
-
-
-class Line:
-    """A codec with its transport; each of its exchanges is a fake one."""
-
-    def __init__(self, limits: Limits | None = None) -> None:
-        wire = Wire(limits)
-        self.core = wire.worker
-        self.codec: Http1Connection = wire.client
-        self.transport: Transport = wire.near
-        self.exchanges: list[FakeExchange] = []
-        self.raises = ""
-
-    def begin(self, core: object, facts: object, frontend: object) -> Any:
-        """In the place of `exchange.begin`."""
-        exchange = FakeExchange()
-        exchange.raises = self.raises
-        self.exchanges.append(exchange)
-        return exchange
-
-    @property
-    def told(self) -> list[tuple[Any, ...]]:
-        """What all exchanges were told since the last look."""
-        return [one for exchange in self.exchanges for one in exchange.take()]
-
-    def comes(self, *pieces: bytes) -> list[tuple[Any, ...]]:
-        """Bytes come from the client; what exchanges are told."""
-        for piece in pieces:
-            self.transport.protocol.data_received(piece)
-        self.core.stand_in.run()
-        return self.told
-
-    def answer(self) -> bytes:
-        """Answer what is under way; the bytes that go out."""
-        self.codec.respond(OK, OK.out + b"ok", len(OK.out), True)
-        self.core.stand_in.run()
-        return self.transport.take()
-
-
-@pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Line:
-    one = Line()
-    monkeypatch.setattr(http1, "begin", one.begin)
-    return one
-
+from tests.worker.http1_line import CHUNKED, GET, POST, Line
+from tests.worker.stand_ins import SWITCH, FakePipe, Fault
 
 # Requests
 
@@ -133,7 +78,7 @@ def test_however_requests_are_cut_they_are_the_same(
             raw += b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     line = Line()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http1, "begin", line.begin)
+        patch.setattr(http1requests, "begin", line.begin)
         position = 0
         for size in [*cuts, len(raw)]:
             if position < len(raw):
@@ -180,155 +125,6 @@ def test_chunks_that_break_later_are_refused(line: Line) -> None:
     assert line.comes(CHUNKED, b"3\r\nabcd") == [("request", b"POST", b"", False), ("refuse", 400, "chunk")]
 
 
-# Responses
-
-
-@pytest.mark.parametrize("request_", [GET, OLD_KEPT])
-def test_who_stays(line: Line, request_: bytes) -> None:
-    line.comes(request_)
-    out = line.answer()
-    if request_ is GET:
-        assert out == OK.out + b"ok"  # as it came
-    else:
-        assert out == OK.out[:-2] + b"Connection: keep-alive\r\n\r\nok"
-    assert not line.transport.closed and not line.codec.busy
-    assert line.codec.due() == line.core.timeouts.keep_alive
-
-
-@pytest.mark.parametrize("why", ["client", "old", "recalled", "last"])
-def test_who_is_told_to_go(line: Line, why: str) -> None:
-    if why == "recalled":
-        line.codec.recall()
-    line.comes({"client": CLOSE, "old": OLD}.get(why, GET))
-    if why == "last":
-        line.codec.last()
-    assert line.answer() == OK.out[:-2] + b"Connection: close\r\n\r\nok"
-    assert line.transport.closed
-    assert line.comes(GET) == [] or line.transport.closed
-
-
-def test_a_body_in_chunks(line: Line) -> None:
-    line.comes(GET)
-    line.codec.respond(STREAM, b"one", 0, False)
-    line.codec.body(b"two!")
-    line.codec.end([b"A: b"])
-    assert line.transport.take() == STREAM.out + b"3\r\none\r\n4\r\ntwo!\r\n0\r\nA: b\r\n\r\n"
-    assert not line.transport.closed
-    # The next response's framing is its own.
-    line.comes(GET)
-    assert line.answer() == OK.out + b"ok"
-
-
-_CHUNKS = b"3;x=y\r\none\r\n4\r\ntwo!\r\n"
-_SPANS = [(7, 10), (15, 19)]
-
-
-@pytest.mark.parametrize("request_", [GET, CLOSE])
-@pytest.mark.parametrize("changed", [False, True])
-def test_a_body_that_came_in_chunks_goes_out_as_it_came(line: Line, request_: bytes, changed: bool) -> None:
-    raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + b"Keep-Alive: 5\r\n" * changed + b"\r\n"
-    at = len(raw)
-    line.comes(request_)
-    spans = [(start + at, end + at) for start, end in _SPANS]
-    line.codec.respond(response_head(raw), raw + _CHUNKS, at, False, spans)
-    line.codec.body(b"0\r\nA: b\r", [])
-    line.codec.body(b"\n\r\n", [])
-    line.codec.end([b"A: b"])
-    out = STREAM.out[:-2] + b"Connection: close\r\n" * (request_ is CLOSE) + b"\r\n"
-    assert line.transport.take() == out + _CHUNKS + b"0\r\nA: b\r\n\r\n"
-    assert line.transport.closed is (request_ is CLOSE)
-
-
-@pytest.mark.parametrize("request_", [OLD, OLD_KEPT])
-def test_of_a_body_in_chunks_http_1_0_gets_the_contents(line: Line, request_: bytes) -> None:
-    at = len(STREAM.out)
-    line.comes(request_)
-    spans = [(start + at, end + at) for start, end in _SPANS]
-    line.codec.respond(STREAM, STREAM.out + _CHUNKS, at, False, spans)
-    line.codec.body(_CHUNKS, _SPANS)
-    line.codec.body(b"0\r\nA: b\r\n\r\n", [])
-    line.codec.end([b"A: b"])
-    assert line.transport.take() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nonetwo!onetwo!"
-    assert line.transport.closed
-
-
-@pytest.mark.parametrize("head", [STREAM, OPEN])
-def test_to_http_1_0_only_the_close_ends_a_body_of_unknown_length(line: Line, head: Any) -> None:
-    line.comes(OLD_KEPT)
-    line.codec.respond(head, b"one", 0, False)
-    line.codec.body(b"two")
-    line.codec.end([b"A: b"])
-    assert line.transport.take() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nonetwo"
-    assert line.transport.closed
-
-
-def test_an_open_end_ends_with_the_connection(line: Line) -> None:
-    line.comes(GET)
-    line.codec.respond(OPEN, OPEN.out + b"one", len(OPEN.out), False)
-    line.codec.body(b"two")
-    line.codec.end([])
-    assert line.transport.take() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nonetwo"
-    assert line.transport.closed
-
-
-@pytest.mark.parametrize("size", [0, 10, 16384, 100_000])
-@pytest.mark.parametrize("request_", [GET, CLOSE])
-def test_head_and_body_whatever_their_size(line: Line, size: int, request_: bytes) -> None:
-    head = response_head(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
-    line.comes(request_)
-    line.codec.respond(head, head.out + b"x" * size, len(head.out), True)
-    out = line.transport.take()
-    assert out.partition(b"\r\n\r\n")[2] == b"x" * size
-    assert line.core.counters[Field.BYTES_OUT] == len(out)
-
-
-def test_a_changed_head_goes_out_instead_of_the_one_that_came(line: Line) -> None:
-    raw = b"HTTP/1.1 200 OK\r\nKeep-Alive: 5\r\nContent-Length: 2\r\n\r\n"
-    head = response_head(raw)
-    line.comes(GET)
-    line.codec.respond(head, raw + b"ok", len(raw), True)
-    assert line.transport.take() == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-
-def test_interim_responses_are_for_http_1_1(line: Line) -> None:
-    line.comes(GET)
-    line.codec.interim(HINTS)
-    assert line.transport.take() == HINTS.out
-    line.answer()
-    line.comes(OLD_KEPT)
-    line.codec.interim(HINTS)
-    assert line.transport.take() == b""
-
-
-def test_an_answer_before_the_end_of_the_request(line: Line) -> None:
-    line.comes(POST + b"half")
-    out = line.answer()
-    assert out == OK.out[:-2] + b"Connection: close\r\n\r\nok"
-    assert line.transport.finished and not line.transport.closed
-    assert line.comes(b"other half", GET) == []
-    line.core.stand_in.run_later()
-    assert line.transport.aborted
-
-
-def test_a_response_that_begins_before_the_end_of_the_request_and_ends_behind_it(line: Line) -> None:
-    line.comes(POST + b"half")
-    line.codec.respond(STREAM, b"one", 0, False)
-    assert line.comes(b"other!")[-1] == ("request_end", [])
-    line.codec.end([])
-    assert not line.transport.closed
-    assert line.comes(GET) == [("request", b"GET", b"", True)]
-
-
-def test_an_abort_is_a_reset(line: Line) -> None:
-    line.comes(GET)
-    line.codec.respond(STREAM, b"one", 0, False)
-    line.codec.abort(Reason.SERVER_GONE)
-    assert line.transport.aborted
-    line.codec.connection_lost(None)
-    assert line.told == []
-    assert not line.core.clients
-
-
 # One after the other
 
 
@@ -344,7 +140,7 @@ def test_pipelined_requests_wait_for_their_turn(line: Line) -> None:
 
 def test_it_reads_ahead_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(Limits(pipelined_bytes=1000))
-    monkeypatch.setattr(http1, "begin", line.begin)
+    monkeypatch.setattr(http1requests, "begin", line.begin)
     line.comes(GET)
     line.comes(GET * 20)
     assert line.transport.reading

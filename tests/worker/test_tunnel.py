@@ -17,7 +17,7 @@ from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromPipe, Pipe
 from pylb.worker.tunnel import Tunnel
 from tests.http.wire import TestCore, Transport
-from tests.worker.stand_ins import FakePipe, Fault, Told
+from tests.worker.stand_ins import FakePipe, Fault
 
 IDLE = 100.0
 TEXT = b"\x81\x05hello"
@@ -261,126 +261,6 @@ def test_an_error_of_who_hears_of_the_end_is_counted(pair: Pair) -> None:
     assert not pair.core.tunnels
 
 
-# A connection as a pipe
-
-
-class Heard(Told, FromPipe):
-    """Notes what a pipe tells."""
-
-    stays = True
-
-    def came(self, data: bytes) -> None:
-        self.hear("came", data)
-
-    def ended(self) -> bool:
-        self.hear("ended")
-        return self.stays
-
-    def gone(self, broken: bool) -> None:
-        self.hear("gone", broken)
-
-    def full(self) -> None:
-        self.hear("full")
-
-    def ready(self) -> None:
-        self.hear("ready")
-
-    def crashed(self, error: Exception) -> None:
-        self.told.append(("crashed", str(error)))
-
-
-class Owned(Told):
-    """Notes what the owner of a connection is told."""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """As `Owner`'s; so is the next one."""
-        self.hear("lost")
-
-    def cut_off(self) -> None:
-        self.hear("cut off")
-
-
-def _pipe(early: bytes = b"", eof: bool = False) -> tuple[ConnectionPipe, Transport, TestCore, Owned]:
-    core, transport, owner = TestCore(), Transport(), Owned()
-    pipe = ConnectionPipe(core, cast(asyncio.Transport, transport), early, eof, owner)
-    assert transport.protocol is pipe
-    return pipe, transport, core, owner
-
-
-def test_what_came_before_anybody_listens_is_told_first() -> None:
-    pipe, transport, _, owner = _pipe(b"early ")
-    pipe.data_received(b"and more")
-    assert not transport.reading
-    pipe.eof_received()
-    pipe.connection_lost(ConnectionResetError())
-    assert owner.words() == ["lost"]
-    heard = Heard()
-    pipe.start(heard)
-    assert heard.told == [("came", b"early and more"), ("ended",), ("gone", True)]
-
-
-def test_what_was_full_before_anybody_listens_is_told() -> None:
-    pipe, _, _, _ = _pipe()
-    pipe.pause_writing()
-    heard = Heard()
-    pipe.start(heard)
-    assert heard.told == [("full",)]
-    pipe.resume_writing()
-    assert heard.told == [("full",), ("ready",)]
-
-
-@pytest.mark.parametrize("half_close", [True, False])
-@pytest.mark.parametrize("stays", [True, False])
-def test_the_event_loop_is_told_whether_it_stays(half_close: bool, stays: bool) -> None:
-    pipe, transport, _, _ = _pipe()
-    transport.half_close = half_close
-    heard = Heard()
-    heard.stays = stays
-    pipe.start(heard)
-    assert bool(pipe.eof_received()) is (half_close and stays)
-
-
-def test_an_end_that_had_come_before_closes_who_does_not_stay() -> None:
-    pipe, transport, _, _ = _pipe(eof=True)
-    heard = Heard()
-    heard.stays = False
-    pipe.start(heard)
-    assert heard.told == [("ended",)] and transport.closed
-
-
-@pytest.mark.parametrize("half_close", [True, False])
-def test_half_close(half_close: bool) -> None:
-    pipe, transport, _, _ = _pipe()
-    transport.half_close = half_close
-    assert pipe.finish() is half_close is transport.finished
-
-
-@pytest.mark.parametrize("word", ["came", "ended", "gone", "full", "ready"])
-def test_an_error_of_who_listens_costs_the_connection(word: str) -> None:
-    pipe, transport, core, owner = _pipe()
-    heard = Heard()
-    heard.raises = word
-    pipe.start(heard)
-    pipe.data_received(b"x")
-    pipe.pause_writing()
-    pipe.resume_writing()
-    pipe.eof_received()
-    pipe.connection_lost(None)
-    assert ("crashed", word) in heard.told
-    assert transport.aborted
-    assert owner.words() == (["cut off"] if word == "gone" else ["cut off", "lost"])
-    assert core.counters[Field.INTERNAL] == 0  # who listens counts it
-
-
-def test_an_error_before_anybody_listens_is_counted() -> None:
-    pipe, transport, core, owner = _pipe()
-    errors = core.errors = []
-    owner.raises = "lost"
-    pipe.connection_lost(None)
-    assert [str(error) for error in errors] == ["lost"]
-    assert transport.aborted and owner.words() == ["lost", "cut off"]
-
-
 # Whatever the order
 
 
@@ -452,3 +332,63 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
         assert transport.written == said[1 - one]
         if not broken and not expired:
             assert not transport.aborted
+
+
+SIZES = st.integers(1, 300)
+
+
+class Slow(Transport):
+    """Is full above a hundred bytes, as an event loop's transport is; its peer takes what `taken` says."""
+
+    def write(self, data: bytes) -> None:
+        self.unsent += len(data)
+        if self.unsent > 100 and not self.full:
+            self.full = True
+            self.protocol.pause_writing()
+
+    full = False
+
+    def taken(self, count: int) -> None:
+        """The peer takes so many bytes."""
+        self.unsent = max(0, self.unsent - count)
+        if self.full and self.unsent <= 25:
+            self.full = False
+            self.protocol.resume_writing()
+
+
+@given(
+    early=st.tuples(st.integers(0, 300), st.integers(0, 300)),
+    before=st.lists(st.tuples(st.booleans(), st.sampled_from(["write", "come", "take"]), SIZES)),
+    after=st.lists(st.tuples(st.booleans(), st.sampled_from(["come", "take"]), SIZES)),
+)
+@settings(max_examples=200)
+def test_nobody_reads_for_a_peer_that_is_full(
+    early: tuple[int, int],
+    before: list[tuple[bool, str, int]],
+    after: list[tuple[bool, str, int]],
+) -> None:
+    """Whatever comes when: before the tunnel, with the 101, as it starts."""
+    sides = []
+    core = TestCore(Timeouts(tunnel=IDLE))
+    for size in early:
+        transport = Slow()
+        pipe = ConnectionPipe(core, cast(asyncio.Transport, transport), b"e" * size)
+        sides.append((pipe, transport))
+
+    def act(near: bool, what: str, size: int) -> None:
+        pipe, transport = sides[near]
+        if what == "write":
+            transport.write(b"w" * size)
+        elif what == "take":
+            transport.taken(size)
+        elif transport.reading:
+            pipe.data_received(b"c" * size)
+
+    for step in before:
+        act(*step)
+    (near, _), (far, _) = sides
+    Pair(near, far)
+    for step in [(True, "take", 0), *after]:
+        act(*step)
+        for (_, one), (_, other) in (sides, sides[::-1]):
+            assert one.reading is not other.full

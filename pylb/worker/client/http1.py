@@ -1,10 +1,11 @@
-"""HTTP/1 towards clients: reads requests and writes responses, one at a time and in order (RFC 9112).
+"""HTTP/1 towards clients: a connection's life, from one request to the next.
 
-Between requests a connection is its descriptor and the bytes of ``buffer``, and has no exchange. That is the
-*message boundary* at which it can be given to another worker.
+Requests are read in `http1requests`, responses written in `http1responses`. Between requests a connection is
+its descriptor and the bytes of ``buffer``, and has no exchange. That is the *message boundary* at which it
+can be given to another worker.
 
-Floor: client side. Makes exchanges and knows nothing of servers. A connection that turns out to speak HTTP/2
-is handed to `http2`.
+Floor: client side. Knows nothing of servers. A connection that turns out to speak HTTP/2 is handed to
+`http2`.
 """
 
 from __future__ import annotations
@@ -13,77 +14,40 @@ import asyncio
 import math
 import time
 
-from pylb.http.body import RequestBody
 from pylb.http.errors import Refused
-from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
-from pylb.worker import core as core_
+from pylb.worker.client.http1requests import Requests
 from pylb.worker.client.http2 import Http2Connection
 from pylb.worker.client.lingering import Lingering
 from pylb.worker.core import WRITE_BUFFER, Core
-from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client, Endpoint
 from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, Pipe, Spans, Trailers, contents
+from pylb.worker.sides import Pipe
 
-# Plain integers: an enum member costs a lookup and an __index__ call each time.
-_BYTES_IN = int(Field.BYTES_IN)
-_BYTES_OUT = int(Field.BYTES_OUT)
-
-_CR = 13
-_HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
-# Up to here head and body are joined into one write; a larger piece is not worth copying.
-_JOIN = 16384
 QUIET = 1.0
 """Seconds without a request after which the next one is not expected at once."""
 _LONG_NS = 1_000_000_000
 
 
-class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
+class Http1Connection(Requests, asyncio.Protocol):
     """One client connection, and the client side of each of its exchanges."""
 
-    __slots__ = (
-        # of the connection
-        *("core", "counters", "bind", "told", "facts", "transport", "deadline", "eof", "closed", "reading"),
-        *("write_paused", "moving", "born", "recalled", "tunnelled", "_unsent"),
-        # between two messages
-        *("buffer", "first_byte_ns"),
-        # of the request
-        *("head", "exchange", "request_body", "body_done", "close_after", "chunking"),
-    )
+    __slots__ = ("told", "eof", "born", "tunnelled", "_unsent")
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client's address, where a PROXY header has given it."""
-        self.core = core
-        self.counters = core.counters
-        self.bind = bind
+        super().__init__(core, bind)
         self.told = told
-        self.facts: Client = None  # type: ignore[assignment]  # set before any use
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # likewise
-        self.deadline = math.inf  # of a connection without an exchange
         self.eof = False
-        self.closed = False
-        self.reading = True
-        self.write_paused = False
-        self.moving = False
         self.movable = not bind.tls  # the keys of a TLS connection can't leave the process
         self.born = core.now
         self.recall_at = core.recall_at(self.born)
-        self.recalled = False  # the next response asks the client to connect anew
         self.tunnelled = False
         self._unsent = 0  # bytes that weren't taken when last looked at
-        self.buffer = b""
-        self.first_byte_ns = 0
-        self.head: RequestHead = None  # type: ignore[assignment]  # set before any use
-        self.exchange: Exchange | None = None
-        self.request_body: RequestBody | None = None
-        self.body_done = True
-        self.close_after = False
-        self.chunking = False  # the response's body is to be put into chunks
 
     # From the event loop
 
@@ -153,147 +117,7 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         if self.buffer:
             self.core.loop.call_soon(self.go_on)
 
-    def data_received(self, data: bytes) -> None:
-        try:
-            self.counters[_BYTES_IN] += len(data)
-            if self.exchange is not None or self.write_paused:
-                if not self.body_done:
-                    self._body(data)
-                else:
-                    self.buffer += data
-                    if self.reading and len(self.buffer) > self.core.limits.pipelined_bytes:
-                        self._read(False)
-            elif self.buffer:
-                data = self.buffer + data
-                self.buffer = b""
-                self._request(data, False)
-            else:
-                self._request(data, True)
-        except Exception as error:  # as `guarded` does, without another call on each request's way
-            self.crashed(error)
-
-    # The request
-
-    def _request(self, data: bytes, first: bool) -> None:
-        """Read a head; ``first`` when these are the first bytes of it."""
-        core = self.core
-        head = self.head
-        end = size = len(data)
-        try:
-            if data != head.raw:  # else the same again, and no body
-                kept = data
-                end = data.find(b"\r\n\r\n") + 4
-                if data[0] == _CR and data[:2] == b"\r\n":
-                    # RFC 9112 §2.2: an empty line before a request line is skipped; one.
-                    data = data[2:]
-                    end = data.find(b"\r\n\r\n") + 4
-                    size = len(data)
-                if end < 4:
-                    self._half(kept, data, first)
-                    return
-            head.read(data if end == size else data[:end])
-        except Refused as refused:
-            if data.startswith(_HTTP2) and not head.method:
-                self._become_http2(data)
-            else:
-                self._refuse(refused)
-            return
-        except Exception:
-            # It is the request that is to be answered with 500.
-            self._begin().client = self
-            raise
-        self.close_after = (
-            not head.keep_alive
-            or self.recalled
-            or (not self.movable and core.recalls.open and self._too_many())
-        )
-        exchange = self.exchange = begin(core, self.facts, self.bind.frontend)
-        if self.first_byte_ns:
-            self._mark(exchange)
-        if head.chunked or head.content_length:
-            body = self.request_body = RequestBody(head.chunked, head.content_length)
-            self.body_done = False
-            try:
-                used, spans = body.feed(data[end:])
-            except Refused as refused:
-                self._refuse(refused)
-                return
-            self.buffer = data[end + used :]
-            done = self.body_done = body.done
-            if done and body.trailers:
-                exchange.request(self, head, data[end : end + used], False, spans)
-                if self.exchange is exchange:
-                    exchange.request_end(body.trailers)
-            else:
-                exchange.request(self, head, data[end : end + used], done, spans)
-            return
-        self.body_done = True
-        if end != size:
-            self.buffer = data[end:]
-        exchange.request(self, head, b"", True)
-
-    def _half(self, kept: bytes, data: bytes, first: bool) -> None:
-        """The head isn't whole: keep what has come (``data`` is that without an empty line), or refuse it."""
-        core = self.core
-        limits = core.head_limits
-        self.buffer = kept
-        if len(data) > limits.line_bytes and data.find(b"\n") < 0:
-            raise Refused(414, "line_bytes")
-        if len(data) > limits.header_bytes:
-            raise Refused(431, "header_bytes")
-        if first and data:
-            self.deadline = core.now + core.timeouts.request
-            if not self.first_byte_ns:  # else it is looked at again, as nothing more comes
-                self.first_byte_ns = time.monotonic_ns()
-
-    def _body(self, data: bytes) -> None:
-        """A further piece of the request's body."""
-        body = self.request_body
-        exchange = self.exchange
-        if body is None or exchange is None:
-            return
-        try:
-            used, spans = body.feed(data)
-        except Refused as refused:
-            self._refuse(refused)
-            return
-        if used < len(data):
-            self.buffer += data[used:]
-            data = data[:used]
-        self.body_done = body.done
-        exchange.request_body(data, spans)
-        if body.done and self.exchange is exchange:
-            exchange.request_end(body.trailers)
-
-    def _begin(self) -> Exchange:
-        """An exchange for a request that can't be passed on: it is to be answered all the same."""
-        exchange = self.exchange
-        if exchange is None:
-            exchange = self.exchange = begin(self.core, self.facts, self.bind.frontend)
-            self._mark(exchange)
-        return exchange
-
-    def _mark(self, exchange: Exchange) -> None:
-        """Say when the head began, which has come in pieces."""
-        exchange.plain = False
-        exchange.tx.first_byte_ns = self.first_byte_ns
-        self.first_byte_ns = 0
-
-    def _refuse(self, refused: Refused) -> None:
-        """Have an answer sent to what can't be understood, and close: what follows can't be trusted."""
-        self.close_after = True
-        self.body_done = False
-        self.buffer = b""
-        self._begin().refuse(refused, self)
-
-    def _never(self, reason: Reason) -> None:
-        """The connection ends within a head."""
-        exchange = begin(self.core, self.facts, self.bind.frontend)
-        self._mark(exchange)
-        exchange.never(reason)
-
     def _become_http2(self, data: bytes) -> None:
-        """The client speaks HTTP/2, by prior knowledge (RFC 9113 §3.3) or as agreed in the TLS handshake."""
         self.core.clients.discard(self)
         self.closed = True
         connection = Http2Connection(self.core, self.bind, self.facts)
@@ -302,114 +126,6 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         connection.connection_made(self.transport)
         if data:
             connection.data_received(data)
-
-    def _read(self, wanted: bool) -> None:
-        if wanted is not self.reading and not self.closed and not self.moving:
-            self.reading = wanted
-            if wanted:
-                self.transport.resume_reading()
-            else:
-                self.transport.pause_reading()
-
-    # From the exchange
-
-    def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
-        request = self.head
-        if end and not self.body_done:
-            self.close_after = True  # the rest of the request will be dropped
-        elif end and at and not head.changed and not self.close_after and request.http11:
-            # The usual: all of it is here and nothing is to be added, so the bytes pass as they came.
-            self.counters[_BYTES_OUT] += len(buffer)
-            self.transport.write(buffer)
-            self._next()
-            return
-        out = head.out
-        if head.content_length < 0:
-            if not head.chunked:
-                self.close_after = True  # nothing else can show the body's end
-            elif request.http11:
-                self.chunking = spans is None
-            else:
-                self.close_after = True
-                out = _without_chunked(out)
-                buffer, at, spans = contents(buffer, spans) if spans is not None else buffer[at:], 0, None
-        if self.close_after:
-            out = out[:-2] + b"Connection: close\r\n\r\n"
-        elif not request.http11:
-            out = out[:-2] + b"Connection: keep-alive\r\n\r\n"
-        elif at and not head.changed and not self.chunking:
-            out, at = b"", 0  # the buffer begins with it
-        size = len(buffer) - at
-        if size:
-            # Head and body go out in one system call, which is one packet, too.
-            if self.chunking:
-                out = b"%b%x\r\n%b\r\n" % (out, size, buffer[at:])
-            elif size < _JOIN:
-                out = out + buffer[at:] if at else out + buffer if out else buffer
-            else:
-                self.counters[_BYTES_OUT] += len(out) + size
-                if out:
-                    self.transport.writelines((out, memoryview(buffer)[at:]))
-                else:
-                    self.transport.write(buffer)
-                out = b""
-        if out:
-            self.counters[_BYTES_OUT] += len(out)
-            self.transport.write(out)
-        if end:
-            self._next()
-
-    def interim(self, head: ResponseHead) -> None:
-        if self.head.http11:
-            self._write(head.out)
-
-    def body(self, buffer: bytes, spans: Spans = None) -> None:
-        if spans is not None:
-            if not self.head.http11:
-                buffer = contents(buffer, spans)
-            self.chunking = False  # what comes is framed, to its end
-        elif self.chunking:
-            buffer = b"%x\r\n%b\r\n" % (len(buffer), buffer)
-        if buffer:
-            self._write(buffer)
-
-    def end(self, trailers: Trailers) -> None:
-        if self.chunking:
-            self._write(b"0\r\n" + b"".join(line + b"\r\n" for line in trailers) + b"\r\n")
-        if not self.body_done:
-            self.close_after = True
-        self._next()
-
-    def _write(self, data: bytes) -> None:
-        self.counters[_BYTES_OUT] += len(data)
-        self.transport.write(data)
-
-    def tunnel(self, head: ResponseHead) -> Pipe:
-        self._write(head.out)
-        self.movable = False
-        self.tunnelled = True  # the tunnel has the exchange from now on, and its deadline
-        self.exchange = None
-        self.deadline = math.inf
-        early, self.buffer = self.buffer, b""
-        return ConnectionPipe(self.core, self.transport, early, self.eof, self, self.write_paused)
-
-    def last(self) -> None:
-        self.close_after = True
-
-    def abort(self, reason: Reason) -> None:
-        self.exchange = None
-        if not self.closed:
-            self.transport.abort()
-
-    def pause(self) -> None:
-        self._read(False)
-
-    def resume(self) -> None:
-        self._read(len(self.buffer) <= self.core.limits.pipelined_bytes)
-
-    @property
-    def unsent(self) -> int:
-        return self.transport.get_write_buffer_size()
 
     # Between two messages
 
@@ -455,6 +171,22 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         else:
             self.transport.close()
 
+    # Ends, as the exchange says
+
+    def tunnel(self, head: ResponseHead) -> Pipe:
+        self._write(head.out)
+        self.movable = False
+        self.tunnelled = True  # the tunnel has the exchange from now on, and its deadline
+        self.exchange = None
+        self.deadline = math.inf
+        early, self.buffer = self.buffer, b""
+        return ConnectionPipe(self.core, self.transport, early, self.eof, self, self.write_paused)
+
+    def abort(self, reason: Reason) -> None:
+        self.exchange = None
+        if not self.closed:
+            self.transport.abort()
+
     # From the process
 
     @property
@@ -499,7 +231,6 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         return self.core.now - (self.deadline - self.core.timeouts.keep_alive)
 
     def _too_many(self) -> bool:
-        """Whether this response asks the client to connect anew, to level the workers."""
         if self.head.upgrade:
             return False  # it could not be kept
         return self.core.recalls.take(self, self.core.loop.time())
@@ -535,24 +266,3 @@ class Http1Connection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.core.clients.discard(self)
         if self.transport is not None:
             self.transport.abort()
-
-    def crashed(self, error: Exception) -> None:
-        """An error of pylb's own: the request under way is answered with 500, or the connection ends."""
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.crashed(error)
-            if self.exchange is not exchange:
-                return
-            self.exchange = None
-        else:
-            self.core.internal(error)
-        try:
-            self.cut_off()
-        except Exception as another:
-            self.core.internal(another)
-
-
-def _without_chunked(head: bytes) -> bytes:
-    """A response head for a client of HTTP/1.0, whose body's end the close shows."""
-    start = head.lower().index(b"\ntransfer-encoding:") + 1
-    return head[:start] + head[head.index(b"\n", start) + 1 :]

@@ -12,15 +12,18 @@ exchange, a side or the event loop.
 from __future__ import annotations
 
 from pylb.config.model import Frontend as FrontendConfig
+from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits
+from pylb.worker.phases import answers, fields, limits, route
 from pylb.worker.transaction import Transaction
 
 
-def compiled(config: FrontendConfig, backends: dict[str, Backend], core: Core) -> Frontend[Transaction]:
-    """A frontend with the phases that its configuration needs, in order."""
+def compiled(
+    config: FrontendConfig, backends: dict[str, Backend], core: Core, rules: Rules | None = None
+) -> Frontend[Transaction]:
+    """A frontend with the phases that its configuration needs, in order. Its rules' places are backends."""
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
     frontend: Frontend[Transaction] = Frontend(
         config, backends[config.backend], body_bytes, core.limits.body_rate
@@ -29,6 +32,7 @@ def compiled(config: FrontendConfig, backends: dict[str, Backend], core: Core) -
         limits.body(body_bytes),
         answers.health_path(config, core),
         answers.redirect_to_https(config),
+        route.route(rules),
     ]
     on_response = [fields.strict_transport_security(config)]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)

@@ -1,0 +1,166 @@
+"""``python -m bench.rules``: what rules cost per request, and maps per line and look-up.
+
+The same requests go through a frontend without rules, with one route and with a thousand, over transports
+that do nothing (`bench.path`), in turns and in pieces of a hundred; each piece counts as fast as it was
+fastest, as what disturbs one only adds to it. Ratios of one run can be compared, microseconds of two machines
+can't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from bench.path import Path
+from pylb.config import routing
+from pylb.config.load import from_document
+from pylb.rules.decision import Rules
+from pylb.rules.maps import Kind, Map
+from pylb.rules.template import compile as template
+
+ROUNDS = 40
+PIECE = 100
+"""Requests that are timed together."""
+HOSTS, PATHS = 100, 10
+ROUTES = HOSTS * PATHS
+LINES = 100_000
+_MIXED = """
+[[rule]]
+match = { source = ["10.0.0.0/8", "2001:db8::/32"], path = "/admin" }
+backend = "b1"
+[[rule]]
+match = { header = { X-Debug = "yes" } }
+backend = "b2"
+[[rule]]
+match = { path_glob = "*.php" }
+backend = "b3"
+"""
+
+
+def _requests() -> list[bytes]:
+    """One for each route, in no order, with other fields as browsers send them."""
+    fields = (
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept: text/html,*/*\r\nCookie: session=1a2b3c4d"
+    )
+    made = [
+        f"GET /p{path}/item/{path * 79 + host} HTTP/1.1\r\nHost: h{host}.example\r\n{fields}\r\n\r\n".encode()
+        for host in range(HOSTS)
+        for path in range(PATHS)
+    ]
+    random.Random(1).shuffle(made)
+    return made
+
+
+def _rules(text: str, place: object = None) -> Rules | None:
+    """These rules; all backends that they name are one."""
+    document: dict[str, Any] = tomllib.loads(text)
+    names = ["b", *(f"b{number}" for number in range(ROUTES))]
+    document = {
+        "frontend": {"name": "f", "bind": "127.0.0.1:80", "backend": "b", **document},
+        "backend": [{"name": name, "server": "127.0.0.1:9"} for name in names],
+    }
+    config = from_document(document)
+    return routing.compiled(config, config.frontends[0], {}, dict.fromkeys(names, place))
+
+
+def _route(match: str, number: int) -> str:
+    return f'[[rule]]\nmatch = {{ {match} }}\nbackend = "b{number}"\n'
+
+
+def _thousand() -> str:
+    return "".join(
+        _route(f'host = "h{host}.example", path = "/p{path}"', host * PATHS + path)
+        for host in range(HOSTS)
+        for path in range(PATHS)
+    )
+
+
+CASES: dict[str, Callable[[], str]] = {
+    "no rules": lambda: "",
+    "1 route": lambda: _route('host = "h7.example", path = "/p7"', 0),
+    f"{ROUTES} routes by host and path": _thousand,
+    f"{ROUTES} routes by path": lambda: "".join(
+        _route(f'path = "/p{number % PATHS}/item/{number}"', number) for number in range(ROUTES)
+    ),
+    f"{ROUTES} routes, and 3 other rules": lambda: _MIXED + _thousand(),
+}
+"""By name, the rules."""
+
+
+def measure(rounds: int) -> dict[str, float]:
+    """Microseconds per request of each case."""
+    requests = _requests()
+    pieces = [requests[at : at + PIECE] for at in range(0, len(requests), PIECE)]
+    paths = {name: Path(partial(_rules, text())) for name, text in CASES.items()}
+    best = {name: [float("inf")] * len(pieces) for name in paths}
+    for _ in range(rounds):
+        for number, piece in enumerate(pieces):
+            for name, path in paths.items():
+                best[name][number] = min(best[name][number], path.microseconds(piece))
+    return {name: sum(figures) / len(figures) for name, figures in best.items()}
+
+
+def _keys(kind: Kind) -> list[bytes]:
+    numbers = range(LINES)
+    if kind == "network":
+        return [b"%d.%d.%d.0/24" % (11 + (n >> 16), n >> 8 & 255, n & 255) for n in numbers]
+    return [b"/t%d/app" % n if kind == "prefix" else b"t%d.example.org" % n for n in numbers]
+
+
+def _asked(kind: Kind, key: bytes) -> bytes:
+    """What of a request is looked up: below the key, where the kind has a below."""
+    below = {"prefix": key + b"/x/y", "domain": b"www." + key, "network": key.replace(b".0/24", b".77")}
+    return below.get(kind, key)
+
+
+def maps() -> dict[str, tuple[float, float]]:
+    """By kind, the seconds to load a file of `LINES` lines, and the microseconds of a look-up."""
+    figures: dict[str, tuple[float, float]] = {}
+    kinds: tuple[Kind, ...] = ("exact", "prefix", "domain", "network")
+    for kind in kinds:
+        keys = _keys(kind)
+        text = b"".join(key + b" backend-%d\n" % (number % 7) for number, key in enumerate(keys))
+        one = Map("m", kind, template("{host}"))
+        began = time.perf_counter()
+        one.read(text)
+        loaded = time.perf_counter() - began
+        asked = [_asked(kind, key) for key in random.Random(1).sample(keys, 10_000)]
+        fastest = [float("inf")] * PIECE
+        for _ in range(20):
+            for number in range(PIECE):
+                piece, find = asked[number::PIECE], one.find
+                began = time.perf_counter()
+                for key in piece:
+                    find(key)
+                fastest[number] = min(fastest[number], (time.perf_counter() - began) / len(piece) * 1e6)
+        figures[kind] = (loaded, sum(fastest) / len(fastest))
+    return figures
+
+
+def main() -> None:
+    """Measure, and say it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    best = measure(options.rounds)
+    if options.json:
+        print(json.dumps(best))
+        return
+    none, one = best["no rules"], best["1 route"]
+    print(f"{'':<36}{'µs':>6}{'to none':>9}{'to 1 route':>12}")
+    for name, figure in best.items():
+        print(f"{name:<36}{figure:6.2f}{figure / none:9.2f}{figure / one:12.2f}")
+    print(f"\na map of {LINES} lines{'load, s':>12}{'look-up, µs':>13}")
+    for kind, (loaded, looked_up) in maps().items():
+        print(f"{kind:<21}{loaded:12.2f}{looked_up:13.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The deadlines of a request: one for the client and one for the server.
+
+The client has to send the request's body and to take the response; the server has to be connected to, to
+answer, and to take the body. Who is to do something next has a deadline, and nobody else.
+
+Floor: above the ends of an exchange, below its way to a server. What happens to a late server is decided
+above: it is told as any other failure of a server.
+"""
+
+from __future__ import annotations
+
+from pylb.http.errors import Refused, error
+from pylb.scoreboard import Field
+from pylb.worker.ends import NEVER, Ends
+from pylb.worker.reasons import Reason
+
+
+class Deadlines(Ends):
+    """When something must have happened, and what is done when it has not."""
+
+    __slots__ = ()
+
+    def due(self) -> float:
+        """When `expire` is to be called, on the worker's clock."""
+        return min(self.client_deadline, self.server_deadline)
+
+    def expire(self, say: bool = True) -> None:
+        """A deadline has passed: the client or the server is late.
+
+        Args:
+            say: a request that comes too slowly is answered with 408; otherwise it is only ended, where that
+                costs no other request (HTTP/2).
+        """
+        core = self.core
+        client = self.client
+        if client is None:
+            return
+        if self.client_deadline >= core.now:
+            self._server_late()
+            return
+        unsent = client.unsent
+        if unsent and unsent != self.unsent:
+            # A response that is taken slowly is taken; but by the next look there must be a difference.
+            self.unsent = unsent
+            self.client_deadline = core.now + core.timeouts.client
+        elif unsent or self.client_stuck or not (say or self.tx.answered_ns or self._held_back()):
+            core.counters[Field.TIMEOUTS] += 1
+            self._end_state(Reason.CLIENT_LATE)
+            self._leave_server()
+            self._abort(Reason.CLIENT_LATE)
+        elif self._held_back():
+            # pylb doesn't read, since the server doesn't; the server's deadline decides.
+            self.client_deadline = core.now + core.timeouts.client
+        else:
+            core.counters[Field.TIMEOUTS] += 1
+            self.refuse(Refused(408, "timeout"))
+
+    def _held_back(self) -> bool:
+        """Whether the client isn't read, since no server takes what it sends."""
+        return self.body is not None and self.body.paused
+
+    def _server_late(self) -> None:
+        if self.server is not None:
+            self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
+            return
+        # A phase waits for too long; or all tries together have taken too long, and as each has a limit of
+        # its own, something is wrong.
+        status = 504 if self.waiting is None else 503
+        self.core.counters[Field.TIMEOUTS] += 1
+        self._end_state(Reason.CONNECT_LATE)
+        self._leave_server()
+        self._answer(error(status))
+
+    # Set anew
+
+    def _await_server(self) -> None:
+        """The server has to do something next, unless it isn't read since the client is stuck."""
+        stuck = self.client_stuck
+        self.server_deadline = NEVER if stuck else self.core.now + self.core.timeouts.server
+
+    def _await_body(self) -> None:
+        """The client has to send more of the request, if there is more."""
+        if self.client_stuck:
+            return  # it has to take of the response
+        body = self.body
+        if body is None or body.done:
+            self.client_deadline = NEVER
+        else:
+            core = self.core
+            idle, rate = core.timeouts.client, self.tx.frontend.body_rate
+            self.client_deadline = body.deadline(core.now, idle, rate, self.tx.bytes_in)

@@ -1,0 +1,224 @@
+"""What an exchange is at, and how it ends: refused, answered by pylb itself, cut off, or whole.
+
+However a request ends, it passes through here once: the first reason is noted with the state, whatever was
+waited for is let go of, the client is answered or cut off, the account is made, and the object is set back
+for another request.
+
+Floor: the lowest of the exchange's own; below its deadlines. Doesn't know how a server is come by, nor when a
+request is too late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+from pylb.http.errors import Answer, Refused, error
+from pylb.worker.body import Body
+from pylb.worker.core import Core
+from pylb.worker.frontend import Wait
+from pylb.worker.phases import retry
+from pylb.worker.phases.account import account
+from pylb.worker.reasons import Reason
+from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide
+from pylb.worker.transaction import Transaction
+
+NEVER = math.inf
+now_ns = time.monotonic_ns
+
+
+class Ends(FromClient, FromServer):
+    """The state of one request on its way, and its end."""
+
+    __slots__ = (
+        *("core", "tx", "client", "server"),
+        *("client_deadline", "server_deadline", "unsent", "client_stuck"),
+        *("plain", "body", "waiting", "connecting", "connects_until"),
+    )
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.tx = Transaction()
+        self.client: ClientSide | None = None
+        """None when it is over."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self.plain = True  # nothing below was changed, but for the server and its deadline
+        self.server: ServerSide | None = None
+        # Deadlines, on the worker's clock.
+        self.client_deadline = NEVER
+        self.server_deadline = NEVER
+        self.unsent = 0  # bytes that the client had not taken when last looked at
+        self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
+        # What the request has, and what it waits for.
+        self.body: Body | None = None
+        self.waiting: Wait | None = None
+        self.connecting: asyncio.Task[None] | None = None
+        self.connects_until = NEVER  # when one of the tries must have succeeded
+
+    # Whatever it is at
+
+    def _leave_server(self) -> None:
+        """Let go of the server, whatever it is doing; and of whatever else is waited for."""
+        # What is counted comes first: it must be right whatever happens below. And what has raised is tried
+        # again by `crashed`.
+        self.connects_until = self.server_deadline = NEVER
+        counted = self.tx.counted
+        if counted is not None:
+            self.tx.counted = None
+            counted.active[counted.row] -= 1
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.waiting is not None:
+            self.waiting.cancel()
+            self.waiting = None
+        if self.server is not None:
+            self.server.abort()
+            self.server = None
+
+    def _end_state(self, reason: Reason) -> None:
+        """Note why and in which state it ends."""
+        tx = self.tx
+        if tx.reason is not None:
+            return  # the first reason is the one
+        tx.reason = reason
+        if tx.answered_ns:
+            tx.state = "D"
+        elif self.server is not None:
+            tx.state = "H"
+        elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
+            tx.state = "C"
+        else:
+            tx.state = "Q" if self.waiting is not None else "R"
+
+    # Ends
+
+    def refuse(self, refused: Refused, client: ClientSide | None = None) -> None:
+        if client is not None:
+            self.client = client
+        if self.client is None:
+            return
+        tx = self.tx
+        self.core.count_refusal(refused)
+        tx.local = tx.server is None
+        self._end_state(Reason.CLIENT_LATE if refused.status == 408 else Reason.REFUSED)
+        self._leave_server()
+        if tx.answered_ns:
+            self._abort(Reason.REFUSED)
+        elif self.client is not None:
+            self.client.last()  # what follows can't be trusted either
+            self._answer(error(refused.status))
+
+    def client_gone(self, reason: Reason) -> None:
+        if self.client is None:
+            return
+        self._end_state(reason)
+        self._leave_server()
+        self._over(False)
+
+    def never(self, reason: Reason) -> None:
+        """The connection has ended before there was a request. It is told to the phases of the account and
+        counted nowhere, as no request has come."""
+        tx = self.tx
+        tx.reason, tx.state, tx.local = reason, "R", True
+        tx.ended_ns = now_ns()
+        self._tell()
+        tx.reset()
+        self.core.spare.append(self)
+
+    def unusable(self, why: str) -> None:
+        """The client side can't pass on the response whose head it was given just now; it has sent nothing
+        of it. The client is answered 502."""
+        tx = self.tx
+        tx.answered_ns = 0
+        self._end_state(Reason.SERVER_BAD)
+        status = retry.failed(self.core, tx, Reason.SERVER_BAD, f"bad response: {why}")
+        self._leave_server()
+        self._answer(error(status))
+
+    def _answer(self, answer: Answer) -> None:
+        """Send a response of pylb's own; the exchange is over with it."""
+        tx = self.tx
+        client = self.client
+        if client is None:
+            return
+        head = answer.head
+        for phase in tx.frontend.on_response:
+            head = phase(tx, head)
+        tx.answered_ns = now_ns()
+        tx.response = head
+        tx.own = True
+        body = answer.body if tx.head is None or tx.head.method != b"HEAD" else b""
+        tx.bytes_out = len(body)
+        client.respond(head, body, 0, True)
+        if self.client is not None:  # as in `response`
+            self._over(True)
+
+    def _abort(self, reason: Reason) -> None:
+        """End in the middle of a response."""
+        if self.client is not None:
+            self.client.abort(reason)
+            self._over(False)
+
+    def _tunnel_over(self, reason: Reason | None, came: int, went: int) -> None:
+        """Both ends of the tunnel are closed; so many bytes have come from the client, and gone to it."""
+        if self.client is None:
+            return
+        tx = self.tx
+        tx.reason, tx.state = reason, "-" if reason is None else "D"
+        tx.bytes_in += came
+        tx.bytes_out += went
+        self._leave_server()
+        self._over(False)
+
+    def crashed(self, error_: Exception) -> None:
+        """An error of pylb's own: the request is answered with 500, or its connection ends."""
+        core = self.core
+        core.internal(error_)
+        client = self.client
+        if client is None:
+            return
+        self._end_state(Reason.INTERNAL)
+        try:
+            self._leave_server()
+            if self.tx.response is None:  # nothing of one has been sent
+                client.last()
+                self._answer(error(500))
+                return
+        except Exception as another:
+            core.internal(another)
+        try:
+            client.abort(Reason.INTERNAL)
+        except Exception as another:
+            core.internal(another)
+        try:
+            if self.client is not None:
+                self._over(False)
+        except Exception as another:
+            core.internal(another)
+
+    # Once, when it is over
+
+    def _over(self, whole: bool) -> None:
+        """Account for the transaction, and be free for another one."""
+        tx = self.tx
+        self.client = None
+        response = tx.response
+        account(self.core, tx, response.status if whole and response is not None else 0)
+        if tx.frontend.on_account:
+            self._tell()
+        tx.reset()
+        self._reset()
+        self.core.spare.append(self)
+
+    def _tell(self) -> None:
+        """Have the phases of the account look at the transaction; an error there ends nothing."""
+        tx = self.tx
+        for phase in tx.frontend.on_account:
+            try:
+                phase(tx)
+            except Exception as error:
+                self.core.internal(error)

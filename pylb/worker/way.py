@@ -1,0 +1,206 @@
+"""The way of a request to a server: the frontend's phases, pick, a connection from the pool or a new one, and
+again where that is safe.
+
+There is no task and no ``await`` where a connection is in the pool; a task runs only to connect.
+
+Floor: above the deadlines, below the exchange, which gives it a request and hears the answer. Knows of a
+server side only the vocabulary, and how to have one connected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pylb.http.errors import Answer, Refused, error
+from pylb.scoreboard import Field
+from pylb.worker.backend import Server
+from pylb.worker.deadlines import Deadlines
+from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
+from pylb.worker.ends import NEVER, now_ns
+from pylb.worker.frontend import Result, Wait
+from pylb.worker.phases import retry
+from pylb.worker.phases.pick import pick
+from pylb.worker.reasons import Reason, in_words
+from pylb.worker.server.connect import connect
+from pylb.worker.sides import ServerSide
+from pylb.worker.transaction import Transaction
+
+_SLACK = 1.0  # seconds that a task may be late
+
+
+class Way(Deadlines):
+    """How a request comes to a server, and to another one."""
+
+    __slots__ = ()
+
+    # Phases
+
+    def _phases(self, phases: Sequence[Callable[[Transaction], Result]]) -> None:
+        """Run these of the frontend's phases, and then go to a server."""
+        tx = self.tx
+        result: Result = None
+        done = 0
+        try:
+            for phase in phases:
+                result = phase(tx)
+                done += 1
+                if result is not None:
+                    break
+        except Refused as refused:
+            self.refuse(refused)
+            return
+        if tx.plan is not None:
+            self.plain = False
+        if result is None:
+            self._try()
+        elif isinstance(result, Answer):
+            self._answered(result)
+        else:
+            self.plain = False
+            self.waiting = result
+            self.server_deadline = self.core.now + self.core.timeouts.server
+            result.start(self._after(result, phases[done:]))
+
+    def _after(
+        self, wait: Wait, rest: Sequence[Callable[[Transaction], Result]]
+    ) -> Callable[[Answer | None], None]:
+        def go_on(answer: Answer | None) -> None:
+            if self.waiting is not wait:
+                return  # it was cancelled, and this may be another request by now
+            self.waiting = None
+            self.server_deadline = NEVER
+            self.tx.asked_ns = now_ns()
+            try:
+                if answer is not None:
+                    self._answered(answer)
+                else:
+                    self._phases(rest)
+            except Exception as error:
+                self.crashed(error)
+
+        return go_on
+
+    def _answered(self, answer: Answer) -> None:
+        """A phase has answered: no server is asked."""
+        self.tx.local = True
+        self._end_state(Reason.ANSWERED)
+        self._answer(answer)
+
+    # Tries
+
+    def _try(self) -> None:
+        """Pick a server and give it the request."""
+        tx = self.tx
+        server = pick(tx)
+        if server is None:
+            self._end_state(Reason.NO_SERVER)
+            self._answer(error(503))
+            return
+        core = self.core
+        pool = server.pool
+        if pool and not tx.fresh:
+            side = pool.pop()
+            if self.plain:
+                self.server = side
+                self.server_deadline = core.now + core.timeouts.server
+                side.request(self, tx.head, b"", True)  # type: ignore[arg-type]  # never TCP
+            else:
+                self._send(side)
+            return
+        self.plain = False
+        if not tx.asked_ns:
+            tx.asked_ns = now_ns()
+        if self.connects_until == NEVER:
+            self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
+        self.server_deadline = self.connects_until
+        self.connecting = core.loop.create_task(self._connect(server))
+
+    def _send(self, side: ServerSide) -> None:
+        self.server = side
+        self._await_server()
+        head = self.tx.head
+        body = self.body
+        if body is None:
+            side.request(self, head, b"", True)  # type: ignore[arg-type]  # None in TCP mode only
+        else:
+            self.server_ready()  # who takes what the client sends
+            trailers = body.trailers
+            assert head is not None  # what has a body has a head
+            side.request(self, head, body.kept, body.done and not trailers, body.spans)
+            if trailers and self.server is side:
+                side.end(trailers)
+        if self.client_stuck and self.server is side:
+            side.pause()
+
+    async def _connect(self, server: Server) -> None:
+        core = self.core
+        try:
+            try:
+                side = await connect(core, server, self.tx)
+            except (OSError, TimeoutError) as problem:
+                self.connecting = None
+                self._not_connected(problem)
+                return
+            self.connecting = None
+            self.connects_until = NEVER
+            self.tx.connected_ns = now_ns()
+            if server.failing:
+                server.works(core)
+            self._send(side)
+        except Exception as error:
+            self.connecting = None  # this task is not to be cancelled, it ends
+            self.crashed(error)
+
+    # Tries that fail
+
+    def _not_connected(self, problem: OSError) -> None:
+        """Try another server, or give up."""
+        core = self.core
+        tx = self.tx
+        reason = Reason.CONNECT_LATE if isinstance(problem, TimeoutError) else Reason.CONNECT_FAILED
+        self._end_state(reason)
+        until = self.connects_until
+        self._leave_server()
+        if problem.errno in OUT_OF_DESCRIPTORS:  # no server's fault, and no other one can be connected to
+            tx.reason = Reason.NO_RESOURCES
+            core.out_of_descriptors(problem)
+            self._answer(error(503))
+            return
+        status = retry.failed(core, tx, reason, in_words(problem))
+        tx.tried |= {tx.index}
+        if retry.another(tx):
+            self.connects_until = until
+            self._again()
+        else:
+            self._answer(error(status))
+
+    def server_gone(self, reason: Reason, why: str) -> None:
+        """Send the request again where that is safe; else say so where that is still possible."""
+        if self.client is None:
+            return
+        core = self.core
+        tx = self.tx
+        self.plain = False
+        self._end_state(reason)
+        if retry.same_again(tx, reason, self.body is None or self.body.whole):
+            self._leave_server()
+            tx.fresh = True
+            self._again()
+            return
+        status = retry.failed(core, tx, reason, why)
+        if reason is Reason.SERVER_LATE:
+            core.counters[Field.TIMEOUTS] += 1
+        self._leave_server()
+        if tx.answered_ns:
+            self._abort(reason)
+        else:
+            self._answer(error(status))
+
+    def _again(self) -> None:
+        """Try once more: what ended the last try has not ended the request."""
+        tx = self.tx
+        self.core.counters[Field.RETRIES] += 1
+        tx.retries += 1
+        tx.reason = None
+        tx.state = "-"
+        self._try()
