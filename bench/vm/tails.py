@@ -189,8 +189,8 @@ def page(found: dict[str, Any]) -> str:
         f"guest answers some hundred requests per second, so each of {CLIENTS} clients waits for some tenths "
         "of a second, and the first ones, that all come at once, for connections to the server as well. "
         "That is how we read these figures; no single late request was followed on its way. On a host that "
-        "others used, too (load 10), 24 of pylb's 256 first requests were late, the slowest 3034 ms, and 7 of "
-        "12018 later ones, the slowest 2052 ms; nothing was dropped then, either, but a process woke up "
+        "others used, too (load 10), 24 of pylb's 256 first requests were late, the slowest 3034 ms, and 7 "
+        "of 12018 later ones, the slowest 2052 ms; nothing was dropped then, either, but a process woke up "
         "988 ms late.",
     ]  # fmt: skip
     return "\n".join([*lines, ""])
