@@ -43,7 +43,7 @@ def test_cores_between_two_moments() -> None:
 def turn(mode: str, rps: float, p50: float) -> dict[str, Any]:
     cores = {"lb": 1.0, "web-1": 0.1, "web-2": 0.1, "extra": 0.6, "rest": 0.2}
     times = {"p50_ms": p50, "p99_ms": 3 * p50, "most_ms": 4 * p50}
-    more = {"requests": int(5 * rps), "failed": 0, "timeouts": 0, "workers": 2}
+    more: dict[str, Any] = {"requests": int(5 * rps), "failed": 0, "timeouts": 0, "workers": 2}
     more |= {"preferred_after": 1.0, "again": []}
     return {"mode": mode, "rps": rps, "cores": cores, **times, **more}
 
