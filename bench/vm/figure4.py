@@ -225,7 +225,7 @@ def page(found: dict[str, Any]) -> str:
         "its nice values, and got 0.14 cores beside the guests; preference came 3.1 s after the load. Now "
         "they have a cgroup that comes before all others.)", "",
         "A first set-up, with connections that are kept and 1 to 2 workers, gave L 1.00 times Base; here "
-        "are 2 workers and a connection for each request, as the paper has them. Taken again when the clients "
+        "are 2 workers and a connection for each request, as the paper has them. Taken again when clients "
         "had their own cgroup (3 rounds, host in use) the first set-up gave L 2.54, L/A 1.43 and L/W 2.37 "
         "times Base, but no shorter medians: in Base few connections are answered at once, and the others "
         "wait (99 % in 4.5 s, in L in 1.4).", "",

@@ -89,6 +89,8 @@ class Scaler:
         self._smooth(now)
         if now >= self._next_report:
             self._report(now, inputs)
+            granted, idle = self._granted(now)  # an embedded controller has answered already
+            inputs = replace(inputs, granted=granted, idle=idle)
         if self.pinned is not None:
             self.decision = Decision(self.pinned, f"pinned to {self.pinned} by the operator")
             return
@@ -158,14 +160,14 @@ class Scaler:
         board = self._board
         serving = snapshot.serving(board)
         rows = serving if self.busy.known else []
-        grant = self.controller.current(now)
+        granted, idle = self._granted(now)
         busy = [self.busy.fractions.get(row, 0.0) for row in rows]
         waiting = [self.busy.waiting.get(row, 0.0) for row in rows]
         return Inputs(
             current=self.target,
             usable=whole_cores(usable_cores()),
-            granted=None if grant is None else grant.cores,
-            idle=None if grant is None else grant.idle_cores,
+            granted=granted,
+            idle=idle,
             busy=busy,
             waiting=self.steal.waiting(busy, waiting),
             lag_us=max((board.row(row)[Field.LAG_US] for row in serving), default=0),
@@ -174,6 +176,11 @@ class Scaler:
             connections=board.total(Field.CONNECTIONS),
             young=now < max(self._began, self.controller.since) + YOUNG,
         )
+
+    def _granted(self, now: float) -> tuple[int | None, int | None]:
+        """Cores leased and cores idle beside them, by the grant in force."""
+        grant = self.controller.current(now)
+        return (None, None) if grant is None else (grant.cores, grant.idle_cores)
 
     def status(self) -> dict[str, Any]:
         """The scaling part of ``/status``."""

@@ -81,6 +81,7 @@ def test_a_change_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_own_use_is_reported_as_smooth_as_idleness_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.process_time", lambda: 0.0)
     scaler, told = scaler_and_controller(monkeypatch, [])
     monkeypatch.setattr(scaler.busy, "sample", lambda: None)
     monkeypatch.setattr(snapshot.Busy, "known", True)
@@ -211,6 +212,23 @@ def test_a_worker_that_hangs_does_not_blind_a_new_control_plane(monkeypatch: pyt
     machine.run(scaler, YOUNG + 1)
     assert scaler.busy.fractions == {0: pytest.approx(1.0), 3: 0.0}
     assert scaler.busy.known
+
+
+def test_an_embedded_controllers_grant_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision beside a report went by the grant before it."""
+    scaler, told = scaler_and_controller(monkeypatch, [])
+    grants: list[Grant] = []
+    monkeypatch.setattr(told, "report", lambda report: grants.append(Grant(2, 1, 3.0, "two are idle")))
+    monkeypatch.setattr(told, "current", lambda now: grants[-1] if grants else None)
+    seen: list[Inputs] = []
+
+    def decide(now: float, inputs: Inputs) -> Decision:
+        seen.append(inputs)
+        return Decision(inputs.current, "")
+
+    monkeypatch.setattr(scaler._policy, "decide", decide)
+    scaler.step(1000.0)
+    assert (seen[0].granted, seen[0].idle) == (1, 2)
 
 
 def test_what_the_policy_remembers_outlives_the_control_plane() -> None:
