@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from bench.rig.balancer import Balancer, free_port
-from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, build_v1, build_v2, parse
+from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, ProxyHeader, build_v1, build_v2, parse
 from tests.e2e.conftest import StartBalancer, StartServer
 from tests.e2e.origin import OK, Origin
 
@@ -47,6 +47,16 @@ def head_seen(answer: bytes) -> str:
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     text: str = json.loads(answer.partition(b"\r\n\r\n")[2])["head"]
     return text
+
+
+def received(connection: socket.socket) -> tuple[ProxyHeader, bytes]:
+    """What a server is sent: the PROXY header, and the request's head behind it."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        data += connection.recv(65536)
+    header = parse(data)
+    assert header is not None
+    return header, data[header.length :]
 
 
 TRUSTING = 'accept_proxy = true\ntrusted_proxies = ["127.0.0.0/8"]'
@@ -113,13 +123,9 @@ def test_sent_to_servers(
     sources: list[object] = []
 
     def play(connection: socket.socket) -> None:
-        data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            data += connection.recv(65536)
-        header = parse(data)
-        assert header is not None
+        header, request = received(connection)
         sources.append(header.source)
-        assert data[header.length :].startswith(b"GET / ")
+        assert request.startswith(b"GET / ")
         connection.sendall(OK)
         connection.recv(1)
 
@@ -144,11 +150,7 @@ def test_what_the_client_said_by_tls_is_told_where_asked(
     told = []
 
     def play(connection: socket.socket) -> None:
-        data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            data += connection.recv(65536)
-        header = parse(data)
-        assert header is not None
+        header, _ = received(connection)
         told.append(header.tlvs)
         connection.sendall(OK)
 
