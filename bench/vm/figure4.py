@@ -23,7 +23,7 @@ from typing import Any
 from bench.rig.report import in_words, machine, rounded
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
-from bench.vm.scene import REST, SOURCE, Scene, files, spin, used, wrk
+from bench.vm.scene import REST, SOURCE, Scene, files, load_in_words, spin, used, wrk
 
 CLIENTS = 250
 SECONDS = 5.0
@@ -184,8 +184,8 @@ def page(found: dict[str, Any]) -> str:
     """The page of what was found."""
     lines = [
         "# The paper's figure 4 with real guests", "",
-        f"`python -m bench.vm figure4`; QEMU with {found['accelerator']}; {in_words(found['machine'])}; "
-        f"load of the host at the start {found['load']:.1f}.", "",
+        f"`python -m bench.vm figure4`; QEMU with {found['accelerator']}; {in_words(found['machine'])}"
+        f"{load_in_words(found)}.", "",
         "Four guests: the balancer (2 vCPUs, 2 workers), two web servers (1 vCPU each, nginx), an extra one "
         f"whose 2 vCPUs only compute: 6 vCPUs on this host's cores. {CLIENTS} clients (wrk, on this host) "
         f"send for {SECONDS:g} s, each request on a new connection. Preference is given by `--act` on the "

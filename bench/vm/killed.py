@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import tempfile
 import time
@@ -20,7 +21,7 @@ from typing import Any
 from bench.rig.report import in_words, machine, write
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
-from bench.vm.scene import SOURCE, Scene, answering, wrk
+from bench.vm.scene import SOURCE, Scene, answering, load_in_words, wrk
 from controller.act.weights import CGROUPS, PROC
 from controller.sources.procreader import weight_file
 
@@ -151,6 +152,7 @@ class Play:
 async def play(turns: int) -> dict[str, Any]:
     """All of it."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "turns": []}
+    found["load"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="pylb-") as name:
         source, act = Path(name) / "host.toml", Path(name) / "act.toml"
         source.write_text(SOURCE)
@@ -178,10 +180,12 @@ def page(found: dict[str, Any]) -> list[str]:
     """The page of what was found, in lines."""
     lines = [
         "# An acting controller is killed, and started again", "",
-        f"`python -m bench.vm killed`; QEMU with {found['accelerator']}; {in_words(found['machine'])}.", "",
+        f"`python -m bench.vm killed`; QEMU with {found['accelerator']}; {in_words(found['machine'])}"
+        f"{load_in_words(found)}.", "",
         "A guest under load has preference by its cgroup's weight, and its agent has brought a second vCPU "
         "online, when the controller with `--act` is killed (-9). *Taken back*: seconds from the command "
-        "that starts it again, in which Python reads its modules, too.", "",
+        "that starts it again, in which Python reads its modules, too. *Not lent*: no core of the host was "
+        "idle for a second vCPU.", "",
         "| until the next start | weight: usual | with preference | after kill -9 | after the next start | "
         "taken back | vCPU offline again | at its end | as it should be |",
         "|---|---|---|---|---|---|---|---|---|",

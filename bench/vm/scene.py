@@ -106,6 +106,11 @@ class Scene:
         return {**found, REST: busy - sum(found.values()), AT: time.monotonic()}
 
 
+def load_in_words(found: dict[str, Any]) -> str:
+    """How loaded the host was before the guests were, as the end of a line, where that was noted."""
+    return f"; load of the host at the start {found['load']:.1f}" if "load" in found else ""
+
+
 def used(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Cores between two moments."""
     seconds = after[AT] - before[AT]
