@@ -18,8 +18,7 @@ from pylb.rules.maps import BadMap, Map
 from pylb.worker.core import Core
 
 _EVERY = 1.0  # seconds
-_LINES = 500
-"""Of a piece."""
+LINES_AT_ONCE = 500
 
 
 class MapFiles:
@@ -58,7 +57,7 @@ class MapFiles:
                 continue
             reading = one.reading(text)
             try:
-                while not reading.step(_LINES):
+                while not reading.step(LINES_AT_ONCE):
                     await asyncio.sleep(0)
             except BadMap as error:
                 self._refused[one.name] = version
