@@ -76,8 +76,8 @@ def test_as_expected(tmp_path: Path, test: str) -> None:
         ),
         (
             'url = "http://a/b"\nexpect.request_headers = { X-Forwarded-For = false, X = "1", Y = true }',
-            "pylb.toml:51: test[0].expect.request_headers.X-Forwarded-For: GET 'http://a/b': expected none, got "
-            "'127.0.0.1' (no rule",
+            "pylb.toml:51: test[0].expect.request_headers.X-Forwarded-For: GET 'http://a/b': expected none, "
+            "got '127.0.0.1' (no rule",
         ),
         ('url = "http://a/b"\nexpect.drop = true', "pylb.toml:51: test[0].expect.drop: GET 'http://a/b': ex"),
         ('url = "a/b"\nexpect.drop = true', "pylb.toml:50: test[0].url: 'a/b' is no URL"),
