@@ -60,12 +60,33 @@ ENDINGS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         *({"backend": name} for name in ("api", "shop", "admin", "app-{host.1}", "{cookie.c}", "{path.1}")),
         {"split": {"api": 1, "canary": 0, "other": 3}, "split_by": "header:X-A"},
         {"split": {"api": 1, "other": 3}, "split_by": "source"},
+        {"redirect": {"to": "https://{host}/new", "status": 301, "keep_path": True, "keep_query": True}},
+        {"redirect": "https"},
+        {"answer": {"status": 503, "body": "later", "headers": {"X-Path": "{path}"}}},
+        {"deny": 403},
+        {"drop": True},
     ]
 )
+EDITS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {"rewrite": {"path": {"prefix": "/a", "to": "/new"}}},
+        {
+            "rewrite": {
+                "path": "/{host.1}{path}",
+                "query": {"set": {"q": "{header.X-A}"}},
+                "host": "in.example",
+            }
+        },
+        {"request_headers": {"set": {"X-A": "{path.1}"}, "remove": "x-b", "add": {"X-New": "{client.ip}"}}},
+        {"response_headers": {"set": {"X-New": "{cookie.c}"}}, "body_bytes": 10},
+    ]
+)
+NOTHING: st.SearchStrategy[dict[str, Any]] = st.just({})
 RULES = st.lists(
-    st.tuples(st.fixed_dictionaries({}, optional={"match": NESTED}), ENDINGS).map(
-        lambda two: two[0] | two[1]
-    ),
+    st.tuples(
+        st.fixed_dictionaries({}, optional={"match": NESTED}),
+        st.tuples(ENDINGS, EDITS | NOTHING) | st.tuples(EDITS, NOTHING),
+    ).map(lambda two: two[0] | two[1][0] | two[1][1]),
     min_size=1,
     max_size=6,
 )

@@ -8,6 +8,7 @@ import pytest
 
 from pylb.config import routing
 from pylb.config.load import from_document
+from pylb.worker.reasons import Reason
 from tests.net.test_clienthello import hello
 from tests.worker.tcp_line import TIMEOUTS, Line
 
@@ -23,7 +24,8 @@ async def asked(line: Line, sent: bytes) -> str:
     """The backend that is connected to; empty where the connection ends."""
     line.begin()
     line.comes(line.near, sent)
-    if line.near.closed:
+    if line.near.aborted:
+        assert not line.asked and line.over() == (Reason.REFUSED, "R", 0, 0)
         return ""
     line.connect()
     return line.asked[-1]
@@ -55,6 +57,27 @@ async def test_where_a_connection_goes(
     assert await asked(Line(monkeypatch, rules=[{"match": match, **RULED}]), sent) == backend
 
 
+DROP = {"match": {"not": {"sni": ["a.example", "*.b.example"]}}, "drop": True}
+
+
+@pytest.mark.parametrize(
+    ("rules", "sent", "backend"),
+    [
+        ([DROP], hello("a.example"), "usual"),
+        ([DROP], hello("x.b.example"), "usual"),
+        ([DROP], hello("b.example"), ""),
+        ([DROP], hello(None), ""),
+        ([DROP], b"SSH-2.0-x\r\n", ""),
+        ([{"match": {"sni": "a.example"}, **RULED}, {"drop": True}], hello("a.example"), "ruled"),
+        ([{"match": {"sni": "a.example"}, **RULED}, {"drop": True}], hello("c.example"), ""),
+    ],
+)
+async def test_names_that_no_rule_lists_are_refused_where_asked(
+    monkeypatch: pytest.MonkeyPatch, rules: list[dict[str, Any]], sent: bytes, backend: str
+) -> None:
+    assert await asked(Line(monkeypatch, rules=rules), sent) == backend
+
+
 async def test_without_a_rule_that_ends_it_the_name_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = [{"match": {"source": "10.0.0.0/8"}, **RULED}]
     assert await asked(Line(monkeypatch, sni=True, rules=rules), hello("a.example")) == "named"
@@ -80,6 +103,10 @@ async def test_rules_that_need_no_client_hello_wait_for_none(monkeypatch: pytest
         (
             {"match": {"not": {"any": [{"host": "a"}]}}, "backend": "b"},
             "rule[0].match.not.any[0].host: in mode",
+        ),
+        (
+            {"deny": 403},
+            'rule[0].deny: in mode "tcp" there are backend, drop, split, split_by only',
         ),
         (
             {"backend": "{host}"},
