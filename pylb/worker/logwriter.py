@@ -29,8 +29,6 @@ from pylb.config.logtarget import Destination, Target
 
 MOST = 8 * 1024 * 1024
 """Bytes that wait for the thread: those of some seconds. More are dropped."""
-MANY = 2000
-"""Lines that are handed over before the tick."""
 LAST = 1.0
 """Seconds for what is left when the process ends."""
 _WAIT = 1000  # milliseconds for room in a descriptor that somebody else has set not to block
@@ -174,7 +172,7 @@ class SyslogSink(Sink):
 class LogWriter:
     """Lines on their way to one target.
 
-    A line is added with ``lines.append``, with its line end, and `push` is called when there are `MANY`.
+    A line is added with ``lines.append``, with its line end; the worker's tick calls `push`.
     """
 
     def __init__(self, name: str, sink: Sink) -> None:

@@ -20,7 +20,7 @@ from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead
 from pylb.worker.facts import Client
 from pylb.worker.logwriter import LogWriter
-from pylb.worker.phases import logfields
+from pylb.worker.phases import logline
 from pylb.worker.phases.accesslog import access_log
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromServer, Spans
@@ -42,9 +42,6 @@ class Lines:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-
-    def push(self) -> None:
-        """Not in these tests."""
 
 
 def logged(scene: Scene, log: AccessLog | None = None, **more: Any) -> list[str]:
@@ -250,7 +247,7 @@ def test_each_variable_is_known_and_each_has_a_value() -> None:
     names = [f"{name}x" if name.endswith(".") else name for name in VARIABLES]
     text = " ".join(f"{{{name}}}" for name in names)
     for format_ in (template.custom(text), Format(template.parse(text), template.haproxy().style)):
-        line = logfields.line(format_, _config(), core)
+        line = logline.line(format_, _config(), core)
         assert len(line(_transaction()).split(" ")) > len(names)  # two dates have a space
 
 
@@ -287,27 +284,27 @@ def test_timers_are_haproxys(scene: Scene, marks: dict[str, int], state: str, ti
     server = scene.backend.servers[0]
     tx = _transaction(server=server, local=False, backend=scene.backend, state=state, **marks)
     tx.reason = None if state == "-" else Reason.SERVER_LATE
-    line = logfields.line(template.haproxy(), _config(), scene.core)(tx)
+    line = logline.line(template.haproxy(), _config(), scene.core)(tx)
     assert line.split(" ")[4] == timers
     names = ("request", "queue", "connect", "response", "total")
     text = "/".join(f"{{time.{name}}}" for name in names)
-    written = logfields.line(template.custom(text), _config(), scene.core)(tx)
+    written = logline.line(template.custom(text), _config(), scene.core)(tx)
     assert written == timers.replace("-1", "-") + "\n"
 
 
 def test_only_what_is_named_is_captured() -> None:
     core = TestCore()
     for format_ in (template.haproxy(("Host",), ("X",)), template.as_json(False, ("Host",), ("X",))):
-        line = logfields.line(format_, _config(), core)(_transaction())
+        line = logline.line(format_, _config(), core)(_transaction())
         assert "a=b" not in line and "uthorization" not in line
         assert "{h} {y}" in line or '{"host":"h"}' in line and '{"x":"y"}' in line
     named = template.custom("{header.authorization} {cookie.c} {cookie.x}")
-    assert logfields.line(named, _config(), core)(_transaction()) == "x d -\n"
+    assert logline.line(named, _config(), core)(_transaction()) == "x d -\n"
 
 
 def test_a_line_is_not_the_last_clients() -> None:
     """What is kept of one head, client or server is not written for another one."""
-    line = logfields.line(template.custom("{client.ip} {uri} {header.x} {protocol}"), _config(), TestCore())
+    line = logline.line(template.custom("{client.ip} {uri} {header.x} {protocol}"), _config(), TestCore())
     first = _transaction(head=request_head(b"GET /1 HTTP/1.1\r\nHost: a\r\nX: 1\r\n\r\n"))
     second = _transaction(head=request_head(b"GET /2 HTTP/1.0\r\nHost: a\r\nX: 2\r\n\r\n"))
     second.client.told = None
@@ -326,13 +323,13 @@ def test_a_line_is_not_the_last_clients() -> None:
 def test_http2_says_so() -> None:
     tx = _transaction()
     tx.client.protocol = "HTTP/2"
-    line = logfields.line(template.combined(), _config(), TestCore())(tx)
+    line = logline.line(template.combined(), _config(), TestCore())(tx)
     assert '"GET /a?b=c HTTP/2.0"' in line
 
 
 def test_behind_a_trusted_proxy_the_client_is_the_one_that_it_names() -> None:
     config = _config(trusted_proxies=("192.0.2.0/24",))
-    line = logfields.line(template.haproxy(), config, TestCore())
+    line = logline.line(template.haproxy(), config, TestCore())
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1, 198.51.100.%d\r\n\r\n"
     first, second = _transaction(), _transaction()
     for number, tx in ((7, first), (8, second)):

@@ -8,8 +8,8 @@ from random import random
 from pylb.config.accesslog import AccessLog, When, format_of
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.core import Core
-from pylb.worker.logwriter import MANY, LogWriter
-from pylb.worker.phases.logfields import line
+from pylb.worker.logwriter import LogWriter
+from pylb.worker.phases.logline import line
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
@@ -21,13 +21,10 @@ def access_log(
 ) -> Callable[[Transaction], None]:
     """Make a transaction's line, if it is to have one, and put it beside the others."""
     written = line(format_of(log, config.mode), config, core)
-    lines = writer.lines
-    add, push = lines.append, writer.push
+    add = writer.lines.append  # handed over ten times a second
 
     def always(tx: Transaction) -> None:
         add(written(tx))
-        if len(lines) > MANY:
-            push()
 
     conditions = _conditions(config, log)
     if not conditions:

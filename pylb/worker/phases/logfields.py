@@ -1,4 +1,4 @@
-"""What the variables of an access log are of a transaction: one function for each.
+"""What the variables of an access log are of a transaction: one function for each (`logline` joins them).
 
 Timers are those of HAProxy's log (configuration manual, §8.4), in milliseconds; None where that moment has
 not come. A variable's name, kind and words for users are in `pylb.accesslog.template`.
@@ -11,20 +11,20 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pylb.accesslog.dates import Dates
-from pylb.accesslog.template import INNER, VARIABLES, Format, Kind, Style, Variable
+from pylb.accesslog.template import INNER, VARIABLES, Kind, Style, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.rules.view import View
-from pylb.worker.backend import Server
 from pylb.worker.core import Core
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
 Get = Callable[[Transaction], Any]
 """Gives bytes, text or a number, by its variable's kind; None where there is none."""
+
 
 class Inline:
     """A variable as an expression of ``tx``, where calling a function would take longer than what it does."""
@@ -43,11 +43,6 @@ _MS = 1_000_000  # nanoseconds
 _BEFORE_CONNECTED = frozenset("RQC")
 
 
-def line(format_: Format, config: FrontendConfig, core: Core) -> Callable[[Transaction], str]:
-    """A function that writes a transaction as a line, with its end."""
-    return Fields(config, core, format_.style).text((*format_.parts, "\n"))
-
-
 class Fields:
     """The variables for one frontend, written in one style."""
 
@@ -60,38 +55,10 @@ class Fields:
         self._view: View | None = None
         if config.trusted_proxies:
             self._view = View([ipaddress.ip_network(one) for one in config.trusted_proxies])
-        self._labelled = self._view is not None  # then the client may be another one for each request
+        self.many_clients = self._view is not None
+        """Whether one connection's requests may come from several clients."""
         self._dates = Dates()
         self._of_frontend = (-10.0, 0)
-
-    def text(self, parts: Sequence[str | Variable]) -> Callable[[Transaction], str]:
-        """A function that writes these parts.
-
-        Those that are next to each other and depend on one thing alone (the client, the head, the server) are
-        written once for as long as that stays the same.
-        """
-        found: list[str | Get] = []
-        rest = list(parts)
-        while rest:
-            run = _run(rest)
-            first = rest[0]
-            if isinstance(first, str):
-                found.append(first)
-            elif first.name in _OF_HEAD:
-                found.append(_once_for_a_head(self._joined(run)))
-            elif first.name in _OF_SERVER:
-                found.append(self._once_for_a_server(self._joined(run)))
-            elif first.name in _OF_CLIENT and not self._labelled:
-                self._labelled = True  # there is one place for it
-                found.append(_once_for_a_client(self._joined(run)))
-            else:
-                run = run[:1]
-                found.append(self.written(first))
-            del rest[: len(run)]
-        return _together(found)
-
-    def _joined(self, run: Sequence[str | Variable]) -> Callable[[Transaction], str]:
-        return _together([part if isinstance(part, str) else self.written(part) for part in run])
 
     def written(self, part: Variable) -> Get:
         """A function that gives a variable as it is written, escaped; a number may stay one."""
@@ -141,26 +108,6 @@ class Fields:
 
     def _name(self, name: str) -> str:
         return self._style.name(name.encode("utf-8", "backslashreplace"))
-
-    def _once_for_a_server(self, render: Callable[[Transaction], str]) -> Get:
-        core = self._core
-        known: dict[Server, str] = {}
-        at = -1.0
-
-        def get(tx: Transaction) -> str:
-            nonlocal at
-            server = tx.server
-            if server is None:
-                return render(tx)
-            if core.now != at:  # counts are a tenth of a second old at most
-                at = core.now
-                known.clear()
-            text = known.get(server)
-            if text is None:
-                text = known[server] = render(tx)
-            return text
-
-        return get
 
     # Who
 
@@ -448,75 +395,3 @@ _ALWAYS = frozenset(
     | {name for name in VARIABLES if name.startswith("connections.")}
 )
 """Numbers that there always are."""
-_OF_HEAD = frozenset({"method", "uri", "raw_path", "query", "host", "protocol", "header.", "cookie."})
-_OF_SERVER = frozenset(
-    {"frontend.name", "backend.name", "server.name", "server.address", "(server)"}
-    | {name for name in VARIABLES if name.startswith("connections.")}
-)
-_OF_CLIENT = frozenset({"client.ip", "client.port"} | {name for name in VARIABLES if name.startswith("tls.")})
-
-
-def _run(parts: Sequence[str | Variable]) -> list[str | Variable]:
-    """The first part and those behind it that depend on the same thing, with the texts between them."""
-    first = parts[0]
-    if isinstance(first, str):
-        return [first]
-    same = next((some for some in (_OF_HEAD, _OF_SERVER, _OF_CLIENT) if first.name in some), frozenset[str]())
-    end = 1
-    for position, part in enumerate(parts):
-        if isinstance(part, Variable):
-            if part.name not in same:
-                break
-            end = position + 1
-    return list(parts[:end])
-
-
-def _together(parts: Sequence[str | Get]) -> Callable[[Transaction], str]:
-    """A function that writes texts and values one behind the other.
-
-    It is an f-string, which takes half the time of ``%`` and a list of values. Its source has names in it,
-    and what is `Inline`; no text of the configuration.
-    """
-    if len(parts) == 1 and not isinstance(parts[0], str):
-        return parts[0]  # the only value is text already
-    names: dict[str, object] = {}
-    source = ""
-    for number, part in enumerate(parts):
-        name = f"part{number}"
-        if isinstance(part, Inline):
-            names |= part.names
-            source += f"{{{part.source}}}"
-        else:
-            names[name] = part
-            source += f"{{{name}}}" if isinstance(part, str) else f"{{{name}(tx)}}"
-    function: Callable[[Transaction], str] = eval(f'lambda tx: f"{source}"', names)
-    return function
-
-
-def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
-    """Clients mostly repeat a head, which is then the same object."""
-    known: bytes | None = None
-    protocol = text = ""
-
-    def get(tx: Transaction) -> str:
-        nonlocal known, protocol, text
-        head = tx.head
-        if head is None:
-            return render(tx)
-        if head.raw is not known or tx.client.protocol != protocol:
-            known = None  # should this fail
-            text = render(tx)
-            known, protocol = head.raw, tx.client.protocol
-        return text
-
-    return get
-
-
-def _once_for_a_client(render: Callable[[Transaction], str]) -> Get:
-    def get(tx: Transaction) -> str:
-        client = tx.client
-        if not client.label:
-            client.label = render(tx)
-        return client.label
-
-    return get
