@@ -76,7 +76,7 @@ class Path:
         frontend = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
         if log is not None:
             core.access_logs[target_of(log)] = writer(target_of(log), open_file(log.to))
-        compiled = phases.compiled(frontend, {"b": backend}, core, rules(backend), log)
+        compiled = phases.compiled(frontend, {"b": backend}, core, rules(backend), log=log)
         bind = Bind("127.0.0.1:80", frontend, compiled, {}, core.head_limits)
         transport: Any = _Transport()
         self.client = Http1Connection(core, bind)

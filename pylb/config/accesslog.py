@@ -59,7 +59,7 @@ Statuses = Annotated[
 ]
 
 
-class When(Section):
+class LogCondition(Section):
     """Which requests are logged: those for which all of its keys hold."""
 
     status: Annotated[tuple[Statuses, ...], ONE_OR_MORE] = Field(
@@ -89,7 +89,7 @@ class AccessLog(Section):
     sample: float = Field(
         default=1.0, gt=0, le=1, allow_inf_nan=False, description="The share of lines that is written."
     )
-    when: Annotated[tuple[When, ...], ONE_OR_MORE, Default("all")] = Field(
+    when: Annotated[tuple[LogCondition, ...], ONE_OR_MORE, Default("all")] = Field(
         default=(), description="Which requests are logged; those that fit one of several tables."
     )
     request_headers: tuple[HeaderName, ...] = Field(

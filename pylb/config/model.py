@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from pylb.config.accesslog import AccessLog, When, in_force, misfit
+from pylb.config.accesslog import AccessLog, LogCondition, in_force, misfit
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Server, ServerTls
 from pylb.config.case import Case, Expect
@@ -60,6 +60,7 @@ __all__ = [
     "Limits",
     "LocationRewrite",
     "Log",
+    "LogCondition",
     "Map",
     "Match",
     "PathRewrite",

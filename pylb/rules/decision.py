@@ -131,8 +131,8 @@ class Rules:
                 edits = () if rule.edits is None else (rule.edits,)
                 rule.constant = self._decision(ending.kind, name, ending.action, edits, rule.number)
         self._node = Index(rules).node
-        # What was decided for a request, with its edits, is so for others; which rules one matches, its client
-        # says, so what is remembered is bounded.
+        # What was decided for a request, with its edits, is so for others; which rules one matches, its
+        # client says, so what is remembered is bounded.
         self._known = lru_cache(4096)(self._decision)
 
     @property

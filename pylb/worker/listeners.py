@@ -60,6 +60,8 @@ class Listener:
         self._core = core
         self.bind = bind
         self._raw = bind.frontend.raw
+        self.going = False
+        """Whether no worker reads it any more when this one has left."""
         self.by_hand: ByHand | None = None
         """Accepts in the event loop's place where a PROXY header or TLS comes first; else None."""
         if config.accept_proxy or context is not None:
@@ -96,7 +98,9 @@ class Listener:
             return Overflow(speak, lambda transport: self._overflown(transport, told, speak))
         if self._raw:
             return TcpConnection(core, self.bind, told)
-        return Http1Connection(core, self.bind, told)
+        connection = Http1Connection(core, self.bind, told)
+        connection.movable = connection.movable and not self.going
+        return connection
 
 
     def _overflown(self, transport: asyncio.BaseTransport, told: Endpoint | None, speak: bool) -> None:
@@ -203,23 +207,26 @@ class Listeners:
         return self._slots
 
     async def close(self, read_by_others: set[str]) -> None:
-        """Close this process's copies of all slots' sockets.
+        """Close this process's copies of the sockets that others read; accept what the other ones hold."""
+        for bind, sockets in list(self._sockets.items()):
+            listener = self._listeners[bind]
+            listener.going = bind not in read_by_others
+            for sock in sockets:
+                if listener.going:
+                    await self._empty(listener, sock)
+                else:
+                    sock.close()
 
-        Of a bind that nobody else will read, what the kernel has completed is accepted first. Every worker
-        does so. After a reload no handshake begins there any more (`steering.turn_away`); those under way are
-        given the time to end before the sockets are emptied a last time and closed.
+    async def close_rest(self, handshakes: bool) -> None:
+        """Close the sockets that nobody else will read, each as soon as it was emptied once more.
+
+        Every worker does so.
 
         Args:
-            read_by_others: keys of binds; none at a stop.
+            handshakes: wait for those under way. After a reload no other ones begin (`steering.turn_away`).
         """
-        for bind in read_by_others & self._sockets.keys():
-            for sock in self._sockets[bind]:
-                sock.close()
-        gone = {bind: sockets for bind, sockets in self._sockets.items() if bind not in read_by_others}
-        if read_by_others and any(not bind.startswith("unix:") for bind in gone):
-            for bind, sockets in gone.items():
-                for sock in sockets:
-                    await self._empty(self._listeners[bind], sock)
+        gone = {bind: sockets for bind, sockets in self._sockets.items() if self._listeners[bind].going}
+        if handshakes and any(not bind.startswith("unix:") for bind in gone):
             await asyncio.sleep(_HANDSHAKE)
         for bind, sockets in gone.items():
             for sock in sockets:

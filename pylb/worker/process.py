@@ -252,6 +252,10 @@ class Worker:
         if targets:
             self._move_to(targets, binds)
         self._close_idle()
+        before = set(core.clients)
+        await self.listeners.close_rest(handshakes=not core.stopping)
+        for client in core.clients - before:  # they will be told with their next response
+            core.loop.call_later(core.spread, client.drain)
         self.emptier()
         if core.stopping:
             self._cut_after(self._context.config.drain.timeout, "drain.timeout")

@@ -90,19 +90,19 @@ sys.path[:0] = sys.argv[1].split(":")
 from test_arbiter import fake_worker
 from pylb import log
 from pylb.config.address import parse_address
+from pylb.config.mistakes import ConfigError
 from pylb.config.model import Config
 from pylb.net import channel
 from pylb.scoreboard import Field, State
 from pylb.supervisor.arbiter import Arbiter
 
-class Mistakes(Exception):
-    problems = ["backend[0].name: missing", "workers.min: too small"]
+MISTAKES = ["backend[0].name: missing", "workers.min: too small"]
 
 def config():
     with open(sys.argv[2]) as file:
         raw = json.load(file)
     if raw is None:
-        raise Mistakes
+        raise ConfigError(MISTAKES)
     return Config.model_validate(raw)
 
 def control(context):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import random
 
-from pylb.config.accesslog import AccessLog, When, format_of
+from pylb.config.accesslog import AccessLog, LogCondition, format_of
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.core import Core
 from pylb.worker.logwriter import LogWriter
@@ -65,7 +65,7 @@ def _not_asked_for_health(path: str) -> Condition:
     return asked
 
 
-def _fits(when: When) -> Condition:
+def _fits(when: LogCondition) -> Condition:
     """Whether all keys of a condition hold."""
     statuses = frozenset(status for some in when.status for status in some)
     slower = int(when.slower * 1e9) if when.slower is not None else -1
