@@ -220,7 +220,7 @@ def test_a_stop_takes_no_longer_than_it_may(balancer: StartBalancer, origin: Ori
     running.signal(signal.SIGTERM)
     client.to_the_end()
     idle.to_the_end()
-    assert running.process.wait(20) == 0
+    assert running.process.wait(25) == 0
     for one in (client, idle):
         one.sock.close()
 
@@ -235,7 +235,7 @@ def test_a_stop_waits_for_the_last_request(client: Patient, quick: Balancer, ori
     origin.release()
     assert client.answer(number)[1] == b"late"
     client.to_the_end()
-    assert quick.process.wait(20) == 0
+    assert quick.process.wait(25) == 0
 
 
 def test_the_age_of_a_connection(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_age_of_a_connection(balancer: StartBalancer, origin: Origin, tmp_pa
     client = Patient(running.port)
     while not client.goaways:
         assert client.answer(client.request("/"))[1] == b"/"
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=50) as sock:
         answer = b""
         while b"\r\nConnection: close\r\n" not in answer:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -33,7 +33,7 @@ def start(
 
 
 def ask(port: int, *pieces: bytes, host: str = "127.0.0.1") -> bytes:
-    with socket.create_connection((host, port), timeout=20) as sock:
+    with socket.create_connection((host, port), timeout=50) as sock:
         for piece in pieces:
             sock.sendall(piece)
         data = b""
@@ -105,7 +105,7 @@ def test_before_tls(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> 
     _, port = start(balancer, tmp_path, origin.address, TRUSTING + tls)
     client = ssl.create_default_context()
     ca.configure_trust(client)
-    raw = socket.create_connection(("127.0.0.1", port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", port), timeout=50)
     raw.sendall(build_v2(SOURCE, DESTINATION))
     with client.wrap_socket(raw, server_hostname="a.example") as sock:
         sock.sendall(GET + b"\r\n")
@@ -131,7 +131,7 @@ def test_sent_to_servers(
 
     _, port = start(balancer, tmp_path, scripted(play).address, backend=f'send_proxy = "{version}"')
     ports = []
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         for _ in range(2):  # two requests of one client: each on a connection of its own
             ports.append(sock.getsockname()[1])
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -162,7 +162,7 @@ def test_what_the_client_said_by_tls_is_told_where_asked(
     context = ssl.create_default_context()
     authority.configure_trust(context)
     context.set_alpn_protocols(["http/1.1"])
-    plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=50)
     with plain, context.wrap_socket(plain, server_hostname="www.example.org") as tls:
         tls.sendall(b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n")
         assert tls.recv(15) == b"HTTP/1.1 200 OK"
