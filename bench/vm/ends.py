@@ -1,10 +1,10 @@
 """The two ends of the protocol in an experiment with guests: a controller on this host, pylb in a guest.
 
-async with HostController(source="hypervisor:FILE") as controller:      # controller.socket for Guest(…)
-    balancer = Pylb(guest, workers=(1, 2), servers=["10.213.1.3:80"])
-    await balancer.start()                                              # serves on guest.url(8080)
-    (await balancer.status())["scaling"]["granted_cores"]
-    await controller.leases()
+    async with HostController(source="hypervisor:FILE") as controller:      # controller.socket for Guest(…)
+        balancer = Pylb(guest, workers=(1, 2), servers=["10.213.1.3:80"])
+        await balancer.start()                                              # serves on guest.url(8080)
+        (await balancer.status())["scaling"]["granted_cores"]
+        await controller.leases()
 """
 
 from __future__ import annotations
