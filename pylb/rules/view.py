@@ -28,9 +28,11 @@ _FORWARDING = frozenset(
     {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 )
 """What only a trusted proxy may say."""
+_FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
+
+
 _MOST_PROXIES = 32
 """Addresses of ``X-Forwarded-For`` that are looked at, from the right; no request passes so many proxies."""
-_FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 
 
 class Known(Protocol):
