@@ -31,10 +31,6 @@ _FORWARDING = frozenset(
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 
 
-_MOST_PROXIES = 32
-"""Addresses of ``X-Forwarded-For`` that are looked at, from the right; no request passes so many proxies."""
-
-
 class Known(Protocol):
     """The facts of a client's connection; the worker's `Client` has them."""
 
@@ -61,6 +57,10 @@ class Known(Protocol):
     @property
     def subject(self) -> bytes:
         """The subject of its verified certificate."""
+
+
+_MOST_PROXIES = 32
+"""Addresses of ``X-Forwarded-For`` that are looked at, from the right; no request passes so many proxies."""
 
 
 class View:
