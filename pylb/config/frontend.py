@@ -138,8 +138,8 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
-        if self.mode == "tcp" and self.rules:
-            raise ValueError('rule needs mode = "http"')
+        if self.mode == "tcp" and (self.rules or self.error_pages):
+            raise ValueError('rule and error_page need mode = "http"')
         if self.mode == "tcp" and (
             self.redirect_to_https or self.forwarded or self.health is not None or self.request_id != "pass"
         ):

@@ -16,6 +16,8 @@ from pylb.rules.view import View
 
 _REMEMBERED = 4096
 """Spellings of hosts, and pairs of nodes, that are remembered; strangers choose the former."""
+_LONGEST_HOST = 253
+"""Bytes of a host that is remembered; DNS has no longer ones."""
 _FEW = 64
 """Up to so many rules of any host, or of a pattern, are put into each host's site, where they cost no look-up
 of their own."""
@@ -161,8 +163,10 @@ class Index(Generic[R]):
             self._sites.clear()
         if len(sites) > 1:
             sites = self._together(sites)
-        self._sites[view.head.host] = sites or [self._none]
-        return sites or [self._none]
+        sites = sites or [self._none]
+        if len(host) <= _LONGEST_HOST:
+            self._sites[view.head.host] = sites
+        return sites
 
     def _together(self, sites: list[_Site[R]]) -> list[_Site[R]]:
         """One site in place of several, unless that would repeat many rules for many hosts."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pylb.rules import glob
 from pylb.rules.maps import Map
 from pylb.rules.regex import Regex
 from pylb.rules.template import did_you_mean, encoded
+from pylb.rules.text import Text as Text
 from pylb.rules.view import Network, View, address_of
 
 Test = Callable[[View], bool]
@@ -24,19 +24,6 @@ TextTest = Callable[[bytes, View], bool]
 
 _REMEMBERED = 4096
 """Addresses whose networks are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What a value is compared with; any of those given may hold."""
-
-    present: bool = False
-    """Any value will do."""
-    equal: tuple[str, ...] = ()
-    prefix: tuple[str, ...] = ()
-    suffix: tuple[str, ...] = ()
-    contains: tuple[str, ...] = ()
-    regex: tuple[str, ...] = ()
 
 
 def text(wanted: Text, unsafe: bool) -> TextTest:
