@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from itertools import accumulate
 
-from pylb.rules.view import View
+from pylb.rules.view import View, field_name
 
 _ONE = 1 << 64
 
@@ -48,7 +48,7 @@ def splitter(weights: Mapping[str, int], by: str | None) -> Callable[[View], str
 def _key(by: str) -> Callable[[View], bytes | None]:
     kind, _, name = by.partition(":")
     if kind == "header":
-        field = name.lower().encode()
+        field = field_name(name)
         return lambda view: view.field(field)
     if kind == "cookie":
         cookie = name.encode()

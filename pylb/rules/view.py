@@ -56,6 +56,10 @@ class Known(Protocol):
         """The subject of its verified certificate."""
 
 
+_MOST_PROXIES = 32
+"""Addresses of ``X-Forwarded-For`` that are looked at, from the right; no request passes so many proxies."""
+
+
 class View:
     """A request, as rules see it.
 
@@ -167,18 +171,17 @@ class View:
         return host
 
     def fields(self, name: bytes) -> list[bytes]:
-        """The values of all fields of a name (in lower case); ``x_y`` is a spelling of ``x-y``.
+        """The values of all fields of a name, which is as `field_name` makes it.
 
         Of a client that is no trusted proxy, forwarding fields are as good as not sent.
         """
-        name = name.replace(b"_", b"-")
         if name in CLIENT_FIELDS and not self.head.trusted:
             return []
         raw = self.head.raw
         folded = self._folded
         if folded is None:
             folded = self._folded = raw.translate(_FOLD)
-        line = b"\n" + name + b":"
+        line = b"\n" + name.replace(b"_", b"-") + b":"
         begin = folded.find(line)
         found = []
         while begin >= 0:
@@ -238,8 +241,10 @@ class View:
             client = self.peer
             if self.head.trusted and self._trusted:
                 chain = b",".join(self.fields(b"x-forwarded-for")).split(b",")
-                while chain and self._trusts(client):
-                    address = address_of(_without_port(chain.pop().strip(b"\t ")))
+                for said in chain[: -_MOST_PROXIES - 1 : -1]:
+                    if not self._trusts(client):
+                        break
+                    address = address_of(_without_port(said.strip(b"\t ")))
                     if address is None:
                         break  # what stands left of it was written by nobody that is known
                     client = written(address)
@@ -284,6 +289,11 @@ class View:
         if self.known.protocol == "HTTP/2":
             return "h2"
         return "http/1.1" if self.head.http11 else "http/1.0"
+
+
+def field_name(text: str) -> bytes:
+    """The name of a field as `View.fields` is asked for it; ``X_Y`` is a spelling of ``x-y``."""
+    return text.lower().replace("_", "-").encode()
 
 
 def _decoded(text: bytes) -> bytes:

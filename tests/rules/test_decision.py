@@ -69,7 +69,7 @@ def test_mistakes_name_the_key(text: str, says: str) -> None:
 
 def test_hosts_of_strangers_take_no_room() -> None:
     rules = rules_of('[[rule]]\nmatch = { host = ["*.example", "shop.example"] }\nbackend = "shop"')
-    remembered = rules._node.__self__._sites  # type: ignore[attr-defined]
+    remembered = rules._node.__self__._known  # type: ignore[attr-defined]
     for number in range(5000):
         rules.decide(seen(rules, head_of(host=f"{number}.example")))
     assert 0 < len(remembered) <= 4096
