@@ -66,6 +66,15 @@ class Outcome:
     body: bytes = b""
 
 
+class _Core(Core):
+    """A worker's, of which the exchange asks little; ``reason`` is that of the last refusal."""
+
+    reason = ""
+
+    def count_refusal(self, refused: Refused) -> None:
+        self.reason = refused.reason
+
+
 class DryRun:
     """The frontends of a configuration, as a worker has them."""
 
@@ -76,7 +85,7 @@ class DryRun:
         self._bodies = changes.read_bodies(config)
         loop = asyncio.new_event_loop()
         loop.close()  # there is a pooled connection to each server, so nothing is begun on it
-        self._core = Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
+        self._core = _Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
         count = sum(len(backend.servers) for backend in config.backends)
         board = Scoreboard(1, servers=max(count, 1), backends=len(config.backends))
         numbers = iter(range(count))
@@ -131,12 +140,12 @@ class DryRun:
         frontend.on_request = _with_trace(self._phases[config.name], rules, config, outcome)
         server = self._pooled()
         client = NotingClient(facts)
+        self._core.reason = ""
         exchange = begin(self._core, facts, frontend)
         head = bind.reader(facts)
         try:
             head.read(request.head())
         except Refused as refused:
-            outcome.refused = refused.reason
             exchange.refuse(refused, client)
         else:
             exchange.request(client, head, b"", True)
@@ -147,6 +156,7 @@ class DryRun:
             outcome.status = client.response.status
             _, outcome.response_headers = _lines(client.response.out)
             outcome.body = client.content
+        outcome.refused = self._core.reason
         return outcome
 
     def _pooled(self) -> NotingServer:
@@ -199,8 +209,7 @@ def _trace(rules: Rules, tx: Transaction, config: FrontendConfig, outcome: Outco
     view.begin(tx.head, tx.client)
     try:
         decision = rules.decide(view, outcome.steps)
-    except Refused as refused:  # the next phase is, too
-        outcome.refused = refused.reason
+    except Refused:  # the next phase is, too
         return
     outcome.rule = decision.rule
     if decision.rule >= 0:
