@@ -41,6 +41,14 @@ backend = "b2"
 match = { path_glob = "*.php" }
 backend = "b3"
 """
+_EDITS = """
+[[rule]]
+request_headers.remove = ["X-Debug", "X-Internal-*"]
+request_headers.set = { X-Real-IP = "{client.ip}", X-Host = "{host}", X-From = "pylb" }
+request_headers.add = { X-Tag = "a" }
+response_headers.remove = ["Server", "X-Powered-By"]
+response_headers.set = { X-Frame-Options = "DENY", X-Content-Type-Options = "nosniff" }
+"""
 
 
 def _requests() -> list[bytes]:
@@ -88,7 +96,10 @@ CASES: dict[str, Callable[[], str]] = {
     f"{ROUTES} routes by path": lambda: "".join(
         _route(f'path = "/p{number % PATHS}/item/{number}"', number) for number in range(ROUTES)
     ),
+    "1 route, and 3 other rules": lambda: _MIXED + _route('host = "h7.example", path = "/p7"', 0),
     f"{ROUTES} routes, and 3 other rules": lambda: _MIXED + _thousand(),
+    "10 header edits": lambda: _EDITS,
+    "a path's prefix rewritten": lambda: '[[rule]]\nrewrite.path = { prefix = "/p7", to = "/q" }',
 }
 """By name, the rules."""
 

@@ -56,7 +56,7 @@ def changes(section: Actions, means: Means) -> Changes | None:
         waits(section.timeouts),
         section.body_bytes,
     )
-    return None if made == Changes() else made
+    return made or None
 
 
 def reply(section: Actions, means: Means) -> Ending | None:

@@ -17,11 +17,25 @@ from pylb.config.case import Case, Expect
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
+from pylb.config.edits import (
+    CookieEdits,
+    CookiePart,
+    HeaderEdits,
+    LocationRewrite,
+    PathRewrite,
+    QueryRewrite,
+    Replace,
+    ResponseEdits,
+    Rewrite,
+    RouteTimeouts,
+    When,
+)
 from pylb.config.frontend import Frontend, Health, Tls
 from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.map import Map
 from pylb.config.match import Match
+from pylb.config.replies import ErrorPage, Redirect, Reply
 from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.timeouts import Timeouts
@@ -33,14 +47,27 @@ __all__ = [
     "Case",
     "Config",
     "Controller",
+    "CookieEdits",
+    "CookiePart",
     "Drain",
+    "ErrorPage",
     "Expect",
     "Frontend",
+    "HeaderEdits",
     "Health",
     "Limits",
+    "LocationRewrite",
     "Log",
     "Map",
     "Match",
+    "PathRewrite",
+    "QueryRewrite",
+    "Redirect",
+    "Replace",
+    "Reply",
+    "ResponseEdits",
+    "Rewrite",
+    "RouteTimeouts",
     "Rule",
     "Section",
     "Server",
@@ -48,6 +75,7 @@ __all__ = [
     "ServerTls",
     "Timeouts",
     "Tls",
+    "When",
     "Workers",
     "server_keys",
 ]

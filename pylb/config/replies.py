@@ -22,7 +22,7 @@ class Redirect(Section):
 
     to: Template = Field(description='The URL, or "https": the same one by https.')
     status: Annotated[Literal[301, 302, 303, 307, 308] | None, Default('302; 308 to "https"')] = Field(
-        default=None, description="301 and 308 are for ever; 307 and 308 keep the method."
+        default=None, description="How: 301 and 308 are for ever, 307 and 308 keep the method."
     )
     keep_path: bool = Field(default=False, description="Whether the request's path follows.")
     keep_query: bool = Field(default=False, description="Whether the request's query follows.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from pylb.http.errors import Refused
@@ -130,6 +131,9 @@ class Rules:
                 edits = () if rule.edits is None else (rule.edits,)
                 rule.constant = self._decision(ending.kind, name, ending.action, edits, rule.number)
         self._node = Index(rules).node
+        # What was decided for a request, with its edits, is so for others; which rules one matches, its client
+        # says, so what is remembered is bounded.
+        self._known = lru_cache(4096)(self._decision)
 
     @property
     def edit(self) -> bool:
@@ -176,7 +180,7 @@ class Rules:
         except TooLong:
             raise Refused(400, "regex") from None
         if edits:
-            return self._decision("backend", self._backend, None, edits)
+            return self._known("backend", self._backend, None, edits, -1)
         return self._default
 
     def _decision(
@@ -188,7 +192,7 @@ class Rules:
         name = ending.backend(view) if callable(ending.backend) else ending.backend
         if rule.edits is not None:
             edits += (rule.edits,)
-        return self._decision(ending.kind, name or self._backend, ending.action, edits, rule.number)
+        return self._known(ending.kind, name or self._backend, ending.action, edits, rule.number)
 
     def _traced(self, view: View, trace: list[Step]) -> list[Rule]:
         """The rules that match, up to the first that ends the evaluation."""

@@ -22,6 +22,7 @@ Handler = Callable[[bytes, View], bytes | None]
 Compile = Callable[[str], Template]
 """Makes a template of a text; raises ValueError with a sentence."""
 
+_FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 _NAME = re.compile(TOKEN.decode() + "{1,256}")
 _HOP_BY_HOP = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"}
@@ -43,7 +44,7 @@ class Edits:
         untouched: names that a ``*`` leaves alone.
     """
 
-    __slots__ = ("_sub", "_handle", "_handlers", "_fixed", "_lines")
+    __slots__ = ("_signs", "_sub", "_handlers", "_fixed", "_lines")
 
     def __init__(
         self,
@@ -52,6 +53,9 @@ class Edits:
         cut: Iterable[bytes],
         untouched: Iterable[str] = (),
     ) -> None:
+        cut = list(cut)
+        # Most heads have none of these, which is told faster than by the expression.
+        self._signs = [(b"\n" + name.removesuffix(b"*")).translate(_FOLD) for name in (*handlers, *cut)]
         names = [_spelled(name) for name in handlers]
         names += [_spelled(name) if name[-1:] != b"*" else _below(name, untouched) for name in cut]
         self._sub = re.compile(rb"\r\n(" + b"|".join(names) + rb"):([^\r\n]*)").sub if names else None
@@ -71,10 +75,11 @@ class Edits:
     def apply(self, head: bytes, view: View) -> bytes:
         """The head with its fields edited."""
         if self._sub is not None:
-            if self._handlers:
-                head = self._sub(lambda match: self._changed(match, view), head)
-            else:
-                head = self._sub(b"", head)
+            folded = head.translate(_FOLD)
+            for sign in self._signs:
+                if sign in folded:
+                    head = self._sub(lambda match: self._changed(match, view), head)
+                    break
         if not self._lines:
             return head[:-2] + self._fixed + b"\r\n" if self._fixed else head
         out = [head[:-2], self._fixed]

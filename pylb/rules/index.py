@@ -16,6 +16,9 @@ from pylb.rules.view import View
 
 _REMEMBERED = 4096
 """Spellings of hosts, and pairs of nodes, that are remembered; strangers choose the former."""
+_FEW = 64
+"""Up to so many rules of any host, or of a pattern, are put into each host's site, where they cost no look-up
+of their own."""
 
 
 class Indexed(Protocol):
@@ -62,9 +65,10 @@ class Node(Generic[R]):
 class _Site(Generic[R]):
     """The rules of one host, of one ``*.`` pattern, or those of any host, by their paths."""
 
-    __slots__ = ("_exact", "_prefix", "_rest", "_longest")
+    __slots__ = ("rules", "_exact", "_prefix", "_rest", "_longest")
 
-    def __init__(self, rules: Iterable[R]) -> None:
+    def __init__(self, rules: Sequence[R]) -> None:
+        self.rules = rules
         exact: dict[bytes, list[R]] = {}
         prefix: dict[bytes, list[R]] = {}
         rest: list[R] = []
@@ -128,6 +132,7 @@ class Index(Generic[R]):
         self._hosts = {host: _Site(some) for host, some in by_host.items()}
         self._labels = max((host.count(b".") for host in by_host if host.startswith(b"*.")), default=0)
         self._sites: dict[bytes | None, list[_Site[R]]] = {}
+        self._joined: dict[tuple[_Site[R], ...], _Site[R]] = {}
         self._merged: dict[tuple[Node[R], Node[R]], Node[R]] = {}
 
     def node(self, view: View, path: bytes) -> Node[R]:
@@ -154,10 +159,20 @@ class Index(Generic[R]):
                 sites.append(self._hosts[pattern])
         if len(self._sites) >= _REMEMBERED:
             self._sites.clear()
-        if not sites:
-            sites.append(self._none)
-        self._sites[view.head.host] = sites
-        return sites
+        if len(sites) > 1:
+            sites = self._together(sites)
+        self._sites[view.head.host] = sites or [self._none]
+        return sites or [self._none]
+
+    def _together(self, sites: list[_Site[R]]) -> list[_Site[R]]:
+        """One site in place of several, unless that would repeat many rules for many hosts."""
+        sizes = sorted(len(site.rules) for site in sites)
+        if sum(sizes[:-1]) > _FEW:
+            return sites
+        key = tuple(sites)
+        if key not in self._joined:
+            self._joined[key] = _Site([rule for site in sites for rule in site.rules])
+        return [self._joined[key]]
 
     def _both(self, one: Node[R], other: Node[R]) -> Node[R]:
         if not one.rules or not other.rules:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
+from unittest.mock import patch
 from urllib.parse import unquote_to_bytes
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pylb.config import routing
-from pylb.config.load import from_document
+from pylb.config.load import ConfigError, from_document
+from pylb.config.model import Match
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
-from pylb.rules import glob, normal, template
+from pylb.rules import glob, index, normal, template
 from pylb.rules.decision import Rules, Step
 from pylb.rules.maps import Map
 from tests.rules.cases import SCENARIOS
@@ -85,14 +87,86 @@ def led(rules: Rules, head: RequestHead, trace: list[Step] | None) -> tuple[obje
 
 
 @examples
-@given(documents, st.lists(requests, min_size=1, max_size=8))
+@given(documents, st.lists(requests, min_size=1, max_size=8), st.sampled_from([0, 2, 64]))
 def test_the_index_finds_what_looking_at_every_rule_finds(
-    some: list[tuple[dict[str, object], str]], asked: list[tuple[str, str, str, str, str]]
+    some: list[tuple[dict[str, object], str]], asked: list[tuple[str, str, str, str, str]], few: int
 ) -> None:
     made = compiled(some)
+    with patch.object(index, "_FEW", few):
+        compare(made, asked)
+
+
+def compare(made: Rules, asked: list[tuple[str, str, str, str, str]]) -> None:
     for method, path, query, host, fields in asked:
         head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits())
         head.read(f"{method} {path}{query} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n".encode())
+        assert led(made, head, None) == led(made, head, [])
+
+
+anything = st.recursive(
+    st.one_of(
+        st.booleans(),
+        st.integers(-1, 70000),
+        st.text("/*.a(?P<x>)[]{}\\%\0é ", max_size=8),
+        st.sampled_from(["10.0.0.0/8", "/a", "a.x", "GET", "h2", "{path.1}", "{re.x}", "m"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(
+            st.sampled_from([*Match.model_fields, "not", "prefix", "regex", "m", "X"]), inner, max_size=2
+        ),
+    ),
+    max_leaves=5,
+)
+tests = st.one_of(
+    st.just(True),
+    st.text("ax", max_size=2),
+    st.dictionaries(st.sampled_from(["prefix", "regex"]), st.text("a.*+(|)", max_size=6), min_size=1),
+)
+named = st.dictionaries(st.sampled_from(["x", "X", "a-b"]), tests, min_size=1, max_size=2)
+plausible = {
+    **dict.fromkeys(["header", "query", "cookie"], named),
+    **dict.fromkeys(["path", "path_exact", "starts_with"], st.text("a/.%5é", max_size=6).map("/".__add__)),
+    "path_regex": st.text("ab.*+?(|)^$[]/", max_size=12),
+    "path_glob": st.text("a*/", max_size=6),
+    "map": st.one_of(st.just("m"), tests.map(lambda test: {"m": test})),
+    "source": st.sampled_from(["192.0.2.0/24", "::/0", "::1"]),
+    "client_subject": tests,
+    "host": st.sampled_from(["a.x", "*.x", "[::1]", "A.X."]),
+}
+keys = st.sampled_from([*plausible, "not", "any", "tls", "port"])
+sensible = st.one_of(*(value.map(lambda one, key=key: {key: one}) for key, value in plausible.items()))  # type: ignore[misc]
+nesting = st.one_of(
+    sensible, sensible, sensible.map(lambda one: {"not": one}), st.dictionaries(keys, anything, max_size=1)
+)
+written = st.one_of(
+    st.sampled_from(["site", "app-{re.x}", "{path.1}", "{map.m}", "{host.1}{{"]), st.text("{}a.1", max_size=9)
+)
+
+
+@examples
+@given(st.lists(nesting, max_size=3), written, st.one_of(st.none(), st.none(), anything))
+def test_any_rule_works_or_is_refused_with_its_key(
+    parts: list[dict[str, object]], backend: str, split: object
+) -> None:
+    match = {key: value for part in parts for key, value in part.items()}
+    rule = {"match": match, **({"backend": backend} if split is None else {"split": split})}
+    document = {
+        "frontend": {"name": "f", "bind": "127.0.0.1:80", "backend": "site", "rule": [rule]},
+        "backend": [{"name": name, "server": "127.0.0.1:9"} for name in BACKENDS],
+        "map": {"name": "m", "file": "/f"},
+    }
+    try:
+        config = from_document(document)
+        made = routing.compiled(config, config.frontends[0], routing.empty_maps(config))
+    except ConfigError as error:
+        assert all("rule[0]" in problem for problem in error.problems)
+    except routing.Unusable as error:
+        assert error.key.startswith("rule[0].")
+    else:
+        assert made is not None
+        head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits())
+        head.read(b"GET /a/b?x HTTP/1.1\r\nHost: a.x\r\nX: a\r\nCookie: x=a\r\n\r\n")
         assert led(made, head, None) == led(made, head, [])
 
 
@@ -106,8 +180,8 @@ names = st.sampled_from(["Cookie", "X-Forwarded-For", "X-Debug", "x_version", "A
 def test_no_request_raises_anything_but_a_refusal(
     scenario: str, path: str, host: str, fields: list[tuple[str, str]]
 ) -> None:
-    trusted = "trusted_proxies" in SCENARIOS[scenario].keys
-    head = RequestHead(b"127.0.0.1", b"127.0.0.1:80", b"http", HeadLimits(), trusted=trusted)
+    trusts = (lambda address: False) if "trusted_proxies" in SCENARIOS[scenario].keys else None
+    head = RequestHead(b"127.0.0.1", b"127.0.0.1:80", b"http", HeadLimits(), trusts=trusts)
     lines = [f"GET /{path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in fields)]
     try:
         head.read("\r\n".join([*lines, "", ""]).encode("latin-1"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 from pylb.config import routing
-from pylb.config.model import Config
+from pylb.config.model import Config, Timeouts
 from pylb.worker import phases
 from pylb.worker.backend import Backend
 from pylb.worker.frontend import Frontend
@@ -15,7 +16,9 @@ from tests.rules.requests import BACKENDS, Facts, configuration, head_of
 
 
 def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]:
-    backends = {name: cast(Backend, object()) for name in BACKENDS}
+    backends = {
+        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None)) for name in BACKENDS
+    }
     (frontend,) = config.frontends
     rules = routing.compiled(config, frontend, {}, backends)
     return phases.compiled(frontend, backends, TestCore(), rules), backends
@@ -31,8 +34,10 @@ def test_the_first_rule_that_matches_says_which_backend() -> None:
     (phase,) = frontend.on_request
     tx = Transaction()
     tx.client = cast(Any, Facts())
+    tx.frontend = frontend
     for target, name in (("/api/x", "api"), ("/x", "site"), ("/x/../api", "api")):
         tx.head = head_of(target)
         assert phase(tx) is None
         assert tx.backend is backends[name]
+        assert tx.timeouts is backends[name].timeouts
         assert tx.plan is None

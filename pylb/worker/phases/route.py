@@ -42,9 +42,13 @@ def route(config: FrontendConfig, rules: Rules | None) -> Callable[[Transaction]
                 view = rules.view()
                 seen.backend = decision.backend.encode()
                 plan = tx.plan = Plan(decision.edits, seen, tell_prefix)
-                if plan.edits_request:
+                if plan.changes.edits_request:
                     head.changes = partial(_changed, tx, plan)
-                _bound(tx, plan)
+                waits, limit = plan.changes.timeouts, plan.changes.body_bytes
+                if waits:
+                    tx.timeouts = with_waits(tx.timeouts, waits)
+                if limit is not None:
+                    tx.body_bytes = limit
         if decision.kind == "backend":
             return None
         if decision.kind == "drop":
@@ -53,16 +57,6 @@ def route(config: FrontendConfig, rules: Rules | None) -> Callable[[Transaction]
         return answer
 
     return phase
-
-
-def _bound(tx: Transaction, plan: Plan) -> None:
-    """Take the timeouts and the limit that rules set."""
-    waits = plan.timeouts
-    if waits:
-        tx.timeouts = with_waits(tx.timeouts, waits)
-    limit = plan.body_bytes
-    if limit is not None:
-        tx.body_bytes = limit
 
 
 def _changed(tx: Transaction, plan: Plan, head: bytes) -> bytes:
