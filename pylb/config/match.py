@@ -15,7 +15,7 @@ from pylb.config.declaration import Kind
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, Network, one_or_more
 from pylb.rules import normal
-from pylb.rules.match import Text
+from pylb.rules.text import Text
 
 _TESTS = ("prefix", "suffix", "contains", "regex")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")

@@ -159,8 +159,9 @@ class Rules:
             path = view.path if self._by_path else b""
             if trace is None:
                 node = self._node(view, path)
-                if node.only is not None and node.only.constant is not None:
-                    return node.only.constant
+                constant: Decision | None = node.constant
+                if constant is not None:
+                    return constant
                 rules: Sequence[Rule] = node.rules
             else:
                 rules = self._traced(view, trace)

@@ -11,32 +11,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pylb.rules import glob
 from pylb.rules.maps import Map
 from pylb.rules.regex import Regex
 from pylb.rules.template import did_you_mean, encoded
-from pylb.rules.view import Network, View, address_of
+from pylb.rules.text import Text as Text
+from pylb.rules.view import Network, View, address_of, field_name
 
 Test = Callable[[View], bool]
 TextTest = Callable[[bytes, View], bool]
 
 _REMEMBERED = 4096
 """Addresses whose networks are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What a value is compared with; any of those given may hold."""
-
-    present: bool = False
-    """Any value will do."""
-    equal: tuple[str, ...] = ()
-    prefix: tuple[str, ...] = ()
-    suffix: tuple[str, ...] = ()
-    contains: tuple[str, ...] = ()
-    regex: tuple[str, ...] = ()
 
 
 def text(wanted: Text, unsafe: bool) -> TextTest:
@@ -132,9 +119,8 @@ def method(methods: Sequence[str]) -> Test:
     return lambda view: view.method in wanted
 
 
-def values(get: Callable[[View, bytes], list[bytes]], wanted: Mapping[str, Text], unsafe: bool) -> Test:
+def _values(get: Callable[[View, bytes], list[bytes]], tests: Sequence[tuple[bytes, TextTest]]) -> Test:
     """For each name, one of its values is as wanted."""
-    tests = [(name.encode(), text(one, unsafe)) for name, one in wanted.items()]
 
     def test(view: View) -> bool:
         for name, compare in tests:
@@ -150,17 +136,18 @@ def values(get: Callable[[View, bytes], list[bytes]], wanted: Mapping[str, Text]
 
 def header(wanted: Mapping[str, Text], unsafe: bool) -> Test:
     """Fields of the request."""
-    return values(View.fields, {name.lower(): one for name, one in wanted.items()}, unsafe)
+    tests = [(field_name(name), text(one, unsafe)) for name, one in wanted.items()]
+    return _values(View.fields, tests)
 
 
 def query(wanted: Mapping[str, Text], unsafe: bool) -> Test:
     """Parameters of the query."""
-    return values(View.arguments, wanted, unsafe)
+    return _values(View.arguments, [(name.encode(), text(one, unsafe)) for name, one in wanted.items()])
 
 
 def cookie(wanted: Mapping[str, Text], unsafe: bool) -> Test:
     """Cookies."""
-    return values(View.cookies, wanted, unsafe)
+    return _values(View.cookies, [(name.encode(), text(one, unsafe)) for name, one in wanted.items()])
 
 
 def source(networks: Sequence[str]) -> Test:

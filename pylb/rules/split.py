@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from itertools import accumulate
 
-from pylb.rules.view import View
+from pylb.rules.view import View, field_name
 
 _ONE = 1 << 64
 
@@ -49,7 +49,7 @@ def key_of(by: str) -> Callable[[View], bytes | None]:
     """What gives of a request that which is hashed; None where it isn't there."""
     kind, _, name = by.partition(":")
     if kind == "header":
-        field = name.lower().encode()
+        field = field_name(name)
         return lambda view: view.field(field)
     if kind == "cookie":
         cookie = name.encode()

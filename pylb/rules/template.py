@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from urllib.parse import quote
 
-from pylb.rules.view import View
+from pylb.rules.view import View, field_name
 
 Getter = Callable[[View], bytes]
 Template = Callable[[View], bytes]
@@ -161,7 +161,7 @@ def getter(name: str, maps: Mapping[str, Getter]) -> Getter:
             raise ValueError(f"{{{name}}}: no map {rest!r}; {did_you_mean(rest, maps)}")
         return maps[rest]
     if family == "header":
-        return partial(_header, rest.lower().encode())
+        return partial(_header, field_name(rest))
     if family == "cookie":
         return partial(_cookie, rest.encode())
     if family == "argument":

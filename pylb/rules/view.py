@@ -171,7 +171,7 @@ class View:
         return host
 
     def fields(self, name: bytes) -> list[bytes]:
-        """The values of all fields of a name (in lower case); ``x_y`` is a spelling of ``x-y``.
+        """The values of all fields of a name, which is as `field_name` makes it.
 
         Of a client that is no trusted proxy, forwarding fields are as good as not sent.
         """
@@ -292,6 +292,11 @@ class View:
         if self.known.protocol == "HTTP/2":
             return "h2"
         return "http/1.1" if self.head.http11 else "http/1.0"
+
+
+def field_name(text: str) -> bytes:
+    """The name of a field as `View.fields` is asked for it; ``X_Y`` is a spelling of ``x-y``."""
+    return text.lower().replace("_", "-").encode()
 
 
 def _decoded(text: bytes) -> bytes:

@@ -76,12 +76,15 @@ SCENARIOS = {
     ),
     "fields that only a proxy may send": Scenario(
         routes(
-            "admin: header = { X-Forwarded-For = true }", "api: header = { X-Client-Cert-Subject = true }"
+            "admin: header = { X-Forwarded-For = true }",
+            "api: header = { X-Client-Cert-Subject = true }",
+            "shop: header = { x_forwarded_host = true }",
         ),
         """
         GET a/ | X-Forwarded-For: 10.0.0.1                      => site
         GET a/ | X_Forwarded_For: 10.0.0.1                      => site
         GET a/ | X-Client-Cert-Subject: CN=root                 => site
+        GET a/ | X-Forwarded-Host: a                            => site
         """,
     ),
     "query": Scenario(
