@@ -147,8 +147,12 @@ def test_rules_that_check_calls_unreachable_are_never_reached(rules: list[dict[s
     [
         [{"host": one} for one in PATTERNS],
         [{"source": one} for one in ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "192.0.2.0/24", "::/0")],
-        [{key: one} for key in ("path", "path_exact", "starts_with") for one in ("/a", "/a/", "/a/b", "/admin")],
-        [{key: {"X-A": one}} for key in ("header",) for one in (True, "1", "2", {"prefix": "1"})],
+        [
+            {key: one}
+            for key in ("path", "path_exact", "starts_with")
+            for one in ("/a", "/a/", "/a/b", "/admin")
+        ],
+        [{"header": {"X-A": one}} for one in (True, "1", "2", {"prefix": "1"})],
         [{"method": "GET"}, {"method": ["GET", "POST"]}, {"not": {"method": "GET"}}, {"path": "/"}, {}],
     ],
     ids=["host", "source", "path", "header", "method"],
