@@ -34,8 +34,9 @@ from pylb.worker.phases import route
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
-BY_LOAD = frozenset({"leastconn", "roundrobin", "first", "random", "twochoices"})
-"""Algorithms whose choice depends on more than the request."""
+_BY_REQUEST = frozenset({"cookie", "header", "path", "query", "source", "uri"})
+"""Algorithms whose choice depends on the request, and not on what else is under way; what follows a colon is
+left out."""
 
 
 @dataclass
@@ -64,6 +65,11 @@ class Outcome:
     response_headers: list[tuple[str, str]] = field(default_factory=list)
     """The fields of pylb's own answer."""
     body: bytes = b""
+
+
+def by_request(algorithm: str) -> bool:
+    """Whether a backend's algorithm sends like requests to one server."""
+    return algorithm.partition(":")[0] in _BY_REQUEST
 
 
 class _Core(Core):
@@ -180,7 +186,7 @@ class DryRun:
         outcome.backend = server.backend
         section = next(one for one in self._config.backends if one.name == server.backend)
         usable = tuple(one.name for one in section.servers if one.weight)
-        outcome.servers = usable if section.balance in BY_LOAD else (server.name,)
+        outcome.servers = (server.name,) if by_request(section.balance) else usable
         line, outcome.request_headers = _lines(server.head)
         outcome.target = line.split(" ")[1]
 
