@@ -32,18 +32,30 @@ def read_bodies(config: Config) -> dict[str, bytes]:
     """What the files of answers and error pages hold, by their path.
 
     Raises:
-        OSError: a file can't be read.
+        Unusable: a file can't be read.
     """
-    return {body.file: read_regular(body.file, LARGEST_BODY) for body in _bodies(config) if body.file}
+    bodies: dict[str, bytes] = {}
+    for key, body in _bodies(config):
+        if body.file is not None:
+            with named(f"{key}.file"):
+                try:
+                    bodies[body.file] = read_regular(body.file, LARGEST_BODY)
+                except OSError as error:
+                    raise ValueError(f"{body.file}: {error.strerror or error}") from None
+    return bodies
 
 
-def _bodies(config: Config) -> Iterator[Body]:
-    for frontend in config.frontends:
-        yield from frontend.error_pages
-        for rule in frontend.rules:
-            yield from rule.error_pages
+def _bodies(config: Config) -> Iterator[tuple[str, Body]]:
+    """What is answered, with its key."""
+    for number, frontend in enumerate(config.frontends):
+        of = f"frontend[{number}]"
+        for position, page in enumerate(frontend.error_pages):
+            yield f"{of}.error_page[{position}]", page
+        for at, rule in enumerate(frontend.rules):
             if rule.answer is not None:
-                yield rule.answer
+                yield f"{of}.rule[{at}].answer", rule.answer
+            for position, page in enumerate(rule.error_pages):
+                yield f"{of}.rule[{at}].error_page[{position}]", page
 
 
 def changes(section: Actions, means: Means) -> Changes | None:

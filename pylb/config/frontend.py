@@ -139,6 +139,8 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
+        if self.mode == "tcp" and self.error_pages:
+            raise ValueError('error_page needs mode = "http"')
         if self.mode == "tcp" and (
             self.redirect_to_https or self.forwarded or self.health is not None or self.request_id != "pass"
         ):

@@ -46,8 +46,6 @@ def _rules(config: Config) -> list[str]:
         maps = routing.read_maps(config)
     except routing.Unusable as error:
         return [str(error)]
-    except OSError as error:
-        return [_said(error)]
     found = []
     for number, frontend in enumerate(config.frontends):
         try:

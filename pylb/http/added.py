@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pylb.http.errors import Refused
 from pylb.http.requestfields import CONTINUED, OF_THE_CLIENT, TRACED, value_of
 
+_ADDRESS = re.compile(
+    rb"\[?([0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)(?:\]:[0-9]+|\])?|([0-9.]+)(?::[0-9]+)?"
+)
+"""One of ``X-Forwarded-For``, some of which come with a port."""
 USUAL_NAMES = frozenset({b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
 
 
@@ -164,7 +168,10 @@ class Added:
         for before in reversed([one.strip() for value in forwarded_for for one in value.split(b",")]):
             if self._trusts is None or not self._trusts(address):
                 break
-            address = before
+            found = _ADDRESS.fullmatch(before)
+            if found is None:
+                break  # what stands before it was written by nobody that is known
+            address = found[1] or found[2]
         return address
 
     def identifies(self, given: list[bytes]) -> tuple[bool, bool]:

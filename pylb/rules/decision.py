@@ -131,8 +131,7 @@ class Rules:
                 edits = () if rule.edits is None else (rule.edits,)
                 rule.constant = self._decision(ending.kind, name, ending.action, edits, rule.number)
         self._node = Index(rules).node
-        # What was decided for a request, with its edits, is so for others; which rules one matches, its client
-        # says, so what is remembered is bounded.
+        # What is decided for one request is decided for others; bounded, since clients say which rules match.
         self._known = lru_cache(4096)(self._decision)
 
     @property

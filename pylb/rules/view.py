@@ -60,6 +60,10 @@ class Known(Protocol):
         """The subject of its verified certificate."""
 
 
+_MOST_PROXIES = 32
+"""Addresses of ``X-Forwarded-For`` that are looked at, from the right; no request passes so many proxies."""
+
+
 class View:
     """A request, as rules see it.
 
@@ -241,8 +245,10 @@ class View:
             client = self.peer
             if self.head.trusted and self._trusted:
                 chain = b",".join(self.fields(b"x-forwarded-for")).split(b",")
-                while chain and self._trusts(client):
-                    address = address_of(_without_port(chain.pop().strip(b"\t ")))
+                for said in chain[: -_MOST_PROXIES - 1 : -1]:
+                    if not self._trusts(client):
+                        break
+                    address = address_of(_without_port(said.strip(b"\t ")))
                     if address is None:
                         break  # what stands left of it was written by nobody that is known
                     client = written(address)

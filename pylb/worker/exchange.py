@@ -151,7 +151,7 @@ class Exchange(Way):
                 self._tell()
                 tx.bytes_out = 0
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
-            tx.server = tx.response = None
+            tx.server = tx.response = tx.plan = None
             tx.answered_ns = 0
             core.spare.append(self)
         else:

@@ -49,8 +49,6 @@ class Way(Deadlines):
         except Refused as refused:
             self.refuse(refused)
             return
-        if tx.plan is not None:
-            self.plain = False
         if result is None:
             self._try()
         elif isinstance(result, Answer):

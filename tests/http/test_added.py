@@ -70,6 +70,12 @@ def test_the_real_address_is_the_last_that_is_no_proxys() -> None:
         ([b"forged, 198.51.100.1, 10.0.0.1"], b"198.51.100.1"),
         ([b"forged", b"198.51.100.1", b"10.0.0.2,10.0.0.1"], b"198.51.100.1"),
         ([b"10.0.0.1"], b"10.0.0.1"),
+        ([b"198.51.100.1:5000, 10.0.0.1:80"], b"198.51.100.1"),
+        ([b"[2001:db8::1]:5000"], b"2001:db8::1"),
+        ([b"2001:db8::1"], b"2001:db8::1"),
+        ([b"::ffff:198.51.100.1"], b"::ffff:198.51.100.1"),
+        ([b"198.51.100.1, unknown, 10.0.0.1"], b"10.0.0.1"),
+        ([b"198.51.100.1,"], b"192.0.2.7"),
     ):
         lines = sent(sends, *(b"X-Forwarded-For: " + value for value in before), trusted=True)
         assert b"X-Real-IP: " + real in lines

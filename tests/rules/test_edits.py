@@ -200,7 +200,7 @@ def test_a_star_leaves_alone_what_frames_a_message() -> None:
         ('redirect = { to = "/", status = 300 }', "rule[0].redirect.status: input should be 301, 302, 303"),
         ('answer = { body = "a", file = "b" }', "rule[0].answer: body and file both say"),
         ('answer.headers.Content-Length = "1"', "rule[0].answer.headers: Content-Length can't be edited"),
-        ('answer = { file = "/nowhere/page" }', "/nowhere/page: No such file or directory"),
+        ('answer = { file = "/nowhere/page" }', "rule[0].answer.file: /nowhere/page: No such file"),
         ("deny = 200", "rule[0].deny: input should be greater than or equal to 400"),
         ("deny = 403\ndrop = true", "rule[0]: deny and drop both say where a request ends"),
         ('error_page = { status = 200, body = "" }', "rule[0].error_page[0]: a page is for errors"),
