@@ -34,8 +34,9 @@ from pylb.worker.phases import route
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
-BY_LOAD = frozenset({"leastconn", "roundrobin", "first", "random", "twochoices"})
-"""Algorithms whose choice depends on more than the request."""
+_BY_REQUEST = frozenset({"cookie", "header", "path", "query", "source", "uri"})
+"""Algorithms whose choice depends on the request, and not on what else is under way; what follows a colon is
+left out."""
 
 
 @dataclass
@@ -66,6 +67,20 @@ class Outcome:
     body: bytes = b""
 
 
+def by_request(algorithm: str) -> bool:
+    """Whether a backend's algorithm sends like requests to one server."""
+    return algorithm.partition(":")[0] in _BY_REQUEST
+
+
+class _Core(Core):
+    """A worker's, of which the exchange asks little; ``reason`` is that of the last refusal."""
+
+    reason = ""
+
+    def count_refusal(self, refused: Refused) -> None:
+        self.reason = refused.reason
+
+
 class DryRun:
     """The frontends of a configuration, as a worker has them."""
 
@@ -76,7 +91,7 @@ class DryRun:
         self._bodies = changes.read_bodies(config)
         loop = asyncio.new_event_loop()
         loop.close()  # there is a pooled connection to each server, so nothing is begun on it
-        self._core = Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
+        self._core = _Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
         count = sum(len(backend.servers) for backend in config.backends)
         board = Scoreboard(1, servers=max(count, 1), backends=len(config.backends))
         numbers = iter(range(count))
@@ -131,12 +146,12 @@ class DryRun:
         frontend.on_request = _with_trace(self._phases[config.name], rules, config, outcome)
         server = self._pooled()
         client = NotingClient(facts)
+        self._core.reason = ""
         exchange = begin(self._core, facts, frontend)
         head = bind.reader(facts)
         try:
             head.read(request.head())
         except Refused as refused:
-            outcome.refused = refused.reason
             exchange.refuse(refused, client)
         else:
             exchange.request(client, head, b"", True)
@@ -147,6 +162,7 @@ class DryRun:
             outcome.status = client.response.status
             _, outcome.response_headers = _lines(client.response.out)
             outcome.body = client.content
+        outcome.refused = self._core.reason
         return outcome
 
     def _pooled(self) -> NotingServer:
@@ -170,7 +186,7 @@ class DryRun:
         outcome.backend = server.backend
         section = next(one for one in self._config.backends if one.name == server.backend)
         usable = tuple(one.name for one in section.servers if one.weight)
-        outcome.servers = usable if section.balance in BY_LOAD else (server.name,)
+        outcome.servers = (server.name,) if by_request(section.balance) else usable
         line, outcome.request_headers = _lines(server.head)
         outcome.target = line.split(" ")[1]
 
@@ -199,8 +215,7 @@ def _trace(rules: Rules, tx: Transaction, config: FrontendConfig, outcome: Outco
     view.begin(tx.head, tx.client)
     try:
         decision = rules.decide(view, outcome.steps)
-    except Refused as refused:  # the next phase is, too
-        outcome.refused = refused.reason
+    except Refused:  # the next phase is, too
         return
     outcome.rule = decision.rule
     if decision.rule >= 0:

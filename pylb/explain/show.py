@@ -12,7 +12,7 @@ from typing import Any
 from pylb.config.model import Config, Rule
 from pylb.config.positions import Location
 from pylb.config.sources import Places
-from pylb.explain.dryrun import BY_LOAD, Outcome
+from pylb.explain.dryrun import Outcome, by_request
 from pylb.explain.request import Request
 
 _SHOWN_OF_BODY = 200
@@ -105,7 +105,7 @@ def _passed(found: dict[str, Any]) -> Iterator[str]:
         parts = (f"{name} {100 * weight / whole:g} %" for name, weight in shares.items())
         yield f"          by chance: {', '.join(parts)}"
     if len(servers) == 1:
-        yield f"server    {servers[0]}" + ("" if balance in BY_LOAD else f", by {balance}")
+        yield f"server    {servers[0]}" + (f", by {balance}" if by_request(balance) else "")
     else:
         yield (
             f"server    one of {', '.join(servers)}, by {balance}"

@@ -100,7 +100,21 @@ def configuration_of(rules: list[dict[str, Any]], **frontend: Any) -> Config:
 
 
 TARGETS = st.sampled_from(
-    ["/", "/a", "/a/", "/a/b", "/%61/b", "/x/../a", "//a", "/a%2fb", "/a;x", "/admin.b", "/%c3%a4", "/a%20b"]
+    [
+        "/",
+        "/a",
+        "/a/",
+        "/a/b",
+        "/%61/b",
+        "/x/../a",
+        "//a",
+        "/a%2fb",
+        "/a;x",
+        "/admin",
+        "/admin/b",
+        "/%c3%a4",
+        "/a%20b",
+    ]
 ) | st.text("/a.b%;\\ä~", max_size=8).map(lambda text: "/" + text)
 QUERIES = st.sampled_from(["", "?q=1", "?q=2&q=1&r", "?%71=1x", "?"])
 FIELDS = st.lists(
