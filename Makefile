@@ -22,7 +22,7 @@ demo: .venv/ready
 	.venv/bin/python -m pylb demo
 
 test:
-	tests/setup && .venv/bin/python -m pytest
+	tests/setup && .venv/bin/python -m pytest -n 2
 
 # The tables of keys in the documentation, after a change of the configuration's model.
 .PHONY: docs

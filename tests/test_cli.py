@@ -132,7 +132,7 @@ def test_the_demo_starts_says_what_to_try_and_leaves_nothing(tmp_path: Path, end
     assert f"http://{bind}/" in "".join(said)
     assert process.returncode == 0
     assert len(children) >= 2
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=50)[1] == []
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
     assert bind in refused.stderr
@@ -147,4 +147,4 @@ def test_the_demo_servers_do_not_outlive_it(tmp_path: Path) -> None:
             assert process.poll() is None
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
-        assert psutil.wait_procs(children, timeout=20)[1] == []
+        assert psutil.wait_procs(children, timeout=50)[1] == []

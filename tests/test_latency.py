@@ -49,7 +49,7 @@ def test_a_request_is_counted_as_the_function_says(microseconds: int) -> None:
     exchange = wire.client.exchange
     assert exchange is not None
     exchange.tx.began_ns = time.monotonic_ns() - microseconds * 1000
-    account(wire.worker, exchange.tx, True)
+    account(wire.worker, exchange.tx, True, time.monotonic_ns())
     times = wire.backend.times
     assert times.index(1) == latency.bucket(times[latency.SUM])
     assert times[latency.SUM] >= microseconds

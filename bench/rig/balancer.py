@@ -22,22 +22,31 @@ from pylb.config.address import Address
 from pylb.control import view
 
 _RANDOM = random.SystemRandom()  # not what hypothesis seeds
+PORTS = (0, 1)
+"""(n, m): of each m ports `free_port` gives the n-th, so that m processes at a time never choose the same."""
+_given: set[int] = set()
+PATIENCE = 50.0
+"""Seconds to wait for what must come, however busy the machine is; less than pylb's own timeouts."""
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now, and that the kernel gives to nobody meanwhile.
+    """A TCP port of 127.0.0.1 that is free now, that the kernel gives to nobody meanwhile, and that differs
+    from those which were given before.
 
     Below the ports of outgoing connections (man 7 ip, ``ip_local_port_range``), or one of those could have it
     before it is listened on.
     """
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    number, of = PORTS
     while True:
-        port = _RANDOM.randrange(min(10_000, low - 5_000), low)
+        port = _RANDOM.randrange(min(10_000, low - 5_000), low - of) // of * of + number
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                return port
+                if port not in _given:
+                    _given.add(port)
+                    return port
 
 
 def _remove(folder: Path, pid: int) -> None:
@@ -98,7 +107,9 @@ class Balancer:
         """The workers that serve now."""
         return [worker for worker in self.status()["workers"] if worker["state"] == "serving"]
 
-    def wait(self, what: str, until: Callable[[dict[str, Any]], bool], seconds: float = 20) -> dict[str, Any]:
+    def wait(
+        self, what: str, until: Callable[[dict[str, Any]], bool], seconds: float = PATIENCE
+    ) -> dict[str, Any]:
         """Ask for the status until it is as wanted.
 
         Raises:
@@ -135,10 +146,10 @@ class Balancer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(20)
             except subprocess.TimeoutExpired:
                 self.process.send_signal(signal.SIGQUIT)
-                self.process.wait(10)
+                self.process.wait(PATIENCE)
         with contextlib.suppress(OSError):
             os.unlink(self.admin.path)
         return self.process.returncode

@@ -35,7 +35,7 @@ def more_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
 
 
-def wait_for(what: str, look: Callable[[], T], seconds: float = 20.0) -> T:
+def wait_for(what: str, look: Callable[[], T], seconds: float = 50.0) -> T:
     """Look until there is something true, and give it; an OSError counts as not yet.
 
     Raises:
@@ -128,7 +128,7 @@ def start(
     """Start a program and wait until it serves; ``log``, a file or a descriptor, gets what it says.
 
     Raises:
-        TimeoutError: it does not serve within 20 seconds; with what it said.
+        TimeoutError: it does not serve within 50 seconds; with what it said.
     """
     environment = os.environ | {"LANG": "C"}
     with contextlib.ExitStack() as stack:

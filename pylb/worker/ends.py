@@ -209,7 +209,7 @@ class Ends(FromClient, FromServer):
         tx = self.tx
         self.client = None
         response = tx.response
-        account(self.core, tx, response.status if whole and response is not None else 0)
+        account(self.core, tx, response.status if whole and response is not None else 0, now_ns())
         if tx.frontend.on_account:
             self._tell()
         tx.reset()

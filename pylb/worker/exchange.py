@@ -139,7 +139,7 @@ class Exchange(Way):
             core = self.core
             self.client = None
             self.server_deadline = NEVER
-            account(core, tx, head.status)
+            account(core, tx, head.status, tx.answered_ns)  # all of it has come with the head
             if tx.frontend.on_account:
                 tx.bytes_out = len(buffer) - at if spans is None else size(buffer, at, spans)
                 self._tell()

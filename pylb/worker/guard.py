@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from pylb.worker.core import Core
 from pylb.worker.sides import FromServer
 
 
@@ -29,6 +30,13 @@ class Serving(Protocol):
 
     def crashed(self, error: Exception, exchange: FromServer | None) -> None:
         """End what the callback was at, for this exchange; raises nothing."""
+
+
+class Asking(Protocol):
+    """A client side, with the exchange of its request, if it has one."""
+
+    core: Core
+    exchange: Any
 
 
 P = ParamSpec("P")
@@ -64,3 +72,20 @@ def serving(callback: Callable[Concatenate[Server, P], T]) -> Callable[Concatena
             return None
 
     return call  # type: ignore[return-value]
+
+
+def hand_back(side: Asking, error: Exception, end: Callable[[], None]) -> None:
+    """What a client side does with an error: its exchange answers. A side without one, or whose exchange
+    could not let go of it, is ended. Raises nothing."""
+    exchange = side.exchange
+    if exchange is not None:
+        exchange.crashed(error)
+        if side.exchange is not exchange:
+            return
+        side.exchange = None
+    else:
+        side.core.internal(error)
+    try:
+        end()
+    except Exception as another:
+        side.core.internal(another)

@@ -80,7 +80,7 @@ def test_memory_is_scaled_to_10000_connections_and_failures_are_said() -> None:
 def test_peers_forward_and_hold_idle_connections(name: str, tmp_path: Path, origin: Origin) -> None:
     site = Site.with_tls([origin.address])
     with running(name, tmp_path / name, site) as peer:
-        with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/small", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{site.port}/small", timeout=50) as answer:
             assert answer.read() == b"/small"
         told = b"\r\nx-forwarded-for: 127.0.0.1\r\n" in origin.heads[-1].lower()
         assert told == (name != "proxy.py")

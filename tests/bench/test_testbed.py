@@ -83,5 +83,5 @@ finally:
     assert process.stdout is not None
     assert process.stdout.readline() == "made\n"
     process.terminate()
-    assert process.communicate(timeout=20)[0] == "removed\n"
+    assert process.communicate(timeout=50)[0] == "removed\n"
     assert process.returncode == 128 + signal.SIGTERM

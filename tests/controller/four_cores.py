@@ -47,8 +47,8 @@ async def until(condition: Callable[[], object]) -> None:
     """Wait until it is so.
 
     Raises:
-        TimeoutError: it isn't within 20 seconds.
+        TimeoutError: it isn't within 50 seconds.
     """
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         while not condition():
             await asyncio.sleep(0.01)

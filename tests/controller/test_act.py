@@ -263,7 +263,7 @@ def test_a_machine_started_anew_keeps_its_vcpus(scene: Scene) -> None:
 def test_the_end_restores_with_its_thread(scene: Scene) -> None:
     scene.actor.start()
     scene.actor.look(0.0, [PRESSED])
-    assert scene.lever.written.wait(20)  # by the thread
+    assert scene.lever.written.wait(50)  # by the thread
     scene.actor.close()
     assert scene.lever.weights["lb/1"] == 100
     assert not (scene.folder / "kept").exists()

@@ -23,7 +23,7 @@ async def talk(address: Address, *messages: Hello | Report) -> Message | Protoco
     reader, writer = await open_stream(address)
     writer.write(b"".join(map(encode, messages)))
     decoder = LineDecoder()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         while not (found := decoder.feed(await reader.read(65536))):
             pass
     writer.transport.abort()

@@ -320,7 +320,7 @@ async def test_the_machine_is_known_by_the_process_and_not_by_the_name(
     reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/c.sock")
     writer.write(encode(Hello("rich", 1, 8)) + encode(Report(1, 0.0, 8.0)))
     decoder = LineDecoder()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         grants: list[Grant] = []
         while len(grants) < 2 or grants[-1].cores != cores:
             found = decoder.feed(await reader.read(65536))

@@ -84,7 +84,7 @@ class Talk:
         self.writer.write(b"".join(map(encode, messages)))
 
     async def until(self, wanted: Callable[[object], bool]) -> object:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while True:
                 for message in self.got:
                     if wanted(message):
@@ -97,7 +97,7 @@ class Talk:
         await self.until(lambda message: isinstance(message, Grant) and message.cores == cores)
 
     async def closed(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             with contextlib.suppress(ConnectionError):
                 while await self.reader.read(65536):
                     pass
@@ -381,7 +381,7 @@ async def test_a_source_that_fails_ends_nothing(tmp_path: Path, caplog: pytest.L
         source.broken = True
         talk = await Talk.to(server.address)
         talk.say(Hello("a", 1, 8), Report(1, 0.0, 3.0))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while "upside down" not in caplog.text:
                 await asyncio.sleep(0.01)
         source.broken = False
@@ -420,7 +420,7 @@ async def test_a_quiet_unix_peer_stays(tmp_path: Path, monkeypatch: pytest.Monke
             check(now)
 
         monkeypatch.setattr(peer, "check", counting)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while checks < 10:
                 await asyncio.sleep(0.01)
         talk.say(Hello("late", 1, 8))
@@ -428,7 +428,7 @@ async def test_a_quiet_unix_peer_stays(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def _peers(server: ControllerServer) -> list[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         while not server.places.all():
             await asyncio.sleep(0.01)
     return list(server.places.all())

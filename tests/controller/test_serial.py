@@ -176,7 +176,7 @@ def test_bytes_pass_whole_both_ways(loop: Loop, tmp_path: Path) -> None:
         sent = bytes(range(256)) * 2000  # no line end is changed, nothing is echoed
         writer.write(sent)
         got = b""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while len(got) < len(sent):
                 with contextlib.suppress(BlockingIOError):
                     got += os.read(port.master, 65536)

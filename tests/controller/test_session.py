@@ -288,7 +288,7 @@ class Raw:
 
     async def until(self, wanted: Callable[[Any], bool]) -> Any:
         """The first message that is wanted; None at the end of the stream."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(50):
             while True:
                 while self._got:
                     message = self._got.pop(0)

@@ -26,7 +26,7 @@ class Client:
     machine: type[h2.connection.H2Connection] = h2.connection.H2Connection
 
     def __init__(self, port: int, window: int = 65535, sock: socket.socket | None = None) -> None:
-        self.sock = sock or socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.sock = sock or socket.create_connection(("127.0.0.1", port), timeout=50)
         config = h2.config.H2Configuration(
             client_side=True,
             header_encoding="latin-1",

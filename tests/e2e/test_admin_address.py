@@ -42,7 +42,7 @@ class Instance:
             )  # fmt: skip
 
     def until(self, what: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 50
         while not what():
             assert time.monotonic() < deadline and self.process.poll() is None, self.log.read_text()
             time.sleep(0.02)
@@ -60,7 +60,7 @@ class Instance:
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGQUIT)
-        self.process.wait(20)
+        self.process.wait(25)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def start() -> Iterator[Callable[..., Instance]]:
 
 
 def ask(port: int, method: str, path: str, body: object = None, **fields: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=50)
     try:
         named = {name.replace("_", "-"): value for name, value in fields.items()}
         connection.request(method, path, None if body is None else json.dumps(body), named)
@@ -174,7 +174,7 @@ def test_the_next_instance_starts_while_one_drains(
         assert done.returncode == 2 and "is stopping" in done.stderr
         origin.release()
         rest(sock)
-    assert old.process.wait(20) == 0
+    assert old.process.wait(25) == 0
     assert new.workers() == ["serving"] and not os.path.exists(aside.path)  # its own file, and no other
     assert path.exists()
 
@@ -199,7 +199,7 @@ def test_the_next_instance_gets_the_admin_port_while_one_drains(
         assert old.process.poll() is None
         origin.release()
         rest(sock)
-    assert old.process.wait(20) == 0
+    assert old.process.wait(25) == 0
     assert new.workers() == ["serving"]
 
 
@@ -216,7 +216,7 @@ def test_nobody_removes_anothers_socket(
         others.append(socket.socket(socket.AF_UNIX))
         others[-1].bind(str(taken))
     one.process.send_signal(signal.SIGTERM)
-    assert one.process.wait(20) == 0
+    assert one.process.wait(25) == 0
     assert front.exists() and path.exists()
     for sock in others:
         sock.close()
@@ -262,11 +262,11 @@ def test_no_worker_inherits_an_admin_socket(tmp_path: Path) -> None:
         pylb.until(lambda: held(control_of(pylb).pid) & admin == inodes_of(pylb.admin))
     finally:
         pylb.signal(signal.SIGQUIT)
-        pylb.process.wait(10)
+        pylb.process.wait(25)
 
 
 def control_of(pylb: Pylb) -> psutil.Process:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 50
     while time.monotonic() < deadline:
         for child in psutil.Process(pylb.process.pid).children():
             try:

@@ -41,12 +41,12 @@ class Crowd:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(50)
 
     def _client(self, port: int, protocol: str | None) -> None:
         try:
             while not self._stop.is_set():
-                sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+                sock = socket.create_connection(("127.0.0.1", port), timeout=50)
                 if protocol is not None:
                     context = ssl.create_default_context()
                     context.check_hostname = False

@@ -109,7 +109,7 @@ async def test_lying(balancer: StartBalancer, origin: Origin, tmp_path: Path, sa
 
         threading.Thread(target=lie, daemon=True).start()
         running = balancer("--workers", "1..2", "--controller", f"unix:{path}", servers=(origin.address,))
-        assert heard.wait(10)
+        assert heard.wait(50)
         await serves(running)
         # Forced down to what is configured, whatever is granted.
         with pytest.raises(Exception, match="1 to 2"):

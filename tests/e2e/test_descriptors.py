@@ -51,10 +51,10 @@ def limited(origin: Origin, tmp_path: Path) -> Iterator[Balancer]:
 def connect(balancer: Balancer, kind: str, folder: Path) -> socket.socket:
     if kind == "unix":
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(20)
+        sock.settimeout(50)
         sock.connect(f"{folder}/s")
         return sock
-    return socket.create_connection(("127.0.0.1", balancer.ports[kind]), timeout=20)  # type: ignore[attr-defined]
+    return socket.create_connection(("127.0.0.1", balancer.ports[kind]), timeout=50)  # type: ignore[attr-defined]
 
 
 def answered(sock: socket.socket, kind: str) -> bytes:
@@ -119,7 +119,7 @@ def test_a_worker_takes_no_more_from_its_inbox_than_it_has_descriptors_for(
     one = Balancer("--workers", "1..2", servers=(origin.address,), wrap=WRAP)
     try:
         one.scale(2)
-        clients = [socket.create_connection(("127.0.0.1", one.port), timeout=20) for _ in range(130)]
+        clients = [socket.create_connection(("127.0.0.1", one.port), timeout=50) for _ in range(130)]
         one.wait("accepted", lambda status: status["totals"]["connections"] >= 130)
         view.fetch(one.admin, "POST", "/scale", {"n": 1})
         one.wait("full", lambda status: any(w["connections"] > 50 for w in status["workers"]))

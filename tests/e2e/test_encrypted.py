@@ -61,7 +61,7 @@ class Site:
     def connect(self, name: str | None, context: ssl.SSLContext | None = None) -> ssl.SSLSocket:
         """A connection that asks for ``name``."""
         context = context or self.context()
-        raw = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=50)
         return context.wrap_socket(raw, server_hostname=name)
 
 
@@ -151,7 +151,7 @@ def test_sessions_are_resumed(balancer: StartBalancer, origin: Origin, tmp_path:
     with site.connect("a.example", context) as sock:
         exchange(sock)
         session = sock.session
-    raw = socket.create_connection(("127.0.0.1", site.port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", site.port), timeout=50)
     with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
         assert sock.session_reused
         exchange(sock)
@@ -169,7 +169,7 @@ def test_sessions_are_resumed_with_any_worker(
         exchange(sock)
         session = sock.session
     for _ in range(24):
-        raw = socket.create_connection(("127.0.0.1", site.port), timeout=20)
+        raw = socket.create_connection(("127.0.0.1", site.port), timeout=50)
         with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
             assert sock.session_reused
             exchange(sock)
@@ -213,7 +213,7 @@ def test_a_client_that_leaves_in_order_during_a_request_is_no_warning(
 
 def test_http_is_redirected(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     site = Site(balancer, origin, tmp_path)
-    with socket.create_connection(("127.0.0.1", site.plain), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", site.plain), timeout=50) as sock:
         answer = exchange(sock, b"GET /x?y HTTP/1.1\r\nHost: a.example:8080\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 308 ")
         assert b"\r\nLocation: https://a.example/x?y\r\n" in answer
@@ -323,7 +323,7 @@ def test_servers_are_verified(
         f'[[backend.server]]\naddress = "{scripted(play).address}"\n'
     )
     balancer("-c", str(file))
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         answer = exchange(sock)
     assert answer.startswith(b"HTTP/1.1 " + status)
     if "certificate" in settings:

@@ -92,14 +92,20 @@ def under_way(running: Balancer, count: int = 1) -> None:
     running.wait("at the server", lambda status: status["servers"][0]["active"] == count)
 
 
+def answered_while_it_leaves(client: Patient, running: Balancer, origin: Origin) -> int:
+    """A request that its server answers when the first worker leaves; gives its stream."""
+    number = client.request("/held")
+    under_way(running)
+    running.signal(signal.SIGHUP)
+    leaving(running, 1)
+    origin.release()
+    return number
+
+
 def test_a_request_that_was_sent_before_the_goaway_was_read_is_answered(
     client: Patient, quick: Balancer, origin: Origin
 ) -> None:
-    number = client.request("/held")
-    under_way(quick)
-    quick.signal(signal.SIGHUP)
-    leaving(quick, 1)
-    origin.release()
+    number = answered_while_it_leaves(client, quick, origin)
     # The GOAWAY is on its way, or has come; this client hasn't read it.
     quick.wait("answered", lambda status: status["totals"]["status_2xx"] == 1)
     late = client.request("/late")
@@ -115,11 +121,7 @@ def test_the_goaway_comes_with_the_end_of_the_response(
     client: Patient, quick: Balancer, origin: Origin
 ) -> None:
     """In the same packet: who sends one request after the other has read it before the next one."""
-    number = client.request("/held")
-    under_way(quick)
-    quick.signal(signal.SIGHUP)
-    leaving(quick, 1)
-    origin.release()
+    number = answered_while_it_leaves(client, quick, origin)
     assert client.goaways == []
     while not client.goaways:
         before = len(client.events)
@@ -218,7 +220,7 @@ def test_a_stop_takes_no_longer_than_it_may(balancer: StartBalancer, origin: Ori
     running.signal(signal.SIGTERM)
     client.to_the_end()
     idle.to_the_end()
-    assert running.process.wait(20) == 0
+    assert running.process.wait(25) == 0
     for one in (client, idle):
         one.sock.close()
 
@@ -233,7 +235,7 @@ def test_a_stop_waits_for_the_last_request(client: Patient, quick: Balancer, ori
     origin.release()
     assert client.answer(number)[1] == b"late"
     client.to_the_end()
-    assert quick.process.wait(20) == 0
+    assert quick.process.wait(25) == 0
 
 
 def test_the_age_of_a_connection(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ def test_the_age_of_a_connection(balancer: StartBalancer, origin: Origin, tmp_pa
     client = Patient(running.port)
     while not client.goaways:
         assert client.answer(client.request("/"))[1] == b"/"
-    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=50) as sock:
         answer = b""
         while b"\r\nConnection: close\r\n" not in answer:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")

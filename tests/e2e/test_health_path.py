@@ -35,7 +35,7 @@ def ask(sock: socket.socket, method: str, path: str, more: str = "") -> bytes:
 
 
 def connect(balancer: Balancer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", balancer.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", balancer.port), timeout=50)
 
 
 @pytest.mark.parametrize("more", ["", "redirect_to_https = true\n"])
@@ -68,7 +68,7 @@ def test_it_is_answered_before_any_server(
 def test_a_stop_is_announced_and_requests_are_served_meanwhile(
     balancer: StartBalancer, origin: Origin, tmp_path: Path
 ) -> None:
-    one = start(balancer, origin, tmp_path, "drain = {announce = 3}\n")
+    one = start(balancer, origin, tmp_path, "drain = {announce = 5}\n")
     (worker,) = one.workers()
     with connect(one) as sock:
         one.signal(signal.SIGTERM)
@@ -82,9 +82,9 @@ def test_a_stop_is_announced_and_requests_are_served_meanwhile(
     with connect(one) as sock:
         assert ask(sock, "GET", "/").startswith(b"HTTP/1.1 200 ")
         assert ask(sock, "GET", "/healthz").startswith(b"HTTP/1.1 503 ")
-        assert one.process.wait(20) == 0
+        assert one.process.wait(25) == 0
     log = one.log.read_text()
-    assert "SIGTERM: health paths say so for 3 s" in log
+    assert "SIGTERM: health paths say so for 5 s" in log
     assert "reload refused: a stop was ordered" in log
     assert "quitting now" not in log
 
@@ -100,5 +100,5 @@ def test_the_second_signal_ends_an_announcement(
         uptime = one.status()["uptime"]
         one.wait("later", lambda status: status["uptime"] > uptime + 0.7)
         one.signal(signal.SIGTERM)
-        assert one.process.wait(20) == 0
+        assert one.process.wait(25) == 0
     assert "quitting now" in one.log.read_text()

@@ -106,7 +106,7 @@ def test_through_two_balancers_in_http_2(
         f'[[backend]]\nname = "b"\nhttp2 = true\n[[backend.server]]\naddress = "127.0.0.1:{running.port}"\n'
     )
     front = balancer("-c", str(file))
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         for path, end in (("/bytes/100000", bytes(100)), ("/chunked", b"x-sum: 11\r\n\r\n")):
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
             data = b""
@@ -118,7 +118,7 @@ def test_through_two_balancers_in_http_2(
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 300000\r\n\r\n" + b"u" * 300000)
         data = sock.recv(65536)
         assert data.startswith(b"HTTP/1.1 200 ")
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
         sock.sendall(b"5\r\nhello\r\n0\r\nX-Sum: 5\r\n\r\n")
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -265,7 +265,7 @@ def test_streams_outlive_the_goaway_of_their_server(
     running = balancer("-c", str(file))
 
     def get(path: str) -> bytes:
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
             data = b""
             with contextlib.suppress(ConnectionResetError):

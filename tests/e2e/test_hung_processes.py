@@ -174,6 +174,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.alone  # so that nobody else's process is on that CPU
 def test_a_worker_that_gets_no_cpu_is_not_judged(origin: Origin) -> None:
     """The scheduler prefers all others on its CPU for seconds, so that its heartbeat stays away."""
     running = Balancer("--workers", "1", servers=(origin.address,), wrap=(sys.executable, "-c", BUSY))
@@ -197,5 +198,5 @@ def test_a_worker_that_gets_no_cpu_is_not_judged(origin: Origin) -> None:
         for other in others:
             other.kill()  # or the worker has no CPU to end with
         running.signal(signal.SIGQUIT)
-        running.process.wait(10)
+        running.process.wait(25)
     assert "sign of life" not in running.log.read_text()

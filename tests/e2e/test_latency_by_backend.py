@@ -24,7 +24,7 @@ def test_requests_are_told_apart_by_backend(balancer: StartBalancer, origin: Ori
     one = balancer("-c", str(file))
     for name, count in (("one", 3), ("two", 2)):
         for path in ["/x"] * count + ["/up"]:
-            urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}{path}", timeout=20).read()
+            urllib.request.urlopen(f"http://127.0.0.1:{ports[name]}{path}", timeout=50).read()
     one.wait("counted", lambda status: status["totals"]["requests"] == 7)
     found = samples(_metrics(one))
     assert [found["count", name, ""] for name in ("one", "two", "(none)")] == [3, 2, 2]

@@ -49,7 +49,7 @@ def both_have_ticked(running: Balancer) -> None:
     begun = counts()
     assert len(begun) == 2
     while any(count <= begun[pid] for pid, count in counts().items()):
-        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=50) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             while sock.recv(65536):
                 pass
@@ -62,10 +62,10 @@ def test_the_least_loaded_over_all_workers(balancer: StartBalancer, servers: lis
     both_have_ticked(running)
     clients = []
     for number in range(1, 25):
-        client = socket.create_connection(("127.0.0.1", running.port), timeout=20)
+        client = socket.create_connection(("127.0.0.1", running.port), timeout=50)
         clients.append(client)
         client.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert came.acquire(timeout=20)
+        assert came.acquire(timeout=50)
         held = sorted(server.held for server in servers)
         assert held[-1] - held[0] <= 1, held
         assert sum(held) == number

@@ -36,11 +36,11 @@ def test_connections_above_the_limit_are_told_so(
     running, port = start(balancer, origin, tmp_path, "limits = {connections = 10}")
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
     running.wait("held", lambda status: status["totals"]["connections"] == 10)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as one_more:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as one_more:
         assert to_the_end(one_more).startswith(b"HTTP/1.1 503 ")
     held.pop().close()
     running.wait("room", lambda status: status["totals"]["connections"] == 9)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as one_more:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as one_more:
         one_more.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert to_the_end(one_more).startswith(b"HTTP/1.1 200 ")
     for sock in held:
@@ -51,7 +51,7 @@ def test_a_body_that_comes_too_slowly_is_cut_off(
     balancer: StartBalancer, origin: Origin, tmp_path: Path
 ) -> None:
     _, port = start(balancer, origin, tmp_path, "timeouts = {client = 3600}\nlimits = {body_rate = 1000}")
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nslow")
         assert to_the_end(sock).startswith(b"HTTP/1.1 408 ")
 
@@ -59,7 +59,7 @@ def test_a_body_that_comes_too_slowly_is_cut_off(
 def test_a_body_that_is_too_large_is_refused(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     _, port = start(balancer, origin, tmp_path, "limits = {body_bytes = 1000}")
     for framing in (b"Content-Length: 1001\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n3e9\r\n"):
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
             sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\n" + framing + b"x" * 1001 + b"\r\n0\r\n\r\n")
             assert to_the_end(sock).startswith(b"HTTP/1.1 413 ")
 
@@ -88,12 +88,12 @@ def test_idle_connections_and_bodies_that_stop_are_ended(
 ) -> None:
     text = 'timeouts = {client = "200ms", keep_alive = "200ms"}'
     running, port = start(balancer, origin, tmp_path, text)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         assert to_the_end(sock) == b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert to_the_end(sock).endswith(b"\r\n\r\n/")
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf")
         assert to_the_end(sock).startswith(b"HTTP/1.1 408 ")
     client = Client(port)

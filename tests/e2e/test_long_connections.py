@@ -104,7 +104,7 @@ async def talk(clients: list[ClientConnection], seconds: float = 0.0) -> None:
     while True:
         for client in clients:
             await client.send("still here")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(50):
                 assert await client.recv() == "still here"
         if time.monotonic() >= end:
             return
@@ -135,7 +135,7 @@ def test_a_long_response_outlasts_the_drain_timeout_of_a_reload(
     balancer: StartBalancer, origin: Origin, tmp_path: Path
 ) -> None:
     running = configured(balancer, tmp_path, origin.address, drain="timeout = 0.1")
-    with socket.create_connection(("127.0.0.1", running.port), 20) as client:
+    with socket.create_connection(("127.0.0.1", running.port), 50) as client:
         client.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
         running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
         for generation in (2, 3, 4):
@@ -161,7 +161,7 @@ def test_what_lingers_closes_in_an_orderly_way_when_a_later_reload_removes_its_b
         )
     )
     reloaded(running, 2)
-    with socket.create_connection(("127.0.0.1", removed), 20) as client:
+    with socket.create_connection(("127.0.0.1", removed), 50) as client:
         client.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
         running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
         reloaded(running, 3)
@@ -184,7 +184,7 @@ async def test_the_oldest_of_too_many_generations_is_closed(
         clients.append(await connect(uri))
         await asyncio.to_thread(reloaded, running, generation)
     first, *others = clients
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         with pytest.raises(ConnectionClosed):
             await first.recv()
     assert first.close_code == GOING_AWAY
@@ -204,7 +204,7 @@ def test_shrinking_takes_the_worker_with_the_fewest_connections_that_cannot_move
     kept = 0
     with contextlib.ExitStack() as stack:
         while kept < 3:
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), 20))
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), 50))
             client.sendall(UPGRADE)
             inner, _ = server.accept()
             stack.enter_context(inner)
@@ -233,7 +233,7 @@ async def test_a_websocket_that_must_be_cut_is_told(
     client = await connect(uri)
     await talk([client])
     running.signal(signal.SIGTERM if how == "stop" else signal.SIGHUP)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         with pytest.raises(ConnectionClosed):
             await client.recv()
         await echo.ended.wait()
@@ -262,7 +262,7 @@ async def test_one_over_http2_is_told_as_well(balancer: StartBalancer, echo: Ech
         return data
 
     assert close_frame(GOING_AWAY) in await asyncio.to_thread(life)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(50):
         await echo.ended.wait()
     assert echo.codes == [GOING_AWAY]
 
@@ -272,7 +272,7 @@ def test_within_a_frame_the_connection_is_just_cut(balancer: StartBalancer, tmp_
     for protocol, after in ((b"websocket", b"\x81\x05hal"), (b"echo", b"any")):
         server = RawServer()
         running = configured(balancer, tmp_path, server.address, drain="timeout = 0.1")
-        with socket.create_connection(("127.0.0.1", running.port), 20) as client:
+        with socket.create_connection(("127.0.0.1", running.port), 50) as client:
             client.sendall(UPGRADE.replace(b"echo", protocol))
             inner, _ = server.accept()
             inner.sendall(SWITCH.replace(b"echo", protocol) + after)
@@ -283,4 +283,4 @@ def test_within_a_frame_the_connection_is_just_cut(balancer: StartBalancer, tmp_
             assert client.recv(65536) == b""
             inner.close()
         server.listener.close()
-        assert running.process.wait(20) == 0
+        assert running.process.wait(25) == 0

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from bench.rig.balancer import Balancer, free_port
-from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, build_v1, build_v2, parse
+from pylb.net.proxyprotocol import TLV_ALPN, TLV_AUTHORITY, ProxyHeader, build_v1, build_v2, parse
 from tests.e2e.conftest import StartBalancer, StartServer
 from tests.e2e.origin import OK, Origin
 
@@ -33,7 +33,7 @@ def start(
 
 
 def ask(port: int, *pieces: bytes, host: str = "127.0.0.1") -> bytes:
-    with socket.create_connection((host, port), timeout=20) as sock:
+    with socket.create_connection((host, port), timeout=50) as sock:
         for piece in pieces:
             sock.sendall(piece)
         data = b""
@@ -47,6 +47,16 @@ def head_seen(answer: bytes) -> str:
     assert answer.startswith(b"HTTP/1.1 200 "), answer
     text: str = json.loads(answer.partition(b"\r\n\r\n")[2])["head"]
     return text
+
+
+def received(connection: socket.socket) -> tuple[ProxyHeader, bytes]:
+    """What a server is sent: the PROXY header, and the request's head behind it."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        data += connection.recv(65536)
+    header = parse(data)
+    assert header is not None
+    return header, data[header.length :]
 
 
 TRUSTING = 'accept_proxy = true\ntrusted_proxies = ["127.0.0.0/8"]'
@@ -95,7 +105,7 @@ def test_before_tls(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> 
     _, port = start(balancer, tmp_path, origin.address, TRUSTING + tls)
     client = ssl.create_default_context()
     ca.configure_trust(client)
-    raw = socket.create_connection(("127.0.0.1", port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", port), timeout=50)
     raw.sendall(build_v2(SOURCE, DESTINATION))
     with client.wrap_socket(raw, server_hostname="a.example") as sock:
         sock.sendall(GET + b"\r\n")
@@ -113,19 +123,15 @@ def test_sent_to_servers(
     sources: list[object] = []
 
     def play(connection: socket.socket) -> None:
-        data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            data += connection.recv(65536)
-        header = parse(data)
-        assert header is not None
+        header, request = received(connection)
         sources.append(header.source)
-        assert data[header.length :].startswith(b"GET / ")
+        assert request.startswith(b"GET / ")
         connection.sendall(OK)
         connection.recv(1)
 
     _, port = start(balancer, tmp_path, scripted(play).address, backend=f'send_proxy = "{version}"')
     ports = []
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         for _ in range(2):  # two requests of one client: each on a connection of its own
             ports.append(sock.getsockname()[1])
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -144,11 +150,7 @@ def test_what_the_client_said_by_tls_is_told_where_asked(
     told = []
 
     def play(connection: socket.socket) -> None:
-        data = b""
-        while not data.endswith(b"\r\n\r\n"):
-            data += connection.recv(65536)
-        header = parse(data)
-        assert header is not None
+        header, _ = received(connection)
         told.append(header.tlvs)
         connection.sendall(OK)
 
@@ -160,7 +162,7 @@ def test_what_the_client_said_by_tls_is_told_where_asked(
     context = ssl.create_default_context()
     authority.configure_trust(context)
     context.set_alpn_protocols(["http/1.1"])
-    plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=50)
     with plain, context.wrap_socket(plain, server_hostname="www.example.org") as tls:
         tls.sendall(b"GET / HTTP/1.1\r\nHost: www.example.org\r\n\r\n")
         assert tls.recv(15) == b"HTTP/1.1 200 OK"

@@ -30,7 +30,7 @@ def proxy(origin: Origin) -> Iterator[Balancer]:
 
 def exchange(port: int, request: bytes, half_close: bool = False) -> bytes:
     """Send bytes and read until the other side closes (requests here ask for that)."""
-    with socket.create_connection(("127.0.0.1", port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", port), 50) as sock:
         sock.sendall(request)
         if half_close:
             sock.shutdown(socket.SHUT_WR)
@@ -153,7 +153,7 @@ def test_a_body_that_ends_with_the_connection_for_http_1_0(proxy: Balancer, fiel
 
 
 def test_expect_100_continue(proxy: Balancer) -> None:
-    with socket.create_connection(("127.0.0.1", proxy.port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", proxy.port), 50) as sock:
         sock.sendall(
             b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"
             b"Connection: close\r\n\r\n"
@@ -177,7 +177,7 @@ def test_a_client_that_half_closes_gets_its_answer(proxy: Balancer) -> None:
 
 
 def test_a_request_in_single_bytes(proxy: Balancer) -> None:
-    with socket.create_connection(("127.0.0.1", proxy.port), 10) as sock:
+    with socket.create_connection(("127.0.0.1", proxy.port), 50) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc":
             sock.sendall(bytes([byte]))

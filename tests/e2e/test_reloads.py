@@ -64,7 +64,7 @@ def serial(port: int, ca: trustme.CA) -> int:
     context = ssl.create_default_context()
     ca.configure_trust(context)
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=20) as sock,
+        socket.create_connection(("127.0.0.1", port), timeout=50) as sock,
         context.wrap_socket(sock, server_hostname="localhost") as tls,
     ):
         certificate = tls.getpeercert()

@@ -29,7 +29,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 def ask(family: int, address: tuple[str, int] | str, request: bytes = GET) -> bytes:
     with socket.socket(family) as sock:
-        sock.settimeout(20)
+        sock.settimeout(50)
         sock.connect(address)
         sock.sendall(request)
         data = b""
@@ -135,7 +135,7 @@ def test_a_worker_that_leaves_takes_no_unix_socket_away(
 
 def held_request(origin: Origin, port: int) -> socket.socket:
     """A connection with a request that is answered when ``origin.release`` is called."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+    sock = socket.create_connection(("127.0.0.1", port), timeout=50)
     sock.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
     return sock
 
@@ -177,7 +177,7 @@ def test_a_stop_after_a_reload_refuses_what_nobody_would_serve(
             ask(socket.AF_INET, ("127.0.0.1", running.port))
         origin.release()
         assert b"Connection: close\r\n" in rest(sock)
-    assert running.process.wait(20) == 0
+    assert running.process.wait(25) == 0
 
 
 def test_a_drain_can_be_watched_when_the_control_plane_has_died(
@@ -192,11 +192,11 @@ def test_a_drain_can_be_watched_when_the_control_plane_has_died(
         children = psutil.Process(running.process.pid).children()
         control = next(child for child in children if "control" in " ".join(child.cmdline()))
         control.kill()
-        control.wait(20)
+        control.wait(50)
         running.wait("watched", lambda status: status["servers"][0]["active"] == 1)
         origin.release()
         rest(sock)
-    assert running.process.wait(20) == 0
+    assert running.process.wait(25) == 0
 
 
 def test_ttin_and_ttou_pin_the_count_which_survives_a_reload(balancer: StartBalancer, origin: Origin) -> None:
@@ -240,14 +240,14 @@ def test_the_dead_are_replaced_and_traffic_goes_on(balancer: StartBalancer, orig
     client.start()
     running.wait("queued", lambda status: True)
     os.kill(worker, signal.SIGKILL)
-    client.join(20)
+    client.join(50)
     assert answers[0].startswith(b"HTTP/1.1 200 ")
 
 
 def test_term_lets_a_request_end_and_quit_does_not(balancer: StartBalancer, origin: Origin) -> None:
     for number, expected in ((signal.SIGQUIT, b""), (signal.SIGTERM, b"late")):
         running = balancer("--workers", "1", servers=(origin.address,))
-        with socket.create_connection(("127.0.0.1", running.port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=50) as sock:
             sock.sendall(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n")
             running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
             running.signal(number)
@@ -263,7 +263,7 @@ def test_term_lets_a_request_end_and_quit_does_not(balancer: StartBalancer, orig
             assert data.endswith(expected)
             if expected:
                 assert b"Connection: close" in data
-        assert running.process.wait(20) == 0
+        assert running.process.wait(25) == 0
 
 
 def test_nobody_outlives_the_supervisor(balancer: StartBalancer, origin: Origin) -> None:
@@ -271,7 +271,7 @@ def test_nobody_outlives_the_supervisor(balancer: StartBalancer, origin: Origin)
     running.wait_workers(2)
     children = psutil.Process(running.process.pid).children()
     running.process.kill()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=50)
     assert alive == []
 
 
@@ -288,7 +288,7 @@ def test_the_admin_address_can_be_tcp(origin: Origin, tmp_path: Path) -> None:
         assert [worker["state"] for worker in status["workers"]] == ["serving"]
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=50)
     assert process.returncode == 0
 
 

@@ -55,7 +55,7 @@ class Controller:
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
         self._started = threading.Event()
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(50)
 
     async def _serve(self) -> None:
         server = ControllerServer(UsedByUs())
@@ -66,7 +66,7 @@ class Controller:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(50)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_the_server_may_speak_first_and_either_side_may_end_first(
         connection.sendall(b"you said " + data)
 
     running, port = start(balancer, tmp_path, server(play).address)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
         assert sock.recv(100) == b"220 welcome\r\n"
         sock.sendall(b"many words " * 10_000)
         sock.shutdown(socket.SHUT_WR)
@@ -77,12 +77,12 @@ def test_another_server_is_tried_and_without_any_the_connection_ends(
     alive = server(lambda connection: connection.sendall(b"here"))
     running, port = start(balancer, tmp_path, dead, alive.address)
     for _ in range(6):
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
             assert sock.recv(100) == b"here"
     nothing_left(running)
     alive.listener.close()
     nobody, port = start(balancer, tmp_path, dead)
-    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=50)
     with connection as sock, contextlib.suppress(ConnectionResetError):
         assert sock.recv(100) == b""
     nothing_left(nobody)
@@ -115,7 +115,7 @@ def test_tls_passes_through_by_name(
     client = ssl.create_default_context()
     ca.configure_trust(client)
     for asked in ("a.example", "x.b.example", "default.example"):
-        raw = socket.create_connection(("127.0.0.1", port), timeout=20)
+        raw = socket.create_connection(("127.0.0.1", port), timeout=50)
         with client.wrap_socket(raw, server_hostname=asked) as sock:
             assert asked.endswith(sock.recv(100).decode())
     nothing_left(running)
@@ -135,12 +135,12 @@ def test_a_reader_that_is_slow_holds_the_writer_back(
                 total += connection.send(bytes(1 << 20))
         sent.append(total)
         stopped.set()
-        connection.settimeout(20)
+        connection.settimeout(50)
         connection.sendall(b"end")
 
     running, port = start(balancer, tmp_path, server(play).address)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
-        assert stopped.wait(20)
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
+        assert stopped.wait(50)
         assert sent[0] < 128 << 20
         got = 0
         while piece := sock.recv(1 << 20):
@@ -155,13 +155,13 @@ def test_redis(balancer: StartBalancer, tmp_path: Path) -> None:
     command = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--save", "", "--dir"]
     redis = subprocess.Popen([*command, str(tmp_path)], stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 50
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", redis_port)).close()
                 break
         running, port = start(balancer, tmp_path, f"127.0.0.1:{redis_port}")
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=50) as sock:
             sock.sendall(b"SET greeting hello\r\nGET greeting\r\n")
             expected = b"+OK\r\n$5\r\nhello\r\n"
             got = b""
@@ -186,5 +186,5 @@ def test_server_that_speaks_first_and_leaves(
     speaker = server(lambda connection: connection.sendall(b"220 hello\r\n"))
     _, port = start(balancer, tmp_path, speaker.address)
     for _ in range(300):
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=50) as client:
             assert client.makefile("rb").read() == b"220 hello\r\n"

@@ -123,12 +123,12 @@ class RawServer:
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
-        self.listener.settimeout(20)
+        self.listener.settimeout(50)
         self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
 
     def accept(self) -> tuple[socket.socket, bytes]:
         connection, _ = self.listener.accept()
-        connection.settimeout(20)
+        connection.settimeout(50)
         data = b""
         while b"\r\n\r\n" not in data:
             data += connection.recv(65536)
@@ -143,7 +143,7 @@ def server() -> Iterator[RawServer]:
 
 
 def dial(running: Balancer) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", running.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", running.port), timeout=50)
 
 
 def read(sock: socket.socket, size: int) -> bytes:
@@ -247,7 +247,7 @@ def test_an_idle_tunnel_ends(balancer: StartBalancer, server: RawServer, tmp_pat
     )
     running = balancer("-c", str(file))
     ended = threading.Event()
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=50) as client:
         client.sendall(UPGRADE)
         inner, _ = server.accept()
         inner.sendall(SWITCH)

@@ -157,7 +157,7 @@ class Pylb:
         return loaded
 
     def ask(self) -> tuple[int, int, int]:
-        with socket.create_connection(("127.0.0.1", self.port), 5) as sock:
+        with socket.create_connection(("127.0.0.1", self.port), 50) as sock:
             pid, slot, generation = sock.makefile().readline().split()
         return int(pid), int(slot), int(generation)
 
@@ -169,7 +169,7 @@ class Pylb:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def until(self, what: Callable[[], object], seconds: float = 20) -> None:
+    def until(self, what: Callable[[], object], seconds: float = 50) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             assert time.monotonic() < deadline, self.log.read_text()
@@ -186,7 +186,7 @@ def pylb(tmp_path: Path) -> Iterator[Pylb]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             running.signal(signal.SIGQUIT)
-        running.process.wait(10)
+        running.process.wait(25)
 
 
 def test_grow_shrink_without_a_lost_connection(pylb: Pylb) -> None:
@@ -264,7 +264,7 @@ def test_a_stop_during_a_reload_leaves_nothing(pylb: Pylb, tmp_path: Path) -> No
             pylb.until(lambda: pylb.pids("starting"))
     assert len(list(tmp_path.glob("*.front"))) == len(list(tmp_path.glob("*.admin"))) == 2
     pylb.signal(signal.SIGTERM)
-    assert pylb.process.wait(10) == 0
+    assert pylb.process.wait(25) == 0
     assert not [*tmp_path.glob("*.front"), *tmp_path.glob("*.admin")]
 
 
@@ -295,7 +295,7 @@ def test_a_reload_waits_for_a_row_and_says_so(tmp_path: Path) -> None:
         assert pylb.ask()[2] == 3
     finally:
         pylb.signal(signal.SIGQUIT)
-        pylb.process.wait(10)
+        pylb.process.wait(25)
 
 
 def test_no_descriptor_for_a_child_is_no_end(pylb: Pylb) -> None:
@@ -329,7 +329,7 @@ def test_a_stop_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
 def test_stop_leaves_nothing(pylb: Pylb) -> None:
     pids = list(pylb.pids().values())
     pylb.signal(signal.SIGTERM)
-    assert pylb.process.wait(10) == 0
+    assert pylb.process.wait(25) == 0
     assert not pylb.admin.exists()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
@@ -341,8 +341,8 @@ def test_workers_leave_when_the_supervisor_is_killed(pylb: Pylb) -> None:
     pylb.until(lambda: len(pylb.pids()) == 2)
     pids = list(pylb.pids().values())
     pylb.signal(signal.SIGKILL)
-    pylb.process.wait(5)
-    deadline = time.monotonic() + 5
+    pylb.process.wait(25)
+    deadline = time.monotonic() + 50
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -84,7 +84,7 @@ def test_a_signal_that_comes_before_the_handlers(tmp_path: Path, early: tuple[in
         else:
             raise AssertionError("it ended")
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=50)
     assert process.returncode == 0
 
 

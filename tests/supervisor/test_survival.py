@@ -87,7 +87,7 @@ def pylb(tmp_path: Path) -> Iterator[Pylb]:
         heal(one)
         with contextlib.suppress(ProcessLookupError):
             one.signal(signal.SIGQUIT)
-        one.process.wait(10)
+        one.process.wait(25)
 
 
 def break_(pylb: Pylb, *names: str) -> None:
@@ -125,7 +125,7 @@ def test_a_part_that_fails_lets_the_others_go_on(pylb: Pylb, name: str, part: st
     pylb.signal(signal.SIGTTIN)
     pylb.until(lambda: len(pylb.pids()) == 2)
     pylb.signal(signal.SIGTERM)
-    assert pylb.process.wait(10) == 0
+    assert pylb.process.wait(25) == 0
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_what_a_child_sends_is_checked(tmp_path: Path) -> None:
         assert text.count("are passed over") == 1 and "Traceback" not in text
     finally:
         pylb.signal(signal.SIGTERM)
-        assert pylb.process.wait(10) == 0
+        assert pylb.process.wait(25) == 0
 
 
 def test_a_pin_says_what_was_done(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_pin_says_what_was_done(tmp_path: Path) -> None:
         pylb.until(lambda: "pinned to 3 (4 were asked for, but workers.max is 3)" in pylb.log.read_text())
     finally:
         pylb.signal(signal.SIGTERM)
-        assert pylb.process.wait(10) == 0
+        assert pylb.process.wait(25) == 0
 
 
 def test_no_process_to_be_had_is_no_end(pylb: Pylb) -> None:
@@ -240,4 +240,4 @@ def test_no_process_to_be_had_is_no_end(pylb: Pylb) -> None:
     heal(pylb)
     pylb.until(lambda: pylb.ask()[2] == 2)
     pylb.signal(signal.SIGTERM)
-    assert pylb.process.wait(10) == 0
+    assert pylb.process.wait(25) == 0

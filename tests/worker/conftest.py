@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from pylb.worker.client import http1requests
 from tests.worker.http1_line import Line
 from tests.worker.scene import TIMEOUTS, Scene
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A worker takes TERM and INT, and its loop doesn't give them back when it is closed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import uvloop
 
 from pylb.config.model import Timeouts
 from pylb.scoreboard import Field, ServerField
+from pylb.worker import process
 from pylb.worker.listeners import Listener
 from pylb.worker.server import connect
 from tests.worker.faults.injector import Injector, Site
@@ -37,9 +38,11 @@ async def _until(what: str, true: Callable[[], object]) -> None:
         raise AssertionError(f"never {what}") from None
 
 
-async def _play(folder: Path, scene: Callable[[Stage], Awaitable[None]], injector: Injector) -> None:
+async def _play(
+    folder: Path, scene: Callable[[Stage], Awaitable[None]], injector: Injector, patience: float
+) -> None:
     loop = asyncio.get_running_loop()
-    async with Stage(folder, loop) as stage:
+    async with Stage(folder, loop, patience) as stage:
         worker = stage.worker
         core = worker.core
         try:
@@ -77,9 +80,21 @@ async def _play(folder: Path, scene: Callable[[Stage], Awaitable[None]], injecto
             assert core.counters[Field.INTERNAL] >= 1
 
 
-def _run(folder: Path, scene: Callable[[Stage], Awaitable[None]], injector: Injector) -> None:
+def _run(
+    folder: Path, scene: Callable[[Stage], Awaitable[None]], injector: Injector, patience: float = 0.25
+) -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_play(folder, scene, injector))
+        runner.run(_play(folder, scene, injector, patience))
+
+
+def _try(folder: Path, scene: Callable[[Stage], Awaitable[None]], site: Site) -> bool:
+    """Raise at one line, and tell whether the scene came there; if not, once more with longer timeouts."""
+    for patience in (0.05, 0.25):
+        injector = Injector(site)
+        _run(folder, scene, injector, patience)
+        if injector.fired:
+            return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +108,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 _tried: set[Site] = set()
+"""Lines at which an error was raised; a later scene tries those again that one missed."""
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
 def test_an_error_anywhere_costs_its_own_request_only(
-    scene: Callable[[Stage], Awaitable[None]], folder: Path, caplog: pytest.LogCaptureFixture
+    scene: Callable[[Stage], Awaitable[None]],
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(process, "_TICK", 0.01)  # deadlines are looked at so often
     look = Injector()
     _run(folder, scene, look)
     assert look.visited
@@ -107,11 +127,11 @@ def test_an_error_anywhere_costs_its_own_request_only(
     for site in look.visited:
         if site in _tried:
             continue
-        _tried.add(site)
-        injector = Injector(site)
         try:
-            _run(folder, scene, injector)
+            if _try(folder, scene, site):
+                _tried.add(site)
         except BaseException as error:
+            _tried.add(site)
             wrong.append(f"{Path(site[0]).name}:{site[1]}: {error!r}")
     gc.collect()
     assert not wrong, "\n".join([f"{len(wrong)} of {len(look.visited)}:", *wrong])
@@ -153,7 +173,7 @@ def test_a_factory_that_raises_does_not_stop_the_listener(
             monkeypatch.setattr(Listener, "protocol", lambda listener: {}[listener])
             assert await stage.ask("plain", GET) == b""
             monkeypatch.undo()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(50):
                 assert (await stage.ask("plain", GET)).startswith(b"HTTP/1.1 200 ")
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

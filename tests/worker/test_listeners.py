@@ -64,19 +64,19 @@ def test_who_comes_while_a_bind_is_closed_is_served_by_the_one_in_its_place() ->
         narrow.setblocking(False)
         port = listening(narrow, "127.0.0.1", 0)
         listening(wide, "0.0.0.0", port)
-        wide.settimeout(20)
+        wide.settimeout(50)
         sockets: dict[str, list[socket.socket]] = {f"127.0.0.1:{port}": [narrow]}
         listeners = Listeners(Core(), sockets, {key: listener for key in sockets}, 16)  # type: ignore[arg-type, misc]
         assert steering.turn_away(narrow)  # as the supervisor does
         asyncio.run(listeners.close({f"*:{port}"}))
         assert narrow.clients
         for client in narrow.clients:
-            client.settimeout(20)
+            client.settimeout(50)
             client.sendall(b"?")  # waits for the handshake
         served = listener.by_hand.taken
         served += [wide.accept()[0] for _ in range(len(narrow.clients) - len(served))]
         for connection in served:
-            connection.settimeout(20)
+            connection.settimeout(50)
             assert connection.recv(1) == b"?"
             connection.sendall(b"!")
         for client in narrow.clients:

@@ -20,6 +20,7 @@ from pylb.worker.core import Core
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Bind
+from pylb.worker.guard import hand_back
 from pylb.worker.reasons import Reason
 
 # A plain integer: an enum member costs a lookup and an __index__ call each time.
@@ -198,18 +199,7 @@ class Requests(Responses):
 
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: the request under way is answered with 500, or the connection ends."""
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.crashed(error)
-            if self.exchange is not exchange:
-                return
-            self.exchange = None
-        else:
-            self.core.internal(error)
-        try:
-            self.cut_off()
-        except Exception as another:
-            self.core.internal(another)
+        hand_back(self, error, self.cut_off)
 
     # Flow control
 

@@ -12,6 +12,7 @@ import base64
 import math
 import os
 from abc import ABC, abstractmethod
+from functools import partial
 
 import h2.errors
 import h2.exceptions
@@ -25,6 +26,7 @@ from pylb.worker.core import Core
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Bind
+from pylb.worker.guard import hand_back
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import ClientSide, FromPipe, Pipe, Spans, Trailers, contents
 
@@ -410,15 +412,4 @@ class Http2Stream(ClientSide, Pipe):
 
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: the request is answered with 500, or the stream ends; raises nothing."""
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.crashed(error)
-            if self.exchange is not exchange:
-                return
-            self.exchange = None
-        else:
-            self.core.internal(error)
-        try:
-            self.reset(_CODES.INTERNAL_ERROR)
-        except Exception as another:
-            self.core.internal(another)
+        hand_back(self, error, partial(self.reset, _CODES.INTERNAL_ERROR))

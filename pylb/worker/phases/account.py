@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from pylb.latency import LAST, SUM
 from pylb.scoreboard import Field
 from pylb.worker.core import Core
@@ -14,8 +12,6 @@ from pylb.worker.transaction import Transaction
 _REQUESTS = int(Field.REQUESTS)
 _STATUS = int(Field.STATUS_1XX) - 1
 
-_now_ns = time.monotonic_ns
-
 CUT_SHORT = frozenset(
     {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.SERVER_GONE, Reason.SERVER_LATE, Reason.SERVER_BAD}
     | {Reason.INTERNAL}
@@ -23,11 +19,12 @@ CUT_SHORT = frozenset(
 """The ends that count as aborted, where no whole response was sent."""
 
 
-def account(core: Core, tx: Transaction, status: int) -> None:
+def account(core: Core, tx: Transaction, status: int, ended_ns: int) -> None:
     """Count a transaction and its response time.
 
     Args:
         status: of the whole response that the client was sent; 0 where there was none.
+        ended_ns: when it was over.
     """
     counters = core.counters
     counters[_REQUESTS] += 1
@@ -36,8 +33,8 @@ def account(core: Core, tx: Transaction, status: int) -> None:
     elif tx.reason in CUT_SHORT:
         counters[Field.ABORTED] += 1
     times = core.times if tx.local else tx.backend.times
-    ended = tx.ended_ns = _now_ns()
-    spent = (ended - tx.began_ns) // 1000
+    tx.ended_ns = ended_ns
+    spent = (ended_ns - tx.began_ns) // 1000
     times[SUM] += spent
     bits = spent.bit_length()  # as in `latency.bucket`
     if bits < 7:

@@ -13,6 +13,7 @@ from typing import Any
 import pylb.worker
 
 FOLDER = Path(pylb.worker.__file__).parent
+_FOLDER = f"{FOLDER}/"
 Site = tuple[str, int]
 
 
@@ -48,9 +49,9 @@ class Injector:
 
     def _call(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        if code.co_filename.startswith(str(FOLDER)) and code.co_name not in NOT_TRIED:
-            return self._line
-        return None
+        here = code.co_filename
+        wanted = here == self.at[0] if self.at is not None else here.startswith(_FOLDER)
+        return self._line if wanted and code.co_name not in NOT_TRIED else None
 
     def _line(self, frame: FrameType, event: str, arg: object) -> Any:
         if event == "line":

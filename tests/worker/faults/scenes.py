@@ -64,25 +64,26 @@ async def client_leaves(stage: Stage) -> None:
             writer.close()
 
 
+async def echoed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Through a tunnel, and to its end."""
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        writer.write(data)
+        await reader.readexactly(5)
+        writer.write_eof()
+        await reader.read()
+
+
 async def upgrade(stage: Stage) -> None:
     reader, writer = await stage.connect("plain")
     got = await stage.exchange(reader, writer, get("/upgrade", "Connection: upgrade\r\nUpgrade: echo\r\n"))
     if b" 101 " in got:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            writer.write(b"hello")
-            await reader.readexactly(5)
-            writer.write_eof()
-            await reader.read()
+        await echoed(reader, writer, b"hello")
 
 
 async def tcp(stage: Stage) -> None:
     for bind in ("tcp", "sni"):
         reader, writer = await stage.connect(bind)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            writer.write(b"hello, this is no TLS")
-            await reader.readexactly(5)
-            writer.write_eof()
-            await reader.read()
+        await echoed(reader, writer, b"hello, this is no TLS")
 
 
 async def tls(stage: Stage) -> None:

@@ -18,15 +18,20 @@ from pylb.worker.process import Worker
 from tests.worker.faults.servers import echo_server, http1_server, http2_server
 
 ROW, OTHER = 0, 1
-LIMIT = 20
+LIMIT = 50
 
 
 class Stage:
-    """A worker, its servers, and where it listens."""
+    """A worker, its servers, and where it listens.
 
-    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop) -> None:
+    ``patience`` is the seconds of its timeouts, but for that of connecting: here a server accepts or refuses
+    at once, and a scene that is over may leave a connection under way on which the next request depends.
+    """
+
+    def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, patience: float = 0.25) -> None:
         self.folder = folder
         self.loop = loop
+        self.patience = patience
         self.writers: list[asyncio.StreamWriter] = []
         self.ports: dict[str, int] = {}
 
@@ -70,7 +75,7 @@ class Stage:
             frontends.append({"name": bind, "bind": [key], "backend": backends[bind], **more.get(bind, {})})
         here = "127.0.0.1:{}".format
         timeouts = dict.fromkeys(
-            ("connect", "request", "client", "keep_alive", "server", "tunnel", "server_idle"), 0.25
+            ("request", "client", "keep_alive", "server", "tunnel", "server_idle"), self.patience
         )
         config = from_document(
             {
