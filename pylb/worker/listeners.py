@@ -106,7 +106,10 @@ class Listener:
     def _overflown(self, transport: asyncio.BaseTransport, told: Endpoint | None, speak: bool) -> None:
         """Tell the phases of the account of a connection above the limit, of which nothing is read."""
         exchange = begin(self._core, Client(transport, self.bind.key, told), self.bind.frontend)
-        exchange.tx.response, exchange.tx.own = (error(503).head if speak else None), True
+        tx, answer = exchange.tx, error(503)
+        tx.own = True
+        if speak:
+            tx.response, tx.bytes_out = answer.head, len(answer.body)
         exchange.never(Reason.REFUSED)
 
 

@@ -14,11 +14,14 @@ from pylb.accesslog import template
 from pylb.accesslog.template import VARIABLES, Format
 from pylb.config.accesslog import AccessLog
 from pylb.config.address import parse_address
-from pylb.config.model import Frontend
-from pylb.http.errors import Refused, redirect
+from pylb.config.model import Frontend, Limits
+from pylb.http.errors import Refused, error, redirect
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead
 from pylb.worker.facts import Client
+from pylb.worker.frontend import Bind
+from pylb.worker.frontend import Frontend as CompiledFrontend
+from pylb.worker.listeners import Listener
 from pylb.worker.logwriter import LogWriter
 from pylb.worker.phases import logline
 from pylb.worker.phases.accesslog import access_log
@@ -421,3 +424,21 @@ def test_the_health_path_is_not_logged() -> None:
     phase(_transaction())
     phase(_transaction(reason=Reason.ANSWERED, head=POST))
     assert len(lines.lines) == 2
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_connection_above_the_limit_has_a_line(tls: bool) -> None:
+    core = TestCore(limits=Limits(connections=1))
+    core.held_by_others = 1
+    lines = Lines()
+    frontend: CompiledFrontend[Transaction] = CompiledFrontend(_config(), cast(Any, None), 0, 0)
+    frontend.on_account = (access_log(_config(), AccessLog(), cast(LogWriter, lines), core),)
+    bind = Bind("127.0.0.1:80", _config(), frontend, {}, core.head_limits)
+    bind.tls = tls
+    transport = Transport()
+    listener = Listener(core, bind, _config(), None)
+    listener.protocol().connection_made(cast(asyncio.BaseTransport, transport))
+    (line,) = lines.lines
+    status = f"503 {len(error(503).head.out + error(503).body)}" if not tls else "-1 0"
+    assert shape(line) == f'192.0.2.9:5 f f/<NOSRV> -1/-1/-1/-1/T {status} - - PR-- 1/1/0/0/0 0/0 "<BADREQ>"'
+    assert transport.written.startswith(b"" if tls else b"HTTP/1.1 503 ")

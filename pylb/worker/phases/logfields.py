@@ -39,10 +39,6 @@ class Inline:
         return self._get(tx)
 
 
-_MS = 1_000_000  # nanoseconds
-_BEFORE_CONNECTED = frozenset("RQC")
-
-
 class Fields:
     """The variables for one frontend, written in one style."""
 
@@ -67,18 +63,16 @@ class Fields:
             inner: dict[str, Get] = {"(server)": self._server, "(timers)": _TIMERS, "(retries)": _RETRIES}
             return inner[part.name]
         kind, _ = VARIABLES[part.name]
+        nothing = style.nothing.get(kind, "")
+        if part.name in _NUMBERS:
+            return _number(part.name, nothing)
         get = self.raw(part)
-        if part.name == "status":
-            return Inline(f"(tx.response.status if tx.response is not None else {style.nothing[kind]!r})")
+        if kind is Kind.NUMBER:
+            return get
         if part.name == "request":
-            return _request_line(style.plain_line, lambda tx: style.line(_request(tx)), style.nothing[kind])
+            return _request_line(style.plain_line, lambda tx: style.line(_request(tx)), nothing)
         if kind is Kind.PLAIN:
             return (lambda tx: f'"{get(tx)}"') if style.quotes else get
-        nothing = style.nothing[kind]
-        if kind is Kind.NUMBER:
-            if part.name in _ALWAYS:
-                return get
-            return lambda tx: nothing if (value := get(tx)) is None else value
         if kind is Kind.NAME:
             return lambda tx: nothing if not (value := get(tx)) else self._name(value)
         escape = style.line if kind is Kind.LINE else style.field
@@ -181,28 +175,29 @@ def _at_first_byte(core: Core, write: Callable[[int], str]) -> Get:
 _TOTAL = Inline("(tx.ended_ns - (tx.first_byte_ns or tx.began_ns)) // 1000000")
 
 
-def _until_head(tx: Transaction) -> int | None:
-    if tx.head is None:
-        return None
-    return (tx.began_ns - tx.first_byte_ns) // _MS if tx.first_byte_ns else 0
+_NUMBERS = {
+    "status": "tx.response.status if tx.response is not None else NOTHING",
+    "time.request": (
+        "NOTHING if tx.head is None else "
+        "(tx.began_ns - tx.first_byte_ns) // 1000000 if tx.first_byte_ns else 0"
+    ),
+    "time.queue": (
+        "NOTHING if tx.server is None else (tx.asked_ns - tx.began_ns) // 1000000 if tx.asked_ns else 0"
+    ),
+    "time.connect": (
+        "NOTHING if tx.server is None or tx.state in 'RQC' else "
+        "(tx.connected_ns - tx.asked_ns) // 1000000 if tx.connected_ns else 0"
+    ),
+    "time.response": (
+        "NOTHING if tx.own or not tx.answered_ns or tx.server is None else "
+        "(tx.answered_ns - (tx.connected_ns or tx.asked_ns or tx.began_ns)) // 1000000"
+    ),
+}
+"""Those that there may not be, as `Inline`. Timers are in milliseconds."""
 
 
-def _queued(tx: Transaction) -> int | None:
-    if tx.server is None:
-        return None
-    return (tx.asked_ns - tx.began_ns) // _MS if tx.asked_ns else 0
-
-
-def _connected(tx: Transaction) -> int | None:
-    if tx.server is None or tx.state in _BEFORE_CONNECTED:
-        return None
-    return (tx.connected_ns - tx.asked_ns) // _MS if tx.connected_ns else 0
-
-
-def _responded(tx: Transaction) -> int | None:
-    if tx.own or not tx.answered_ns or tx.server is None:
-        return None
-    return (tx.answered_ns - (tx.connected_ns or tx.asked_ns or tx.began_ns)) // _MS
+def _number(name: str, nothing: str) -> Inline:
+    return Inline(f"({_NUMBERS[name].replace('NOTHING', repr(nothing))})")
 
 
 def _date(core: Core, dates: Dates) -> Get:
@@ -226,9 +221,11 @@ def _date(core: Core, dates: Dates) -> Get:
     return get
 
 
+_STEPS = tuple(_number(f"time.{name}", "-1") for name in ("request", "queue", "connect", "response"))
+
+
 def _unusual_timers(tx: Transaction) -> str:
-    steps = [get(tx) for get in (_until_head, _queued, _connected, _responded)]
-    return "/".join("-1" if step is None else str(step) for step in steps) + f"/{_TOTAL(tx)}"
+    return "/".join([str(step(tx)) for step in (*_STEPS, _TOTAL)])
 
 
 _TIMERS = Inline(
@@ -240,10 +237,6 @@ _TIMERS = Inline(
 
 
 # How it went
-
-
-def _status(tx: Transaction) -> int | None:
-    return tx.response.status if tx.response is not None else None
 
 
 _BYTES_OUT = Inline("tx.bytes_out + (len(tx.response.out) if tx.response is not None else 0)")
@@ -326,11 +319,14 @@ def _protocol(tx: Transaction) -> str:
 
 def _finder(name: str) -> Callable[[bytes], bytes | None]:
     """A function that gives a field's first value of a head, without white space around it."""
-    find = re.compile(rb"\n" + re.escape(name.encode()) + rb":[ \t]*([^\r]*)", re.IGNORECASE).search
+    mark = b"\n" + name.lower().encode() + b":"
 
     def field(raw: bytes) -> bytes | None:
-        match = find(raw)
-        return match[1].rstrip(b" \t") if match is not None else None
+        at = raw.lower().find(mark)
+        if at < 0:
+            return None
+        at += len(mark)
+        return raw[at : raw.index(b"\r", at)].strip(b" \t")
 
     return field
 
@@ -375,23 +371,13 @@ _PLAIN: dict[str, Get] = {
     "query": _query,
     "host": _host,
     "protocol": _protocol,
-    "status": _status,
     "bytes.in": Inline("tx.bytes_in"),
     "termination": _TERMINATION,
     "reason": _reason,
     "retries": Inline("tx.retries"),
-    "time.request": _until_head,
-    "time.queue": _queued,
-    "time.connect": _connected,
-    "time.response": _responded,
     "time.total": _TOTAL,
     "tls.version": lambda tx: tx.client.tls_version.removeprefix("TLSv"),
     "tls.cipher": lambda tx: tx.client.tls_cipher,
     "tls.sni": lambda tx: tx.client.tls.get("authority") or None,
     "tls.subject": lambda tx: tx.client.subject or None,
 }
-_ALWAYS = frozenset(
-    {"client.port", "bytes.out", "bytes.body", "bytes.in", "retries", "time.total"}
-    | {name for name in VARIABLES if name.startswith("connections.")}
-)
-"""Numbers that there always are."""
