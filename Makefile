@@ -10,7 +10,7 @@ PYTHON ?= python3
 
 # The exact releases that the images install: after a change of the dependencies, and to take newer ones.
 COMPILE = .venv/lock/bin/uv pip compile -q --universal --python-version 3.11 --no-annotate \
-	--custom-compile-command "make lock" --upgrade pyproject.toml
+	--custom-compile-command "make lock" --upgrade pyproject.toml --extra regex
 .PHONY: lock
 lock:
 	$(PYTHON) -m venv .venv/lock

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pylb.http import request as request_module
+from pylb.http.added import USUAL_NAMES, Sends
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import BadResponse, read_response
@@ -87,6 +88,9 @@ WORST: dict[str, Callable[[int], bytes]] = {
     "upgrade": _lines(lambda number: b"upgrade:%x\r\n" % number),
     "x-forwarded-for": _lines(lambda number: b"x-forwarded-for:%x\r\n" % number),
     "forwarded": _lines(lambda number: b"forwarded:%x\r\n" % number),
+    "x-real-ip": _lines(lambda number: b"x-real-ip:%x\r\n" % number),
+    "traceparent": _lines(lambda number: b"traceparent:%x\r\n" % number),
+    "a long x-forwarded-for": lambda size: b"x-forwarded-for: " + b"a," * (size // 2) + b"\r\n",
     "x-request-id": _lines(lambda number: b"x-request-id:%x\r\n" % number),
     "underscores": _lines(lambda number: b"x_forwarded-for:\r\n"),
     "good ones, then a bad one": lambda size: b"a:\r\n" * (size // 4) + b"b\r\n",
@@ -121,12 +125,9 @@ LONG_LINES: dict[str, Callable[[int], bytes]] = {
 def _request_head(limits: HeadLimits, everything: bool = False) -> RequestHead:
     """A reader that knows no head, not even the last that another has read."""
     request_module._last = None
-    return RequestHead(
-        *(b"192.0.2.7", b"192.0.2.1:80", b"http", limits),
-        trusted=everything,
-        forwarded=everything,
-        request_id=everything,
-    )
+    sends = Sends(USUAL_NAMES | {b"forwarded", b"x-real-ip"}, True, "add", "add") if everything else Sends()
+    trusts = (lambda address: True) if everything else None
+    return RequestHead(*(b"192.0.2.7", b"192.0.2.1:80", b"http", limits, sends), trusts=trusts)
 
 
 def microseconds(rounds: int, read: Callable[[bytes], object], heads: Iterable[bytes]) -> float:

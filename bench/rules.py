@@ -1,9 +1,9 @@
-"""``python -m bench.rules``: what rules cost per request, and maps per line and look-up.
+"""``python -m bench.rules``: what rules and access logs cost per request, and maps per line and look-up.
 
-The same requests go through a frontend without rules, with one route and with a thousand, over transports
-that do nothing (`bench.path`), in turns and in pieces of a hundred; each piece counts as fast as it was
-fastest, as what disturbs one only adds to it. Ratios of one run can be compared, microseconds of two machines
-can't.
+The same requests go through a frontend without rules, with one route and with a thousand, and with an access
+log (to /dev/null), over transports that do nothing (`bench.path`), in turns and in pieces of a hundred; each
+piece counts as fast as it was fastest, as what disturbs one only adds to it. Ratios of one run can be
+compared, microseconds of two machines can't.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing import Any
 
 from bench.path import Path
 from pylb.config import routing
+from pylb.config.accesslog import AccessLog
 from pylb.config.load import from_document
 from pylb.rules.decision import Rules
 from pylb.rules.maps import Kind, Map
 from pylb.rules.template import compile as template
+from pylb.worker.mapfiles import LINES_AT_ONCE
 
 ROUNDS = 40
 PIECE = 100
@@ -30,6 +32,7 @@ PIECE = 100
 HOSTS, PATHS = 100, 10
 ROUTES = HOSTS * PATHS
 LINES = 100_000
+_FORMATS = ("haproxy", "combined", "json", "{client.ip} {status} {uri} {time.total}")
 _MIXED = """
 [[rule]]
 match = { source = ["10.0.0.0/8", "2001:db8::/32"], path = "/admin" }
@@ -40,6 +43,14 @@ backend = "b2"
 [[rule]]
 match = { path_glob = "*.php" }
 backend = "b3"
+"""
+_EDITS = """
+[[rule]]
+request_headers.remove = ["X-Debug", "X-Internal-*"]
+request_headers.set = { X-Real-IP = "{client.ip}", X-Host = "{host}", X-From = "pylb" }
+request_headers.add = { X-Tag = "a" }
+response_headers.remove = ["Server", "X-Powered-By"]
+response_headers.set = { X-Frame-Options = "DENY", X-Content-Type-Options = "nosniff" }
 """
 
 
@@ -88,9 +99,16 @@ CASES: dict[str, Callable[[], str]] = {
     f"{ROUTES} routes by path": lambda: "".join(
         _route(f'path = "/p{number % PATHS}/item/{number}"', number) for number in range(ROUTES)
     ),
+    "1 route, and 3 other rules": lambda: _MIXED + _route('host = "h7.example", path = "/p7"', 0),
     f"{ROUTES} routes, and 3 other rules": lambda: _MIXED + _thousand(),
+    "10 header edits": lambda: _EDITS,
+    "a path's prefix rewritten": lambda: '[[rule]]\nrewrite.path = { prefix = "/p7", to = "/q" }',
 }
 """By name, the rules."""
+
+
+LOGS = {f"access log, {format_}": AccessLog(to="/dev/null", format=format_) for format_ in _FORMATS}
+"""By name, access logs of a frontend without rules."""
 
 
 def measure(rounds: int) -> dict[str, float]:
@@ -98,6 +116,7 @@ def measure(rounds: int) -> dict[str, float]:
     requests = _requests()
     pieces = [requests[at : at + PIECE] for at in range(0, len(requests), PIECE)]
     paths = {name: Path(partial(_rules, text())) for name, text in CASES.items()}
+    paths |= {name: Path(log=log) for name, log in LOGS.items()}
     best = {name: [float("inf")] * len(pieces) for name in paths}
     for _ in range(rounds):
         for number, piece in enumerate(pieces):
@@ -119,17 +138,29 @@ def _asked(kind: Kind, key: bytes) -> bytes:
     return below.get(kind, key)
 
 
-def maps() -> dict[str, tuple[float, float]]:
-    """By kind, the seconds to load a file of `LINES` lines, and the microseconds of a look-up."""
-    figures: dict[str, tuple[float, float]] = {}
+def _load(one: Map, text: bytes) -> tuple[float, float]:
+    """Read a file's text; the seconds, and the milliseconds of the longest piece."""
+    reading = one.reading(text)
+    took: list[float] = []
+    done = False
+    while not done:
+        began = time.perf_counter()
+        done = reading.step(LINES_AT_ONCE)
+        took.append(time.perf_counter() - began)
+    one.take(reading)
+    return sum(took), max(took) * 1000
+
+
+def maps() -> dict[str, tuple[float, float, float]]:
+    """By kind, the seconds to load a file of `LINES` lines, the milliseconds of the longest of the pieces in
+    which a worker does so, and the microseconds of a look-up."""
+    figures: dict[str, tuple[float, float, float]] = {}
     kinds: tuple[Kind, ...] = ("exact", "prefix", "domain", "network")
     for kind in kinds:
         keys = _keys(kind)
         text = b"".join(key + b" backend-%d\n" % (number % 7) for number, key in enumerate(keys))
         one = Map("m", kind, template("{host}"))
-        began = time.perf_counter()
-        one.read(text)
-        loaded = time.perf_counter() - began
+        loads = [_load(one, text) for _ in range(5)]
         asked = [_asked(kind, key) for key in random.Random(1).sample(keys, 10_000)]
         fastest = [float("inf")] * PIECE
         for _ in range(20):
@@ -139,7 +170,8 @@ def maps() -> dict[str, tuple[float, float]]:
                 for key in piece:
                     find(key)
                 fastest[number] = min(fastest[number], (time.perf_counter() - began) / len(piece) * 1e6)
-        figures[kind] = (loaded, sum(fastest) / len(fastest))
+        loaded, longest = (min(some) for some in zip(*loads, strict=True))
+        figures[kind] = loaded, longest, sum(fastest) / len(fastest)
     return figures
 
 
@@ -154,12 +186,12 @@ def main() -> None:
         print(json.dumps(best))
         return
     none, one = best["no rules"], best["1 route"]
-    print(f"{'':<36}{'µs':>6}{'to none':>9}{'to 1 route':>12}")
+    print(f"{'':<56}{'µs':>6}{'more':>7}{'to none':>9}{'to 1 route':>12}")
     for name, figure in best.items():
-        print(f"{name:<36}{figure:6.2f}{figure / none:9.2f}{figure / one:12.2f}")
-    print(f"\na map of {LINES} lines{'load, s':>12}{'look-up, µs':>13}")
-    for kind, (loaded, looked_up) in maps().items():
-        print(f"{kind:<21}{loaded:12.2f}{looked_up:13.2f}")
+        print(f"{name:<56}{figure:6.2f}{figure - none:7.2f}{figure / none:9.2f}{figure / one:12.2f}")
+    print(f"\na map of {LINES} lines{'load, s':>12}{'longest piece, ms':>19}{'look-up, µs':>13}")
+    for kind, (loaded, longest, looked_up) in maps().items():
+        print(f"{kind:<21}{loaded:12.2f}{longest:19.1f}{looked_up:13.2f}")
 
 
 if __name__ == "__main__":

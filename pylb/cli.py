@@ -1,4 +1,4 @@
-"""The command line: serve, check, demo, status, scale.
+"""The command line: serve, check, explain, demo, status, scale.
 
 The top floor: only `__main__` imports it. Options that stand for keys of the configuration are declared at
 these keys and are only handed to typer here (`takes`). What else a command needs is imported when it runs,
@@ -111,6 +111,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 def serve(config: FileOption = None, **given: Any) -> None:
     """Run the balancer: -c FILE, or --bind and --server."""
     from pylb.config import load
+    from pylb.explain.tested import load_tested
 
     quick = {name: given[name] for name, option in OPTIONS.items() if option.quick}
     if config is not None and any(quick.values()):
@@ -120,7 +121,7 @@ def serve(config: FileOption = None, **given: Any) -> None:
         fail("say what to serve: --bind ADDRESS --server ADDRESS, or -c FILE")
 
     def read() -> Config:
-        return load.quick(**given) if config is None else load.load_file(config, **given)
+        return load.quick(**given) if config is None else load_tested(config, **given)
 
     run(read, str(config) if config is not None else None)
 
@@ -145,9 +146,8 @@ def run(
     try:
         configuration = read()
     except ConfigError as error:
-        for problem in error.problems:
-            where = f"{source}: " if source and not problem.startswith("--") else ""
-            print(f"pylb: {where}{problem}", file=sys.stderr)
+        for problem in error.located:
+            print(f"pylb: {problem}", file=sys.stderr)
         raise typer.Exit(2) from None
     except OSError as error:
         fail(f"{source}: {error.strerror or error}")
@@ -167,22 +167,63 @@ def run(
 
 @app.command()
 def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]) -> None:
-    """Check a configuration file and print every mistake."""
-    from pylb.config.load import ConfigError, load_file
+    """Check a configuration file: print every mistake, run its tests, warn of rules that can never match."""
+    from pylb.config.load import ConfigError, read_source
+    from pylb.config.unreachable import unreachable
+    from pylb.explain.tested import tested
 
     try:
-        configuration = load_file(config)
+        source = read_source(config)
+        configuration = tested(source)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"{config}: {problem}", file=sys.stderr)
+        for problem in error.located:
+            print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:
         fail(f"{config}: {error.strerror or error}")
+    for warning in unreachable(configuration, source.places.of):
+        print(f"{source.places.of_problem(warning)}: warning: {warning}", file=sys.stderr)
     servers = sum(len(backend.servers) for backend in configuration.backends)
     print(
         f"{config}: ok: {len(configuration.frontends)} frontends, "
         f"{len(configuration.backends)} backends, {servers} servers"
+        + (f", {len(configuration.tests)} tests" if configuration.tests else "")
     )
+
+
+@app.command()
+def explain(
+    url: Annotated[str, typer.Argument(metavar="URL", help="What is asked for: https://HOST/PATH?QUERY.")],
+    config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")],
+    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="The method.")] = "GET",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", metavar="FIELD", help="'Name: value'; may be repeated.")
+    ] = None,
+    source: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Who asks.")] = "127.0.0.1",
+    frontend: Annotated[str, typer.Option("--frontend", metavar="NAME", help="Who is asked.")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what becomes of a request, rule by rule."""
+    from pylb.config.load import ConfigError, from_source, read_source
+    from pylb.explain import dryrun, show
+    from pylb.explain.request import BadRequest, Request, header_of
+
+    try:
+        origin = read_source(config)
+        configuration = from_source(origin)
+    except ConfigError as error:
+        for problem in error.located:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        fail(f"{config}: {error.strerror or error}")
+    try:
+        request = Request(url, method.upper(), [header_of(one) for one in header or ()], source)
+        outcome = dryrun.DryRun(configuration).ask(request, frontend)
+    except BadRequest as error:
+        fail(str(error))
+    found = show.described(configuration, origin.places, request, outcome)
+    print(json.dumps(found, indent=2) if json_ else show.text(found))
 
 
 @app.command()

@@ -85,7 +85,7 @@ def test_without_arguments_there_is_help() -> None:
     ("more", "arguments", "says"),
     [
         ("", ["--workers", "0"], "--workers.min: input should be greater than or equal to 1 (got 0)"),
-        ("log = 5", ["--log-format", "json"], "{file}: log: expected a table (got 5)"),
+        ("log = 5", ["--log-format", "json"], "{file}:1: log: expected a table (got 5)"),
         ("", ["--bind", "127.0.0.1:1"], "-c FILE and --bind/--server/--balance exclude each other"),
     ],
 )

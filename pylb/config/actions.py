@@ -6,12 +6,22 @@ A key of `ENDINGS` ends the evaluation; what only edits lets the next rule have 
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from pylb.config.declaration import Kind
+from pylb.config.edits import (
+    CookieEdits,
+    HeaderEdits,
+    LocationRewrite,
+    ResponseEdits,
+    Rewrite,
+    RouteTimeouts,
+)
+from pylb.config.replies import ErrorPage, Redirect, Reply
 from pylb.config.section import Section
+from pylb.config.values import ONE_OR_MORE, SizeOrZero
 
 _SPLIT_BY = re.compile(r"source|header:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|cookie:[!-:<-~]+")
 
@@ -33,7 +43,7 @@ def _weights(value: dict[str, int]) -> dict[str, int]:
 class Actions(Section):
     """What is done with a request that matches."""
 
-    ENDINGS: ClassVar[tuple[str, ...]] = ("backend", "split")
+    ENDINGS: ClassVar[tuple[str, ...]] = ("backend", "split", "redirect", "answer", "deny", "drop")
     """Keys of which a rule has at most one, and which make it the last one of a request."""
 
     backend: str | None = Field(
@@ -45,6 +55,34 @@ class Actions(Section):
     split_by: Annotated[
         str | None, AfterValidator(_split_by), Kind('`"source"`, `"header:NAME"` or `"cookie:NAME"`')
     ] = Field(default=None, description="What keeps to one backend of split: requests that are alike in it.")
+
+    redirect: Redirect | None = Field(default=None, description="Send the client to another place.")
+    answer: Reply | None = Field(default=None, description="Answer without a server.")
+    deny: int | None = Field(default=None, ge=400, le=599, description="Answer with this error.")
+    drop: Literal[True] | None = Field(
+        default=None, description="Close the connection (of HTTP/2: the stream) without an answer."
+    )
+    rewrite: Rewrite | None = Field(default=None, description="What the server is asked for.")
+    request_headers: HeaderEdits | None = Field(default=None, description="What the server gets.")
+    response_headers: HeaderEdits | None = Field(
+        default=None, description="What the client gets with each response, pylb's own included."
+    )
+    responses: Annotated[tuple[ResponseEdits, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="response", description="What it gets with some responses."
+    )
+    location: Annotated[tuple[LocationRewrite, ...], ONE_OR_MORE] = Field(
+        default=(), description="Location of servers that know another name; the first that fits."
+    )
+    set_cookie: Annotated[tuple[CookieEdits, ...], ONE_OR_MORE] = Field(
+        default=(), description="Cookies of servers that know another name."
+    )
+    timeouts: RouteTimeouts | None = Field(default=None, description="How long pylb waits.")
+    body_bytes: SizeOrZero | None = Field(
+        default=None, description="A request's body: 413 above; 0 is no limit."
+    )
+    error_pages: Annotated[tuple[ErrorPage, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="error_page", description="What errors look like."
+    )
 
     @model_validator(mode="after")
     def _one_ending(self) -> Actions:

@@ -10,12 +10,23 @@ import ipaddress
 import os
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MOST_PORTS = 1024
+"""In a range; all binds together are bounded, too (`links`)."""
+_PORTS = re.compile(r"(.*):(\d{1,5})-(\d{1,5})", re.ASCII)
+
+
+CLIENTS_PORT = -1
+"""The port of a server that is connected to at the port to which the client has connected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A TCP host and port, or the path of a unix socket (then ``port`` is 0 and ``host`` empty)."""
+    """A TCP host and port, or the path of a unix socket (then ``port`` is 0 and ``host`` empty).
+
+    A server's port may be `CLIENTS_PORT`.
+    """
 
     host: str
     port: int
@@ -28,7 +39,8 @@ class Address:
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == CLIENTS_PORT else f"{host}:{self.port}"
 
 
 def parse_address(text: str) -> Address:
@@ -71,6 +83,38 @@ def parse_address(text: str) -> Address:
     elif not is_host_name(host):
         raise ValueError(f"{host!r} is not a host name")
     return Address(host, int(port))
+
+
+def parse_server(text: str) -> Address:
+    """A server's address, which may go without a port: its port is the client's then.
+
+    Raises:
+        ValueError: as `parse_address`.
+    """
+    text = text.strip()
+    bare = text.endswith("]") or ":" not in text
+    if not bare or not text:
+        return parse_address(text)
+    if text == "*":
+        raise ValueError("a server has an address, and * is none")
+    return replace(parse_address(f"{text}:0"), port=CLIENTS_PORT)
+
+
+def each_port(text: str) -> list[str]:
+    """The addresses that ``HOST:FIRST-LAST`` stands for; any other text as it is.
+
+    Raises:
+        ValueError: with a sentence that says what is expected.
+    """
+    match = _PORTS.fullmatch(text.strip())
+    if match is None or text.strip().startswith("unix:"):
+        return [text]
+    first, last = int(match[2]), int(match[3])
+    if not 0 < first <= last <= 65535:
+        raise ValueError(f"{match[2]}-{match[3]} is no range of ports from 1 to 65535, the lower one first")
+    if last - first >= MOST_PORTS:
+        raise ValueError(f"{match[2]}-{match[3]} are {last - first + 1} ports, at most {MOST_PORTS}")
+    return [f"{match[1]}:{port}" for port in range(first, last + 1)]
 
 
 def refuse_in_path(path: str) -> None:

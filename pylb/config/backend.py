@@ -9,8 +9,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS, known
 from pylb.config.declaration import Default, Kind, Option
+from pylb.config.edits import RouteTimeouts
 from pylb.config.section import Section
-from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress
+from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress, SizeOrZero
 
 
 def _known_algorithm(value: str) -> str:
@@ -52,7 +53,9 @@ class Server(Section):
     name: Annotated[str, Default("s1, s2, …")] = Field(
         default="", description="What the server is called in the log, in status and in metrics."
     )
-    address: ServerAddress = Field(description="Where the server listens.")
+    address: ServerAddress = Field(
+        description="Where the server listens; without a port, at the port to which the client has connected."
+    )
     weight: int = Field(
         default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
     )
@@ -116,6 +119,10 @@ class Backend(Section):
         "next one gets some; 0 for any number.",
     )
     retries: int = Field(default=3, ge=0, le=16, description="Attempts to connect after the first.")
+    timeouts: RouteTimeouts | None = Field(default=None, description="How long pylb waits for them.")
+    body_bytes: Annotated[SizeOrZero | None, Default("the frontend's")] = Field(
+        default=None, description="A request's body: 413 above; 0 is no limit."
+    )
     tls: ServerTls | None = Field(default=None, description="TLS to the servers.")
     http2: bool = Field(
         default=False,

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from pylb.config.accesslog import AccessLog
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
+from pylb.config.replies import ErrorPage
 from pylb.config.rule import Rule
 from pylb.config.section import Section
-from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
+from pylb.config.values import BINDS, ONE_OR_MORE, BindAddress, FilePath, Network, SecondsOrZero, SizeOrZero
+
+ClientField = Literal[
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Ssl",
+    "X-Forwarded-Prefix",
+    "X-Real-IP",
+]
+Treatment = Literal["pass", "add", "replace", "remove"]
+
+
+def _once_boolean(value: object) -> object:
+    return ("add" if value else "pass") if isinstance(value, bool) else value
 
 
 class Health(Section):
@@ -54,8 +71,9 @@ class Frontend(Section):
     """Where clients connect, and the backend that answers them."""
 
     name: str = Field(description="What the frontend is called.")
-    bind: Annotated[tuple[BindAddress, ...], ONE_OR_MORE, Option("--bind")] = Field(
-        min_length=1, description="Where clients connect: HOST:PORT, [IPV6]:PORT or unix:PATH."
+    bind: Annotated[tuple[BindAddress, ...], BINDS, ONE_OR_MORE, Option("--bind")] = Field(
+        min_length=1,
+        description="Where clients connect: HOST:PORT, HOST:FIRST-LAST, [IPV6]:PORT or unix:PATH.",
     )
     backend: str = Field(
         description="The name of the backend that answers; with sni, for names that are not listed there."
@@ -73,11 +91,27 @@ class Frontend(Section):
         description="Trusted proxies begin each connection with a PROXY header, version 1 or 2.",
     )
     forwarded: bool = Field(default=False, description="Send Forwarded (RFC 7239) beside X-Forwarded-*.")
-    request_id: bool = Field(default=False, description="Send X-Request-ID where the client gave none.")
+    client_fields: tuple[ClientField, ...] = Field(
+        default=("X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"),
+        description="What servers are told of each client, in which fields.",
+    )
+    via: bool = Field(default=False, description="Send Via to servers.")
+    request_id: Annotated[Treatment, BeforeValidator(_once_boolean)] = Field(
+        default="pass", description="What is done about clients' X-Request-ID; true is add."
+    )
+    traceparent: Treatment = Field(
+        default="pass", description="What is done about clients' traceparent and tracestate."
+    )
     body_bytes: Annotated[SizeOrZero | None, Default("limits.body_bytes")] = Field(
         default=None, description="A request's body: 413 above; 0 is no limit."
     )
+    error_pages: Annotated[tuple[ErrorPage, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="error_page", description="What errors look like."
+    )
     health: Health | None = Field(default=None, description="A path that pylb answers itself.")
+    access_log: Annotated[AccessLog | None, Default("log.access")] = Field(
+        default=None, description="The keys in which its access log differs from log.access; `false`: none."
+    )
     rules: Annotated[tuple[Rule, ...], ONE_OR_MORE] = Field(
         default=(), validation_alias="rule", description="What is done with which requests, in this order."
     )
@@ -109,10 +143,10 @@ class Frontend(Section):
     def _fits_mode(self) -> Frontend:
         if self.mode == "http" and self.sni:
             raise ValueError('sni is for mode = "tcp"')
-        if self.mode == "tcp" and self.rules:
-            raise ValueError('rule needs mode = "http"')
+        if self.mode == "tcp" and self.error_pages:
+            raise ValueError('error_page needs mode = "http"')
         if self.mode == "tcp" and (
-            self.redirect_to_https or self.forwarded or self.request_id or self.health is not None
+            self.redirect_to_https or self.forwarded or self.health is not None or self.request_id != "pass"
         ):
             raise ValueError('redirect_to_https, forwarded, request_id and health need mode = "http"')
         if self.tls is not None and self.redirect_to_https:

@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from pylb.config.address import Address, parse_address
+from pylb.config.address import Address, each_port, parse_address
 from pylb.config.conflicts import conflicts
 from pylb.config.runtime import default_admin_path
 from pylb.config.values import one_or_more
@@ -33,7 +33,8 @@ def broken_links(document: dict[str, Any]) -> list[str]:
     for number, frontend in enumerate(frontends):
         for position, bind in enumerate(one_or_more(frontend.get("bind", []))):
             with contextlib.suppress(ValueError, AttributeError):
-                bound.append((f"frontend[{number}].bind[{position}]", parse_address(bind)))
+                for one in each_port(bind):
+                    bound.append((f"frontend[{number}].bind[{position}]", parse_address(one)))
     if len(bound) > _MOST_BINDS:
         return [*problems, f"frontend: {len(bound)} addresses to bind, at most {_MOST_BINDS}"]
     with contextlib.suppress(ValueError, AttributeError):

@@ -6,52 +6,61 @@ as one line that names the key as it stands in the file, or the option.
 
 from __future__ import annotations
 
-import codecs
 import os
-import re
-import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from pylb.config.files import read_regular
 from pylb.config.links import broken_links
 from pylb.config.mistakes import ConfigError, lines
 from pylb.config.model import Config
-from pylb.config.options import put, quick_form, renamed
+from pylb.config.options import OPTIONS, put, quick_form, renamed
+from pylb.config.sources import Places, Source, read_source
 from pylb.config.trials import problems
 
-__all__ = ["ConfigError", "from_document", "load_file", "quick", "read_document", "with_files"]
-
-_LARGEST_FILE = 4 * 1024 * 1024  # bytes; the supervisor does nothing else while it reads them
-_MOST_DOTS = 500
-"""In a key. No key of the model has as many, and `tomllib` takes time by the square of their number."""
-_STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
-
-# Where one mark begins as another does, the longer one comes first.
-_MARKS = (
-    (codecs.BOM_UTF8, "UTF-8 with a byte order mark (BOM)"),
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
+__all__ = [
+    "ConfigError",
+    "Places",
+    "Source",
+    "from_document",
+    "from_source",
+    "load_file",
+    "quick",
+    "read_document",
+    "read_source",
+    "with_files",
+]
 
 
 def load_file(path: str | os.PathLike[str], **given: str | None) -> Config:
     """Read a TOML file, put the ``given`` options in place of its keys, and look at the files that it names.
 
     Raises:
-        ConfigError: with every mistake in it, or in them.
+        ConfigError: with every mistake in it, or in them, and where it stands.
         OSError: the file can't be read.
     """
-    document = read_document(path)
-    put(document, given)
+    return from_source(read_source(path), **given)
+
+
+def from_source(source: Source, **given: str | None) -> Config:
+    """The same, of files that were read; raises ConfigError."""
+    put(source.document, given)
     try:
-        return with_files(from_document(document))
+        return with_files(from_document(source.document))
     except ConfigError as error:
-        raise ConfigError(renamed(error.problems, given)) from None
+        raise _placed(error, source.places, given) from None
+
+
+def _placed(error: ConfigError, places: Places, given: dict[str, str | None]) -> ConfigError:
+    """The same mistakes with their places; those of an option that was given name it, and have none."""
+    flags = tuple(OPTIONS[name].option.flag for name, text in given.items() if text is not None)
+    found = renamed(error.problems, given)
+    where = [
+        "" if flags and line.startswith(flags) else places.of_problem(problem)
+        for problem, line in zip(error.problems, found, strict=True)
+    ]
+    return ConfigError(found, where)
 
 
 def quick(bind: Sequence[str], server: Sequence[str], **given: str | None) -> Config:
@@ -80,21 +89,8 @@ def with_files(config: Config) -> Config:
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Parse a TOML file without checking what it says; raises as `load_file`."""
-    data = read_regular(path, _LARGEST_FILE)
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            raise ConfigError([f"not valid TOML: the file is {encoding}; save it as UTF-8 without a BOM"])
-    try:
-        text = data.decode()
-        if any(line.count(".") > _MOST_DOTS for line in _STRING.sub("", text).splitlines()):
-            raise RecursionError
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ConfigError(["not valid TOML: it is nested too deeply"]) from None
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError, and a number of too many digits
-        hint = "; it looks like UTF-16, save it as UTF-8" if b"\0" in data[:4] else ""
-        raise ConfigError([f"not valid TOML: {error}{hint}"]) from None
+    """Parse a TOML file and those that it includes, without checking what they say; as `read_source`."""
+    return read_source(path).document
 
 
 def from_document(document: dict[str, Any]) -> Config:

@@ -15,10 +15,13 @@ from pylb.config.declaration import Kind
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, Network, one_or_more
 from pylb.rules import normal
-from pylb.rules.match import Text
+from pylb.rules.text import Text
 
 _TESTS = ("prefix", "suffix", "contains", "regex")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 
 
 def host_pattern(value: str) -> str:
@@ -52,6 +55,8 @@ def _glob(value: str) -> str:
 def _method(value: str) -> str:
     if _TOKEN.fullmatch(value) is None:
         raise ValueError("expected a method, such as GET")
+    if value.upper() in _METHODS and value not in _METHODS:
+        raise ValueError(f"methods have case; write {value.upper()}")
     return value
 
 
@@ -122,8 +127,8 @@ class Match(Section):
     path_regex: Annotated[tuple[Expression, ...], ONE_OR_MORE] = Field(
         default=(), min_length=1, description="Found in the path; groups become {re.NAME} and {re.1}."
     )
-    starts_with: Annotated[tuple[str, ...], ONE_OR_MORE] = Field(
-        default=(), min_length=1, description="Bytes that the path begins with, as the client wrote it."
+    starts_with: Annotated[tuple[PathValue, ...], ONE_OR_MORE] = Field(
+        default=(), min_length=1, description="What the path begins with: /a is for /ab, too."
     )
     method: Annotated[tuple[Method, ...], ONE_OR_MORE] = Field(
         default=(), min_length=1, description="The method, in upper case."
@@ -150,6 +155,11 @@ class Match(Section):
     )
     sni: Annotated[tuple[HostPattern, ...], ONE_OR_MORE] = Field(
         default=(), min_length=1, description="The name that the client's TLS asked for, as host."
+    )
+    alpn: Annotated[tuple[str, ...], ONE_OR_MORE] = Field(
+        default=(),
+        min_length=1,
+        description='What the client\'s TLS has agreed on; in mode "tcp", one of those that it offers.',
     )
     client_subject: Annotated[TextTest | None, Kind("text, list or test")] = Field(
         default=None, description="The subject of the client's verified certificate, CN=x,O=y."

@@ -15,11 +15,22 @@ from pylb.excerpt import shown
 
 
 class ConfigError(Exception):
-    """The configuration can't be used; ``problems`` has one line per mistake."""
+    """The configuration can't be used; ``problems`` has one line per mistake, which begins with the key.
 
-    def __init__(self, problems: list[str]) -> None:
+    Args:
+        places: by position in ``problems``, the file and line that it is about; empty where there is none.
+    """
+
+    def __init__(self, problems: list[str], places: Sequence[str] = ()) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+        self.places = places or [""] * len(problems)
+
+    @property
+    def located(self) -> list[str]:
+        """The lines for the user, each with its place first: ``pylb.toml:12: frontend[0].bind: …``."""
+        pairs = zip(self.problems, self.places, strict=True)
+        return [f"{place}: {problem}" if place else problem for problem, place in pairs]
 
 
 def lines(error: ValidationError) -> list[str]:
@@ -38,7 +49,7 @@ def lines(error: ValidationError) -> list[str]:
 
 def _line(problem: Any) -> str:
     location = problem["loc"]
-    path = _path(location)
+    path = path_of(location)
     kind = problem["type"]
     given = problem.get("input")
     if kind == "extra_forbidden":
@@ -54,7 +65,8 @@ def _line(problem: Any) -> str:
     return f"{path}: {message}" if path else message
 
 
-def _path(location: Sequence[int | str]) -> str:
+def path_of(location: Sequence[int | str]) -> str:
+    """A location as messages name it: ``frontend[0].bind[1]``."""
     path = ""
     for part in location:
         if isinstance(part, int):

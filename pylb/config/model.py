@@ -11,16 +11,32 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from pylb.config.accesslog import AccessLog, LogCondition, in_force, misfit
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Server, ServerTls
+from pylb.config.case import Case, Expect
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
+from pylb.config.edits import (
+    CookieEdits,
+    CookiePart,
+    HeaderEdits,
+    LocationRewrite,
+    PathRewrite,
+    QueryRewrite,
+    Replace,
+    ResponseEdits,
+    Rewrite,
+    RouteTimeouts,
+    When,
+)
 from pylb.config.frontend import Frontend, Health, Tls
 from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.map import Map
 from pylb.config.match import Match
+from pylb.config.replies import ErrorPage, Redirect, Reply
 from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.timeouts import Timeouts
@@ -28,16 +44,33 @@ from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
 from pylb.config.workers import Workers, workers_range
 
 __all__ = [
+    "AccessLog",
     "Backend",
+    "Case",
     "Config",
     "Controller",
+    "CookieEdits",
+    "CookiePart",
     "Drain",
+    "ErrorPage",
+    "Expect",
     "Frontend",
+    "HeaderEdits",
     "Health",
     "Limits",
+    "LocationRewrite",
     "Log",
+    "LogCondition",
     "Map",
     "Match",
+    "PathRewrite",
+    "QueryRewrite",
+    "Redirect",
+    "Replace",
+    "Reply",
+    "ResponseEdits",
+    "Rewrite",
+    "RouteTimeouts",
     "Rule",
     "Section",
     "Server",
@@ -45,6 +78,7 @@ __all__ = [
     "ServerTls",
     "Timeouts",
     "Tls",
+    "When",
     "Workers",
     "server_keys",
 ]
@@ -53,6 +87,10 @@ __all__ = [
 class Config(Section):
     """The keys outside of sections, and the sections."""
 
+    include: Annotated[tuple[FilePath, ...], ONE_OR_MORE] = Field(
+        default=(),
+        description="Further files: patterns (`conf.d/*.toml`) from this file's folder; see below.",
+    )
     frontends: Annotated[tuple[Frontend, ...], ONE_OR_MORE] = Field(
         min_length=1, validation_alias="frontend", description="Where clients connect."
     )
@@ -61,6 +99,9 @@ class Config(Section):
     )
     maps: Annotated[tuple[Map, ...], ONE_OR_MORE] = Field(
         default=(), validation_alias="map", description="Files of values that rules look up."
+    )
+    tests: Annotated[tuple[Case, ...], ONE_OR_MORE] = Field(
+        default=(), validation_alias="test", description="Requests, and what is to become of them."
     )
     unsafe_regex: bool = Field(
         default=False,
@@ -102,6 +143,16 @@ class Config(Section):
                 f"admin: {self.admin} can be reached from elsewhere, so admin_token_file must be set; "
                 "or use a unix socket or 127.0.0.1"
             )
+        return self
+
+
+    @model_validator(mode="after")
+    def _access_logs_fit(self) -> Config:
+        for number, frontend in enumerate(self.frontends):
+            log = in_force(self.log.access, frontend.access_log)
+            wrong = misfit(log, frontend.mode) if log is not None else ""
+            if wrong:
+                raise ValueError(f"frontend[{number}].access_log: {wrong}")
         return self
 
 

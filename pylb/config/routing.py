@@ -7,55 +7,25 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
 
+from pylb.config import changes, connections
 from pylb.config.files import read_regular
+from pylb.config.means import Means, Unusable, named
 from pylb.config.model import Config, Frontend, Match
 from pylb.config.model import Map as MapSection
 from pylb.config.model import Rule as RuleSection
 from pylb.rules import match, split, template
 from pylb.rules.decision import Ending, Rule, Rules
-from pylb.rules.maps import Map
+from pylb.rules.maps import BadMap, Map
 from pylb.rules.match import Test
 from pylb.rules.view import View
 
+__all__ = ["Unusable", "compiled", "empty_maps", "read_map", "read_maps"]
+
 LARGEST_MAP = 64 * 1024 * 1024
 """Bytes of a map's file."""
-
-
-class Unusable(ValueError):
-    """A key's value can't be used; ``key`` is its path below the frontend or map."""
-
-    def __init__(self, key: str, why: str) -> None:
-        super().__init__(f"{key}: {why}")
-        self.key = key
-        self.why = why
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    try:
-        yield
-    except Unusable as error:
-        raise Unusable(f"{key}.{error.key}", error.why) from None
-    except ValueError as error:
-        raise Unusable(key, str(error)) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What matchers and actions are made with."""
-
-    backends: frozenset[str]
-    maps: Mapping[str, Map]
-    unsafe_regex: bool
-
-    def template(self, text: str) -> template.Template:
-        """A text with variables; raises ValueError."""
-        return template.compile(text, {name: one.text for name, one in self.maps.items()})
 
 
 def empty_maps(config: Config) -> dict[str, Map]:
@@ -64,7 +34,7 @@ def empty_maps(config: Config) -> dict[str, Map]:
 
 
 def _map(number: int, section: MapSection) -> Map:
-    with _named(f"map[{number}].key"):
+    with named(f"map[{number}].key"):
         key = template.compile(section.template, decoded=True)
     return Map(section.name, section.kind, key, hosts=section.template == "{host}")
 
@@ -73,15 +43,19 @@ def read_maps(config: Config) -> dict[str, Map]:
     """The maps by name, with what their files hold.
 
     Raises:
-        OSError: a file can't be read.
-        Unusable: a key or a line is no good.
+        Unusable: a file can't be read, or a key or a line is no good.
     """
     maps = empty_maps(config)
     for number, section in enumerate(config.maps):
         one = maps[section.name]
-        one.version, text = read_map(section.file)
-        with _named(f"map[{number}].file: {section.file}"):
-            one.read(text)
+        with named(f"map[{number}].file"):
+            try:
+                one.version, text = read_map(section.file)
+                one.read(text)
+            except OSError as error:
+                raise ValueError(f"{section.file}: {error.strerror or error}") from None
+            except BadMap as error:
+                raise ValueError(f"{section.file}: {error}") from None
     return maps
 
 
@@ -93,23 +67,32 @@ def read_map(path: str, unless: object = None) -> tuple[object, bytes]:
 
 
 def compiled(
-    config: Config, frontend: Frontend, maps: Mapping[str, Map], places: Mapping[str, Any] | None = None
+    config: Config,
+    frontend: Frontend,
+    maps: Mapping[str, Map],
+    places: Mapping[str, Any] | None = None,
+    bodies: Mapping[str, bytes] | None = None,
 ) -> Rules | None:
     """A frontend's rules; None where it has none.
 
     Args:
         maps: by name.
         places: by name, what stands for a backend in decisions.
+        bodies: what the files of answers hold, by their path.
 
     Raises:
         Unusable: with a key below the frontend.
     """
     if not frontend.rules:
         return None
-    means = Means(frozenset(backend.name for backend in config.backends), maps, config.unsafe_regex)
+    if frontend.mode == "tcp":
+        for key, why in connections.others(frontend.rules):
+            raise Unusable(key, why)
+    backends = frozenset(backend.name for backend in config.backends)
+    means = Means(backends, maps, config.unsafe_regex, bodies or {})
     rules = []
     for number, section in enumerate(frontend.rules):
-        with _named(f"rule[{number}]"):
+        with named(f"rule[{number}]"):
             rules.append(_rule(number, section, means))
     return Rules(
         rules,
@@ -117,14 +100,15 @@ def compiled(
         trusted=[ipaddress.ip_network(network) for network in frontend.trusted_proxies],
         tls=frontend.tls is not None,
         lenient=frontend.ambiguous_paths == "pass",
-        by_path=any(_by_path(section.match, config) for section in frontend.rules),
+        by_path=any(_by_path(section, config) for section in frontend.rules)
+        or _name_path(means.used, _path_maps(config)),
         places=places,
     )
 
 
 def _rule(number: int, section: RuleSection, means: Means) -> Rule:
     where = section.match
-    with _named("match"):
+    with named("match"):
         tests = list(_tests(where, means))
     indexed = {"host"} if where.host else set()
     paths, exact = where.path, False
@@ -137,7 +121,7 @@ def _rule(number: int, section: RuleSection, means: Means) -> Rule:
         number,
         tests,
         _ending(section, means),
-        _edits(section, means),
+        changes.changes(section, means),
         hosts=tuple(host.encode() for host in where.host),
         paths=tuple(_bytes(path) for path in paths),
         exact=exact,
@@ -150,11 +134,11 @@ def _rule(number: int, section: RuleSection, means: Means) -> Rule:
 
 def _ending(section: RuleSection, means: Means) -> Ending | None:
     if section.backend is not None:
-        with _named("backend"):
+        with named("backend"):
             return Ending("backend", _backend(section.backend, means))
     if section.split:
         return Ending("backend", split.splitter(section.split, section.split_by))
-    return None
+    return changes.reply(section, means)
 
 
 def _backend(text: str, means: Means) -> str | Callable[[View], str | None]:
@@ -163,11 +147,6 @@ def _backend(text: str, means: Means) -> str | Callable[[View], str | None]:
     fill = means.template(text)
     names = {name.encode(): name for name in means.backends}
     return lambda view: names.get(fill(view))
-
-
-def _edits(section: RuleSection, means: Means) -> Any:
-    """What a rule edits; None where it edits nothing."""
-    return None
 
 
 # Matchers
@@ -192,6 +171,7 @@ _MATCHERS: dict[str, Callable[[Any, Means], Test]] = {
     "protocol": lambda value, means: match.protocol(value),
     "tls_version": lambda value, means: match.tls_version(value),
     "sni": lambda value, means: match.sni(value),
+    "alpn": lambda value, means: match.alpn(value),
     "client_subject": lambda value, means: match.client_subject(value, means.unsafe_regex),
     "source": lambda value, means: match.source(value),
     "header": lambda value, means: match.header(value, means.unsafe_regex),
@@ -211,7 +191,7 @@ def _tests(where: Match, means: Means) -> Iterator[tuple[str, Test]]:
     for name, make in _MATCHERS.items():
         if name in where.model_fields_set and getattr(where, name) is not None:
             key = name.rstrip("_")
-            with _named(key):
+            with named(key):
                 yield key, make(getattr(where, name), means)
 
 
@@ -222,12 +202,26 @@ def _whole(where: Match, means: Means) -> Test:
 _BY_PATH = frozenset({"path", "path_exact", "path_glob", "path_regex", "starts_with"})
 
 
-def _by_path(where: Match, config: Config) -> bool:
-    """Whether a match looks at the path."""
-    if where.model_fields_set & _BY_PATH:
-        return True
-    maps = {section.name: section.template for section in config.maps}
-    if any("path" in template.variables(maps.get(name, ""))[:1] for name in where.map):
+def _by_path(section: RuleSection, config: Config) -> bool:
+    """Whether a rule decides by the path."""
+    maps = _path_maps(config)
+    return _matches_path(section.match, maps) or _name_path(template.variables(section.backend or ""), maps)
+
+
+def _path_maps(config: Config) -> frozenset[str]:
+    """Maps whose keys depend on the path."""
+    names = [one.name for one in config.maps if _name_path(template.variables(one.template), frozenset())]
+    return frozenset(names)
+
+
+def _name_path(variables: Iterable[str], maps: Set[str]) -> bool:
+    """Whether one of these is a variable of the path, or one of these maps."""
+    families = [name.partition(".") for name in variables]
+    return any(family == "path" or (family == "map" and name in maps) for family, _, name in families)
+
+
+def _matches_path(where: Match, maps: Set[str]) -> bool:
+    if where.model_fields_set & _BY_PATH or maps & where.map.keys():
         return True
     inner = (*where.all, *where.any, *([where.not_] if where.not_ is not None else []))
-    return any(_by_path(one, config) for one in inner)
+    return any(_matches_path(one, maps) for one in inner)

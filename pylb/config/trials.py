@@ -10,8 +10,9 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 
-from pylb.config import identity, routing
+from pylb.config import changes, identity, routing
 from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.logtarget import targets, try_out
 from pylb.config.model import Backend, Config
 from pylb.config.tls import client_context, server_context
 
@@ -32,6 +33,8 @@ def problems(config: Config) -> list[str]:
     for number, backend in enumerate(config.backends):
         if backend.tls is not None:
             tried(f"backend[{number}].tls", partial(_try_client, backend))
+    for key, target in targets(config):
+        tried(key, partial(try_out, target))
     found += _rules(config)
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))
@@ -40,17 +43,16 @@ def problems(config: Config) -> list[str]:
 
 
 def _rules(config: Config) -> list[str]:
-    """What is wrong with maps and rules."""
+    """What is wrong with maps, rules and the files of answers."""
     try:
+        bodies = changes.read_bodies(config)
         maps = routing.read_maps(config)
     except routing.Unusable as error:
         return [str(error)]
-    except OSError as error:
-        return [f"map: {_said(error)}"]
     found = []
     for number, frontend in enumerate(config.frontends):
         try:
-            routing.compiled(config, frontend, maps)
+            routing.compiled(config, frontend, maps, bodies=bodies)
         except routing.Unusable as error:
             found.append(f"frontend[{number}].{error}")
     return found

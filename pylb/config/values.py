@@ -13,7 +13,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from controller.address import parse as parse_controller
-from pylb.config.address import Address, is_host_name, parse_address, refuse_in_path
+from pylb.config.address import (
+    Address,
+    each_port,
+    is_host_name,
+    parse_address,
+    parse_server,
+    refuse_in_path,
+)
 from pylb.config.declaration import Kind
 
 _DURATION = re.compile(r"^(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h)$", re.ASCII)
@@ -58,6 +65,10 @@ def _spelled_size(size: int) -> str:
 
 def _address(value: Any) -> Any:
     return parse_address(value) if isinstance(value, str) else value
+
+
+def _server(value: Any) -> Any:
+    return parse_server(value) if isinstance(value, str) else value
 
 
 def _can_be_bound(address: Address) -> Address:
@@ -120,9 +131,7 @@ SecondsOrZero = Annotated[
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0, le=_LARGEST_HEAD), _SIZES]
 SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0, le=_LARGEST_BODY), _SIZES]
 BindAddress = Annotated[Address, BeforeValidator(_address), AfterValidator(_can_be_bound), _ADDRESSES]
-ServerAddress = Annotated[
-    Address, BeforeValidator(_address), AfterValidator(_can_be_connected_to), _ADDRESSES
-]
+ServerAddress = Annotated[Address, BeforeValidator(_server), AfterValidator(_can_be_connected_to), _ADDRESSES]
 ControllerAddress = Annotated[
     str, AfterValidator(_controller_address), Kind("controller's address", metavar="ADDRESS")
 ]
@@ -138,3 +147,15 @@ def one_or_more(value: Any) -> Any:
 
 ONE_OR_MORE = BeforeValidator(one_or_more)
 """Of a list that may be written as its only element."""
+
+
+def binds(value: Any) -> Any:
+    """A list of addresses, of which one may be a range of ports, with an element for each."""
+    found: list[Any] = []
+    for one in one_or_more(value):
+        found += each_port(one) if isinstance(one, str) else [one]
+    return found
+
+
+BINDS = BeforeValidator(binds)
+"""Of a list of addresses that may be ranges, or written as its only element."""

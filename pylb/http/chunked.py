@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
+from pylb.http.fields import CLIENT_FIELDS
+
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 _NOT_TRAILERS = frozenset(
     {b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"}
-    # What pylb says of the client, and cuts where a client says it of itself.
-    | {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+    | CLIENT_FIELDS  # what pylb says of the client, and cuts where a client says it of itself
 )
 _MAX_LINE = 4096
 _MAX_TRAILERS = 16384

@@ -26,15 +26,19 @@ class Refused(Exception):
 class Answer:
     """A whole response: its head, as if it had come from a server, and its body."""
 
-    __slots__ = ("head", "body")
+    __slots__ = ("head", "body", "error")
 
-    def __init__(self, head: ResponseHead, body: bytes = b"") -> None:
+    def __init__(self, head: ResponseHead, body: bytes = b"", error: bool = False) -> None:
         self.head = head
         self.body = body
+        self.error = error
+        """Whether it is an error, in whose place there may be a page of the user's."""
 
 
 _TEXT = {
     400: "The request could not be understood.",
+    403: "This is not allowed.",
+    404: "Nothing is here.",
     405: "This method is not allowed here.",
     408: "The request took too long to arrive.",
     413: "The request's body is too large.",
@@ -50,26 +54,38 @@ _TEXT = {
 
 
 def answer(status: int, fields: bytes, body: bytes) -> Answer:
-    """A response of any status; ``fields`` are whole lines, ``Content-Length`` is added to them."""
-    phrase = HTTPStatus(status).phrase
-    out = f"HTTP/1.1 {status} {phrase}\r\n".encode() + fields
-    return Answer(
-        ResponseHead(
-            *(b"%bContent-Length: %d\r\n\r\n" % (out, len(body)), True, status, True, len(body), False, b"")
-        ),
-        body,
-    )
+    """A response of any final status; ``fields`` are whole lines, ``Content-Length`` is added to them."""
+    out = f"HTTP/1.1 {status} {_phrase(status)}\r\n".encode() + fields
+    if status in (204, 304):  # RFC 9110 §8.6: there is no body, so it has no length
+        body = b""
+        out += b"\r\n"
+    else:
+        out += b"Content-Length: %d\r\n\r\n" % len(body)
+    return Answer(ResponseHead(out, True, status, True, len(body), False, b""), body)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def _render(status: int, text: str) -> Answer:
-    body = f"{status} {HTTPStatus(status).phrase}\n{text}\n".encode()
+    body = f"{status} {_phrase(status)}\n{text}".encode().strip() + b"\n"
     fields = b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
     if status == 405:
         fields += b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
     return answer(status, fields, body)
 
 
-_ERRORS = {status: _render(status, text) for status, text in _TEXT.items()}
+def _render_error(status: int, text: str) -> Answer:
+    made = _render(status, text)
+    made.error = True
+    return made
+
+
+_ERRORS = {status: _render_error(status, text) for status, text in _TEXT.items()}
 _HEALTH = {
     status: _render(status, text)
     for status, text in ((200, "This load balancer serves."), (503, "This load balancer is about to stop."))
@@ -77,8 +93,11 @@ _HEALTH = {
 
 
 def error(status: int) -> Answer:
-    """The response to a request that can't be passed on, or that no server has answered."""
-    return _ERRORS[status]
+    """The response to a request that can't be passed on, is denied, or that no server has answered."""
+    made = _ERRORS.get(status)
+    if made is None:
+        made = _ERRORS[status] = _render_error(status, "")
+    return made
 
 
 def health(status: int) -> Answer:

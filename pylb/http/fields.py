@@ -21,6 +21,13 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 TEXT = rb"[\t -~\x80-\xff]"
 """A byte of a value: visible ones, blank and tab, and obs-text; no CR, LF, NUL or other control byte."""
 
+CLIENT_FIELDS = frozenset(
+    {b"forwarded", b"x-client-cert-subject", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-host"}
+    | {b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-proto", b"x-forwarded-server"}
+    | {b"x-forwarded-ssl", b"x-forwarded-user"}
+)
+"""Fields by which proxies tell servers who a client is and how it came: nobody else is believed them."""
+
 _INITIALS = [bytes([byte]) for byte in range(256) if re.match(TOKEN, bytes([byte]))]
 
 

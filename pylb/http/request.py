@@ -8,14 +8,14 @@ bytes pass as they are.
 
 from __future__ import annotations
 
-import re
-import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httptools
 
+from pylb.http.added import USUAL, Added, Sends, identity, trace
 from pylb.http.errors import Refused
-from pylb.http.requestfields import edit, forwarded_element, judge, understand, usual, value_of
+from pylb.http.requestfields import edit, judge, understand, usual
 from pylb.http.requestline import USUAL_LINE, read_line
 
 
@@ -39,26 +39,24 @@ class RequestHead:
         client: the client's address as it goes into ``X-Forwarded-For``.
         host: the address that the client connected to, for HTTP/1.0 requests without a ``Host``.
         scheme: ``http`` or ``https``.
-        extra: field lines to add to each request, each ending with CRLF.
-        trusted: whether the peer's own forwarding fields are believed and passed on; otherwise they are
-            removed.
-        forwarded: whether to send ``Forwarded`` (RFC 7239) too.
-        request_id: whether a request without ``X-Request-ID`` gets one.
+        sends: which fields each request gets.
+        port: the one that the client connected to.
+        extra: further field lines for each request, each ending with CRLF.
+        trusts: of a peer that is trusted, tells which of those before it are; its own forwarding fields are
+            believed and passed on. Those of any other peer are removed.
     """
 
     __slots__ = (
         # of the connection
-        "_client",
-        "_host",
-        "_scheme",
-        "_extra",
+        "_added",
         "_suffix",
+        "_fixed",
+        "_alike",
+        "_kept",
+        "trusted",
         "_limits",
         "_usual",
         "_usual_bytes",
-        "_trusted",
-        "_forwarded",
-        "_request_id",
         # of the request
         "method",
         "http11",
@@ -73,7 +71,11 @@ class RequestHead:
         "_edited",
         "_tail",
         "_identify",
+        "_trace",
         "_id",
+        "_new",
+        # what the rules do to what is printed
+        "changes",
     )
 
     def __init__(
@@ -82,29 +84,24 @@ class RequestHead:
         host: bytes,
         scheme: bytes,
         limits: HeadLimits,
+        sends: Sends = USUAL,
+        port: bytes = b"",
         extra: bytes = b"",
-        trusted: bool = False,
-        forwarded: bool = False,
-        request_id: bool = False,
+        trusts: Callable[[bytes], bool] | None = None,
     ) -> None:
-        self._client = client
-        self._host = host
-        self._scheme = scheme
-        self._extra = extra
+        added = self._added = Added(sends, client, host, scheme, port, extra, trusts)
+        self._suffix = added.suffix
+        self._fixed = added.fixed
+        # Whether nothing else goes behind the fields of usual requests.
+        self._alike = self._fixed is not None or bool(self._suffix)
+        self.trusted = trusts is not None
+        """Whether its forwarding fields are believed."""
+        self._kept = sends.kept(self.trusted)
         self._limits = limits
-        self._trusted = trusted
-        self._forwarded = forwarded
-        self._request_id = request_id
-        # What mostly goes behind the fields, up to the host; nothing where that depends on the request.
-        self._suffix = b""
-        if not (trusted or forwarded or request_id):
-            self._suffix = (b"\r\nX-Forwarded-Proto: " + scheme + b"\r\nVia: 1.1 pylb\r\n" + extra) + (
-                b"X-Forwarded-For: " + client + b"\r\nX-Forwarded-Host: "
-            )
         self._usual = usual(limits.header_count)
         # Up to which size of a head no limit matters; 0 where no head is usual.
         self._usual_bytes = 0
-        if self._suffix and limits.header_count >= 3:
+        if self._alike and limits.header_count >= 3:
             self._usual_bytes = min(limits.line_bytes, limits.header_bytes)
         self.method = b""
         self.http11 = True
@@ -120,12 +117,11 @@ class RequestHead:
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
         self._tail: bytes | None = None  # what goes behind them, if not the usual
         self._identify = False  # whether the request is to get an identity of its own
-        self._id = b""  # which it got
-
-    @property
-    def trusted(self) -> bool:
-        """Whether the peer's own forwarding fields are believed."""
-        return self._trusted
+        self._trace = False  # and a trace
+        self._id = b""  # its identity, once one was made
+        self._new = b""  # the lines with both
+        self.changes: Callable[[bytes], bytes] | None = None
+        """What rules do to the printed head; whoever sets it sets it for each request."""
 
     @property
     def target(self) -> bytes:
@@ -148,24 +144,43 @@ class RequestHead:
         Raises:
             Refused: with the status to answer; the connection can't be used any longer.
         """
-        if self._identify:
-            self._id = b""
+        if self._new or self._id:
+            self._new = self._id = b""
         if raw != self.raw:
             self._read(raw)
 
+    @property
+    def request_id(self) -> bytes:
+        """The value of ``X-Request-ID``; where the request has none, a new one, whether it is sent or not."""
+        own = self.field(b"x-request-id") if b"x-request-id" in self._kept else None
+        if own:
+            return own
+        if not self._id:
+            self._id = identity()  # once for each request, however often it is sent
+        return self._id
+
     def printed(self) -> bytes:
-        """The head for an HTTP/1 server, as it was read last."""
+        """The head for an HTTP/1 server, as it was read last, with what rules have changed."""
         head = self._edited
         if head is None:
             head = self.raw[:-4]
         tail = self._tail
         if tail is None:
-            return b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
-        if self._identify:
-            if not self._id:
-                self._id = uuid.uuid4().hex.encode()  # once for each request, however often it is sent
-            tail += b"\r\nX-Request-ID: " + self._id
-        return b"".join((head, tail, b"\r\n\r\n"))
+            out = b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
+        else:
+            if self._identify or self._trace:
+                tail += self._identities()
+            out = b"".join((head, tail, b"\r\n\r\n"))
+        return out if self.changes is None else self.changes(out)
+
+    def _identities(self) -> bytes:
+        """The lines by which the request can be told from others, made once for it."""
+        if not self._new:
+            if self._identify:
+                self._new = b"\r\nX-Request-ID: " + self.request_id
+            if self._trace:
+                self._new += b"\r\ntraceparent: " + trace()
+        return self._new
 
     def parse(self, raw: bytes) -> bytes:
         """`read` and `printed` in one."""
@@ -211,11 +226,12 @@ class RequestHead:
         self.chunked = False
         self.host = host
         self.upgrade = b""
-        self._tail = None
+        self._tail = self._fixed
         # Where fields have differed once, the next aren't compared: it would take a tenth of the time.
         self._eol = 0 if last else usual.end(2)
         self.raw = raw
-        _last = self
+        if self._fixed is None:
+            _last = self
 
     def _read_line_only(self, raw: bytes) -> bool:
         """Understand a head with the last one's fields, if its line is a usual one; whether it is."""
@@ -296,7 +312,7 @@ class RequestHead:
 
         ``line`` is the request line for the server, ``authority`` what an absolute target names.
         """
-        host, content_length, chunked, given, cut = understand(block, http11, self._trusted, self.host)
+        host, content_length, chunked, given, cut = understand(block, http11, self._kept, self.host)
         if host is None and http11:
             raise Refused(400, "host")
         self.keep_alive = http11
@@ -305,46 +321,13 @@ class RequestHead:
         if cut:
             out, self.keep_alive, self.upgrade = edit(block, cut, http11, content_length > 0 or chunked)
             self._edited = line + out
-        self._tail = None
-        if not self._suffix or host is None or authority is not None:
-            self._tail = self._behind(block, cut, given, host, authority)
-            self._identify = self._request_id and b"x-request-id" not in given
+        self._tail = self._fixed
+        if not self._alike or host is None or authority is not None:
+            self._tail = self._added.behind(block, cut, given, host, authority)
+            self._identify, self._trace = self._added.identifies(given)
         self.host = host if host is not None else authority
         self.content_length = content_length
         self.chunked = chunked
-
-    def _behind(
-        self,
-        block: bytes,
-        cut: list[re.Match[bytes]],
-        given: list[bytes],
-        host: bytes | None,
-        authority: bytes | None,
-    ) -> bytes:
-        """What goes behind a request's own fields, where that is not the usual."""
-        forwarded_for: list[bytes] = []
-        forwarded: list[bytes] = []
-        if self._trusted:  # what its own fields say is continued
-            forwarded_for = [value_of(block, match) for match in cut if match[1] == b"x-forwarded-for"]
-            forwarded = [value_of(block, match) for match in cut if match[1] == b"forwarded"]
-        out: list[bytes] = []
-        if host is None:
-            host = authority or self._host
-            out.append(b"\r\nHost: " + host)
-        elif authority is not None and authority.lower() != host.lower():
-            # RFC 9112 §3.2.2 has the authority win, but servers differ; refusing leaves no doubt.
-            raise Refused(400, "target")
-        if b"x-forwarded-proto" not in given:
-            out.append(b"\r\nX-Forwarded-Proto: " + self._scheme)
-        out.append(b"\r\nVia: 1.1 pylb\r\n" + self._extra)
-        out.append(b"X-Forwarded-For: " + b", ".join([*forwarded_for, self._client]))
-        if b"x-forwarded-host" not in given:
-            out.append(b"\r\nX-Forwarded-Host: " + host)
-        if self._forwarded:
-            forwarded.append(forwarded_element(self._client, self._scheme, host))
-        if forwarded:
-            out.append(b"\r\nForwarded: " + b", ".join(forwarded))
-        return b"".join(out)
 
 
 # llhttp, for heads that it has nothing to remember of: it is at the beginning of a message after each.

@@ -15,20 +15,25 @@ from functools import cache
 import httptools
 
 from pylb.http.errors import Refused
-from pylb.http.fields import TOKEN, any_case, finder, unlike, without
+from pylb.http.fields import CLIENT_FIELDS, TOKEN, any_case, finder, unlike, without
 from pylb.http.requestline import COMMON_HOST, COMMON_LINE, IS_HOST
 
+CONTINUED = frozenset({b"x-forwarded-for", b"forwarded"})
+"""Fields in which each proxy adds what it knows to what the one before it has said."""
+OF_THE_CLIENT = CLIENT_FIELDS - CONTINUED - {b"x-client-cert-subject"}
+"""Those of `CLIENT_FIELDS` that a trusted proxy's request keeps as they came."""
+TRACED = (b"x-request-id", b"traceparent", b"tracestate")
+"""Fields that any client may send: they say which request it is, and not who asks."""
 _NAMES = [
-    *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings"),
+    *(b"connection", b"content-length", b"expect", b"host", b"http2-settings"),
     *(b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"),
-    *(b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
+    *sorted(CLIENT_FIELDS),
 ]
-FIND = finder([*_NAMES, b"x-request-id"])
+FIND = finder([*_NAMES, *TRACED])
 """Fields that mean something; those that `RequestHead` says nothing about are cut."""
 _KEPT = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"close", b"keep-alive"}
-    | {b"authorization", b"cookie", b"content-type"}
-    | {b"x-request-id", b"x-forwarded-proto", b"x-forwarded-host"}
+    | {b"authorization", b"cookie", b"content-type", *TRACED, *OF_THE_CLIENT}
 )
 """Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
 hop-by-hop fields; taking these away would change the message or its framing)."""
@@ -44,11 +49,11 @@ def usual(count: int) -> Callable[[bytes], re.Match[bytes] | None]:
     with its CRLF, the value of ``Content-Length``; the last three are None where there is none. Of each there
     is at most one. ``count`` is at least 3.
 
-    To be used for heads to which nothing is done because of an ``X-Request-ID``. Its time is linear: a line
+    To be used for heads to which nothing is done because of one of `TRACED`. Its time is linear: a line
     can match one of the alternatives only, and no line can end but at its CRLF.
     """
     space = rb"[\t ]*+"
-    lines = rb"(?:" + unlike(_NAMES, [b"x-request-id"]) + rb"){0,%d}" % ((count - 3) // 4)
+    lines = rb"(?:" + unlike(_NAMES, TRACED) + rb"){0,%d}" % ((count - 3) // 4)
     once = [  # (?(3)(?!)) fails where group 3 has matched before
         any_case(b"host") + rb":(?(3)(?!))" + space + rb"(" + COMMON_HOST + rb")" + space + rb"\r\n",
         rb"(?(4)(?!))(" + any_case(b"connection:") + space + any_case(b"keep-alive") + space + rb"\r\n)",
@@ -65,13 +70,13 @@ def value_of(block: bytes, match: re.Match[bytes]) -> bytes:
 
 
 def understand(
-    block: bytes, http11: bool, trusted: bool, good_host: bytes | None
+    block: bytes, http11: bool, kept: frozenset[bytes], good_host: bytes | None
 ) -> tuple[bytes | None, int, bool, list[bytes], list[re.Match[bytes]]]:
     """Judge a block of fields, from the CRLF before the first to the empty line at the end.
 
     Gives the value of ``Host``; the bytes of a body, and whether it is chunked; the names of fields that mean
-    something and stay as they came; and the lines to be cut. ``trusted`` is whether forwarding fields of the
-    peer stay, ``good_host`` a host that was judged before.
+    something and stay as they came; and the lines to be cut. ``kept`` are those of client fields and `TRACED`
+    that stay, ``good_host`` is a host that was judged before.
 
     Raises:
         Refused: 400, 417.
@@ -102,11 +107,7 @@ def understand(
             chunked = True
         elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
             raise Refused(417, "expect")
-        elif (
-            name == b"x-request-id"
-            or (name == b"expect" and http11)
-            or (trusted and name in (b"x-forwarded-proto", b"x-forwarded-host"))
-        ):
+        elif name in kept or (name == b"expect" and http11):
             given.append(name)
         else:
             cut.append(match)
@@ -167,12 +168,3 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
     else:
         upgrade = b""
     return out, b"close" not in tokens and (http11 or b"keep-alive" in tokens), upgrade
-
-
-def forwarded_element(client: bytes, scheme: bytes, host: bytes) -> bytes:
-    """What this hop says in ``Forwarded`` (RFC 7239 §4)."""
-    # §6: an address, or that there is none to tell.
-    node = b"unknown" if client == b"unix" else client
-    node = b'"[%s]"' % node if b":" in node else node
-    element = b"for=%s;proto=%s" % (node, scheme)
-    return element + b';host="%s"' % host if host else element

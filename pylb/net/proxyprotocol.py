@@ -72,7 +72,13 @@ def _endpoint(host: bytes, port: bytes, version: int) -> tuple[str, int]:
         raise BadProxyHeader("v1: bad address") from None
     if address.version != version or int(port) > 65535:
         raise BadProxyHeader("v1: bad address")
-    return str(address), int(port)
+    return _written(address), int(port)
+
+
+def _written(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """As the system writes it (RFC 5952 §5): a mapped one is ``::ffff:192.0.2.1``."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(address) if mapped is None else f"::ffff:{mapped}"
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:
@@ -92,8 +98,8 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         if len(body) < 2 * size + 4:
             raise BadProxyHeader("v2: too short for its addresses")
         ports = struct.unpack("!HH", body[2 * size : 2 * size + 4])
-        source = str(ipaddress.ip_address(body[:size])), ports[0]
-        destination = str(ipaddress.ip_address(body[size : 2 * size])), ports[1]
+        source = _written(ipaddress.ip_address(body[:size])), ports[0]
+        destination = _written(ipaddress.ip_address(body[size : 2 * size])), ports[1]
         body = body[2 * size + 4 :]
     else:
         body = body[216:] if family >> 4 == 3 else b""

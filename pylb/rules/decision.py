@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from pylb.http.errors import Refused
@@ -130,6 +131,8 @@ class Rules:
                 edits = () if rule.edits is None else (rule.edits,)
                 rule.constant = self._decision(ending.kind, name, ending.action, edits, rule.number)
         self._node = Index(rules).node
+        # What is decided for one request is decided for others; bounded, since clients say which rules match.
+        self._known = lru_cache(4096)(self._decision)
 
     @property
     def edit(self) -> bool:
@@ -155,8 +158,9 @@ class Rules:
             path = view.path if self._by_path else b""
             if trace is None:
                 node = self._node(view, path)
-                if node.only is not None and node.only.constant is not None:
-                    return node.only.constant
+                constant: Decision | None = node.constant
+                if constant is not None:
+                    return constant
                 rules: Sequence[Rule] = node.rules
             else:
                 rules = self._traced(view, trace)
@@ -176,7 +180,7 @@ class Rules:
         except TooLong:
             raise Refused(400, "regex") from None
         if edits:
-            return self._decision("backend", self._backend, None, edits)
+            return self._known("backend", self._backend, None, edits, -1)
         return self._default
 
     def _decision(
@@ -188,7 +192,7 @@ class Rules:
         name = ending.backend(view) if callable(ending.backend) else ending.backend
         if rule.edits is not None:
             edits += (rule.edits,)
-        return self._decision(ending.kind, name or self._backend, ending.action, edits, rule.number)
+        return self._known(ending.kind, name or self._backend, ending.action, edits, rule.number)
 
     def _traced(self, view: View, trace: list[Step]) -> list[Rule]:
         """The rules that match, up to the first that ends the evaluation."""

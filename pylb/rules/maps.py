@@ -89,16 +89,19 @@ class _Prefix:
         self.entries = len(self._at) + len(self._below)
 
     def find(self, asked: bytes) -> bytes | None:
-        value = self._at.get(asked)
-        if value is not None or asked[:1] != b"/":
-            return value
-        if len(asked) > self._longest:
-            above = asked[: max(asked.rfind(b"/", 0, self._longest + 1), 0)]
+        at, below, longest = self._at, self._below, self._longest
+        if asked[:1] != b"/":
+            return None
+        if len(asked) > longest:
+            # Cut where a key can end: at the last slash that isn't behind the longest one's end.
+            above = asked[: asked.rfind(b"/", 0, longest + 1)]
         else:
+            value = at.get(asked)
+            if value is not None:
+                return value
             above = asked[: asked.rfind(b"/")]
-        below, at = self._below, self._at
         while True:
-            value = below.get(above)
+            value = below.get(above) if below else None
             if value is None:
                 value = at.get(above)
             if value is not None or not above:
@@ -127,14 +130,15 @@ class _Domain:
         self.entries += 1
 
     def find(self, asked: bytes) -> bytes | None:
-        value = self._exact.get(asked)
-        if value is not None:
-            return value
-        dots = asked.count(b".")
+        dots, labels = asked.count(b"."), self._labels
         dot = asked.find(b".")
-        while dots > self._labels:
-            dot = asked.find(b".", dot + 1)
-            dots -= 1
+        if dots < labels:
+            value = self._exact.get(asked)
+            if value is not None:
+                return value
+        else:
+            for _ in range(dots - labels):  # no key has so many labels
+                dot = asked.find(b".", dot + 1)
         below = self._below
         while dot >= 0:
             value = below.get(asked[dot:])
@@ -142,6 +146,9 @@ class _Domain:
                 return value
             dot = asked.find(b".", dot + 1)
         return None
+
+
+_OCTETS = {b"%d" % octet: octet for octet in range(256)}
 
 
 class _Networks:
@@ -183,12 +190,9 @@ class _Networks:
     def find(self, asked: bytes) -> bytes | None:
         parts = asked.split(b".")
         if len(parts) == 4:
-            try:
-                a, b, c, d = parts
-                number = (int(a) << 24) + (int(b) << 16) + (int(c) << 8) + int(d)
-            except ValueError:
-                number = -1  # ::ffff:192.0.2.1, or no address
-            if number >= 0:
+            a, b, c, d = map(_OCTETS.get, parts)
+            if a is not None and b is not None and c is not None and d is not None:
+                number = (a << 24) + (b << 16) + (c << 8) + d
                 for shift, values in self._v4:
                     value = values.get(number >> shift)
                     if value is not None:
@@ -279,5 +283,8 @@ class Map:
         return self.find(self._key(view))
 
     def text(self, view: View) -> bytes:
-        """The same as a variable's value: empty where the key isn't there."""
-        return self.find(self._key(view)) or b""
+        """The same as a variable's value: empty where the key isn't there, or can't be told."""
+        try:
+            return self.find(self._key(view)) or b""
+        except normal.Ambiguous:
+            return b""

@@ -11,32 +11,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pylb.rules import glob
 from pylb.rules.maps import Map
 from pylb.rules.regex import Regex
-from pylb.rules.template import encoded
-from pylb.rules.view import Network, View, address_of
+from pylb.rules.template import did_you_mean, encoded
+from pylb.rules.text import Text as Text
+from pylb.rules.view import Network, View, address_of, field_name
 
 Test = Callable[[View], bool]
 TextTest = Callable[[bytes, View], bool]
 
 _REMEMBERED = 4096
 """Addresses whose networks are remembered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What a value is compared with; any of those given may hold."""
-
-    present: bool = False
-    """Any value will do."""
-    equal: tuple[str, ...] = ()
-    prefix: tuple[str, ...] = ()
-    suffix: tuple[str, ...] = ()
-    contains: tuple[str, ...] = ()
-    regex: tuple[str, ...] = ()
 
 
 def text(wanted: Text, unsafe: bool) -> TextTest:
@@ -106,9 +93,9 @@ def path_exact(paths: Sequence[bytes]) -> Test:
 
 
 def starts_with(prefixes: Sequence[bytes]) -> Test:
-    """The path, as the client wrote it, begins with one of these."""
+    """The normalised path begins with one of these bytes, also within a segment."""
     wanted = tuple(prefixes)
-    return lambda view: view.raw_path.startswith(wanted)
+    return lambda view: view.path.startswith(wanted)
 
 
 def path_regex(expressions: Sequence[str], unsafe: bool) -> Test:
@@ -132,9 +119,8 @@ def method(methods: Sequence[str]) -> Test:
     return lambda view: view.method in wanted
 
 
-def values(get: Callable[[View, bytes], list[bytes]], wanted: Mapping[str, Text], unsafe: bool) -> Test:
+def _values(get: Callable[[View, bytes], list[bytes]], tests: Sequence[tuple[bytes, TextTest]]) -> Test:
     """For each name, one of its values is as wanted."""
-    tests = [(name.encode(), text(one, unsafe)) for name, one in wanted.items()]
 
     def test(view: View) -> bool:
         for name, compare in tests:
@@ -150,17 +136,18 @@ def values(get: Callable[[View, bytes], list[bytes]], wanted: Mapping[str, Text]
 
 def header(wanted: Mapping[str, Text], unsafe: bool) -> Test:
     """Fields of the request."""
-    return values(View.fields, {name.lower(): one for name, one in wanted.items()}, unsafe)
+    tests = [(field_name(name), text(one, unsafe)) for name, one in wanted.items()]
+    return _values(View.fields, tests)
 
 
 def query(wanted: Mapping[str, Text], unsafe: bool) -> Test:
     """Parameters of the query."""
-    return values(View.arguments, wanted, unsafe)
+    return _values(View.arguments, [(name.encode(), text(one, unsafe)) for name, one in wanted.items()])
 
 
 def cookie(wanted: Mapping[str, Text], unsafe: bool) -> Test:
     """Cookies."""
-    return values(View.cookies, wanted, unsafe)
+    return _values(View.cookies, [(name.encode(), text(one, unsafe)) for name, one in wanted.items()])
 
 
 def source(networks: Sequence[str]) -> Test:
@@ -182,6 +169,12 @@ def source(networks: Sequence[str]) -> Test:
         return within
 
     return test
+
+
+def alpn(protocols: Sequence[str]) -> Test:
+    """One of the protocols that TLS agreed on; of TLS that passes through, those that the client offers."""
+    wanted = frozenset(one.encode() for one in protocols)
+    return lambda view: not wanted.isdisjoint(view.alpn)
 
 
 def client_subject(wanted: Text, unsafe: bool) -> Test:
@@ -216,7 +209,10 @@ def port(ports: Sequence[int]) -> Test:
 
 
 def in_map(wanted: Mapping[str, Text], maps: Mapping[str, Map], unsafe: bool) -> Test:
-    """For each map, the key is there, with a value as wanted."""
+    """For each map, the key is there, with a value as wanted; raises ValueError for a map that isn't."""
+    for name in wanted:
+        if name not in maps:
+            raise ValueError(f"no map {name!r}; {did_you_mean(name, maps)}")
     tests = [(maps[name], text(one, unsafe)) for name, one in wanted.items()]
 
     def test(view: View) -> bool:

@@ -37,8 +37,20 @@ class Match(Protocol):
     def groupdict(self) -> Mapping[str, bytes | None]:
         """The same of those with a name."""
 
+    def span(self) -> tuple[int, int]:
+        """Where it was found: from here up to there."""
+
     def expand(self, template: bytes) -> bytes:
         """The template with its ``\\1`` filled in."""
+
+
+def _options() -> Any:
+    """Byte by byte, and . for each byte: with ``%ff`` or ``%0a`` in a path no rule is to be dodged."""
+    options = re2.Options()
+    options.log_errors = False
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.dot_nl = True
+    return options
 
 
 class Regex:
@@ -54,22 +66,16 @@ class Regex:
         self._longest = LONGEST
         self._engine: Any
         if re2 is not None:
-            options = re2.Options()
-            options.log_errors = False
-            # Byte by byte: in UTF-8 no . matches what isn't UTF-8, and a rule could be dodged with it.
-            options.encoding = re2.Options.Encoding.LATIN1
             try:
-                self._engine = re2.compile(text.encode(), options)
+                self._engine = re2.compile(text.encode(), _options())
             except re2.error as error:
-                why = error.args[0] if error.args else "?"
-                said = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
-                raise ValueError(f"no regular expression that RE2 knows: {said}") from None
+                if not unsafe:
+                    why = error.args[0] if error.args else "?"
+                    said = why.decode("utf-8", "replace") if isinstance(why, bytes) else str(why)
+                    raise ValueError(f"no regular expression that RE2 knows: {said}") from None
+                self._engine = self._python(text)
         elif unsafe:
-            self._longest = LONGEST_UNSAFE
-            try:
-                self._engine = re.compile(text.encode())
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"no regular expression: {error}") from None
+            self._engine = self._python(text)
         else:
             raise ValueError(
                 "regular expressions need google-re2 (pip install 'pylb[regex]'), which takes linear time; "
@@ -79,6 +85,13 @@ class Regex:
             name.decode() if isinstance(name, bytes) else name for name in self._engine.groupindex
         )
         self.groups: int = self._engine.groups
+
+    def _python(self, text: str) -> re.Pattern[bytes]:
+        self._longest = LONGEST_UNSAFE
+        try:
+            return re.compile(text.encode(), re.DOTALL)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"no regular expression: {error}") from None
 
     def search(self, subject: bytes) -> Match | None:
         """The first match anywhere in it; raises `TooLong`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from itertools import accumulate
 
-from pylb.rules.view import View
+from pylb.rules.view import View, field_name
 
 _ONE = 1 << 64
 
@@ -32,7 +32,7 @@ def splitter(weights: Mapping[str, int], by: str | None) -> Callable[[View], str
     total = ends[-1]
     if by is None:
         return lambda view: names[bisect_right(ends, random.randrange(total))]
-    get = _key(by)
+    get = key_of(by)
     salt = blake2b("\0".join(weights).encode(), digest_size=16).digest()
 
     def choose(view: View) -> str:
@@ -45,10 +45,11 @@ def splitter(weights: Mapping[str, int], by: str | None) -> Callable[[View], str
     return choose
 
 
-def _key(by: str) -> Callable[[View], bytes | None]:
+def key_of(by: str) -> Callable[[View], bytes | None]:
+    """What gives of a request that which is hashed; None where it isn't there."""
     kind, _, name = by.partition(":")
     if kind == "header":
-        field = name.lower().encode()
+        field = field_name(name)
         return lambda view: view.field(field)
     if kind == "cookie":
         cookie = name.encode()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from urllib.parse import quote
 
-from pylb.rules.view import View
+from pylb.rules.view import View, field_name
 
 Getter = Callable[[View], bytes]
 Template = Callable[[View], bytes]
@@ -26,7 +26,7 @@ _SAFE_IN_PATH = "/:@!$&'()*+,;=-._~"
 
 
 def _path(view: View) -> bytes:
-    return encoded(view.path)
+    return encoded(view.some_path)
 
 
 def encoded(path: bytes) -> bytes:
@@ -35,7 +35,7 @@ def encoded(path: bytes) -> bytes:
 
 
 def _segment(position: int, view: View) -> bytes:
-    segments = view.path.split(b"/")
+    segments = view.some_path.split(b"/")
     return encoded(segments[position]) if position < len(segments) else b""
 
 
@@ -158,10 +158,10 @@ def getter(name: str, maps: Mapping[str, Getter]) -> Getter:
         return partial(_segment if family == "path" else _label, int(rest))
     if family == "map":
         if rest not in maps:
-            raise ValueError(f"{{{name}}}: no map {rest!r}; {_did_you_mean(rest, maps)}")
+            raise ValueError(f"{{{name}}}: no map {rest!r}; {did_you_mean(rest, maps)}")
         return maps[rest]
     if family == "header":
-        return partial(_header, rest.lower().encode())
+        return partial(_header, field_name(rest))
     if family == "cookie":
         return partial(_cookie, rest.encode())
     if family == "argument":
@@ -169,7 +169,8 @@ def getter(name: str, maps: Mapping[str, Getter]) -> Getter:
     return partial(_group, rest)
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """What a message adds to a name that isn't known."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
     if close:

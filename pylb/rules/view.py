@@ -18,16 +18,13 @@ from functools import cache
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
+from pylb.http.fields import CLIENT_FIELDS
 from pylb.http.request import RequestHead
 from pylb.rules import normal
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_FORWARDING = frozenset(
-    {b"forwarded", b"x-client-cert-subject", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
-)
-"""What only a trusted proxy may say."""
 _FOLD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ_", b"abcdefghijklmnopqrstuvwxyz-")
 
 
@@ -51,12 +48,20 @@ class Known(Protocol):
         """``authority``: the server name that its TLS handshake asked for."""
 
     @property
+    def alpn(self) -> Sequence[bytes]:
+        """The protocol that TLS agreed on; of TLS that passes through, those that the client offers."""
+
+    @property
     def tls_version(self) -> str:
         """``TLSv1.3``; empty without TLS."""
 
     @property
     def subject(self) -> bytes:
         """The subject of its verified certificate."""
+
+
+_MOST_PROXIES = 32
+"""Addresses of ``X-Forwarded-For`` that are looked at, from the right; no request passes so many proxies."""
 
 
 class View:
@@ -140,6 +145,14 @@ class View:
             self._path = path
         return path
 
+    @property
+    def some_path(self) -> bytes:
+        """The normalised path; of an ambiguous one, the most lenient reading."""
+        try:
+            return self.path
+        except normal.Ambiguous:
+            return normal.lenient(self.raw_path)
+
     def arguments(self, name: bytes) -> list[bytes]:
         """The values of a parameter of the query, decoded."""
         arguments = self._arguments
@@ -162,17 +175,18 @@ class View:
         return host
 
     def fields(self, name: bytes) -> list[bytes]:
-        """The values of all fields of a name (in lower case); ``x_y`` is a spelling of ``x-y``.
+        """The values of all fields of a name, which is as `field_name` makes it.
 
         Of a client that is no trusted proxy, forwarding fields are as good as not sent.
         """
-        if name in _FORWARDING and not self.head.trusted:
+        name = name.replace(b"_", b"-")
+        if name in CLIENT_FIELDS and not self.head.trusted:
             return []
         raw = self.head.raw
         folded = self._folded
         if folded is None:
             folded = self._folded = raw.translate(_FOLD)
-        line = b"\n" + name.replace(b"_", b"-") + b":"
+        line = b"\n" + name + b":"
         begin = folded.find(line)
         found = []
         while begin >= 0:
@@ -213,8 +227,8 @@ class View:
 
     @property
     def request_id(self) -> bytes:
-        """Of a client that has given one."""
-        return self.field(b"x-request-id") or b""
+        """As the server gets it; a new one where it gets none."""
+        return self.head.request_id
 
     # The connection
 
@@ -232,8 +246,10 @@ class View:
             client = self.peer
             if self.head.trusted and self._trusted:
                 chain = b",".join(self.fields(b"x-forwarded-for")).split(b",")
-                while chain and self._trusts(client):
-                    address = address_of(_without_port(chain.pop().strip(b"\t ")))
+                for said in chain[: -_MOST_PROXIES - 1 : -1]:
+                    if not self._trusts(client):
+                        break
+                    address = address_of(_without_port(said.strip(b"\t ")))
                     if address is None:
                         break  # what stands left of it was written by nobody that is known
                     client = written(address)
@@ -263,6 +279,11 @@ class View:
         return self.known.tls.get("authority", b"").lower().rstrip(b".")
 
     @property
+    def alpn(self) -> Sequence[bytes]:
+        """The protocol that TLS agreed on; of TLS that passes through, those that the client offers."""
+        return self.known.alpn
+
+    @property
     def subject(self) -> bytes:
         """The subject of the client's verified certificate, ``CN=x,O=y``."""
         return self.known.subject
@@ -278,6 +299,11 @@ class View:
         if self.known.protocol == "HTTP/2":
             return "h2"
         return "http/1.1" if self.head.http11 else "http/1.0"
+
+
+def field_name(text: str) -> bytes:
+    """The name of a field as `View.fields` is asked for it; ``X_Y`` is a spelling of ``x-y``."""
+    return text.lower().replace("_", "-").encode()
 
 
 def _decoded(text: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
-from pylb.config import routing
+from pylb.config import changes, routing
 from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.config.tls import client_context, listener_contexts
@@ -28,6 +28,8 @@ class Secrets:
     admin_token: str | None = None
     maps: dict[str, Map] = field(default_factory=dict)
     """Of the rules, by name."""
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    """What the files of answers and error pages hold, by their path."""
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -48,6 +50,7 @@ def read_secrets(config: Config) -> Secrets:
             controller_tls(config.controller),
             admin_token(config),
             routing.read_maps(config),
+            changes.read_bodies(config),
         )
     except ValueError as error:
         raise OSError(str(error)) from None

@@ -11,7 +11,7 @@ import ssl
 import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,11 @@ from pylb.balance.loads import Loads
 from pylb.balance.members import Balancer, Members, Observer
 from pylb.balance.ring import BOUNDED, FACTORS
 from pylb.balance.shares import Shares, WithBackups
+from pylb.config import changes
+from pylb.config.address import CLIENTS_PORT
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
+from pylb.config.model import Timeouts
 from pylb.log import log
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.core import Core
@@ -31,6 +34,11 @@ from pylb.worker.sides import ServerSide
 _AT_ONCE = 100  # servers whose counters are written with each tick
 _TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests
 _FAILED = 5.0  # seconds that count as the response time of a try that has failed
+
+
+def with_waits(timeouts: Timeouts, waits: Mapping[str, float]) -> Timeouts:
+    """The same, but for some, in seconds by their key."""
+    return timeouts.model_copy(update=dict(waits)) if waits else timeouts
 
 
 class Shared(ABC):
@@ -51,7 +59,7 @@ class Server:
 
     __slots__ = (
         *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
-        *("pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
+        *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
         *("_requests", "_errors", "observe", "returned"),
     )
 
@@ -75,6 +83,8 @@ class Server:
         self.send_proxy = backend.send_proxy
         self.send_proxy_tlvs = backend.send_proxy_tlvs
         self.http2 = backend.http2
+        self.private = backend.send_proxy != "off" or config.address.port == CLIENTS_PORT
+        """Whether a connection is one client's: its PROXY header names it, or its port is the client's."""
         # Its connections.
         self.pool: list[ServerSide] = []
         """Idle ones, the one that was used last behind the others."""
@@ -132,6 +142,7 @@ class Backend:
         index_of: gives a server's index in the scoreboard.
         row: this worker's.
         context: for TLS to the servers.
+        timeouts: those of the configuration, which the backend's own go before.
 
     Raises:
         ValueError: the configuration says TLS, and there is no context.
@@ -144,11 +155,15 @@ class Backend:
         index_of: Callable[[ServerConfig], int],
         row: int,
         context: ssl.SSLContext | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         if config.tls is not None and context is None:
             raise ValueError(f"backend {config.name}: no TLS context")
         self.name = config.name
         self.retries = config.retries
+        self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
+        self.body_bytes = config.body_bytes
+        """The most bytes of a request's body; 0 for no limit, None for the frontend's."""
         # Counted here and written to the scoreboard with each tick.
         self.times = [0] * latency.WIDTH
         self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)

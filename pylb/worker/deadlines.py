@@ -42,7 +42,7 @@ class Deadlines(Ends):
         if unsent and unsent != self.unsent:
             # A response that is taken slowly is taken; but by the next look there must be a difference.
             self.unsent = unsent
-            self.client_deadline = core.now + core.timeouts.client
+            self.client_deadline = core.now + self.tx.timeouts.client
         elif unsent or self.client_stuck or not (say or self.tx.answered_ns or self._held_back()):
             core.counters[Field.TIMEOUTS] += 1
             self._end_state(Reason.CLIENT_LATE)
@@ -50,7 +50,7 @@ class Deadlines(Ends):
             self._abort(Reason.CLIENT_LATE)
         elif self._held_back():
             # pylb doesn't read, since the server doesn't; the server's deadline decides.
-            self.client_deadline = core.now + core.timeouts.client
+            self.client_deadline = core.now + self.tx.timeouts.client
         else:
             core.counters[Field.TIMEOUTS] += 1
             self.refuse(Refused(408, "timeout"))
@@ -76,7 +76,7 @@ class Deadlines(Ends):
     def _await_server(self) -> None:
         """The server has to do something next, unless it isn't read since the client is stuck."""
         stuck = self.client_stuck
-        self.server_deadline = NEVER if stuck else self.core.now + self.core.timeouts.server
+        self.server_deadline = NEVER if stuck else self.core.now + self.tx.timeouts.server
 
     def _await_body(self) -> None:
         """The client has to send more of the request, if there is more."""
@@ -87,5 +87,5 @@ class Deadlines(Ends):
             self.client_deadline = NEVER
         else:
             core = self.core
-            idle, rate = core.timeouts.client, self.tx.frontend.body_rate
+            idle, rate = self.tx.timeouts.client, self.tx.frontend.body_rate
             self.client_deadline = body.deadline(core.now, idle, rate, self.tx.bytes_in)

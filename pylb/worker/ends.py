@@ -88,7 +88,9 @@ class Ends(FromClient, FromServer):
         if tx.answered_ns:
             tx.state = "D"
         elif self.server is not None:
-            tx.state = "H"
+            # As HAProxy, which has CD for a client that leaves in an upload, and cH for one that stalls.
+            uploading = reason is Reason.CLIENT_GONE and self.body is not None and not self.body.done
+            tx.state = "D" if uploading else "H"
         elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
             tx.state = "C"
         else:
@@ -145,17 +147,30 @@ class Ends(FromClient, FromServer):
         client = self.client
         if client is None:
             return
+        page = tx.frontend.page
+        if page is not None and answer.error:
+            answer = page(tx, answer.head.status, True) or answer
+        tx.own = True
         head = answer.head
         for phase in tx.frontend.on_response:
             head = phase(tx, head)
         tx.answered_ns = now_ns()
         tx.response = head
-        tx.own = True
         body = answer.body if tx.head is None or tx.head.method != b"HEAD" else b""
         tx.bytes_out = len(body)
         client.respond(head, body, 0, True)
         if self.client is not None:  # as in `response`
             self._over(True)
+
+    def _in_place_of_the_server(self, answer: Answer, end: bool) -> None:
+        """Answer, and let go of the server, whose response (all of it is there: ``end``) isn't passed on."""
+        side = self.server
+        if end:
+            self.server = None
+        self._leave_server()
+        if end and side is not None:
+            side.release()
+        self._answer(answer)
 
     def _abort(self, reason: Reason) -> None:
         """End in the middle of a response."""

@@ -23,7 +23,7 @@ from pylb.worker.ends import NEVER, now_ns
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.phases.account import account
-from pylb.worker.sides import ClientSide, Spans, Trailers
+from pylb.worker.sides import ClientSide, Spans, Trailers, size
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
 from pylb.worker.way import Way
@@ -37,7 +37,9 @@ def begin(core: Core, facts: Client, frontend: Frontend[Transaction]) -> Exchang
     tx = exchange.tx
     tx.client = facts
     tx.frontend = frontend
-    tx.backend = frontend.backend
+    backend = tx.backend = frontend.backend
+    tx.timeouts = backend.timeouts
+    tx.body_bytes = frontend.most_bytes
     tx.began_ns = now_ns()
     return exchange
 
@@ -69,7 +71,7 @@ class Exchange(Way):
     def request_body(self, buffer: bytes, spans: Spans = None) -> None:
         tx = self.tx
         tx.bytes_in += len(buffer)
-        if tx.bytes_in > tx.frontend.body_bytes > 0:
+        if tx.bytes_in > tx.body_bytes > 0:
             self.refuse(Refused(413, "body_bytes"))
             return
         body = self.body
@@ -96,7 +98,7 @@ class Exchange(Way):
     def client_full(self) -> None:
         self.plain = False
         self.client_stuck = True
-        self.client_deadline = self.core.now + self.core.timeouts.client
+        self.client_deadline = self.core.now + self.tx.timeouts.client
         if self.server is not None:
             self.server_deadline = NEVER
             self.server.pause()
@@ -105,7 +107,7 @@ class Exchange(Way):
         self.client_stuck = False
         self._await_body()
         if self.server is not None:
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self.server_deadline = self.core.now + self.tx.timeouts.server
             self.server.resume()
 
     # From the server side
@@ -118,6 +120,10 @@ class Exchange(Way):
         tx.answered_ns = now_ns()
         phases = tx.frontend.on_response
         if phases:
+            page = tx.frontend.page
+            if page is not None and (answer := page(tx, head.status, False)) is not None:
+                self._in_place_of_the_server(answer, end)
+                return
             for phase in phases:
                 head = phase(tx, head)
         if end:
@@ -132,7 +138,7 @@ class Exchange(Way):
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
             if not self.plain:
-                tx.bytes_out = len(buffer) - at
+                tx.bytes_out = size(buffer, at, spans)
                 self._over(True)
                 return
             # `_over` for the usual request, which has changed little that has to be set back.
@@ -141,11 +147,11 @@ class Exchange(Way):
             self.server_deadline = NEVER
             account(core, tx, head.status, tx.answered_ns)  # all of it has come with the head
             if tx.frontend.on_account:
-                tx.bytes_out = len(buffer) - at
+                tx.bytes_out = len(buffer) - at if spans is None else size(buffer, at, spans)
                 self._tell()
                 tx.bytes_out = 0
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
-            tx.server = tx.response = None
+            tx.server = tx.response = tx.plan = None
             tx.answered_ns = 0
             core.spare.append(self)
         else:
@@ -153,7 +159,7 @@ class Exchange(Way):
                 self.body.kept = b""  # it won't be sent again
             self._await_server()
             tx.response = head
-            tx.bytes_out = len(buffer) - at
+            tx.bytes_out = size(buffer, at, spans)
             client.respond(head, buffer, at, False, spans)
 
     def interim(self, head: ResponseHead) -> None:
@@ -165,8 +171,8 @@ class Exchange(Way):
         client = self.client
         if client is not None:
             if not self.client_stuck:
-                self.server_deadline = self.core.now + self.core.timeouts.server
-            self.tx.bytes_out += len(buffer)
+                self.server_deadline = self.core.now + self.tx.timeouts.server
+            self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
 
     def response_end(self, trailers: Trailers = ()) -> None:
@@ -193,7 +199,7 @@ class Exchange(Way):
         far = side.tunnel()
         self.server = None
         self.client_deadline = self.server_deadline = NEVER  # the tunnel has one
-        Tunnel(core, near, far, head.upgrade, self._tunnel_over).start()
+        Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel).start()
 
     def server_full(self) -> None:
         body = self.body

@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from pylb.config.connections import needs_hello
 from pylb.config.model import Frontend as FrontendConfig
+from pylb.http.added import Sends
 from pylb.http.errors import Answer
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead
@@ -34,8 +36,14 @@ class Wait(ABC):
         """The client has left, or it takes too long: ``go_on`` must not be called from now on."""
 
 
-Result: TypeAlias = Answer | Wait | None
-"""What a phase gives: None (go on), an answer (send it, and ask no server), or a wait."""
+class Drop:
+    """What a phase gives for a request that isn't answered at all: its connection ends."""
+
+
+DROP = Drop()
+
+Result: TypeAlias = Answer | Wait | Drop | None
+"""What a phase gives: None (go on), an answer (send it, and ask no server), a wait, or `DROP`."""
 
 T = TypeVar("T")
 
@@ -47,8 +55,8 @@ class Frontend(Generic[T]):
     """
 
     __slots__ = (
-        *("name", "backend", "raw", "body_bytes", "body_rate"),
-        *("on_request", "on_response", "on_account", "_forwarded", "_request_id"),
+        *("name", "backend", "raw", "body_bytes", "most_bytes", "body_rate"),
+        *("on_request", "on_response", "on_account", "page", "sends"),
     )
 
     def __init__(self, config: FrontendConfig, backend: Backend, body_bytes: int, body_rate: int) -> None:
@@ -58,7 +66,9 @@ class Frontend(Generic[T]):
         self.raw = config.mode == "tcp"
         """Whether connections are relayed as they are."""
         self.body_bytes = body_bytes
-        """The most bytes of a request's body; 0 for no limit."""
+        """The most bytes of a request's body, where its backend doesn't say otherwise; 0 for no limit."""
+        self.most_bytes = body_bytes if backend.body_bytes is None else backend.body_bytes
+        """The same for `backend`."""
         self.body_rate = body_rate
         """The fewest bytes per second of a request's body; 0 for any."""
         self.on_request: tuple[Callable[[T], Result], ...] = ()
@@ -67,14 +77,24 @@ class Frontend(Generic[T]):
         """What each final response's head goes through, pylb's own included."""
         self.on_account: tuple[Callable[[T], None], ...] = ()
         """What is done with a transaction that is over, beside counting it."""
-        self._forwarded = config.forwarded
-        self._request_id = config.request_id
+        self.page: Callable[[T, int, bool], Answer | None] | None = None
+        """The user's page for a status, of an error of pylb's own (True) or of a server's response. Where
+        there are pages, `on_response` isn't empty."""
+        self.sends = _sends(config)
+        """Which fields requests get on their way to a server."""
+
+
+def _sends(config: FrontendConfig) -> Sends:
+    names = {name.lower().encode() for name in config.client_fields}
+    if config.forwarded:
+        names.add(b"forwarded")
+    return Sends(frozenset(names), config.via, config.request_id, config.traceparent)
 
 
 class Bind:
     """A bound address: how its clients are known, and what is added to the requests that come by it."""
 
-    __slots__ = ("key", "frontend", "tls", "sni", "_limits", "_trusted")
+    __slots__ = ("key", "frontend", "tls", "sni", "hello", "_limits", "_trusted")
 
     def __init__(
         self,
@@ -90,6 +110,8 @@ class Bind:
         """Whether TLS ends here."""
         self.sni = sni
         """Server names to backends, of a frontend that relays TLS as it is."""
+        self.hello = bool(sni) or (not self.tls and config.mode == "tcp" and needs_hello(config.rules))
+        """Whether what the client's TLS asks for is to be read before anything is decided."""
         self._limits = limits
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
 
@@ -105,24 +127,30 @@ class Bind:
             address = address.ipv4_mapped
         return any(address in network for network in self._trusted)
 
+    def _trusts(self, address: bytes) -> bool:
+        return self.trusts(address.decode("latin-1"))
+
     def reader(self, client: Client) -> RequestHead:
         """The reader of a client's request heads."""
         source = client.source
-        extra = b""
+        extra = port = b""
         if self.tls:
             who = client.subject
             if who:
                 extra = b"X-Client-Cert-Subject: " + who + b"\r\n"
         frontend = self.frontend
+        if b"x-forwarded-port" in frontend.sends.names:
+            destination = client.destination
+            port = b"" if destination is None else b"%d" % destination[1]
         return RequestHead(
             b"unix" if source is None else source[0].encode(),
             b"localhost" if self.key.startswith("unix:") else self.key.encode(),
             b"https" if self.tls else b"http",
             self._limits,
-            extra=extra,
-            trusted=source is not None and self.trusts(source[0]),
-            forwarded=frontend._forwarded,
-            request_id=frontend._request_id,
+            frontend.sends,
+            port,
+            extra,
+            self._trusts if source is not None and self.trusts(source[0]) else None,
         )
 
     def backend_for(self, name: str) -> Backend:

@@ -1,8 +1,9 @@
 """Map files: read again when they change, while the worker serves.
 
 Files are looked at once a second, and read, by a thread, since a disk may let one wait. What was read goes
-into a new table in pieces of a millisecond, each between two turns of the event loop; then it takes the old
-one's place at once. A file that is missing or broken leaves the map as it was.
+into a new table in pieces of about a millisecond (where a large dictionary grows, of five), each between two
+turns of the event loop; then it takes the place of the old one at once. A file that is missing or broken
+leaves the map as it was.
 
 Floor: beside the listeners; knows maps and the core, and no request.
 """
@@ -18,8 +19,7 @@ from pylb.rules.maps import BadMap, Map
 from pylb.worker.core import Core
 
 _EVERY = 1.0  # seconds
-_LINES = 500
-"""Of a piece."""
+LINES_AT_ONCE = 500
 
 
 class MapFiles:
@@ -58,7 +58,7 @@ class MapFiles:
                 continue
             reading = one.reading(text)
             try:
-                while not reading.step(_LINES):
+                while not reading.step(LINES_AT_ONCE):
                     await asyncio.sleep(0)
             except BadMap as error:
                 self._refused[one.name] = version

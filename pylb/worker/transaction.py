@@ -7,25 +7,14 @@ Floor: above frontend and backend, whose types it names; below the phases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pylb.config.model import Timeouts
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
-from pylb.rules.decision import Decision
-from pylb.rules.view import View
+from pylb.rules.plan import Plan
 from pylb.worker.backend import Backend, Server
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.reasons import Reason
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the rules want done with a request and its response."""
-
-    decision: Decision
-    view: View
-    """The request as the rules have seen it; no other request uses this view."""
 
 
 class Transaction:
@@ -38,7 +27,7 @@ class Transaction:
         *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
         *("retries", "first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
-        "plan",
+        *("plan", "timeouts", "body_bytes"),
     )
 
     def __init__(self) -> None:
@@ -46,9 +35,19 @@ class Transaction:
         self.client: Client = None  # type: ignore[assignment]
         self.frontend: Frontend[Transaction] = None  # type: ignore[assignment]
         self.backend: Backend = None  # type: ignore[assignment]
+        self.timeouts: Timeouts = None  # type: ignore[assignment]
+        self.body_bytes = 0
+        """The most bytes of its body; 0 for no limit."""
         self.began_ns = 0
         """When the head was whole."""
         self.reset()
+
+    def go_to(self, backend: Backend) -> None:
+        """Have a server of this backend asked, in its time."""
+        self.backend = backend
+        self.timeouts = backend.timeouts
+        limit = backend.body_bytes
+        self.body_bytes = self.frontend.body_bytes if limit is None else limit
 
     def reset(self) -> None:
         """Forget a request."""
@@ -92,4 +91,4 @@ class Transaction:
         self.bytes_in = 0
         """Bytes of the request's body, and of what came through a tunnel after it."""
         self.bytes_out = 0
-        """Bytes of the response's body, and of what was sent through a tunnel after it."""
+        """Bytes of the response's body without framing, and of what was sent through a tunnel after it."""

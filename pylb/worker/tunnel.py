@@ -28,6 +28,7 @@ class Tunnel(Tunnelled):
         protocol: what an upgrade has led to; empty in TCP mode.
         over: called once, when both pipes are closed, with why if that was not their wish, and with the bytes
             that came from the client's pipe and from the server's.
+        idle: seconds without a byte after which it is closed.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Tunnel(Tunnelled):
         server: Pipe,
         protocol: bytes,
         over: Callable[[Reason | None, int, int], None],
+        idle: float,
     ) -> None:
         self.core = core
-        self.idle = core.timeouts.tunnel
+        self.idle = idle
         self.deadline = core.now + self.idle
         self.cutting = False
         self._over = over

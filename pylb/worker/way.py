@@ -49,17 +49,17 @@ class Way(Deadlines):
         except Refused as refused:
             self.refuse(refused)
             return
-        if tx.plan is not None:
-            self.plain = False
         if result is None:
             self._try()
         elif isinstance(result, Answer):
             self._answered(result)
-        else:
+        elif isinstance(result, Wait):
             self.plain = False
             self.waiting = result
-            self.server_deadline = self.core.now + self.core.timeouts.server
+            self.server_deadline = self.core.now + tx.timeouts.server
             result.start(self._after(result, phases[done:]))
+        else:
+            self._dropped()
 
     def _after(
         self, wait: Wait, rest: Sequence[Callable[[Transaction], Result]]
@@ -83,8 +83,14 @@ class Way(Deadlines):
     def _answered(self, answer: Answer) -> None:
         """A phase has answered: no server is asked."""
         self.tx.local = True
-        self._end_state(Reason.ANSWERED)
+        self._end_state(Reason.REFUSED if answer.error else Reason.ANSWERED)
         self._answer(answer)
+
+    def _dropped(self) -> None:
+        """A phase has dropped it: the client is told nothing."""
+        self.tx.local = True
+        self._end_state(Reason.REFUSED)
+        self._abort(Reason.CUT)
 
     # Tries
 
@@ -102,7 +108,7 @@ class Way(Deadlines):
             side = pool.pop()
             if self.plain:
                 self.server = side
-                self.server_deadline = core.now + core.timeouts.server
+                self.server_deadline = core.now + tx.timeouts.server
                 side.request(self, tx.head, b"", True)  # type: ignore[arg-type]  # never TCP
             else:
                 self._send(side)
@@ -111,7 +117,7 @@ class Way(Deadlines):
         if not tx.asked_ns:
             tx.asked_ns = now_ns()
         if self.connects_until == NEVER:
-            self.connects_until = core.now + core.timeouts.connect * (1 + tx.backend.retries) + _SLACK
+            self.connects_until = core.now + tx.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
 

@@ -170,7 +170,7 @@ def test_hosts_that_no_resolver_takes(host: str) -> None:
     ("binds", "servers", "more", "says"),
     [
         (["127.0.0.1:80", "x"], ["127.0.0.1:81"], {}, "--bind: 'x' is not an address"),
-        (["127.0.0.1:80"], ["y"], {}, "--server: 'y' is not an address"),
+        (["127.0.0.1:80"], ["y:z"], {}, "--server: 'y:z' is not an address"),
         (["127.0.0.1:80"], ["127.0.0.1:81,wieght=2"], {}, "--server.wieght: unknown key"),
         (["127.0.0.1:80"], ["127.0.0.1:81"], {"balance": "z"}, "--balance: unknown algorithm 'z'"),
         (["127.0.0.1:80"], ["127.0.0.1:81"], {"workers": "4..2"}, "--workers: min (4) is greater than"),

@@ -52,6 +52,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda file: file.write_text(file.read_text().replace("bind = [", 'bind = ["unix:/tmp/a\\u0000b", ')),
         "control character",
     ),
+    "a test that fails": (
+        lambda file: file.write_text(
+            file.read_text() + '\n[[test]]\nurl = "http://a/"\nexpect.status = 404\n'
+        ),
+        "expected 404, got backend",
+    ),
     "a pipe": (instead(os.mkfifo), "is no regular file"),
     "a NUL byte in a file's path": (added('admin_token_file = "/tmp/a\\u0000b"'), "control character"),
     "a folder": (instead(lambda file: file.mkdir()), "is a directory"),

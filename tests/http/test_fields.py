@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pylb.http import request as request_module
+from pylb.http.added import USUAL_NAMES, Sends
 from pylb.http.errors import Refused
 from pylb.http.fields import finder
 from pylb.http.request import HeadLimits, RequestHead
@@ -41,13 +42,17 @@ MEANINGFUL = [
     *(b"connection", b"content-length", b"expect", b"forwarded", b"host", b"http2-settings", b"keep-alive"),
     *(b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"x-client-cert-subject"),
     *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-request-id"),
+    *(b"x-forwarded-port", b"x-forwarded-prefix", b"x-forwarded-server", b"x-forwarded-ssl"),
+    *(b"x-forwarded-user", b"x-real-ip"),
 ]
 
 
 def head(trusted: bool = False, request_id: bool = False) -> RequestHead:
-    return RequestHead(
-        b"192.0.2.7", b"h", b"http", HeadLimits(), trusted=trusted, forwarded=trusted, request_id=request_id
+    sends = Sends(
+        USUAL_NAMES | ({b"forwarded"} if trusted else set()), request_id="add" if request_id else "pass"
     )
+    trusts = (lambda address: False) if trusted else None
+    return RequestHead(b"192.0.2.7", b"h", b"http", HeadLimits(), sends, trusts=trusts)
 
 
 def request(lines: list[bytes], line: bytes = b"GET / HTTP/1.1") -> bytes:

@@ -197,7 +197,7 @@ class Wire:
     def __init__(self, limits: Limits | None = None, **frontend: Any) -> None:
         core = self.worker = TestCore(limits=limits)
         config = _FRONTEND.model_copy(update=frontend) if frontend else _FRONTEND
-        self.backend = backend.Backend(_CONFIG, _BOARD, lambda server: 0, 0)
+        self.backend = backend.Backend(_CONFIG, _BOARD, lambda server: 0, 0, None, core.timeouts)
         self.upstream = self.backend.servers[0]
         _BOARD.server_column(ServerField.ACTIVE, 0)[0] = 0
         self.frontend = phases.compiled(config, {"b": self.backend}, core)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pylb.net.clienthello import NotTls, server_name
+from pylb.net.clienthello import ClientHello, NotTls, client_hello
 
 
 def hello(name: str | None) -> bytes:
@@ -30,9 +30,10 @@ def hello(name: str | None) -> bytes:
 def test_the_name_is_found_as_soon_as_the_hello_is_there(given_name: str | None, expected: str) -> None:
     data = hello(given_name)
     for cut in range(len(data)):
-        assert server_name(data[:cut]) is None
-    assert server_name(data) == expected
-    assert server_name(data + b"more") == expected
+        assert client_hello(data[:cut]) is None
+    expected_hello = ClientHello(expected, (b"h2", b"http/1.1"))
+    assert client_hello(data) == expected_hello
+    assert client_hello(data + b"more") == expected_hello
 
 
 @settings(max_examples=50)
@@ -41,18 +42,18 @@ def test_a_hello_may_come_in_several_records(size: int) -> None:
     message = HELLO[5:]
     pieces = [message[at : at + size] for at in range(0, len(message), size)]
     data = b"".join(HELLO[:3] + len(piece).to_bytes(2, "big") + piece for piece in pieces)
-    assert server_name(data) == "example.org"
-    assert server_name(data[:-1]) is None
+    assert client_hello(data) == ClientHello("example.org", (b"h2", b"http/1.1"))
+    assert client_hello(data[:-1]) is None
 
 
 @given(st.binary(max_size=400))
 def test_other_bytes_are_refused_or_waited_for(data: bytes) -> None:
     for start in (b"", HELLO[:5], HELLO[:48]):
         try:
-            found = server_name(start + data)
+            found = client_hello(start + data)
         except NotTls:
             continue
-        assert found is None or isinstance(found, str)
+        assert found is None or isinstance(found, ClientHello)
 
 
 @given(st.integers(0, 200), st.integers(0, 255))
@@ -60,10 +61,10 @@ def test_a_damaged_hello_is_refused_or_read(at: int, value: int) -> None:
     damaged = bytearray(HELLO)
     damaged[at % len(damaged)] = value
     try:
-        found = server_name(bytes(damaged))
+        found = client_hello(bytes(damaged))
     except NotTls:
         return
-    assert found is None or isinstance(found, str)
+    assert found is None or isinstance(found, ClientHello)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_damaged_hello_is_refused_or_read(at: int, value: int) -> None:
 )
 def test_no_tls_is_refused_at_once(data: bytes) -> None:
     with pytest.raises(NotTls):
-        server_name(data)
+        client_hello(data)
 
 
 HELLO = hello("example.org")

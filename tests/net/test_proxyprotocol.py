@@ -47,6 +47,15 @@ def test_other_bytes_are_refused_or_waited_for(data: bytes) -> None:
         assert read is None or 0 < read.length <= len(start + data)
 
 
+def test_a_mapped_address_is_written_as_the_system_does() -> None:
+    for first in ("::ffff:c000:201", "::ffff:192.0.2.1"):
+        for build in (build_v1, build_v2):
+            read = parse(build((first, 1), ("::FFFF:198.51.100.1", 2)))
+            assert read is not None
+            assert read.source == ("::ffff:192.0.2.1", 1)
+            assert read.destination == ("::ffff:198.51.100.1", 2)
+
+
 def test_nothing_to_tell() -> None:
     assert parse(build_v1(None, None)) == ProxyHeader(15, None, None)
     assert parse(build_v2(None, ("192.0.2.1", 1))) == ProxyHeader(16, None, None)

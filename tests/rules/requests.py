@@ -25,6 +25,7 @@ class Facts:
     tls: dict[str, bytes] = field(default_factory=dict)
     tls_version: str = ""
     subject: bytes = b""
+    alpn: tuple[bytes, ...] = ()
 
 
 BACKENDS = ("site", "api", "shop", "admin", "canary", "other", "app-a", "app-b")
@@ -59,7 +60,8 @@ def head_of(
     version: str = "HTTP/1.1",
 ) -> RequestHead:
     """A request's head, read."""
-    head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits(), trusted=trusted)
+    trusts = (lambda address: False) if trusted else None
+    head = RequestHead(b"192.0.2.9", b"127.0.0.1:80", b"http", HeadLimits(), trusts=trusts)
     lines = [f"{method} {target} {version}", f"Host: {host}", *fields, "", ""]
     head.read("\r\n".join(lines).encode("latin-1"))
     return head

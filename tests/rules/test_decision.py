@@ -58,10 +58,21 @@ def test_a_trace_says_what_became_of_each_rule() -> None:
         ('[[rule]]\nbackend = "api"\nsplit = { api = 1 }', "frontend[0].rule[0]: backend and split both say"),
         ('[[rule]]\nbackend = "api"\nmatch = { path = "api" }', "match.path[0]: a path begins with /"),
         ('[[rule]]\nbackend = "api"\nmatch = { path = [] }', "rule[0].match.path: "),
-        ('[[rule]]\nbackend = "api"\nmatch = { pth = "/" }', "match.pth: unknown key; allowed: all, any"),
+        ('[[rule]]\nbackend = "api"\nmatch = { pth = "/" }', "match.pth: unknown key; allowed: all, alpn"),
     ],
 )  # fmt: skip
 def test_mistakes_name_the_key(text: str, says: str) -> None:
     with pytest.raises(ConfigError) as error:
         configuration(text)
     assert any(says in problem for problem in error.value.problems), error.value.problems
+
+
+def test_hosts_of_strangers_take_no_room() -> None:
+    rules = rules_of('[[rule]]\nmatch = { host = ["*.example", "shop.example"] }\nbackend = "shop"')
+    remembered = rules._node.__self__._known  # type: ignore[attr-defined]
+    for number in range(5000):
+        rules.decide(seen(rules, head_of(host=f"{number}.example")))
+    assert 0 < len(remembered) <= 4096
+    before = len(remembered)
+    assert rules.decide(seen(rules, head_of(host="a." * 2000 + "example"))).backend == "shop"
+    assert len(remembered) == before

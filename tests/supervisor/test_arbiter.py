@@ -90,19 +90,18 @@ sys.path[:0] = sys.argv[1].split(":")
 from test_arbiter import fake_worker
 from pylb import log
 from pylb.config.address import parse_address
+from pylb.config.load import ConfigError
 from pylb.config.model import Config
 from pylb.net import channel
 from pylb.scoreboard import Field, State
 from pylb.supervisor.arbiter import Arbiter
 
-class Mistakes(Exception):
-    problems = ["backend[0].name: missing", "workers.min: too small"]
-
 def config():
     with open(sys.argv[2]) as file:
         raw = json.load(file)
     if raw is None:
-        raise Mistakes
+        problems = ["backend[0].name: missing", "workers.min: too small"]
+        raise ConfigError(problems, ["pylb.toml:3", "pylb.toml:7"])
     return Config.model_validate(raw)
 
 def control(context):
@@ -230,7 +229,7 @@ def test_mistakes_are_refused(pylb: Pylb) -> None:
     pylb.file.write_text("null")
     pylb.signal(signal.SIGHUP)
     pylb.until(lambda: pylb.state().get("reload", {}).get("ok") is False)  # type: ignore[attr-defined]
-    assert "workers.min: too small" in pylb.log.read_text()
+    assert "pylb.toml:7: workers.min: too small" in pylb.log.read_text()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

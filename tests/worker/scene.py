@@ -84,7 +84,7 @@ class Scene:
             for number in range(SERVERS)
         )
         config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries)
-        self.backend = backend.Backend(config, _BOARD, servers.index, 0)
+        self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
         for number in range(SERVERS):
             _BOARD.server_column(ServerField.ACTIVE, number)[0] = 0
@@ -187,6 +187,7 @@ class Scene:
         for slot in set(Ends.__slots__) - {"core", "tx"}:
             assert getattr(exchange, slot) == getattr(Exchange(self.core), slot), slot
         anew = {"client", "frontend", "backend", "index", "began_ns", "ended_ns"}  # set for each request
+        anew |= {"timeouts", "body_bytes"}
         for slot in set(Transaction.__slots__) - anew:
             assert getattr(exchange.tx, slot) == getattr(Transaction(), slot), slot
         assert all(side.free for side in self.idle)

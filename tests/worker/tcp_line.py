@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 
+from pylb.config import routing
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
+from pylb.config.model import Config, Rule, Server, Timeouts
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Server, Timeouts
 from pylb.scoreboard import Scoreboard
 from pylb.worker import backend, phases
 from pylb.worker.client.tcp import TcpConnection
@@ -32,18 +33,25 @@ class Line:
 
     Args:
         sni: whether a.example has a backend of its own.
+        rules: of the frontend; "ruled" is a backend for them.
     """
 
-    def __init__(self, patch: pytest.MonkeyPatch, sni: bool = False) -> None:
+    def __init__(
+        self, patch: pytest.MonkeyPatch, sni: bool = False, rules: Sequence[dict[str, Any]] = ()
+    ) -> None:
         self.core = TestCore(TIMEOUTS)
         self.board = Scoreboard(1)
         self.backends: list[backend.Backend] = []
+        self.configured: list[BackendConfig] = []
         named = {"a.example": self._backend("named")} if sni else {}
         config = FrontendConfig(
             name="f", bind=(parse_address("127.0.0.1:80"),), backend="usual", mode="tcp",
-            sni={name: "named" for name in named},
+            sni={name: "named" for name in named}, rules=tuple(map(Rule.model_validate, rules)),
         )  # fmt: skip
-        frontend = phases.compiled(config, {"usual": self._backend("usual")}, self.core)
+        backends = {name: self._backend(name) for name in ("usual", "ruled")}
+        whole = Config(frontends=(config,), backends=tuple(self.configured))
+        compiled = routing.compiled(whole, config, {}, backends)
+        frontend = phases.compiled(config, backends, self.core, compiled)
         self.accounts: list[tuple[Reason | None, str, int, int]] = []
         frontend.on_account = (
             lambda tx: self.accounts.append((tx.reason, tx.state, tx.bytes_in, tx.bytes_out)),
@@ -63,8 +71,9 @@ class Line:
     def _backend(self, name: str) -> backend.Backend:
         servers = tuple(Server(name=one, address=parse_address("127.0.0.1:9")) for one in "ab")
         config = BackendConfig(name=name, balance="roundrobin", servers=servers, retries=1)
-        made = backend.Backend(config, self.board, servers.index, 0)
+        made = backend.Backend(config, self.board, servers.index, 0, None, self.core.timeouts)
         self.backends.append(made)
+        self.configured.append(config)
         return made
 
     async def _open(self, core: object, server: backend.Server, tx: object, made: list[Any]) -> Any:

@@ -74,7 +74,7 @@ def test_a_connection_that_ends_before_it_has_said_its_server_name_is_told_to_th
     told: list[tuple[Reason | None, str]] = []
     wire.frontend.on_account = (lambda tx: told.append((tx.reason, tx.state)),)
     bind = wire.client.bind
-    bind.sni = {"a.example": wire.backend}
+    bind.sni, bind.hello = {"a.example": wire.backend}, True
     client = TcpConnection(wire.worker, bind)
     transport = Transport()
     client.connection_made(cast(asyncio.BaseTransport, transport))
@@ -98,7 +98,7 @@ def test_nothing_of_a_request_is_left_for_the_next_one(pieces: list[bytes]) -> N
     new = Exchange(wire.worker)
     # What is set for each request, and where the last server was.
     always = {"core", "tx", "server_deadline", "client", "frontend", "backend", "index"}
-    always |= {"began_ns", "ended_ns"}
+    always |= {"began_ns", "ended_ns", "timeouts", "body_bytes"}
     for one, other in ((kept, new), (kept.tx, new.tx)):
         for name in set(one.__slots__) - always:
             assert getattr(one, name) == getattr(other, name), name

@@ -295,7 +295,7 @@ def test_the_bytes_of_an_upgrade_are_counted_once(line: Line) -> None:
     upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
     line.comes(upgrade + b"early")
     near, far = line.codec.tunnel(SWITCH), FakePipe()
-    Tunnel(line.core, near, far, b"", lambda *_: None).start()
+    Tunnel(line.core, near, far, b"", lambda *_: None, 3600.0).start()
     line.comes(b"late")
     assert far.listener is not None
     far.listener.came(b"out!")

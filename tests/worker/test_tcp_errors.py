@@ -80,7 +80,7 @@ async def test_an_error_while_the_name_is_read_is_not_told_as_the_clients_leavin
     line = Line(monkeypatch, sni=True).begin()
     errors = line.core.errors = []
     with monkeypatch.context() as patch:
-        patch.setattr(client_tcp, "server_name", _raises)
+        patch.setattr(client_tcp, "client_hello", _raises)
         line.comes(line.near, b"\x16")
     line.settle()
     assert line.near.aborted and not line.core.clients

@@ -40,7 +40,7 @@ class Pair:
         self.ends: list[tuple[Reason | None, int, int]] = []
         self.emptier = 0
         self.core.emptier = self._emptier
-        self.tunnel = Tunnel(self.core, self.near, self.far, protocol, self._over)
+        self.tunnel = Tunnel(self.core, self.near, self.far, protocol, self._over, self.core.timeouts.tunnel)
         self.tunnel.start()
 
     def _emptier(self) -> None:
@@ -224,7 +224,7 @@ def test_an_error_costs_both_connections_and_is_told_once(word: str) -> None:
     pair.core.errors = core_errors
     pair.near, pair.far = FakePipe(), pipe
     pair.ends = []
-    pair.tunnel = Tunnel(pair.core, pair.near, pipe, b"", pair._over)
+    pair.tunnel = Tunnel(pair.core, pair.near, pipe, b"", pair._over, pair.core.timeouts.tunnel)
     pair.tunnel.start()
     pipe.raises = word if word != "start" else ""
     if word != "start":
@@ -284,7 +284,7 @@ def test_whatever_the_order_nothing_is_lost_or_sent_twice(data: st.DataObject) -
         if data.draw(st.booleans()):
             pipe.data_received(b"(%d)" % number)
             said[number] += b"(%d)" % number
-    tunnel = Tunnel(core, pipes[0], pipes[1], b"", lambda *end: ends.append(end))
+    tunnel = Tunnel(core, pipes[0], pipes[1], b"", lambda *end: ends.append(end), 3600.0)
     tunnel.start()
     silent, gone, full = [False, False], [False, False], [False, False]
     expired = broken = False

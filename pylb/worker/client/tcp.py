@@ -1,7 +1,7 @@
 """TCP towards clients: a connection is one request without a head, and a pipe as soon as it has a server.
 
-With ``sni`` routes the first bytes are read as a TLS ClientHello to learn the name that the client wants; TLS
-itself passes through.
+With ``sni`` routes, and with rules that look at what TLS asks for, the first bytes are read as a ClientHello;
+TLS itself passes through.
 
 Floor: client side. Makes exchanges and knows nothing of servers.
 """
@@ -12,7 +12,7 @@ import asyncio
 import math
 
 from pylb.http.response import ResponseHead
-from pylb.net.clienthello import NotTls, server_name
+from pylb.net.clienthello import ClientHello, NotTls, client_hello
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -25,6 +25,7 @@ from pylb.worker.reasons import Reason
 from pylb.worker.sides import ClientSide, Pipe, Spans, Trailers
 
 _READ_AHEAD = 65536
+_NO_HELLO = ClientHello()
 
 
 class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
@@ -59,11 +60,13 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.facts = Client(transport, self.bind.key, self.told)
         self.facts.protocol = "TCP"
+        if self.bind.frontend.on_account:
+            _ = self.facts.source  # a connection that ends by a reset has forgotten it
         self.core.clients.add(self)
-        if self.bind.sni:
+        if self.bind.hello:
             self.deadline = self.core.now + self.core.timeouts.request
         else:
-            self._begin("")
+            self._begin(_NO_HELLO)
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
@@ -88,11 +91,11 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.buffer += data
         if self.exchange is None and not self.closed:
             try:
-                name = server_name(self.buffer)
+                hello = client_hello(self.buffer)
             except NotTls:
-                name = ""
-            if name is not None:  # else more of the ClientHello is to come
-                self._begin(name)
+                hello = _NO_HELLO
+            if hello is not None:  # else more of it is to come
+                self._begin(hello)
         elif self.reading and len(self.buffer) > _READ_AHEAD:
             self.reading = False
             self.transport.pause_reading()
@@ -102,14 +105,14 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.eof = True
         return self.exchange is not None and self.transport.can_write_eof()  # no half-close with TLS
 
-    def _begin(self, name: str) -> None:
+    def _begin(self, hello: ClientHello) -> None:
         self.deadline = math.inf
-        self.facts.name = name
+        self.facts.name, self.facts.offered = hello.name, hello.alpn
         exchange = self.exchange = begin(self.core, self.facts, self.bind.frontend)
         tx = exchange.tx
         tx.fresh = True
         if self.bind.sni:
-            tx.backend = self.bind.backend_for(name)
+            tx.go_to(self.bind.backend_for(hello.name))
         exchange.request(self, None, b"", True)
 
     def _never(self, reason: Reason) -> None:

@@ -11,32 +11,62 @@ exchange, a side or the event loop.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from pylb.config.accesslog import AccessLog
+from pylb.config.logtarget import target_of
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, fields, limits, observe, route
+from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, pages, route
 from pylb.worker.transaction import Transaction
 
 
 def compiled(
-    config: FrontendConfig, backends: dict[str, Backend], core: Core, rules: Rules | None = None
+    config: FrontendConfig,
+    backends: dict[str, Backend],
+    core: Core,
+    rules: Rules | None = None,
+    bodies: Mapping[str, bytes] | None = None,
+    log: AccessLog | None = None,
 ) -> Frontend[Transaction]:
-    """A frontend with the phases that its configuration needs, in order. Its rules' places are backends."""
+    """A frontend with the phases that its configuration needs, in order.
+
+    Args:
+        rules: its rules, if it has any; their places are backends.
+        bodies: what the files of error pages hold, by their path.
+        log: its access log, whose writer is in ``core.access_logs``.
+    """
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
     frontend: Frontend[Transaction] = Frontend(
         config, backends[config.backend], body_bytes, core.limits.body_rate
     )
+    limited = body_bytes or any(backend.body_bytes for backend in backends.values()) or _limited(rules)
     on_request = [
-        limits.body(body_bytes),
         answers.health_path(config, core),
         answers.redirect_to_https(config),
-        route.route(rules),
+        route.route(config, rules) if config.mode == "http" else connection.connection(rules),
+        limits.body if limited else None,
     ]
-    on_response = [fields.strict_transport_security(config)]
+    pages_ = pages.pages(config, rules, bodies or {})
+    on_response = [
+        fields.strict_transport_security(config),
+        route.edit_response(rules),
+        fields.unchanged if pages_ is not None else None,
+    ]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
+    frontend.page = pages_
     on_account = [observe.response_times(backends.values())]
+    if log is not None:
+        writer = core.access_logs[target_of(log)]
+        on_account.append(accesslog.access_log(config, log, writer, core))
     frontend.on_account = tuple(phase for phase in on_account if phase is not None)
     return frontend
+
+
+def _limited(rules: Rules | None) -> bool:
+    """Whether a rule bounds the bodies of requests."""
+    return rules is not None and any(rule.edits is not None and rule.edits.body_bytes for rule in rules.rules)

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from typing import Any
 
+from pylb.config.address import CLIENTS_PORT
 from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
@@ -36,7 +37,7 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
         core.free_a_descriptor()
     made: list[_Codec] = []
     try:
-        async with asyncio.timeout(core.timeouts.connect):
+        async with asyncio.timeout(tx.timeouts.connect):
             codec = await _open(core, server, tx, made)
     except BaseException:
         # When this is cancelled after the connection was made, uvloop's transport reports no end of it.
@@ -52,10 +53,10 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
     if tls is not None and tls.selected_alpn_protocol() != "h2":
         codec.transport.close()
         raise OSError("the server does not speak HTTP/2")
-    if server.send_proxy == "off":
+    if not server.private:
         server.shared.append(codec)
     else:
-        codec.leaving = True  # the PROXY header names one client: one stream only
+        codec.leaving = True  # one stream only
     return codec.side()
 
 
@@ -69,7 +70,7 @@ async def _open(core: Core, server: Server, tx: Transaction, made: list[_Codec])
         elif server.http2:
             one = Http2ServerConnection(core, server)
         else:
-            one = Http1ServerConnection(core, server, private=server.send_proxy != "off")
+            one = Http1ServerConnection(core, server, private=server.private)
         made.append(one)
         return one
 
@@ -84,8 +85,18 @@ async def _open(core: Core, server: Server, tx: Transaction, made: list[_Codec])
     elif address.is_unix:
         _, codec = await loop.create_unix_connection(protocol, address.path, **tls)
     else:
-        _, codec = await loop.create_connection(protocol, address.host, address.port, **tls)
+        _, codec = await loop.create_connection(protocol, address.host, _port(server, tx.client), **tls)
     return codec
+
+
+def _port(server: Server, client: Client) -> int:
+    """The port to connect to; raises OSError where it is the client's, which came by a unix socket."""
+    port = server.address.port
+    if port != CLIENTS_PORT:
+        return port
+    if client.destination is None:
+        raise OSError("it has no port, and the client came by a unix socket; give the server's address one")
+    return client.destination[1]
 
 
 async def _announce(loop: asyncio.AbstractEventLoop, server: Server, client: Client) -> socket.socket:
@@ -95,7 +106,7 @@ async def _announce(loop: asyncio.AbstractEventLoop, server: Server, client: Cli
         sock = socket.socket(socket.AF_UNIX)
         target: Any = address.path
     else:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = await loop.getaddrinfo(address.host, _port(server, client), type=socket.SOCK_STREAM)
         sock = socket.socket(found[0][0])
         target = found[0][4]
     try:
