@@ -17,7 +17,8 @@ from tests.rules.requests import BACKENDS, Facts, configuration, head_of
 
 def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]:
     backends = {
-        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None)) for name in BACKENDS
+        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None, servers=()))
+        for name in BACKENDS
     }
     (frontend,) = config.frontends
     rules = routing.compiled(config, frontend, {}, backends)
