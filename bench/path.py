@@ -20,7 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from pylb.config.accesslog import AccessLog
 from pylb.config.address import parse_address
+from pylb.config.logtarget import open_file, target_of
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend, Limits, Server, Timeouts
 from pylb.rules.decision import Rules
@@ -31,6 +33,7 @@ from pylb.worker.client.http1 import Http1Connection
 from pylb.worker.core import Core
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.frontend import Bind
+from pylb.worker.logwriter import writer
 from pylb.worker.server.http1 import Http1ServerConnection
 
 REQUEST = b"GET /index.html HTTP/1.1\r\nHost: example.org\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
@@ -58,9 +61,12 @@ class Path:
 
     Args:
         rules: makes the frontend's rules, given the one backend that there is.
+        log: its access log, to a file.
     """
 
-    def __init__(self, rules: Callable[[Backend], Rules | None] = lambda backend: None) -> None:
+    def __init__(
+        self, rules: Callable[[Backend], Rules | None] = lambda backend: None, log: AccessLog | None = None
+    ) -> None:
         core = Core(
             *(cast(asyncio.AbstractEventLoop, None), Timeouts(), Limits(), 2.0), Descriptors(1 << 16, 0)
         )
@@ -68,7 +74,9 @@ class Path:
         config = BackendConfig(name="b", balance="roundrobin", servers=(Server(name="s", address=address),))
         backend = Backend(config, Scoreboard(1), lambda server: 0, 0, lambda: True)
         frontend = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
-        compiled = phases.compiled(frontend, {"b": backend}, core, rules(backend))
+        if log is not None:
+            core.access_logs[target_of(log)] = writer(target_of(log), open_file(log.to))
+        compiled = phases.compiled(frontend, {"b": backend}, core, rules(backend), log=log)
         bind = Bind("127.0.0.1:80", frontend, compiled, {}, core.head_limits)
         transport: Any = _Transport()
         self.client = Http1Connection(core, bind)
@@ -80,6 +88,10 @@ class Path:
     def microseconds(self, requests: list[bytes]) -> float:
         """Per exchange, for these requests one after the other."""
         ask, answer = self.client.data_received, self.server.data_received
+        core = self.client.core
+        core.now += 0.1  # a tick, which what is kept from one to the next sees
+        for log in core.access_logs.values():
+            log.push()
         began = time.perf_counter_ns()
         for request in requests:
             ask(request)

@@ -1,9 +1,9 @@
-"""``python -m bench.rules``: what rules cost per request, and maps per line and look-up.
+"""``python -m bench.rules``: what rules and access logs cost per request, and maps per line and look-up.
 
-The same requests go through a frontend without rules, with one route and with a thousand, over transports
-that do nothing (`bench.path`), in turns and in pieces of a hundred; each piece counts as fast as it was
-fastest, as what disturbs one only adds to it. Ratios of one run can be compared, microseconds of two machines
-can't.
+The same requests go through a frontend without rules, with one route and with a thousand, and with an access
+log (to /dev/null), over transports that do nothing (`bench.path`), in turns and in pieces of a hundred; each
+piece counts as fast as it was fastest, as what disturbs one only adds to it. Ratios of one run can be
+compared, microseconds of two machines can't.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.path import Path
 from pylb.config import routing
+from pylb.config.accesslog import AccessLog
 from pylb.config.load import from_document
 from pylb.rules.decision import Rules
 from pylb.rules.maps import Kind, Map
@@ -31,6 +32,7 @@ PIECE = 100
 HOSTS, PATHS = 100, 10
 ROUTES = HOSTS * PATHS
 LINES = 100_000
+_FORMATS = ("haproxy", "combined", "json", "{client.ip} {status} {uri} {time.total}")
 _MIXED = """
 [[rule]]
 match = { source = ["10.0.0.0/8", "2001:db8::/32"], path = "/admin" }
@@ -105,11 +107,16 @@ CASES: dict[str, Callable[[], str]] = {
 """By name, the rules."""
 
 
+LOGS = {f"access log, {format_}": AccessLog(to="/dev/null", format=format_) for format_ in _FORMATS}
+"""By name, access logs of a frontend without rules."""
+
+
 def measure(rounds: int) -> dict[str, float]:
     """Microseconds per request of each case."""
     requests = _requests()
     pieces = [requests[at : at + PIECE] for at in range(0, len(requests), PIECE)]
     paths = {name: Path(partial(_rules, text())) for name, text in CASES.items()}
+    paths |= {name: Path(log=log) for name, log in LOGS.items()}
     best = {name: [float("inf")] * len(pieces) for name in paths}
     for _ in range(rounds):
         for number, piece in enumerate(pieces):
@@ -179,9 +186,9 @@ def main() -> None:
         print(json.dumps(best))
         return
     none, one = best["no rules"], best["1 route"]
-    print(f"{'':<36}{'µs':>6}{'to none':>9}{'to 1 route':>12}")
+    print(f"{'':<56}{'µs':>6}{'more':>7}{'to none':>9}{'to 1 route':>12}")
     for name, figure in best.items():
-        print(f"{name:<36}{figure:6.2f}{figure / none:9.2f}{figure / one:12.2f}")
+        print(f"{name:<56}{figure:6.2f}{figure - none:7.2f}{figure / none:9.2f}{figure / one:12.2f}")
     print(f"\na map of {LINES} lines{'load, s':>12}{'longest piece, ms':>19}{'look-up, µs':>13}")
     for kind, (loaded, longest, looked_up) in maps().items():
         print(f"{kind:<21}{loaded:12.2f}{longest:19.1f}{looked_up:13.2f}")

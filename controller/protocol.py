@@ -50,9 +50,9 @@ class Hello:
 class Report:
     """Balancer: how I am. Sent on change and at least every second.
 
-    ``busy`` is the CPU used by all workers together, in cores. ``pressure`` is how many cores it could use
-    now (at least what it uses). ``p99_ms`` is the 99th percentile of response times. ``seq`` counts the
-    reports of a session, from 1.
+    ``busy`` is the CPU used by workers and control plane together, in cores. ``pressure`` is how many cores
+    it could use now (at least what its workers use). ``p99_ms`` is the 99th percentile of response times.
+    ``seq`` counts the reports of a session, from 1.
     """
 
     type: ClassVar[str] = "report"

@@ -82,8 +82,9 @@ class Field(IntEnum):
     TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
     FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
     LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
-    REFUSED_FOR = 31  # first of len(REASONS) counters
-    END = 31 + len(REASONS)
+    ACCESS_LOST = 31  # lines of the access log that were dropped, or could not be written
+    REFUSED_FOR = 32  # first of len(REASONS) counters
+    END = 32 + len(REASONS)
 
 
 GAUGES = frozenset(

@@ -14,6 +14,7 @@ EXPERIMENTS: dict[str, tuple[str, int]] = {
     "accuracy": ("accuracy", 3),
     "libvirt": ("libvirtd", 1),
     "vcpus": ("vcpus", 5),
+    "killed": ("killed", 2),
     "figure4": ("figure4", 12),
     "demo": ("demo", 2),
     "tails": ("tails", 4),

@@ -2,7 +2,8 @@
 
 What libvirt says of pins, caps, weights and needs is compared with what ``/proc`` and the cgroups say. Then
 libvirtd stands still, or is killed: facts that are older than a second lend nothing new, and the controller
-goes on answering. pylb's port is libvirt's channel with ``<source mode='connect'>``.
+goes on answering. At last the controller acts by libvirt (``lever = "libvirt"``), and is killed while the
+balancer's machine has preference. pylb's port is libvirt's channel with ``<source mode='connect'>``.
 
 Needs libvirt's module for Python, which Debian has for its own Python only::
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import signal
 import statistics
 import tempfile
@@ -28,7 +30,9 @@ from bench.vm.domain import DomainGuest, Libvirtd
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR
 from bench.vm.image import image
+from bench.vm.killed import LEFT, kill_and_start, preferred
 from bench.vm.network import Network
+from bench.vm.scene import wrk
 from controller.sources.hypervisor import HypervisorSource, Reader
 from controller.sources.libvirtreader import LibvirtReader
 from controller.sources.machines import MachineFacts
@@ -159,6 +163,40 @@ async def _trouble(daemon: Libvirtd, controller: HostController) -> list[Row]:
     return [*rows, Row("libvirtd is killed and started", seen, good)]
 
 
+async def _killed(controller: HostController, balancer: DomainGuest, act: Path) -> Row:
+    """Preference that libvirt gives outlives a controller that is killed, and not the next one's start."""
+    act.write_text(f'lever = "libvirt"\nstate = "{act}.state"\n')
+
+    def shares() -> int:
+        connection = importlib.import_module("libvirt").open(domain.URI)  # libvirtd was killed since
+        try:
+            live = connection.lookupByName(balancer.name)
+            return int(live.schedulerParametersFlags(1)["cpu_shares"])  # 1: of the machine as it runs
+        finally:
+            connection.close()
+
+    async def weight() -> int:
+        return await asyncio.to_thread(shares)
+
+    usual = await weight()
+    await controller.stop()
+    await controller.start("--act", str(act))
+    load = asyncio.create_task(wrk(balancer.url(), 10_000, 64))
+
+    async def end_load() -> None:
+        load.cancel()
+
+    try:
+        given = await preferred(weight, usual)
+        logged = [f"weight {usual} again: {LEFT}"]
+        found = await kill_and_start(controller, act, weight, usual, logged, end_load)
+    finally:
+        load.cancel()
+    seen = f"cpu_shares {usual}, with preference {given}, after the kill {found['killed']}, "
+    seen += f"{found['seconds']:.2f} s after the next start's command {usual}"
+    return Row("a controller that acts by libvirt is killed (-9)", seen, found["killed"] == given > usual)
+
+
 async def play() -> dict[str, Any]:
     """All of it."""
     with tempfile.TemporaryDirectory(prefix="pylb-") as name:
@@ -182,13 +220,14 @@ async def play() -> dict[str, Any]:
             said = controller.log.read_text()
             lines = len(said.splitlines())
             rows.append(Row("lines in the controller's log", str(lines), lines < 10))
+            rows.append(await _killed(controller, balancer, folder / "act.toml"))
     return {"machine": machine(), "accelerator": ACCELERATOR, "rows": [asdict(row) for row in rows]}
 
 
 def page(found: dict[str, Any]) -> list[str]:
     """The page of what was found, in lines."""
     lines = [
-        "# libvirt as the reader of machines", "",
+        "# libvirt as the reader of machines, and as a lever", "",
         f"`python -m bench.vm libvirt`; QEMU with {found['accelerator']}, libvirt 9; "
         f"{in_words(found['machine'])}.", "",
         "| what | seen | as it should be |", "|---|---|---|",

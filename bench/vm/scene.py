@@ -17,7 +17,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,9 +37,7 @@ SOURCE = f'cpus = "{",".join(map(str, CPUS))}"\n'
 """The file of the controller's source ``hypervisor``."""
 _CGROUP = f"pylb-vm-{os.getpid()}"
 _SHARES = 16
-"""The guests together have the weight of so many processes of this host."""
-_NICE = -15
-"""Of this process and what it starts: clients and controller don't wait for the guests."""
+"""The guests together have the weight of so many of this host's sessions (man 7 sched, autogroup)."""
 _NGINX = """\
 worker_processes {workers}; pid /run/nginx.pid; error_log /tmp/nginx.err;
 events {{ worker_connections 4096; }}
@@ -72,9 +70,7 @@ class Scene:
             self._parent = Group(_CGROUP)
             self._stack.callback(self._parent.remove)
             _weigh(self._parent, _SHARES)
-            nice = os.nice(0)
-            self._stack.callback(lambda: os.setpriority(os.PRIO_PROCESS, 0, nice))
-            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+            self._stack.enter_context(_in_front())
             await self._stack.enter_async_context(self._network)
         except BaseException:
             await self._stack.aclose()
@@ -92,13 +88,13 @@ class Scene:
     async def boot(self, name: str, vcpus: int = 1, max_vcpus: int = 0) -> Guest:
         """Start a guest; several at once, too. ``guest.name`` is one that no other run's guests have."""
         assert self._image is not None and self._parent is not None
-        wrap = ("taskset", "-c", ",".join(map(str, CPUS)))
-        where = self._network, vcpus, self._controller
-        guest = Guest(self._image, f"{name}-{os.getpid()}", *where, max_vcpus=max_vcpus, wrap=wrap)
         group = Group(f"{self._parent.path}/{name}")
         self._stack.callback(group.remove)
+        enter = "".join(f"echo $$ >{folder}/cgroup.procs; " for folder in group.folders)
+        wrap = ("sh", "-c", f'{enter}exec "$@"', "sh", "taskset", "-c", ",".join(map(str, CPUS)))
+        where = self._network, vcpus, self._controller
+        guest = Guest(self._image, f"{name}-{os.getpid()}", *where, max_vcpus=max_vcpus, wrap=wrap)
         await self._stack.enter_async_context(guest)
-        group.add(guest.pid)
         self.guests[name], self._groups[name] = guest, group
         return guest
 
@@ -110,18 +106,55 @@ class Scene:
         return {**found, REST: busy - sum(found.values()), AT: time.monotonic()}
 
 
+def load_in_words(found: dict[str, Any]) -> str:
+    """How loaded the host was before the guests were, as the end of a line, where that was noted."""
+    return f"; load of the host at the start {found['load']:.1f}" if "load" in found else ""
+
+
 def used(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Cores between two moments."""
     seconds = after[AT] - before[AT]
     return {name: round((after[name] - before[name]) / seconds, 3) for name in after if name != AT}
 
 
-def _weigh(group: Group, processes: int) -> None:
-    """Or all guests together get as much as one process of this host."""
+def _weigh(group: Group, sessions: int) -> None:
+    """Or all guests together get as much as one session of this host."""
     for folder in group.folders:
         for name, usual in (("cpu.shares", 1024), ("cpu.weight", 100)):
             if (folder / name).exists():
-                (folder / name).write_text(str(usual * processes))
+                (folder / name).write_text(str(usual * sessions))
+
+
+@contextlib.contextmanager
+def _in_front() -> Iterator[None]:
+    """Clients and controller, this process with what it starts, don't wait for the guests.
+
+    A nice value would not do: without a cgroup of its own a session counts as one process (autogroup), and
+    its nice values among its own processes.
+    """
+    group = Group(f"{_CGROUP}-host")
+    places = [folder.parent / path for folder, path in zip(group.folders, _places(group), strict=True)]
+    group.prefer()
+    try:
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            group.add(process.pid)
+        yield
+    finally:
+        for folder, place in zip(group.folders, places, strict=True):
+            for pid in (folder / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    (place / "cgroup.procs").write_text(pid)
+        group.remove()
+
+
+def _places(group: Group) -> list[str]:
+    """This process's cgroup in the hierarchy of each of a group's folders, relative to its root."""
+    found: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        found |= dict.fromkeys(controllers.split(","), path.lstrip("/"))
+    return [found.get(folder.parent.name.split(",")[0], found.get("", "")) for folder in group.folders]
 
 
 async def files(guest: Guest, size: int = 128) -> str:

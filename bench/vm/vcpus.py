@@ -23,7 +23,7 @@ from bench.rig.report import in_words, machine
 from bench.vm.calls import GuestError
 from bench.vm.ends import HostController, Pylb, until
 from bench.vm.guest import ACCELERATOR, CONTROLLER_PORT, Guest
-from bench.vm.scene import SOURCE, Scene, answering, wrk
+from bench.vm.scene import SOURCE, Scene, answering, load_in_words, wrk
 
 HOST = "on this host"
 KINDS = {HOST: f"serial:{CONTROLLER_PORT}", "embedded": ""}
@@ -101,6 +101,7 @@ async def _acting(controller: HostController, balancer: Pylb) -> dict[str, float
 async def play(turns: int) -> dict[str, Any]:
     """All of it."""
     found: dict[str, Any] = {"machine": machine(), "accelerator": ACCELERATOR, "turns": {}, "reasons": {}}
+    found["load"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="pylb-") as folder:
         table = Path(folder) / "table.toml"
         table.write_text(f"cores = 2\n[vms]\nlb-{os.getpid()} = 2\n")
@@ -148,7 +149,8 @@ def page(found: dict[str, Any]) -> str:
     """The page of what was found."""
     lines = [
         "# A vCPU that comes and goes", "",
-        f"`python -m bench.vm vcpus`; QEMU with {found['accelerator']}; {in_words(found['machine'])}.", "",
+        f"`python -m bench.vm vcpus`; QEMU with {found['accelerator']}; {in_words(found['machine'])}"
+        f"{load_in_words(found)}.", "",
         f"The guest begins with 1 vCPU of 2, and pylb with {found['before']} worker under load; without "
         f"`workers.max` it may have {found['limits'][0]} to {found['limits'][1]}. {CLIENTS} clients.", "",
         f"| controller | | median | at most | limit {LIMIT:g} s | the agent's call before |",
@@ -189,4 +191,5 @@ def run(folder: Path, turns: int) -> bool:
     found = asyncio.run(play(turns))
     (folder / "vm_vcpus.json").write_text(json.dumps(found, indent=1) + "\n")
     (folder / "vm_vcpus.md").write_text(page(found))
-    return all(turn[key] < LIMIT for turn in found["turns"][HOST] for key in ("up", "down"))
+    taken = [turn for kind in found["turns"].values() for turn in kind]
+    return all(turn[key] < LIMIT for turn in taken for key in ("up", "down"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-
-import psutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from controller.sources.quota import usable_cores, whole_cores
 
@@ -14,23 +13,28 @@ HALF_LIFE = 0.7
 
 _SHORTEST = 0.1
 """Seconds without which nothing is known yet: the kernel counts in hundredths."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _read_times() -> list[tuple[float, ...]]:
-    """(idle, total, interrupts) seconds of every CPU since boot. I/O wait is idle: the core is free.
+def cpu_times(stat: Path = Path("/proc/stat")) -> dict[int, tuple[float, ...]]:
+    """(idle, total, interrupts) seconds of every CPU that is online, since boot (man 5 proc).
 
-    Where the kernel doesn't tell (no ``/proc``), no core is known to be idle, and balancers don't grow.
+    I/O wait is idle: the core is free. A guest's time is in user time already. Where the kernel doesn't tell
+    (no ``/proc``), no core is known to be idle, and balancers don't grow.
     """
-    times: list[tuple[float, ...]] = []
+    times: dict[int, tuple[float, ...]] = {}
     try:
-        cpus = psutil.cpu_times(percpu=True)
+        lines = stat.read_bytes().splitlines()
     except OSError:
-        return []
-    for cpu in cpus:
-        idle = cpu.idle + getattr(cpu, "iowait", 0.0)
-        # guest time is counted in user time already (man 5 proc).
-        total = sum(cpu) - getattr(cpu, "guest", 0.0) - getattr(cpu, "guest_nice", 0.0)
-        times.append((idle, total, getattr(cpu, "irq", 0.0) + getattr(cpu, "softirq", 0.0)))
+        return {}
+    for line in lines:
+        name, *words = line.split()
+        if not name.startswith(b"cpu"):
+            break
+        if name != b"cpu":
+            user, nice, system, idle, wait, irq, softirq, steal = (int(word) / _TICKS for word in words[:8])
+            total = user + nice + system + idle + wait + irq + softirq + steal
+            times[int(name[3:])] = idle + wait, total, irq + softirq
     return times
 
 
@@ -42,7 +46,7 @@ class MeasuredSource:
 
     Args:
         half_life: seconds after which a measurement counts half.
-        read: gives (idle, total) seconds per CPU, and those in interrupts, for tests.
+        read: gives (idle, total) seconds by CPU, and those in interrupts, for tests.
         usable: gives the cores that may be used, for tests.
     """
 
@@ -51,7 +55,7 @@ class MeasuredSource:
     def __init__(
         self,
         half_life: float = HALF_LIFE,
-        read: Callable[[], Sequence[tuple[float, ...]]] = _read_times,
+        read: Callable[[], Mapping[int, tuple[float, ...]]] = cpu_times,
         usable: Callable[[], float] = usable_cores,
         mask: Callable[[], set[int]] = lambda: os.sched_getaffinity(0),
     ) -> None:
@@ -59,34 +63,35 @@ class MeasuredSource:
         self._read = read
         self._usable = usable
         self._mask = mask
-        self._last = list(read())
+        self._last = dict(read())
         self._last_time: float | None = None
-        self._idle: list[float] = [0.0] * len(self._last)
-        self._interrupts: list[float] = [0.0] * len(self._last)
+        self._idle = dict.fromkeys(self._last, 0.0)
+        self._interrupts = dict.fromkeys(self._last, 0.0)
         self._started = False
         self._new: set[int] = set()
-        """CPUs that have come and were not measured yet."""
+        """CPUs that were not measured yet since one came."""
 
     def sample(self, now: float) -> None:
-        times = list(self._read())
-        if len(times) != len(self._last):  # a CPU came or went
-            # What is known of the others stays: else all of them would look used for a moment.
-            here = range(len(self._last), len(times)) if self._started else range(0)
-            self._new = {*here, *(cpu for cpu in self._new if cpu < len(times))}
-            self._last, self._idle = times, (self._idle + [0.0] * len(times))[: len(times)]
-            self._interrupts = (self._interrupts + [0.0] * len(times))[: len(times)]
+        times = dict(self._read())
+        if times.keys() != self._last.keys():  # a CPU came or went
+            # What is known stays until the next measurement: else all would look used for a moment. Where a
+            # CPU came, that one then counts alone: who was busy before may run on the new CPU now.
+            came = self._started and times.keys() - self._last.keys()
+            self._new = set(times) if came else self._new & times.keys()
+            self._last = times
+            self._idle = {cpu: self._idle.get(cpu, 0.0) for cpu in times}
+            self._interrupts = {cpu: self._interrupts.get(cpu, 0.0) for cpu in times}
             return
         elapsed = self._half_life if self._last_time is None else max(0.0, now - self._last_time)
         keep = 0.5 ** (elapsed / self._half_life) if self._started else 0.0
         moved = False
-        for cpu, (idle, total, *more) in enumerate(times):
+        for cpu, (idle, total, *more) in times.items():
             idle_before, total_before, *more_before = self._last[cpu]
             new = not self._started or cpu in self._new
             if total - total_before <= (_SHORTEST if new else 0.0):
                 continue
             moved = True
             share = min(1.0, max(0.0, (idle - idle_before) / (total - total_before)))
-            # Of one that has just come online what it was before says nothing.
             self._idle[cpu] = share if new else keep * self._idle[cpu] + (1 - keep) * share
             self._new.discard(cpu)
             if more and more_before:
@@ -99,7 +104,7 @@ class MeasuredSource:
     def idle(self) -> float:
         if not self._started:
             return 0.0
-        return sum(self._idle[cpu] for cpu in self._mask() if cpu < len(self._idle))
+        return sum(self._idle[cpu] for cpu in self._mask() & self._idle.keys())
 
     def capacity(self, used: Mapping[str, float]) -> float:
         # How much of a core is idle may be rounded by whoever shares it out; what a quota allows is known.
@@ -108,7 +113,7 @@ class MeasuredSource:
 
     def _with_interrupts(self, used: float) -> float:
         """What balancers use, with the part of the interrupts' time that falls to them."""
-        mask = [cpu for cpu in self._mask() if cpu < len(self._idle)]
+        mask = self._mask() & self._idle.keys()
         interrupts = sum(self._interrupts[cpu] for cpu in mask)
         processes = len(mask) - sum(self._idle[cpu] for cpu in mask) - interrupts
         return used + interrupts * min(1.0, used / processes) if processes > 0 else used
@@ -117,4 +122,4 @@ class MeasuredSource:
         return self._usable()
 
     def per_cpu(self) -> list[float]:
-        return [round(share, 3) for share in self._idle]
+        return [round(self._idle.get(cpu, 0.0), 3) for cpu in range(max(self._idle, default=-1) + 1)]

@@ -22,7 +22,7 @@ _OPTIONS = re.compile(r"<!-- options -->\n.*?<!-- end of options -->", re.DOTALL
 
 
 def sections() -> dict[str, type[Section]]:
-    """All sections by their path in the file; the file itself as ``the file``."""
+    """All sections by their path in the file, the first where it has several; the file as ``the file``."""
     found: dict[str, type[Section]] = {"the file": Config}
     for key in all_keys():
         if key.section is not None and key.section not in found.values():

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from pylb.config.accesslog import AccessLog
 from pylb.config.address import is_host_name
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.replies import ErrorPage
@@ -108,6 +109,9 @@ class Frontend(Section):
         default=(), validation_alias="error_page", description="What errors look like."
     )
     health: Health | None = Field(default=None, description="A path that pylb answers itself.")
+    access_log: Annotated[AccessLog | None, Default("log.access")] = Field(
+        default=None, description="The keys in which its access log differs from log.access; `false`: none."
+    )
     rules: Annotated[tuple[Rule, ...], ONE_OR_MORE] = Field(
         default=(), validation_alias="rule", description="What is done with which requests, in this order."
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pylb.config.accesslog import AccessLog
 from pylb.config.declaration import Option
 from pylb.config.section import Section
 
@@ -19,3 +20,4 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important messages that are written."
     )
+    access: AccessLog | None = Field(default=None, description="The access log of all frontends; see below.")

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from pylb.config.accesslog import AccessLog, LogCondition, in_force, misfit
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Server, ServerTls
 from pylb.config.case import Case, Expect
@@ -43,6 +44,7 @@ from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
 from pylb.config.workers import Workers, workers_range
 
 __all__ = [
+    "AccessLog",
     "Backend",
     "Case",
     "Config",
@@ -58,6 +60,7 @@ __all__ = [
     "Limits",
     "LocationRewrite",
     "Log",
+    "LogCondition",
     "Map",
     "Match",
     "PathRewrite",
@@ -140,6 +143,16 @@ class Config(Section):
                 f"admin: {self.admin} can be reached from elsewhere, so admin_token_file must be set; "
                 "or use a unix socket or 127.0.0.1"
             )
+        return self
+
+
+    @model_validator(mode="after")
+    def _access_logs_fit(self) -> Config:
+        for number, frontend in enumerate(self.frontends):
+            log = in_force(self.log.access, frontend.access_log)
+            wrong = misfit(log, frontend.mode) if log is not None else ""
+            if wrong:
+                raise ValueError(f"frontend[{number}].access_log: {wrong}")
         return self
 
 

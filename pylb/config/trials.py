@@ -12,6 +12,7 @@ from functools import partial
 
 from pylb.config import changes, identity, routing
 from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.logtarget import targets, try_out
 from pylb.config.model import Backend, Config
 from pylb.config.tls import client_context, server_context
 
@@ -32,6 +33,8 @@ def problems(config: Config) -> list[str]:
     for number, backend in enumerate(config.backends):
         if backend.tls is not None:
             tried(f"backend[{number}].tls", partial(_try_client, backend))
+    for key, target in targets(config):
+        tried(key, partial(try_out, target))
     found += _rules(config)
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))

@@ -57,6 +57,11 @@ class BoardCollector:
         yield CounterMetricFamily(
             "pylb_log_lost", "Log lines that nobody read in time.", value=self._board.log_lost()
         )
+        yield CounterMetricFamily(
+            "pylb_access_log_lost",
+            "Lines of the access log that were dropped or could not be written.",
+            value=totals["access_lost"],
+        )
         yield self._latency()
         yield from self._workers()
         yield from self._per_server()

@@ -69,6 +69,7 @@ class Scaler:
         self._next_report = 0.0
         self._used = board.control[ControlField.USED_MICROCORES] / 1e6  # cores, smoothed
         self._used_at = _seconds(board.control[ControlField.USED_NS])
+        self._own = time.process_time(), -math.inf  # CPU seconds of this process, and when
         self._said = (True, "")  # what was logged last about the controller: connected, problem
 
     async def run(self) -> None:
@@ -88,6 +89,8 @@ class Scaler:
         self._smooth(now)
         if now >= self._next_report:
             self._report(now, inputs)
+            granted, idle = self._granted(now)  # an embedded controller has answered already
+            inputs = replace(inputs, granted=granted, idle=idle)
         if self.pinned is not None:
             self.decision = Decision(self.pinned, f"pinned to {self.pinned} by the operator")
             return
@@ -111,11 +114,16 @@ class Scaler:
             self._report(now, replace(inputs, current=decision.target))
 
     def _smooth(self, now: float) -> None:
-        """Smooth the CPU of all workers, leaving ones included, since a core that these use isn't idle."""
+        """Smooth the CPU of all workers, leaving ones included, and of this process, since it isn't idle.
+
+        Nor is it somebody else's: on a slow machine the control plane alone uses a tenth of a core.
+        """
+        (cpu, at), self._own = self._own, (time.process_time(), now)
         if not self.busy.known:
             return
+        own = (self._own[0] - cpu) / (now - at) if now > at else 0.0
         keep = 0.5 ** ((now - self._used_at) / HALF_LIFE)
-        self._used = keep * self._used + (1 - keep) * math.fsum(self.busy.fractions.values())
+        self._used = keep * self._used + (1 - keep) * (math.fsum(self.busy.fractions.values()) + own)
         self._used_at = now
         self._board.control[ControlField.USED_MICROCORES] = round(self._used * 1e6)
         self._board.control[ControlField.USED_NS] = _ns(now)
@@ -152,14 +160,14 @@ class Scaler:
         board = self._board
         serving = snapshot.serving(board)
         rows = serving if self.busy.known else []
-        grant = self.controller.current(now)
+        granted, idle = self._granted(now)
         busy = [self.busy.fractions.get(row, 0.0) for row in rows]
         waiting = [self.busy.waiting.get(row, 0.0) for row in rows]
         return Inputs(
             current=self.target,
             usable=whole_cores(usable_cores()),
-            granted=None if grant is None else grant.cores,
-            idle=None if grant is None else grant.idle_cores,
+            granted=granted,
+            idle=idle,
             busy=busy,
             waiting=self.steal.waiting(busy, waiting),
             lag_us=max((board.row(row)[Field.LAG_US] for row in serving), default=0),
@@ -168,6 +176,11 @@ class Scaler:
             connections=board.total(Field.CONNECTIONS),
             young=now < max(self._began, self.controller.since) + YOUNG,
         )
+
+    def _granted(self, now: float) -> tuple[int | None, int | None]:
+        """Cores leased and cores idle beside them, by the grant in force."""
+        grant = self.controller.current(now)
+        return (None, None) if grant is None else (grant.cores, grant.idle_cores)
 
     def status(self) -> dict[str, Any]:
         """The scaling part of ``/status``."""

@@ -147,7 +147,7 @@ def totals(board: Scoreboard) -> dict[str, int]:
         *(Field.CONNECTIONS, Field.IN_FLIGHT, Field.ACCEPTED, Field.ADOPTED, Field.HANDED_OVER),
         *(Field.REQUESTS, Field.RETRIES, Field.BYTES_IN, Field.BYTES_OUT, Field.STATUS_1XX),
         *(Field.STATUS_2XX, Field.STATUS_3XX, Field.STATUS_4XX, Field.STATUS_5XX, Field.REFUSED),
-        *(Field.TIMEOUTS, Field.ABORTED, Field.INTERNAL, Field.PAUSES),
+        *(Field.TIMEOUTS, Field.ABORTED, Field.INTERNAL, Field.PAUSES, Field.ACCESS_LOST),
     )
     return {field.name.lower(): board.total(field) for field in names}
 

@@ -177,4 +177,6 @@ def render(status: dict[str, Any]) -> RenderableType:
     )
     if lost := status.get("log_lost"):
         foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
+    if lost := totals.get("access_lost"):
+        foot.append(f"\n{lost:,} lines of the access log are missing", "yellow")
     return Group(head, "", workers, "", servers, "", foot)

@@ -21,6 +21,8 @@ from pylb.log import log
 MAX_FDS = 200
 """Descriptors per packet; the kernel refuses more than 253."""
 
+_RIGHTS = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+
 MAX_PACKET = 256 * 1024
 """A sender must keep a packet below the send buffer; `pair` asks the kernel for one of this size."""
 
@@ -54,8 +56,11 @@ def send(sock: socket.socket, message: dict[str, Any]) -> bool:
     return True
 
 
-def recv(sock: socket.socket) -> dict[str, Any] | None:
+def recv(sock: socket.socket, fds: list[int] | None = None) -> dict[str, Any] | None:
     """The next message.
+
+    Args:
+        fds: gets the descriptors that came with it, now the caller's; without a list they are refused.
 
     Raises:
         BlockingIOError: nothing is there now.
@@ -64,7 +69,11 @@ def recv(sock: socket.socket) -> dict[str, Any] | None:
     Returns None at the end of file, which means that the other process is gone.
     """
     try:
-        data = sock.recv(MAX_PACKET)
+        if fds is None:
+            data = sock.recv(MAX_PACKET)
+        else:
+            data, ancillary, _, _ = sock.recvmsg(MAX_PACKET, _RIGHTS, socket.MSG_CMSG_CLOEXEC)
+            fds += _descriptors(ancillary)
     except BlockingIOError:
         raise
     except OSError:  # reset; whatever else is wrong with it, nothing more will come
@@ -80,11 +89,18 @@ def recv(sock: socket.socket) -> dict[str, Any] | None:
     return message
 
 
-def waiting(sock: socket.socket) -> Iterator[dict[str, Any] | None]:
-    """The messages that are there now; None, when the other process is gone, is the last."""
+def waiting(sock: socket.socket, fds: list[int] | None = None) -> Iterator[dict[str, Any] | None]:
+    """The messages that are there now; None, when the other process is gone, is the last.
+
+    With a list for descriptors (see `recv`), those that nobody has taken from it by the next message are
+    closed.
+    """
     while True:
+        if fds:
+            close_all(fds)
+            fds.clear()
         try:
-            message = recv(sock)
+            message = recv(sock, fds)
         except BlockingIOError:
             return
         except ValueError as error:
@@ -114,17 +130,12 @@ def send_connections(sock: socket.socket, header: dict[str, Any], fds: Sequence[
 
 def recv_connections(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next packet of an inbox with its descriptors (now the caller's), None when there is none."""
-    fds = array.array("i")
-    space = socket.CMSG_SPACE(MAX_FDS * fds.itemsize)
     flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     try:
-        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET, space, flags)
+        data, ancillary, _, _ = sock.recvmsg(MAX_PACKET, _RIGHTS, flags)
     except (BlockingIOError, ConnectionResetError):
         return None
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
-    received = list(fds)
+    received = _descriptors(ancillary)
     if not data and not received:
         return None
     try:
@@ -135,6 +146,14 @@ def recv_connections(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | 
         close_all(received)
         return {}, []
     return header, received
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return list(fds)
 
 
 def close_all(fds: Sequence[int]) -> None:

@@ -60,6 +60,7 @@ TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
     "retire": {"to": _numbers, "binds": _texts},
     "cut": {"reason": _text},
+    "reopen": {"path": _text},
 }
 """``listen``: read exactly these slots' sockets.
 
@@ -69,7 +70,9 @@ those that can't move at most ``lively`` clients are asked to come back.
 ``retire``: give all connections that came by ``binds`` to these rows, serve the others to their end, and
 leave. It comes again when the rows change; without rows: finish, close, leave.
 
-``cut``: close what is left, and leave."""
+``cut``: close what is left, and leave.
+
+``reopen``: write the access log of this path to the descriptor that comes with the message."""
 
 
 def wrong(message: Mapping[str, Any], known: Mapping[str, Mapping[str, _Test]]) -> str:

@@ -179,13 +179,14 @@ class View:
 
         Of a client that is no trusted proxy, forwarding fields are as good as not sent.
         """
+        name = name.replace(b"_", b"-")
         if name in CLIENT_FIELDS and not self.head.trusted:
             return []
         raw = self.head.raw
         folded = self._folded
         if folded is None:
             folded = self._folded = raw.translate(_FOLD)
-        line = b"\n" + name.replace(b"_", b"-") + b":"
+        line = b"\n" + name + b":"
         begin = folded.find(line)
         found = []
         while begin >= 0:

@@ -30,6 +30,7 @@ from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
 from pylb.scoreboard import Scoreboard, SupervisorField
 from pylb.supervisor import privileges, signals
+from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.channels import Channels
 from pylb.supervisor.controlplane import ControlPlane
 from pylb.supervisor.fleet import Fleet
@@ -100,6 +101,8 @@ class Arbiter:
         self.identities = privileges.Identities()
         who = self.identities.look_up(config)
         secrets = read_secrets(config)
+        self.access_logs = AccessLogs()
+        opened = self.access_logs.open(config)
         self.board = Scoreboard(slots, room_for(config), rows)
         logging_.count_lost(self._count_lost)
         self.indices = Indices(self.board)
@@ -117,7 +120,7 @@ class Arbiter:
             privileges.give(address, who)
         self.inboxes = Inboxes(rows)
         self.fleet = Fleet(
-            Generation(1, config, secrets, listeners),
+            Generation(1, config, secrets, listeners, opened),
             self.board,
             self.indices,
             self.inboxes,
@@ -138,7 +141,7 @@ class Arbiter:
         self.pins = Pins(self.fleet)
         self.stop = Stop(self.board, self._drain, self.fleet.kill)
         self.reload = Reload(
-            *(reload, self.fleet, self.control, self.identities, self.guard),
+            *(reload, self.fleet, self.control, self.identities, self.access_logs, self.guard),
             announced=lambda: self.stop.announced,
         )
 
@@ -248,6 +251,8 @@ class Arbiter:
                     self.control.tick(now)
                 with guard("the reload's tick"):
                     self.reload.check()
+                with guard("the access logs"):
+                    self.access_logs.tick()
                 with guard("the log"):
                     logging_.tick(self.board.log_lost())
                     guard.tick(now)
@@ -284,6 +289,10 @@ class Arbiter:
             self.pins.pin(self.fleet.wanted.count + 1)
         elif number == signal.SIGTTOU:
             self.pins.pin(self.fleet.wanted.count - 1)
+        elif number == signal.SIGUSR1:
+            workers = self.fleet.workers.values()
+            served = [self.fleet.newest.config, self.fleet.served.config]
+            self.access_logs.reopen([*served, *(worker.config for worker in workers)], workers)
         elif number in signals.IGNORED:
             log.warning("%s: ignored; %s", signals.name(number), signals.IGNORED[signal.Signals(number)])
 

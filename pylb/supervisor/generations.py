@@ -5,9 +5,10 @@ Data alone: every part of the supervisor knows it, and it knows none of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pylb.config.address import Address
+from pylb.config.logtarget import Destination, Target
 from pylb.config.model import Config
 from pylb.config.runtime import default_admin_path
 from pylb.net.listeners import Listeners
@@ -23,6 +24,8 @@ class Generation:
     config: Config
     secrets: Secrets
     listeners: Listeners
+    access_logs: dict[Target, int | Destination] = field(default_factory=dict)
+    """What its workers write to; the descriptors stay the supervisor's."""
 
 
 def binds_of(config: Config) -> list[tuple[str, Address]]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import socket
 
 from pylb import log as logging_
+from pylb.config.logtarget import Destination, Target
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.net import steering
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import Listeners
 from pylb.supervisor import privileges
+from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.controlplane import ControlPlane
 from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.generations import Generation, admin_address_of, binds_of
@@ -29,11 +31,17 @@ class Pending:
         fleet: whose newest generation it will be.
         control: whose process and admin socket it may replace.
         identities: of the users that processes run as.
+        logs: opens the access logs' files.
         guard: of each step of the end.
     """
 
     def __init__(
-        self, fleet: Fleet, control: ControlPlane, identities: privileges.Identities, guard: Guard
+        self,
+        fleet: Fleet,
+        control: ControlPlane,
+        identities: privileges.Identities,
+        logs: AccessLogs,
+        guard: Guard,
     ) -> None:
         self.removed: list[socket.socket] = []
         """Sockets of binds that the new configuration hasn't; new workers close their copies."""
@@ -42,6 +50,8 @@ class Pending:
         self._fleet = fleet
         self._control = control
         self._identities = identities
+        self._logs = logs
+        self._opened: dict[Target, int | Destination] = {}
         self._guard = guard
         self._before = fleet.before()
         self._listeners: Listeners | None = None
@@ -60,6 +70,7 @@ class Pending:
         who = self._identities.look_up(config)
         self._config = config
         self._secrets = read_secrets(config)
+        self._opened = self._logs.open(config)
         listeners = self._fleet.newest.listeners
         address, admin = admin_address_of(config), self._control.admin
         listening = [*listeners.all(), admin.sock]
@@ -81,7 +92,7 @@ class Pending:
     def begin(self, number: int) -> None:
         """Start the generation's workers."""
         assert self._listeners is not None
-        self._fleet.begin(Generation(number, self._config, self._secrets, self._listeners))
+        self._fleet.begin(Generation(number, self._config, self._secrets, self._listeners, self._opened))
 
     # -- its end ---------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pylb.config.model import Config
 from pylb.log import log
 from pylb.net.listeners import BindError
 from pylb.net.messages import shortened
+from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.controlplane import ControlPlane
 from pylb.supervisor.fleet import EARLY_DEATHS, Fleet
 from pylb.supervisor.guard import Guard
@@ -34,6 +35,7 @@ class Reload:
         fleet: whose generation is replaced.
         control: whose process is replaced.
         identities: of the users that processes run as.
+        logs: opens the access logs' files.
         guard: of what could fail at its end.
         announced: whether a stop is announced, so that none may begin.
     """
@@ -44,6 +46,7 @@ class Reload:
         fleet: Fleet,
         control: ControlPlane,
         identities: Identities,
+        logs: AccessLogs,
         guard: Guard,
         announced: Callable[[], bool],
     ) -> None:
@@ -54,6 +57,7 @@ class Reload:
         self._fleet = fleet
         self._control = control
         self._identities = identities
+        self._logs = logs
         self._guard = guard
         self._announced = announced
         self._last_generation = fleet.newest.number
@@ -107,7 +111,7 @@ class Reload:
         self._begin(config, renewal=True)
 
     def _begin(self, config: Config, renewal: bool) -> None:
-        self.pending = Pending(self._fleet, self._control, self._identities, self._guard)
+        self.pending = Pending(self._fleet, self._control, self._identities, self._logs, self._guard)
         self._renewal = renewal
         try:
             self.pending.prepare(config)

@@ -17,12 +17,12 @@ MEANT = (
     signal.SIGHUP,
     signal.SIGTTIN,
     signal.SIGTTOU,
+    signal.SIGUSR1,
     signal.SIGCHLD,
 )
 """Those that do something."""
 
 IGNORED = {
-    signal.SIGUSR1: "it will reopen logs in a later version; the log goes to standard error",
     signal.SIGUSR2: "it will upgrade the program in a later version; restart instead",
     signal.SIGALRM: "it has no meaning here",
     signal.SIGVTALRM: "it has no meaning here",
@@ -37,7 +37,7 @@ broken (SEGV, ABRT, …) keep their meaning."""
 
 HANDLED = (*MEANT, *IGNORED)
 
-_CAN_WAIT = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
+_CAN_WAIT = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1)
 """Which do their work as well a moment later; a stop can't wait, since a start may hang in a name's
 resolution."""
 
@@ -53,7 +53,7 @@ def survive(serving: bool) -> None:
         serving: whether this process will be a supervisor: then an order that comes early waits until
             there is one to carry it out. Another command may be ended by a terminal's hang-up.
     """
-    for number in IGNORED:
+    for number in (*IGNORED, signal.SIGUSR1):  # whoever rotates logs may send it to every pylb
         signal.signal(number, signal.SIG_IGN)
     if serving:
         signal.pthread_sigmask(signal.SIG_BLOCK, _CAN_WAIT)

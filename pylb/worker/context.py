@@ -9,6 +9,7 @@ import socket
 import ssl
 from dataclasses import dataclass, field
 
+from pylb.config.logtarget import Destination, Target
 from pylb.config.model import Config, ServerKey
 from pylb.rules.maps import Map
 from pylb.scoreboard import Scoreboard
@@ -42,3 +43,5 @@ class WorkerContext:
     """Maps of the rules, with what their files held."""
     bodies: dict[str, bytes] = field(default_factory=dict)
     """What the files of answers and error pages held, by their path."""
+    access_logs: dict[Target, int | Destination] = field(default_factory=dict)
+    """Of each target of an access log, the open file, or the address of a syslog server."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from pylb import latency
+from pylb.config.logtarget import Target
 from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
@@ -27,6 +28,7 @@ from pylb.repeats import Repeats
 from pylb.scoreboard import REASONS, Field
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.facts import Client
+from pylb.worker.logwriter import LogWriter
 from pylb.worker.recall import Recalls
 
 WRITE_BUFFER = 512 * 1024
@@ -141,6 +143,7 @@ class Core:
         self.tunnels: set[Tunnelled] = set()
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
+        self.access_logs: dict[Target, LogWriter] = {}
         self.adopting = 0
         """Connections that have a descriptor and aren't in `clients` yet: they begin with TLS or a PROXY
         header, or come from another worker."""

@@ -88,7 +88,9 @@ class Ends(FromClient, FromServer):
         if tx.answered_ns:
             tx.state = "D"
         elif self.server is not None:
-            tx.state = "H"
+            # As HAProxy, which has CD for a client that leaves in an upload, and cH for one that stalls.
+            uploading = reason is Reason.CLIENT_GONE and self.body is not None and not self.body.done
+            tx.state = "D" if uploading else "H"
         elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
             tx.state = "C"
         else:

@@ -23,7 +23,7 @@ from pylb.worker.ends import NEVER, now_ns
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.phases.account import account
-from pylb.worker.sides import ClientSide, Spans, Trailers
+from pylb.worker.sides import ClientSide, Spans, Trailers, size
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
 from pylb.worker.way import Way
@@ -138,7 +138,7 @@ class Exchange(Way):
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
             if not self.plain:
-                tx.bytes_out = len(buffer) - at
+                tx.bytes_out = size(buffer, at, spans)
                 self._over(True)
                 return
             # `_over` for the usual request, which has changed little that has to be set back.
@@ -147,7 +147,7 @@ class Exchange(Way):
             self.server_deadline = NEVER
             account(core, tx, head.status, tx.answered_ns)  # all of it has come with the head
             if tx.frontend.on_account:
-                tx.bytes_out = len(buffer) - at
+                tx.bytes_out = len(buffer) - at if spans is None else size(buffer, at, spans)
                 self._tell()
                 tx.bytes_out = 0
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
@@ -159,7 +159,7 @@ class Exchange(Way):
                 self.body.kept = b""  # it won't be sent again
             self._await_server()
             tx.response = head
-            tx.bytes_out = len(buffer) - at
+            tx.bytes_out = size(buffer, at, spans)
             client.respond(head, buffer, at, False, spans)
 
     def interim(self, head: ResponseHead) -> None:
@@ -172,7 +172,7 @@ class Exchange(Way):
         if client is not None:
             if not self.client_stuck:
                 self.server_deadline = self.core.now + self.tx.timeouts.server
-            self.tx.bytes_out += len(buffer)
+            self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
 
     def response_end(self, trailers: Trailers = ()) -> None:

@@ -25,7 +25,10 @@ class Client:
         told: the client's address and port, where a trusted PROXY header has given them.
     """
 
-    __slots__ = ("bind", "told", "name", "offered", "protocol", "accepted_ns", "requests", "_transport")
+    __slots__ = (
+        *("bind", "told", "name", "offered", "protocol", "accepted_ns", "requests", "label", "_transport"),
+        "_source",
+    )
 
     def __init__(
         self, transport: asyncio.BaseTransport, bind: str, told: Endpoint | None = None, name: str = ""
@@ -41,12 +44,20 @@ class Client:
         self.accepted_ns = time.monotonic_ns()
         self.requests = 0
         """How many requests have begun on this connection."""
+        self.label = ""
+        """Address and port as the access log writes them, once it has."""
         self._transport = transport
+        self._source: Endpoint | None = told
 
     @property
     def source(self) -> Endpoint | None:
-        """The client's address and port; None for a unix socket."""
-        return self.told or _endpoint(self._transport, "peername")
+        """The client's address and port; None for a unix socket.
+
+        A socket that was reset has forgotten it, so it is kept once it was asked for."""
+        source = self._source
+        if source is None:
+            source = self._source = _endpoint(self._transport, "peername")
+        return source
 
     @property
     def destination(self) -> Endpoint | None:
@@ -74,6 +85,13 @@ class Client:
         """``TLSv1.3``; empty where no TLS ends here."""
         tls = self._transport.get_extra_info("ssl_object")
         return "" if tls is None else tls.version() or ""
+
+    @property
+    def tls_cipher(self) -> str:
+        """``TLS_AES_256_GCM_SHA384``; empty where no TLS ends here."""
+        tls = self._transport.get_extra_info("ssl_object")
+        cipher = tls.cipher() if tls is not None else None
+        return "" if cipher is None else cipher[0]
 
     @property
     def subject(self) -> bytes:

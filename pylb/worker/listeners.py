@@ -10,17 +10,20 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.http.errors import Refused, overflow
+from pylb.http.errors import Refused, error, overflow
 from pylb.scoreboard import Field
 from pylb.worker.accept import ByHand, HandServer
 from pylb.worker.client.http1 import Http1Connection
 from pylb.worker.client.tcp import TcpConnection
 from pylb.worker.core import Core
-from pylb.worker.facts import Endpoint
+from pylb.worker.exchange import begin
+from pylb.worker.facts import Client, Endpoint
 from pylb.worker.frontend import Bind
+from pylb.worker.reasons import Reason
 
 _HANDSHAKE = 0.25  # seconds in which a handshake that has begun is over: a long round trip
 _SHUTDOWN = 86400.0
@@ -29,12 +32,20 @@ takes something it is to get all; the codec's own deadline (`timeouts.client`) i
 
 
 class Overflow(asyncio.Protocol):
-    """A connection above ``limits.connections``: answered 503 where that costs no handshake, and closed."""
+    """A connection above ``limits.connections``: answered 503 where that costs no handshake, and closed.
 
-    def __init__(self, speak: bool) -> None:
+    Args:
+        speak: whether it is answered.
+        tell: is told of the connection.
+    """
+
+    def __init__(self, speak: bool, tell: Callable[[asyncio.BaseTransport], None] | None = None) -> None:
         self._speak = speak
+        self._tell = tell
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._tell is not None:
+            self._tell(transport)
         if self._speak:
             transport.write(overflow())  # type: ignore[attr-defined]
         transport.close()
@@ -49,6 +60,8 @@ class Listener:
         self._core = core
         self.bind = bind
         self._raw = bind.frontend.raw
+        self.going = False
+        """Whether no worker reads it any more when this one has left."""
         self.by_hand: ByHand | None = None
         """Accepts in the event loop's place where a PROXY header or TLS comes first; else None."""
         if config.accept_proxy or context is not None:
@@ -79,10 +92,25 @@ class Listener:
         core = self._core
         if core.full():
             core.count_refusal(Refused(503, "connections"))
-            return Overflow(not self._raw and not self.bind.tls)
+            speak = not self._raw and not self.bind.tls
+            if not self.bind.frontend.on_account:
+                return Overflow(speak)
+            return Overflow(speak, lambda transport: self._overflown(transport, told, speak))
         if self._raw:
             return TcpConnection(core, self.bind, told)
-        return Http1Connection(core, self.bind, told)
+        connection = Http1Connection(core, self.bind, told)
+        connection.movable = connection.movable and not self.going
+        return connection
+
+
+    def _overflown(self, transport: asyncio.BaseTransport, told: Endpoint | None, speak: bool) -> None:
+        """Tell the phases of the account of a connection above the limit, of which nothing is read."""
+        exchange = begin(self._core, Client(transport, self.bind.key, told), self.bind.frontend)
+        tx, answer = exchange.tx, error(503)
+        tx.own = True
+        if speak:
+            tx.response, tx.bytes_out = answer.head, len(answer.body)
+        exchange.never(Reason.REFUSED)
 
 
 class Listeners:
@@ -182,23 +210,26 @@ class Listeners:
         return self._slots
 
     async def close(self, read_by_others: set[str]) -> None:
-        """Close this process's copies of all slots' sockets.
+        """Close this process's copies of the sockets that others read; accept what the other ones hold."""
+        for bind, sockets in list(self._sockets.items()):
+            listener = self._listeners[bind]
+            listener.going = bind not in read_by_others
+            for sock in sockets:
+                if listener.going:
+                    await self._empty(listener, sock)
+                else:
+                    sock.close()
 
-        Of a bind that nobody else will read, what the kernel has completed is accepted first. Every worker
-        does so. After a reload no handshake begins there any more (`steering.turn_away`); those under way are
-        given the time to end before the sockets are emptied a last time and closed.
+    async def close_rest(self, handshakes: bool) -> None:
+        """Close the sockets that nobody else will read, each as soon as it was emptied once more.
+
+        Every worker does so.
 
         Args:
-            read_by_others: keys of binds; none at a stop.
+            handshakes: wait for those under way. After a reload no other ones begin (`steering.turn_away`).
         """
-        for bind in read_by_others & self._sockets.keys():
-            for sock in self._sockets[bind]:
-                sock.close()
-        gone = {bind: sockets for bind, sockets in self._sockets.items() if bind not in read_by_others}
-        if read_by_others and any(not bind.startswith("unix:") for bind in gone):
-            for bind, sockets in gone.items():
-                for sock in sockets:
-                    await self._empty(self._listeners[bind], sock)
+        gone = {bind: sockets for bind, sockets in self._sockets.items() if self._listeners[bind].going}
+        if handshakes and any(not bind.startswith("unix:") for bind in gone):
             await asyncio.sleep(_HANDSHAKE)
         for bind, sockets in gone.items():
             for sock in sockets:

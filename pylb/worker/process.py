@@ -27,6 +27,7 @@ import uvloop
 
 from pylb import log as logging_
 from pylb.config import changes, routing
+from pylb.config.accesslog import in_force
 from pylb.config.model import Server
 from pylb.log import log
 from pylb.net import channel, messages
@@ -39,6 +40,7 @@ from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
 from pylb.worker.frontend import Bind
 from pylb.worker.handover import HandOver
 from pylb.worker.listeners import Listener, Listeners
+from pylb.worker.logwriter import LAST, writer
 from pylb.worker.mapfiles import MapFiles
 from pylb.worker.runqueue import RunQueue
 
@@ -87,11 +89,13 @@ class Worker:
                 config.timeouts,
             )
         self.servers = [server for backend in self.backends.values() for server in backend.servers]
+        core.access_logs = {target: writer(target, to) for target, to in context.access_logs.items()}
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
         for frontend in config.frontends:
+            access_log = in_force(config.log.access, frontend.access_log)
             rules = routing.compiled(config, frontend, context.maps, self.backends, context.bodies)
-            compiled = phases.compiled(frontend, self.backends, core, rules, context.bodies)
+            compiled = phases.compiled(frontend, self.backends, core, rules, context.bodies, access_log)
             sni = {name: self.backends[to] for name, to in frontend.sni.items()}
             for address in frontend.bind:
                 key = str(address)
@@ -191,7 +195,8 @@ class Worker:
             channel.send(self._context.channel, {"op": "ready"})
 
     def _read_channel(self) -> None:
-        for message in channel.waiting(self._context.channel):
+        fds: list[int] = []
+        for message in channel.waiting(self._context.channel, fds):
             if message is None:
                 log.error("the supervisor is gone; closing when the requests under way are answered")
                 self.core.loop.remove_reader(self._context.channel.fileno())
@@ -199,6 +204,10 @@ class Worker:
             wrong = messages.wrong(message, messages.TO_WORKER)
             if wrong:
                 log.error("a message of the supervisor is passed over: %s", wrong)
+            elif message["op"] == "reopen":
+                for target, one in self.core.access_logs.items():
+                    if fds and target.path == message["path"]:
+                        one.reopened(fds[0])
             else:
                 self._order(message)
 
@@ -243,6 +252,10 @@ class Worker:
         if targets:
             self._move_to(targets, binds)
         self._close_idle()
+        before = set(core.clients)
+        await self.listeners.close_rest(handshakes=not core.stopping)
+        for client in core.clients - before:  # they will be told with their next response
+            core.loop.call_later(core.spread, client.drain)
         self.emptier()
         if core.stopping:
             self._cut_after(self._context.config.drain.timeout, "drain.timeout")
@@ -334,7 +347,9 @@ class Worker:
                 backend.look_at(used)
         rows = self.board.live_rows()
         self.alone = len(rows) == 1
-        if core.limits.connections:
+        if core.access_logs:
+            self._write_access_logs()
+        if core.limits.connections or core.access_logs:
             others = (self.board.row(row) for row in rows if row != self.row)
             core.held_by_others = sum(cells[Field.CONNECTIONS] for cells in others)
         if now >= self._next_sweep:
@@ -346,6 +361,26 @@ class Worker:
                 self._order({"op": "listen", "slots": slots})
         if self.hand_over.deaf and not core.leaving:
             self.hand_over.listen()
+
+    def _write_access_logs(self) -> None:
+        core = self.core
+        lost = 0
+        for one in core.access_logs.values():
+            one.push()
+            lost += one.lost
+        if lost > core.counters[Field.ACCESS_LOST]:
+            core.counters[Field.ACCESS_LOST] = lost
+            for one in core.access_logs.values():
+                if one.why:
+                    text = f"access log {one.name}: lines are missing: {one.why}"
+                    core.say(logging.ERROR, ("access log", one.name), text)
+
+    def close_access_logs(self) -> None:
+        """Write what is left of them; nothing is served any more, so this may wait for a moment."""
+        until = time.monotonic() + LAST
+        for one in self.core.access_logs.values():
+            one.close(until)
+        self.core.counters[Field.ACCESS_LOST] = sum(one.lost for one in self.core.access_logs.values())
 
     def _sweep(self, now: float) -> None:
         """Call `expire` of everything whose deadline has passed."""
@@ -405,4 +440,5 @@ async def _main(context: WorkerContext) -> None:
     try:
         await worker.serve()
     finally:
+        worker.close_access_logs()
         worker.flush()

@@ -53,6 +53,11 @@ def contents(buffer: bytes, spans: Spans) -> bytes:
     return b"".join([buffer[start:end] for start, end in spans])
 
 
+def size(buffer: bytes, at: int, spans: Spans) -> int:
+    """How many bytes of a body are in a buffer from an offset on, without any framing."""
+    return len(buffer) - at if spans is None else sum([end - start for start, end in spans])
+
+
 class Pipe(ABC):
     """One end of a tunnel."""
 

@@ -91,4 +91,4 @@ class Transaction:
         self.bytes_in = 0
         """Bytes of the request's body, and of what came through a tunnel after it."""
         self.bytes_out = 0
-        """Bytes of the response's body, and of what was sent through a tunnel after it."""
+        """Bytes of the response's body without framing, and of what was sent through a tunnel after it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.vm import demo, figure4, tails, vcpus
+from bench.vm import demo, figure4, killed, tails, vcpus
 from bench.vm.scene import read_wrk, used
 
 _WRK = """\
@@ -43,7 +43,8 @@ def test_cores_between_two_moments() -> None:
 def turn(mode: str, rps: float, p50: float) -> dict[str, Any]:
     cores = {"lb": 1.0, "web-1": 0.1, "web-2": 0.1, "extra": 0.6, "rest": 0.2}
     times = {"p50_ms": p50, "p99_ms": 3 * p50, "most_ms": 4 * p50}
-    more = {"requests": int(5 * rps), "failed": 0, "timeouts": 0, "workers": 2, "preferred_after": 1.0}
+    more: dict[str, Any] = {"requests": int(5 * rps), "failed": 0, "timeouts": 0, "workers": 2}
+    more |= {"preferred_after": 1.0, "again": []}
     return {"mode": mode, "rps": rps, "cores": cores, **times, **more}
 
 
@@ -54,7 +55,7 @@ def rounds(l_times: float) -> dict[str, Any]:
         rates = {"Base": base, "L/A": 0.6 * base, "L": l_times * base, "L/W": 2 * base}
         found.append({mode: turn(mode, rate, 60_000 / rate) for mode, rate in rates.items()})
     cdf = dict.fromkeys(figure4.MODES, [300.0] * 199)
-    return {"machine": {"cpu": "2 x test"}, "accelerator": "tcg", "rounds": found, "cdf": cdf}
+    return {"machine": {"cpu": "2 x test"}, "accelerator": "tcg", "load": 0.1, "rounds": found, "cdf": cdf}
 
 
 def test_figure_4_is_judged_within_rounds(tmp_path: Path) -> None:
@@ -64,6 +65,9 @@ def test_figure_4_is_judged_within_rounds(tmp_path: Path) -> None:
     page = figure4.page(found)
     assert "| balancer (L) | 320 (240–400) | 1.60 (1.60–1.60) |" in page
     assert "L answers 1.60 times as many as Base (wanted: 1.5)" in page
+    assert "None of the 12 turns" in page
+    found["rounds"][1]["L"]["again"] = ["the controller doesn't answer"]
+    assert "12 turns 1 failed and were taken again: L: the controller doesn't answer. " in figure4.page(found)
     assert [so for _, _, so in figure4.claims(rounds(0.5))] == [False, False, True]
     figure4.draw(found, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
@@ -133,3 +137,16 @@ def test_the_kernels_counters() -> None:
     found = tails.counters(text)
     assert (found["RetransSegs"], found["TCPTimeouts"], found["ListenDrops"]) == (5, 3, 2)
     assert found["ListenOverflows"] == 0
+
+
+def test_the_page_of_a_killed_controller() -> None:
+    turn = {"usual": 1024, "given": 10240, "killed": 10240, "lent": True, "seconds": 0.5, "ended": 1024}
+    turns: list[dict[str, Any]] = [
+        {**turn, "case": case, "said": [f"said {case}"], "good": True} for case in killed.CASES
+    ]
+    turns[0]["offline"] = 0.25
+    lines = killed.page({"machine": {}, "accelerator": "tcg", "turns": turns})
+    assert "| the load ends | 1024 | 10240 | 10240 | 1024 | 0.50 s | 0.25 s later | 1024 | yes |" in lines
+    assert f"- {killed.GOES_ON}: said {killed.GOES_ON}" in lines
+    assert any("| 1024, then 10240 | 0.50 s | — |" in line for line in lines)
+    assert any("| 3000 | 0.50 s | **not** | 1024 |" in line for line in lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from controller import embedded
 from controller.embedded import EmbeddedController
 from controller.protocol import Grant, Report
-from controller.sources.measured import MeasuredSource
+from controller.sources.measured import MeasuredSource, cpu_times
 from pylb.config import load
 from pylb.control import scaler as scaler_module
 from pylb.control import snapshot
@@ -80,11 +81,12 @@ def test_a_change_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_its_own_use_is_reported_as_smooth_as_idleness_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.process_time", lambda: 0.0)
     scaler, told = scaler_and_controller(monkeypatch, [])
     monkeypatch.setattr(scaler.busy, "sample", lambda: None)
     monkeypatch.setattr(snapshot.Busy, "known", True)
     idle = total = 0.0
-    source = MeasuredSource(read=lambda: [(idle, total)], usable=lambda: 1.0, mask=lambda: {0})
+    source = MeasuredSource(read=lambda: {0: (idle, total)}, usable=lambda: 1.0, mask=lambda: {0})
     sums = []
     for step in range(40):
         busy = 0.9 if step % 4 else 0.1  # of a quarter of a second
@@ -114,7 +116,9 @@ class Machine:
             scaler_module,
             "MeasuredSource",
             lambda: MeasuredSource(
-                read=lambda: self._times, usable=lambda: float(cores), mask=lambda: set(range(cores))
+                read=lambda: dict(enumerate(self._times)),
+                usable=lambda: float(cores),
+                mask=lambda: set(range(cores)),
             ),
         )
 
@@ -210,6 +214,23 @@ def test_a_worker_that_hangs_does_not_blind_a_new_control_plane(monkeypatch: pyt
     assert scaler.busy.known
 
 
+def test_an_embedded_controllers_grant_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision beside a report went by the grant before it."""
+    scaler, told = scaler_and_controller(monkeypatch, [])
+    grants: list[Grant] = []
+    monkeypatch.setattr(told, "report", lambda report: grants.append(Grant(2, 1, 3.0, "two are idle")))
+    monkeypatch.setattr(told, "current", lambda now: grants[-1] if grants else None)
+    seen: list[Inputs] = []
+
+    def decide(now: float, inputs: Inputs) -> Decision:
+        seen.append(inputs)
+        return Decision(inputs.current, "")
+
+    monkeypatch.setattr(scaler._policy, "decide", decide)
+    scaler.step(1000.0)
+    assert (seen[0].granted, seen[0].idle) == (1, 2)
+
+
 def test_what_the_policy_remembers_outlives_the_control_plane() -> None:
     board = Scoreboard(2)
     assert remembered(board) == Memory()
@@ -230,14 +251,23 @@ def test_a_quota_of_one_and_a_half_cpus_gives_two_workers(monkeypatch: pytest.Mo
     assert scaler.status()["usable_cores"] == 1.5
 
 
-def test_a_machine_that_does_not_tell_its_times_has_no_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_does_not_tell_its_times_has_no_idle_cores(tmp_path: Path) -> None:
     """Without ``/proc`` the control plane died at each start, and nobody could ask for the status."""
-
-    def unknown(percpu: bool) -> None:
-        raise FileNotFoundError(2, "No such file or directory", "/proc/stat")
-
-    monkeypatch.setattr("psutil.cpu_times", unknown)
-    source = MeasuredSource()
+    source = MeasuredSource(read=lambda: cpu_times(tmp_path / "stat"))
     for second in range(5):
         source.sample(1000.0 + second)
     assert source.idle() == 0.0 and source.per_cpu() == []
+
+
+def test_the_control_planes_own_use_is_no_one_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an emulated machine it uses a tenth of a core, which was held against it: 1.7 cores are no 1.75."""
+    spent = 0.0
+    monkeypatch.setattr("time.process_time", lambda: spent)
+    scaler, told = scaler_and_controller(monkeypatch, [])
+    monkeypatch.setattr(scaler.busy, "sample", lambda: None)
+    monkeypatch.setattr(snapshot.Busy, "known", True)
+    scaler.busy.fractions[0] = 0.9
+    for step in range(40):
+        spent += 0.125 * TICK
+        scaler.step(1000 + TICK * step)
+    assert told.reports[-1].busy == pytest.approx(1.025, abs=0.001)

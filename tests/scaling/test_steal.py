@@ -74,7 +74,7 @@ def test_a_worker_that_is_robbed_is_under_pressure_and_not_given_up() -> None:
 
 def test_stolen_time_is_not_idle() -> None:
     times = [(0.0, 0.0)]
-    source = MeasuredSource(1.0, lambda: times, lambda: 1.0, lambda: {0})
+    source = MeasuredSource(1.0, lambda: dict(enumerate(times)), lambda: 1.0, lambda: {0})
     source.sample(0)
     times = [(0.25, 1.0)]  # idle for a quarter; stolen time is in the total
     source.sample(1)

@@ -19,7 +19,7 @@ def test_a_reload_that_waits_is_refused_once_a_stop_is_announced(caplog: pytest.
     announced = False
     fleet = Mock(Fleet, stopping=False, short="", failed_starts=0)
     fleet.newest = fleet.served = Generation(1, config, cast(Any, None), cast(Any, None))
-    reload = Reload(lambda: config, fleet, Mock(), Mock(), Guard(), lambda: announced)
+    reload = Reload(lambda: config, fleet, Mock(), Mock(), Mock(), Guard(), lambda: announced)
     reload.pending = Mock()
     reload.start()  # another one is under way
     announced = True

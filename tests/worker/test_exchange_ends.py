@@ -34,7 +34,7 @@ def _in(state: State, scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("state", "letter"),
-    [("connecting", "C"), ("waiting", "Q"), ("body", "H"), ("sent", "H"), ("answered", "D")],
+    [("connecting", "C"), ("waiting", "Q"), ("body", "D"), ("sent", "H"), ("answered", "D")],
 )
 def test_a_client_that_leaves(scene: Scene, state: State, letter: str) -> None:
     _in(state, scene)

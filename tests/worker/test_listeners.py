@@ -23,6 +23,8 @@ class ByHand:
 
 
 class Listener:
+    going = False
+
     def __init__(self) -> None:
         self.by_hand = ByHand()
 
@@ -57,6 +59,12 @@ def listening(sock: socket.socket, host: str, port: int) -> int:
     return int(sock.getsockname()[1])
 
 
+async def leave(listeners: Listeners, read_by_others: set[str]) -> None:
+    """As the process does after a reload."""
+    await listeners.close(read_by_others)
+    await listeners.close_rest(handshakes=True)
+
+
 def test_who_comes_while_a_bind_is_closed_is_served_by_the_one_in_its_place() -> None:
     listener = Listener()
     with Unlucky() as narrow, socket.socket() as wide:
@@ -68,7 +76,7 @@ def test_who_comes_while_a_bind_is_closed_is_served_by_the_one_in_its_place() ->
         sockets: dict[str, list[socket.socket]] = {f"127.0.0.1:{port}": [narrow]}
         listeners = Listeners(Core(), sockets, {key: listener for key in sockets}, 16)  # type: ignore[arg-type, misc]
         assert steering.turn_away(narrow)  # as the supervisor does
-        asyncio.run(listeners.close({f"*:{port}"}))
+        asyncio.run(leave(listeners, {f"*:{port}"}))
         assert narrow.clients
         for client in narrow.clients:
             client.settimeout(50)

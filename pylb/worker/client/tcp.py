@@ -60,6 +60,8 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.facts = Client(transport, self.bind.key, self.told)
         self.facts.protocol = "TCP"
+        if self.bind.frontend.on_account:
+            _ = self.facts.source  # a connection that ends by a reset has forgotten it
         self.core.clients.add(self)
         if self.bind.hello:
             self.deadline = self.core.now + self.core.timeouts.request

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pylb.config.accesslog import AccessLog
+from pylb.config.logtarget import target_of
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import answers, connection, fields, limits, pages, route
+from pylb.worker.phases import accesslog, answers, connection, fields, limits, pages, route
 from pylb.worker.transaction import Transaction
 
 
@@ -28,12 +30,14 @@ def compiled(
     core: Core,
     rules: Rules | None = None,
     bodies: Mapping[str, bytes] | None = None,
+    log: AccessLog | None = None,
 ) -> Frontend[Transaction]:
     """A frontend with the phases that its configuration needs, in order.
 
     Args:
         rules: its rules, if it has any; their places are backends.
         bodies: what the files of error pages hold, by their path.
+        log: its access log, whose writer is in ``core.access_logs``.
     """
     body_bytes = core.limits.body_bytes if config.body_bytes is None else config.body_bytes
     frontend: Frontend[Transaction] = Frontend(
@@ -55,6 +59,9 @@ def compiled(
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
     frontend.page = pages_
+    if log is not None:
+        writer = core.access_logs[target_of(log)]
+        frontend.on_account = (accesslog.access_log(config, log, writer, core),)
     return frontend
 
 

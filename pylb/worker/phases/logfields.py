@@ -1,0 +1,383 @@
+"""What the variables of an access log are of a transaction: one function for each (`logline` joins them).
+
+Timers are those of HAProxy's log (configuration manual, §8.4), in milliseconds; None where that moment has
+not come. A variable's name, kind and words for users are in `pylb.accesslog.template`.
+
+Floor: phases.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pylb.accesslog.dates import Dates
+from pylb.accesslog.template import INNER, VARIABLES, Kind, Style, Variable
+from pylb.config.model import Frontend as FrontendConfig
+from pylb.rules.view import View
+from pylb.worker.core import Core
+from pylb.worker.reasons import Reason
+from pylb.worker.transaction import Transaction
+
+Get = Callable[[Transaction], Any]
+"""Gives bytes, text or a number, by its variable's kind; None where there is none."""
+
+
+class Inline:
+    """A variable as an expression of ``tx``, where calling a function would take longer than what it does."""
+
+    def __init__(self, source: str, **names: object) -> None:
+        self.source = source
+        self.names = names
+        """What else it names."""
+        self._get: Get = eval(f"lambda tx: {source}", names)
+
+    def __call__(self, tx: Transaction) -> Any:
+        return self._get(tx)
+
+
+class Fields:
+    """The variables for one frontend, written in one style."""
+
+    def __init__(self, config: FrontendConfig, core: Core, style: Style) -> None:
+        self._core = core
+        self._style = style
+        self._tcp = config.mode == "tcp"
+        self._frontend = config.name
+        self._binds = frozenset(str(address) for address in config.bind)
+        self._view: View | None = None
+        if config.trusted_proxies:
+            self._view = View([ipaddress.ip_network(one) for one in config.trusted_proxies])
+        self.many_clients = self._view is not None
+        """Whether one connection's requests may come from several clients."""
+        self._dates = Dates()
+        self._of_frontend = (-10.0, 0)
+
+    def written(self, part: Variable) -> Get:
+        """A function that gives a variable as it is written, escaped; a number may stay one."""
+        style = self._style
+        if part.name in INNER:
+            inner: dict[str, Get] = {"(server)": self._server, "(timers)": _TIMERS, "(retries)": _RETRIES}
+            return inner[part.name]
+        kind, _ = VARIABLES[part.name]
+        nothing = style.nothing.get(kind, "")
+        if part.name in _NUMBERS:
+            return _number(part.name, nothing)
+        get = self.raw(part)
+        if kind is Kind.NUMBER:
+            return get
+        if part.name == "request":
+            return _request_line(style.plain_line, lambda tx: style.line(_request(tx)), nothing)
+        if kind is Kind.PLAIN:
+            return (lambda tx: f'"{get(tx)}"') if style.quotes else get
+        if kind is Kind.NAME:
+            return lambda tx: nothing if not (value := get(tx)) else self._name(value)
+        escape = style.line if kind is Kind.LINE else style.field
+        return lambda tx: nothing if (value := get(tx)) is None else escape(value)
+
+    def raw(self, part: Variable) -> Get:
+        """A function that gives a variable as it is."""
+        dates = self._dates
+        family = _FAMILIES.get(part.name)
+        if family is not None:
+            return family(part.argument)
+        own: dict[str, Get] = {
+            "client.ip": self._client_ip,
+            "client.port": self._client_port,
+            "frontend.name": lambda tx: self._frontend,
+            "date": _date(self._core, dates),
+            "date.common": _at_first_byte(self._core, dates.common),
+            "date.iso": _at_first_byte(self._core, dates.iso),
+            "connections.all": lambda tx: self._clients()[0],
+            "connections.frontend": lambda tx: self._clients()[1],
+            "connections.backend": _at_backend,
+            "connections.server": _at_server,
+            "bytes.out": _TUNNEL_BYTES if self._tcp else _BYTES_OUT,
+            "bytes.body": _TUNNEL_BYTES if self._tcp else Inline("tx.bytes_out"),
+        }
+        return own.get(part.name) or _PLAIN[part.name]
+
+    def _name(self, name: str) -> str:
+        return self._style.name(name.encode("utf-8", "backslashreplace"))
+
+    # Who
+
+    def _client_ip(self, tx: Transaction) -> str:
+        """The same as the rules' ``client.ip``."""
+        source = tx.client.source
+        if source is None:
+            return "unix"
+        view = self._view
+        if view is None or tx.head is None:
+            return source[0]
+        view.begin(tx.head, tx.client)
+        return view.client.decode()
+
+    def _client_port(self, tx: Transaction) -> int:
+        source = tx.client.source
+        if source is None or self._view is not None and self._client_ip(tx) != source[0]:
+            return 0
+        return source[1]
+
+    def _server(self, tx: Transaction) -> str:
+        """Backend and server, as HAProxy: without a backend the frontend's name, without a server <NOSRV>."""
+        server = tx.server
+        if server is not None:
+            return f"{self._name(server.backend)}/{self._name(server.name)}"
+        return f"{self._name(self._frontend if tx.local else tx.backend.name)}/<NOSRV>"
+
+    # How many
+
+    def _clients(self) -> tuple[int, int]:
+        """Client connections of all workers, and those of this frontend in this worker.
+
+        The one that is told of counts, though it may be closed by now. The latter are counted once a second.
+        """
+        core = self._core
+        if core.now - self._of_frontend[0] >= 1.0:
+            binds = self._binds
+            own = sum(client.facts.bind in binds for client in core.clients if client.facts is not None)
+            self._of_frontend = (core.now, max(1, own))
+        own = self._of_frontend[1]
+        return max(own, len(core.clients) + core.held_by_others), own
+
+
+def _at_backend(tx: Transaction) -> int:
+    """Requests at the backend's servers, over all workers."""
+    return 0 if tx.local else sum(sum(server.active) for server in tx.backend.servers)
+
+
+def _at_server(tx: Transaction) -> int:
+    return 0 if tx.server is None else sum(tx.server.active)
+
+
+# Times
+
+
+def _at_first_byte(core: Core, write: Callable[[int], str]) -> Get:
+    """When the request began, by the calendar's clock."""
+    at = -1.0
+    offset = 0  # nanoseconds from the monotonic clock to that one, which may be set
+
+    def get(tx: Transaction) -> str:
+        nonlocal at, offset
+        if core.now != at:
+            at = core.now
+            offset = time.time_ns() - time.monotonic_ns()
+        return write((tx.first_byte_ns or tx.began_ns) + offset)
+
+    return get
+
+
+_TOTAL = Inline("(tx.ended_ns - (tx.first_byte_ns or tx.began_ns)) // 1000000")
+
+
+_NUMBERS = {
+    "status": "tx.response.status if tx.response is not None else NOTHING",
+    "time.request": (
+        "NOTHING if tx.head is None else "
+        "(tx.began_ns - tx.first_byte_ns) // 1000000 if tx.first_byte_ns else 0"
+    ),
+    "time.queue": (
+        "NOTHING if tx.server is None else (tx.asked_ns - tx.began_ns) // 1000000 if tx.asked_ns else 0"
+    ),
+    "time.connect": (
+        "NOTHING if tx.server is None or tx.state in 'RQC' else "
+        "(tx.connected_ns - tx.asked_ns) // 1000000 if tx.connected_ns else 0"
+    ),
+    "time.response": (
+        "NOTHING if tx.own or not tx.answered_ns or tx.server is None else "
+        "(tx.answered_ns - (tx.connected_ns or tx.asked_ns or tx.began_ns)) // 1000000"
+    ),
+}
+"""Those that there may not be, as `Inline`. Timers are in milliseconds."""
+
+
+def _number(name: str, nothing: str) -> Inline:
+    return Inline(f"({_NUMBERS[name].replace('NOTHING', repr(nothing))})")
+
+
+def _date(core: Core, dates: Dates) -> Get:
+    """`_at_first_byte` for `Dates.haproxy`, without two calls on the way."""
+    at = -1.0
+    offset = 0  # nanoseconds
+    known = -1  # milliseconds
+    text = ""
+
+    def get(tx: Transaction) -> str:
+        nonlocal at, offset, known, text
+        if core.now != at:
+            at = core.now
+            offset = time.time_ns() - time.monotonic_ns()
+        moment = ((tx.first_byte_ns or tx.began_ns) + offset) // 1_000_000
+        if moment != known:
+            known = moment
+            text = dates.haproxy(moment)
+        return text
+
+    return get
+
+
+_STEPS = tuple(_number(f"time.{name}", "-1") for name in ("request", "queue", "connect", "response"))
+
+
+def _unusual_timers(tx: Transaction) -> str:
+    return "/".join([str(step(tx)) for step in (*_STEPS, _TOTAL)])
+
+
+_TIMERS = Inline(
+    "f'0/0/0/{(tx.answered_ns - tx.began_ns) // 1000000}/{(tx.ended_ns - tx.began_ns) // 1000000}' "
+    "if tx.reason is None and not (tx.asked_ns or tx.first_byte_ns) else unusual_timers(tx)",
+    unusual_timers=_unusual_timers,
+)
+"""TR/Tw/Tc/Tr/Ta as HAProxy joins them; mostly the server had the request at once."""
+
+
+# How it went
+
+
+_BYTES_OUT = Inline("tx.bytes_out + (len(tx.response.out) if tx.response is not None else 0)")
+_TUNNEL_BYTES = Inline("0 if tx.own else tx.bytes_out")  # no response can be said in TCP mode
+_TERMINATION = Inline("'--' if tx.reason is None else tx.reason.letter + tx.state")
+
+
+_RETRIES = Inline("'+' * bool(tx.retries) + str(tx.retries) if tx.tried else tx.retries")
+"""With a plus where another server was tried, as HAProxy."""
+
+
+def _reason(tx: Transaction) -> str | None:
+    reason = tx.reason
+    return None if reason is None or reason is Reason.ANSWERED else reason.text
+
+
+# What was asked for
+
+
+def _request(tx: Transaction) -> bytes:
+    assert tx.head is not None
+    raw = tx.head.raw
+    if tx.client.protocol == "HTTP/2":
+        return raw[: raw.index(b"\r") - 3] + b"2.0"  # its head was written as HTTP/1.1's
+    return raw[: raw.index(b"\r")]
+
+
+def _request_line(plain: re.Pattern[bytes], escaped: Get, nothing: str) -> Get:
+    """The request line. Most need no escaping, and many are those of the head before."""
+    known = b""
+    text = ""
+    match = plain.match
+
+    def get(tx: Transaction) -> str:
+        nonlocal known, text
+        head = tx.head
+        if head is None:
+            return nothing
+        if tx.client.protocol != "HTTP/1":
+            return escaped(tx)  # type: ignore[no-any-return]
+        raw = head.raw
+        if raw is not known:
+            line = match(raw)
+            text = escaped(tx) if line is None else line[0].decode("ascii")
+            known = raw
+        return text
+
+    return get
+
+
+def _method(tx: Transaction) -> bytes | None:
+    return tx.head.method if tx.head is not None else None
+
+
+def _uri(tx: Transaction) -> bytes | None:
+    if tx.head is None:
+        return None
+    words = tx.head.raw.split(b" ", 2)
+    return words[1] if len(words) == 3 else None
+
+
+def _path(tx: Transaction) -> bytes | None:
+    return tx.head.target.partition(b"?")[0] if tx.head is not None else None
+
+
+def _query(tx: Transaction) -> bytes | None:
+    return tx.head.target.partition(b"?")[2] or None if tx.head is not None else None
+
+
+def _host(tx: Transaction) -> bytes | None:
+    return tx.head.host if tx.head is not None else None
+
+
+def _protocol(tx: Transaction) -> str:
+    spoken = tx.client.protocol
+    if spoken != "HTTP/1":
+        return "HTTP/2.0" if spoken == "HTTP/2" else spoken
+    return "HTTP/1.1" if tx.head is None or tx.head.http11 else "HTTP/1.0"
+
+
+def _finder(name: str) -> Callable[[bytes], bytes | None]:
+    """A function that gives a field's first value of a head, without white space around it."""
+    mark = b"\n" + name.lower().encode() + b":"
+
+    def field(raw: bytes) -> bytes | None:
+        at = raw.lower().find(mark)
+        if at < 0:
+            return None
+        at += len(mark)
+        return raw[at : raw.index(b"\r", at)].strip(b" \t")
+
+    return field
+
+
+def _header(name: str) -> Get:
+    field = _finder(name)
+    return lambda tx: field(tx.head.raw) if tx.head is not None else None
+
+
+def _response_header(name: str) -> Get:
+    field = _finder(name)
+    return lambda tx: field(tx.response.out) if tx.response is not None else None
+
+
+def _cookie(name: str) -> Get:
+    field = _finder("cookie")
+    wanted = name.encode()
+
+    def get(tx: Transaction) -> bytes | None:
+        for pair in (field(tx.head.raw) or b"").split(b";") if tx.head is not None else ():
+            key, equals, value = pair.strip(b" \t").partition(b"=")
+            if equals and key == wanted:
+                return value
+        return None
+
+    return get
+
+
+_FAMILIES: dict[str, Callable[[str], Get]] = {
+    "header.": _header,
+    "response_header.": _response_header,
+    "cookie.": _cookie,
+}
+_PLAIN: dict[str, Get] = {
+    "backend.name": lambda tx: None if tx.local else tx.backend.name,
+    "server.name": lambda tx: tx.server.name if tx.server is not None else None,
+    "server.address": lambda tx: str(tx.server.address) if tx.server is not None else None,
+    "request": lambda tx: _request(tx) if tx.head is not None else None,
+    "method": _method,
+    "uri": _uri,
+    "raw_path": _path,
+    "query": _query,
+    "host": _host,
+    "protocol": _protocol,
+    "bytes.in": Inline("tx.bytes_in"),
+    "termination": _TERMINATION,
+    "reason": _reason,
+    "retries": Inline("tx.retries"),
+    "time.total": _TOTAL,
+    "tls.version": lambda tx: tx.client.tls_version.removeprefix("TLSv"),
+    "tls.cipher": lambda tx: tx.client.tls_cipher,
+    "tls.sni": lambda tx: tx.client.tls.get("authority") or None,
+    "tls.subject": lambda tx: tx.client.subject or None,
+}
