@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pylb.cli import app
 from pylb.config.unreachable import unreachable
 from tests.explain.generated import configuration_of
-from tests.test_cli import pylb
 
 
 def said(first: str, second: str, **frontend: Any) -> str:
@@ -98,8 +99,8 @@ def test_check_warns_with_file_and_line(tmp_path: Path) -> None:
         '[[frontend.rule]]\nbackend = "b"\n[[frontend.rule]]\nmatch.path = "/"\nbackend = "b"\n'
         '[[backend]]\nname = "b"\nserver = "127.0.0.1:2"\n'
     )
-    done = pylb("check", "-c", str(file))
-    assert done.returncode == 0 and ": ok: " in done.stdout
+    done = CliRunner().invoke(app, ["check", "-c", str(file)])
+    assert done.exit_code == 0 and ": ok: " in done.stdout
     assert done.stderr == (
         f"{file}:7: warning: frontend[0].rule[1]: can never match, since rule[0] ({file}:5) comes first and "
         "ends all of these requests\n"

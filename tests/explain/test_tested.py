@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pylb.cli import app
 from pylb.config.load import ConfigError
 from pylb.explain.tested import load_tested
 from tests.explain.test_explain import FILE
@@ -96,12 +98,12 @@ def test_what_is_not_as_expected_names_the_line_and_how_it_came(tmp_path: Path, 
 def test_check_counts_them_and_serve_does_not_start(tmp_path: Path) -> None:
     assert mistakes(tmp_path, '[[test]]\nurl = "http://a/"\nexpect.backend = "site"\n') == []
     file = str(tmp_path / "pylb.toml")
-    done = pylb("check", "-c", file)
-    assert done.returncode == 0 and done.stdout.endswith(" 1 tests\n")
+    checked = CliRunner().invoke(app, ["check", "-c", file])
+    assert checked.exit_code == 0 and checked.stdout.endswith(" 1 tests\n")
     os.truncate(file, len(FILE))
     assert len(mistakes(tmp_path, '[[test]]\nurl = "http://a/"\nexpect.backend = "admin"\n')) == 1
     said = "test[0].expect.backend: GET 'http://a/': expected 'admin', got backend 'site'"
-    done = pylb("check", "-c", file)
-    assert done.returncode == 1 and f"{file}:51: {said}" in done.stderr
+    checked = CliRunner().invoke(app, ["check", "-c", file])
+    assert checked.exit_code == 1 and f"{file}:51: {said}" in checked.stderr
     done = pylb("serve", "-c", file)
     assert done.returncode == 2 and f"pylb: {file}:51: {said}" in done.stderr

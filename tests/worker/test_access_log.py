@@ -427,11 +427,13 @@ def test_the_health_path_is_not_logged() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_connection_above_the_limit_has_a_line(tls: bool) -> None:
+def test_a_connection_above_the_limit_has_a_line(monkeypatch: pytest.MonkeyPatch, tls: bool) -> None:
     core = TestCore(limits=Limits(connections=1))
     core.held_by_others = 1
     lines = Lines()
-    frontend: CompiledFrontend[Transaction] = CompiledFrontend(_config(), cast(Any, None), 0, 0)
+    frontend: CompiledFrontend[Transaction] = CompiledFrontend(
+        _config(), Scene(monkeypatch).backend, 0, 0
+    )
     frontend.on_account = (access_log(_config(), AccessLog(), cast(LogWriter, lines), core),)
     bind = Bind("127.0.0.1:80", _config(), frontend, {}, core.head_limits)
     bind.tls = tls
