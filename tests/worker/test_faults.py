@@ -57,6 +57,8 @@ async def _play(
         if injector.at is None or injector.fired:
             # These must be answered, however busy the machine is.
             core.timeouts = Timeouts()
+            for backend in worker.backends.values():
+                backend.timeouts = core.timeouts
             async with asyncio.timeout(LIMIT):
                 for bind in ("plain", "http2back", "proxied"):
                     first = b"PROXY UNKNOWN\r\n" if bind == "proxied" else b""
