@@ -18,6 +18,7 @@ from pylb.accesslog.dates import Dates
 from pylb.accesslog.template import INNER, VARIABLES, Kind, Style, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.rules.view import View
+from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
@@ -55,6 +56,7 @@ class Fields:
         """Whether one connection's requests may come from several clients."""
         self._dates = Dates()
         self._of_frontend = (-10.0, 0)
+        self._of_backends: dict[Backend, tuple[float, int]] = {}
 
     def written(self, part: Variable) -> Get:
         """A function that gives a variable as it is written, escaped; a number may stay one."""
@@ -93,7 +95,7 @@ class Fields:
             "date.iso": _at_first_byte(self._core, dates.iso),
             "connections.all": lambda tx: self._clients()[0],
             "connections.frontend": lambda tx: self._clients()[1],
-            "connections.backend": _at_backend,
+            "connections.backend": self._at_backend,
             "connections.server": _at_server,
             "bytes.out": _TUNNEL_BYTES if self._tcp else _BYTES_OUT,
             "bytes.body": _TUNNEL_BYTES if self._tcp else Inline("tx.bytes_out"),
@@ -144,10 +146,15 @@ class Fields:
         own = self._of_frontend[1]
         return max(own, len(core.clients) + core.held_by_others), own
 
-
-def _at_backend(tx: Transaction) -> int:
-    """Requests at the backend's servers, over all workers."""
-    return 0 if tx.local else sum(sum(server.active) for server in tx.backend.servers)
+    def _at_backend(self, tx: Transaction) -> int:
+        """Requests at the backend's servers, over all workers; counted once a tick, as there may be many."""
+        if tx.local:
+            return 0
+        backend, now = tx.backend, self._core.now
+        known = self._of_backends.get(backend)
+        if known is None or known[0] != now:
+            known = self._of_backends[backend] = (now, sum(sum(server.active) for server in backend.servers))
+        return known[1]
 
 
 def _at_server(tx: Transaction) -> int:
