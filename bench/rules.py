@@ -185,7 +185,8 @@ def page(best: dict[str, float], loads: dict[str, tuple[float, float, float]]) -
         f"Written by `python -m bench.rules`. {in_words()}.",
         "",
         "pylb's own Python per request over transports that do nothing, with heads that differ, in turns. "
-        "Over sockets a request costs two to three times what the first line says, so ratios are smaller there.",
+        "Over sockets a request costs two to three times what the first line says, so ratios are smaller "
+        "there.",
         "",
         "| | µs | more | to no rules | to 1 route |",
         "|---|---|---|---|---|",
