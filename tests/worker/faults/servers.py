@@ -8,6 +8,7 @@ import contextlib
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 
 async def http1_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,7 +73,8 @@ async def http2_server(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
             for event in h2c.receive_data(data):
                 if isinstance(event, h2.events.StreamEnded):
                     number = event.stream_id or 0
-                    h2c.send_headers(number, [(":status", "200"), ("content-length", "2")])
-                    h2c.send_data(number, b"ok", end_stream=True)
+                    with contextlib.suppress(h2.exceptions.StreamClosedError):  # it was reset at once
+                        h2c.send_headers(number, [(":status", "200"), ("content-length", "2")])
+                        h2c.send_data(number, b"ok", end_stream=True)
             writer.write(h2c.data_to_send())
         writer.close()
