@@ -74,6 +74,7 @@ class RequestHead:
         "_trace",
         "_id",
         "_new",
+        "_printed",
         # what the rules do to what is printed
         "changes",
     )
@@ -120,6 +121,7 @@ class RequestHead:
         self._trace = False  # and a trace
         self._id = b""  # its identity, once one was made
         self._new = b""  # the lines with both
+        self._printed: bytes | None = None  # the whole, where it stays the same as long as the head does
         self.changes: Callable[[bytes], bytes] | None = None
         """What rules do to the printed head; whoever sets it sets it for each request."""
 
@@ -161,16 +163,18 @@ class RequestHead:
 
     def printed(self) -> bytes:
         """The head for an HTTP/1 server, as it was read last, with what rules have changed."""
-        head = self._edited
-        if head is None:
-            head = self.raw[:-4]
-        tail = self._tail
-        if tail is None:
-            out = b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
-        else:
-            if self._identify or self._trace:
-                tail += self._identities()
-            out = b"".join((head, tail, b"\r\n\r\n"))
+        out = self._printed
+        if out is None:
+            head = self._edited
+            if head is None:
+                head = self.raw[:-4]
+            tail = self._tail
+            if tail is None:
+                out = self._printed = b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
+            else:
+                if self._identify or self._trace:
+                    tail += self._identities()
+                out = b"".join((head, tail, b"\r\n\r\n"))
         return out if self.changes is None else self.changes(out)
 
     def _identities(self) -> bytes:
@@ -190,6 +194,7 @@ class RequestHead:
     def _read(self, raw: bytes) -> None:
         """Understand a head that is not the last one again."""
         global _feed, _last
+        self._printed = None
         last = self.raw
         if not last:
             if _last is not None and self._take(_last, raw):
