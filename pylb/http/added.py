@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 
 from pylb.http.errors import Refused
 from pylb.http.requestfields import CONTINUED, OF_THE_CLIENT, TRACED, value_of
@@ -73,6 +74,22 @@ def trace() -> bytes:
     return b"00-%b-%b-01" % (identity(), identity()[:16])
 
 
+@lru_cache(256)
+def _once(names: frozenset[bytes], scheme: bytes, port: bytes) -> dict[bytes, bytes]:
+    """By name, what is sent unless a trusted peer has said it: lines, each with a CRLF before it.
+
+    Connections share it, as there are many of them.
+    """
+    once: dict[bytes, bytes] = {}
+    if b"x-forwarded-proto" in names:
+        once[b"x-forwarded-proto"] = b"\r\nX-Forwarded-Proto: " + scheme
+    if b"x-forwarded-port" in names and port:
+        once[b"x-forwarded-port"] = b"\r\nX-Forwarded-Port: " + port
+    if b"x-forwarded-ssl" in names:
+        once[b"x-forwarded-ssl"] = b"\r\nX-Forwarded-Ssl: " + (b"on" if scheme == b"https" else b"off")
+    return once
+
+
 class Added:
     """What the requests of one connection get.
 
@@ -97,14 +114,7 @@ class Added:
         self._scheme = scheme
         self._trusts = trusts
         names = sends.names
-        once: dict[bytes, bytes] = {}
-        self._once = once  # unless a trusted peer has said it, lines each with a CRLF before it
-        if b"x-forwarded-proto" in names:
-            once[b"x-forwarded-proto"] = b"\r\nX-Forwarded-Proto: " + scheme
-        if b"x-forwarded-port" in names and port:
-            once[b"x-forwarded-port"] = b"\r\nX-Forwarded-Port: " + port
-        if b"x-forwarded-ssl" in names:
-            once[b"x-forwarded-ssl"] = b"\r\nX-Forwarded-Ssl: " + (b"on" if scheme == b"https" else b"off")
+        once = self._once = _once(names, scheme, port)
         self._always = b"\r\nVia: 1.1 pylb" if sends.via else b""
         if extra:
             self._always += b"\r\n" + extra[:-2]

@@ -150,6 +150,8 @@ class RequestHead:
             self._new = self._id = b""
         if raw != self.raw:
             self._read(raw)
+        elif self._printed is None and self._tail is None:
+            self._printed = self._usual_print()  # it repeats; an idle connection's first one needn't be kept
 
     @property
     def request_id(self) -> bytes:
@@ -165,17 +167,17 @@ class RequestHead:
         """The head for an HTTP/1 server, as it was read last, with what rules have changed."""
         out = self._printed
         if out is None:
-            head = self._edited
-            if head is None:
-                head = self.raw[:-4]
             tail = self._tail
             if tail is None:
-                out = self._printed = b"".join((head, self._suffix, self.host or b"", b"\r\n\r\n"))
+                out = self._usual_print()
             else:
                 if self._identify or self._trace:
                     tail += self._identities()
-                out = b"".join((head, tail, b"\r\n\r\n"))
+                out = b"".join((self._edited or self.raw[:-4], tail, b"\r\n\r\n"))
         return out if self.changes is None else self.changes(out)
+
+    def _usual_print(self) -> bytes:
+        return b"".join((self._edited or self.raw[:-4], self._suffix, self.host or b"", b"\r\n\r\n"))
 
     def _identities(self) -> bytes:
         """The lines by which the request can be told from others, made once for it."""
