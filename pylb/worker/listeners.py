@@ -26,6 +26,7 @@ from pylb.worker.frontend import Bind
 from pylb.worker.reasons import Reason
 
 _HANDSHAKE = 0.25  # seconds in which a handshake that has begun is over: a long round trip
+_FAREWELL = 2.0  # seconds that a connection above the limit has to close
 _SHUTDOWN = 86400.0
 """Seconds that the event loop gives a TLS connection from its close until all has left. As long as the client
 takes something it is to get all; the codec's own deadline (`timeouts.client`) is the one that ends it."""
@@ -49,6 +50,8 @@ class Overflow(asyncio.Protocol):
         if self._speak:
             transport.write(overflow())  # type: ignore[attr-defined]
         transport.close()
+        if not self._speak:  # a TLS client may never let itself be closed
+            asyncio.get_running_loop().call_later(_FAREWELL, transport.abort)  # type: ignore[attr-defined]
 
 
 class Listener:

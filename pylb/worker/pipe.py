@@ -75,7 +75,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         if early:
             listener.came(early)
         if self._eof and not listener.ended():
-            self._transport.close()
+            self.close()
         for exc in self._gone:
             listener.gone(exc is not None)
 
@@ -92,6 +92,20 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     def close(self) -> None:
         self._transport.close()
+        if not self._transport.can_write_eof():  # TLS, whose close waits for its peer
+            self._look_again(self._transport.get_write_buffer_size())
+
+    def _look_again(self, left: int) -> None:
+        self._core.loop.call_later(self._core.timeouts.client, self._late, left)
+
+    @guarded
+    def _late(self, left: int) -> None:
+        """The peer may take what is left slowly, but it must take something or let itself be closed."""
+        now = self._transport.get_write_buffer_size()
+        if now and now != left:
+            self._look_again(now)
+        else:
+            self._transport.abort()
 
     def abort(self) -> None:
         self._transport.abort()

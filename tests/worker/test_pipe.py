@@ -142,3 +142,21 @@ def test_an_error_before_anybody_listens_is_counted() -> None:
     pipe.connection_lost(None)
     assert [str(error) for error in errors] == ["lost"]
     assert transport.aborted and owner.words() == ["lost", "cut off"]
+
+
+def test_a_peer_that_does_not_let_itself_be_closed_is_cut_off() -> None:
+    """With TLS a close waits for the peer, who may take what is left slowly."""
+    pipe, transport, core, _ = _pipe()
+    transport.half_close = False
+    looks: list[tuple[float, object, int]] = []
+    loop = type("Loop", (), {"call_later": lambda self, *look: looks.append(look)})()
+    core.loop = cast(asyncio.AbstractEventLoop, loop)
+    transport.unsent = 3
+    pipe.close()
+    for left, aborted in ((2, False), (2, True)):
+        transport.unsent = left
+        seconds, call, before = looks.pop()
+        assert seconds == core.timeouts.client
+        call(before)  # type: ignore[operator]
+        assert transport.aborted is aborted
+    assert not looks
