@@ -40,7 +40,10 @@ class Overflow(asyncio.Protocol):
         tell: is told of the connection.
     """
 
-    def __init__(self, speak: bool, tell: Callable[[asyncio.BaseTransport], None] | None = None) -> None:
+    def __init__(
+        self, core: Core, speak: bool, tell: Callable[[asyncio.BaseTransport], None] | None = None
+    ) -> None:
+        self._loop = core.loop
         self._speak = speak
         self._tell = tell
 
@@ -51,7 +54,7 @@ class Overflow(asyncio.Protocol):
             transport.write(overflow())  # type: ignore[attr-defined]
         transport.close()
         if not self._speak:  # a TLS client may never let itself be closed
-            asyncio.get_running_loop().call_later(_FAREWELL, transport.abort)  # type: ignore[attr-defined]
+            self._loop.call_later(_FAREWELL, transport.abort)  # type: ignore[attr-defined]
 
 
 class Listener:
@@ -88,7 +91,7 @@ class Listener:
         except Exception as error:
             # If it were raised, libuv would wait for ever for this connection to be taken.
             core.internal(error)
-            return Overflow(False)
+            return Overflow(core, False)
 
     def protocol(self, told: Endpoint | None = None) -> asyncio.Protocol:
         """The codec of a new connection; ``told`` is the client's address by a PROXY header."""
@@ -97,8 +100,8 @@ class Listener:
             core.count_refusal(Refused(503, "connections"))
             speak = not self._raw and not self.bind.tls
             if not self.bind.frontend.on_account:
-                return Overflow(speak)
-            return Overflow(speak, lambda transport: self._overflown(transport, told, speak))
+                return Overflow(core, speak)
+            return Overflow(core, speak, lambda transport: self._overflown(transport, told, speak))
         if self._raw:
             return TcpConnection(core, self.bind, told)
         connection = Http1Connection(core, self.bind, told)

@@ -218,7 +218,10 @@ def test_a_reload_during_a_reload_follows_it(balancer: StartBalancer, origin: Or
     running = balancer("--workers", "1", servers=(origin.address,))
     for _ in range(2):
         running.signal(signal.SIGHUP)
-    running.wait("both", lambda status: status["workers"][0]["generation"] >= 2 and status["reload"]["ok"])
+    running.wait(
+        "both",
+        lambda status: status["workers"][0]["generation"] >= 2 and (status["reload"] or {}).get("ok") is True,
+    )
     assert ask(socket.AF_INET, ("127.0.0.1", running.port)).startswith(b"HTTP/1.1 200 ")
 
 
