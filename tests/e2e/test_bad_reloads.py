@@ -117,7 +117,10 @@ def test_every_bad_file_is_refused_and_nothing_else_happens(
     assert pylb.workers()[0]["pid"] == worker
     descriptors = supervisor.num_fds()
     pylb.signal(signal.SIGHUP)
-    pylb.wait("reloaded", lambda status: (status["reload"] or {}).get("ok") is True and status["generation"] == 2)
+    pylb.wait(
+        "reloaded",
+        lambda status: (status["reload"] or {}).get("ok") is True and status["generation"] == 2,
+    )
     pylb.wait("alone", lambda status: len(status["workers"]) == 1)
     assert supervisor.num_fds() <= descriptors
 
