@@ -25,6 +25,7 @@ from enum import IntEnum
 from operator import add
 
 from pylb import latency
+from pylb.places import Places
 
 REASONS = (
     "syntax",
@@ -209,6 +210,8 @@ class Scoreboard:
         self.control = self._cells[singles_base + len(SupervisorField) : singles_base + singles]
         """Cells indexed by `ControlField`."""
         self._times_base = singles_base + singles
+        self.places = Places(self.rows, servers, self._times)
+        """Of servers and backends with ``maxconn``."""
         self.backends: dict[str, int] = {}
         """Index for `times`, by backend. Only the supervisor changes it; a child has it as of its fork."""
 
@@ -290,6 +293,7 @@ class Scoreboard:
                 retired[index] += cells[index]
             cells[index] = 0
         self.active(row)[:] = bytes(4 * self.servers)
+        self.places.retire(row)
         for server in range(self.servers):
             for field in (ServerField.REQUESTS, ServerField.ERRORS):
                 column = self.server_column(field, server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -10,8 +11,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pylb.balance import ALGORITHMS, known
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.edits import RouteTimeouts
+from pylb.config.queue import QueueConfig
+from pylb.config.retry import BreakerConfig, Retry
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress, SizeOrZero
+from pylb.retry.policy import Policy
 
 
 def _known_algorithm(value: str) -> str:
@@ -61,6 +65,12 @@ class Server(Section):
     )
     backup: bool = Field(
         default=False, description="Gets requests only while none of the other servers can be picked."
+    )
+    maxconn: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Requests at a time over all workers (TCP mode: connections); others wait. 0 is no limit.",
     )
     slow_start: SecondsOrZero = Field(
         default=0.0,
@@ -118,7 +128,18 @@ class Backend(Section):
         description="Of a hash: how many times its share of all active requests a server takes, before the "
         "next one gets some; 0 for any number.",
     )
-    retries: int = Field(default=3, ge=0, le=16, description="Attempts to connect after the first.")
+    retries: int = Field(
+        default=3,
+        ge=0,
+        le=16,
+        description="Further tries of a request: at another server first, then after a pause.",
+    )
+    maxconn: int = Field(default=0, ge=0, le=1_000_000, description="As a server's, at all servers together.")
+    queue: QueueConfig | None = Field(default=None, description="How requests wait for a place.")
+    retry: Retry | None = Field(default=None, description="Which requests are tried again, and when.")
+    breaker: BreakerConfig | None = Field(
+        default=None, description="Leave the servers alone while most requests fail."
+    )
     timeouts: RouteTimeouts | None = Field(default=None, description="How long pylb waits for them.")
     body_bytes: Annotated[SizeOrZero | None, Default("the frontend's")] = Field(
         default=None, description="A request's body: 413 above; 0 is no limit."
@@ -136,6 +157,22 @@ class Backend(Section):
         default=(),
         description='With "v2": what the client\'s TLS agreed on, and the name that it asked for.',
     )
+
+    @property
+    def policy(self) -> Policy:
+        """When its requests are tried again."""
+        retry = self.retry or Retry()
+        return Policy(
+            self.retries,
+            retry.conditions,
+            retry.statuses,
+            frozenset(method.encode() for method in retry.methods),
+            retry.pause,
+            retry.longest_pause,
+            inf if retry.per_try is None else retry.per_try,
+            inf if retry.timeout is None else retry.timeout,
+            retry.body,
+        )
 
     @field_validator("servers")
     @classmethod

@@ -6,6 +6,7 @@ Above `means`, below `routing`, which makes the rest of a rule. Whatever can't b
 
 from __future__ import annotations
 
+import math
 import mimetypes
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -95,6 +96,9 @@ def shortest(config: Config) -> float:
     rules = [rule for frontend in config.frontends for rule in frontend.rules]
     for section in [*(one.timeouts for one in config.backends), *(one.timeouts for one in rules)]:
         found += waits(section).values()
+    for one in config.backends:
+        found += [one.queue.timeout] if one.queue is not None and one.queue.timeout is not None else []
+        found += [seconds for seconds in (one.policy.per_try, one.policy.timeout) if seconds < math.inf]
     return float(min(found))
 
 

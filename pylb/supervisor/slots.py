@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 MOST_ROWS = 512
-"""Of the scoreboard, unless even that is too few; each has an inbox, of two descriptors in every process."""
+"""Of the scoreboard, unless even that is too few; each has three descriptors in every process."""
 
 
 def rows_for(slots: int, generations: int, descriptors: int) -> int:
@@ -22,8 +22,9 @@ def rows_for(slots: int, generations: int, descriptors: int) -> int:
 
 
 def descriptors_for(slots: int, binds: int, rows: int) -> int:
-    """How many descriptors the supervisor needs: listening sockets, inboxes, channels, and some for files."""
-    return slots * binds + 2 * rows + 2 * slots + 64
+    """How many descriptors the supervisor needs: listening sockets, inboxes, eventfds, channels, and some
+    for files."""
+    return slots * binds + 3 * rows + 2 * slots + 64
 
 
 def assign(slots: int, owners: Mapping[int, int]) -> dict[int, list[int]]:

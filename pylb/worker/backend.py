@@ -27,6 +27,7 @@ from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.config.model import Timeouts
 from pylb.log import log
+from pylb.retry.budget import Budget
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.core import Core
 from pylb.worker.sides import ServerSide
@@ -60,7 +61,7 @@ class Server:
     __slots__ = (
         *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
         *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors", "observe", "returned"),
+        *("_requests", "_errors", "observe", "returned", "index", "maxconn"),
     )
 
     def __init__(
@@ -73,8 +74,11 @@ class Server:
         context: ssl.SSLContext | None,
     ) -> None:
         # What it is, for its life.
+        self.index = index
         self.name = config.name
         self.backend = backend.name
+        self.maxconn = config.maxconn
+        """How many requests it may have, over all workers; 0 for any number."""
         self.address = config.address
         self.context = context
         """What its connections speak TLS with."""
@@ -159,8 +163,16 @@ class Backend:
     ) -> None:
         if config.tls is not None and context is None:
             raise ValueError(f"backend {config.name}: no TLS context")
+        self.config = config
         self.name = config.name
-        self.retries = config.retries
+        self.retry = config.policy
+        """When a request is tried again."""
+        wanted = config.retry
+        self._budget = (
+            Budget(wanted.budget, wanted.budget_least, time.monotonic())
+            if wanted is not None and wanted.budget is not None
+            else None
+        )
         self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
         self.body_bytes = config.body_bytes
         """The most bytes of a request's body; 0 for no limit, None for the frontend's."""
@@ -192,6 +204,10 @@ class Backend:
         self.balancer: Balancer = WithBackups(make, members, backups) if any(backups) else make(members)
         self.key: Callable[[Any], bytes | None] | None = None
         """Of a transaction, what the algorithm hashes; None where it hashes nothing. (`phases.keys`)"""
+        self.choose: Callable[[Any], int | None] | None = None
+        """Picks for a transaction that has a say in it; None where the algorithm picks alone."""
+        self.gate: Any = None
+        """Who says when a request may go to a server (`phases.queue.Gate`); None where it always may."""
         self.shares = Shares(self.balancer, weights, [server.slow_start for server in config.servers])
         """Through which a server becomes usable, or stops to be."""
         for position, server in enumerate(self.servers):
@@ -205,6 +221,11 @@ class Backend:
         now = time.monotonic()
         self.shares.usable(position, False, now)
         self.shares.usable(position, True, now)
+
+    def may_retry(self, now: float) -> bool:
+        """Whether the budget allows one more try that isn't a request's first."""
+        budget = self._budget
+        return budget is None or budget.take(sum([server.requests for server in self.servers]), now)
 
     def look_at(self, rows: Sequence[int]) -> None:
         """Count active requests over these rows, and this worker's own."""

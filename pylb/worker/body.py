@@ -9,7 +9,7 @@ from pylb.http.body import body_deadline
 from pylb.worker.sides import Spans, Trailers
 
 READ_AHEAD = 65536
-"""Bytes that are kept while a server is connected to; the client isn't read above it."""
+"""Bytes that are kept while there is no server; the client isn't read above it."""
 
 
 class Body:
@@ -20,8 +20,8 @@ class Body:
     def __init__(self, buffer: bytes, spans: Spans, done: bool, now: float) -> None:
         self.done = done
         """Whether all of it has come."""
-        self.whole = done
-        """Whether what is kept is all of it, so that the request may be sent again."""
+        self.whole = True
+        """Whether what is kept is all that has come, so that the request may be sent again."""
         self.kept = buffer
         self.spans = spans
         self.trailers: Trailers = ()
@@ -38,12 +38,23 @@ class Body:
         self.kept += buffer
         return len(self.kept) <= READ_AHEAD
 
-    def end(self, trailers: Trailers, kept: bool) -> None:
-        """The body is whole; ``kept``: no server has any of it yet, so all of it is kept here."""
+    def sent(self, buffer: bytes, spans: Spans, most: int) -> None:
+        """A further piece goes to the server at once; it is kept, too, up to ``most`` bytes of them."""
+        if len(self.kept) + len(buffer) <= most:
+            self.keep(buffer, spans)
+        else:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """It won't be sent again."""
+        self.whole = False
+        self.kept = b""
+        self.spans = None
+
+    def end(self, trailers: Trailers) -> None:
+        """The body is whole."""
         self.done = True
-        if kept:
-            self.trailers = trailers
-            self.whole = True
+        self.trailers = trailers
 
     def pause(self, now: float) -> None:
         """From ``now`` on the client isn't read."""

@@ -61,7 +61,8 @@ class Deadlines(Ends):
 
     def _server_late(self) -> None:
         if self.server is not None:
-            self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
+            key = "timeouts.server" if self.core.now <= self.answer_by else "retry.per_try or retry.timeout"
+            self.server_gone(Reason.SERVER_LATE, f"no answer in time ({key})")
             return
         # A phase waits for too long; or all tries together have taken too long, and as each has a limit of
         # its own, something is wrong.
@@ -75,8 +76,11 @@ class Deadlines(Ends):
 
     def _await_server(self) -> None:
         """The server has to do something next, unless it isn't read since the client is stuck."""
-        stuck = self.client_stuck
-        self.server_deadline = NEVER if stuck else self.core.now + self.tx.timeouts.server
+        if self.client_stuck:
+            self.server_deadline = NEVER
+        else:
+            deadline = self.core.now + self.tx.timeouts.server
+            self.server_deadline = deadline if deadline < self.answer_by else self.answer_by
 
     def _await_body(self) -> None:
         """The client has to send more of the request, if there is more."""

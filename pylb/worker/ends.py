@@ -25,6 +25,8 @@ from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide
 from pylb.worker.transaction import Transaction
 
 NEVER = math.inf
+LIMITED = 2
+_NO_SERVER = frozenset({Reason.NO_SERVER, Reason.BREAKER_OPEN})
 now_ns = time.monotonic_ns
 
 
@@ -34,7 +36,7 @@ class Ends(FromClient, FromServer):
     __slots__ = (
         *("core", "tx", "client", "server"),
         *("client_deadline", "server_deadline", "unsent", "client_stuck"),
-        *("plain", "body", "waiting", "connecting", "connects_until"),
+        *("plain", "body", "waiting", "connecting", "connects_until", "answer_by", "until"),
     )
 
     def __init__(self, core: Core) -> None:
@@ -45,7 +47,9 @@ class Ends(FromClient, FromServer):
         self._reset()
 
     def _reset(self) -> None:
-        self.plain = True  # nothing below was changed, but for the server and its deadline
+        self.plain: bool | int = True
+        """True while nothing below was changed, but for the server and its deadline; `LIMITED` where it also
+        holds places."""
         self.server: ServerSide | None = None
         # Deadlines, on the worker's clock.
         self.client_deadline = NEVER
@@ -55,8 +59,10 @@ class Ends(FromClient, FromServer):
         # What the request has, and what it waits for.
         self.body: Body | None = None
         self.waiting: Wait | None = None
-        self.connecting: asyncio.Task[None] | None = None
+        self.connecting: asyncio.Task[None] | asyncio.TimerHandle | None = None  # or before the next try
         self.connects_until = NEVER  # when one of the tries must have succeeded
+        self.answer_by = NEVER  # when the response to this try must have begun
+        self.until = NEVER  # when the response must have begun, whatever is tried
 
     # Whatever it is at
 
@@ -64,11 +70,12 @@ class Ends(FromClient, FromServer):
         """Let go of the server, whatever it is doing; and of whatever else is waited for."""
         # What is counted comes first: it must be right whatever happens below. And what has raised is tried
         # again by `crashed`.
-        self.connects_until = self.server_deadline = NEVER
+        self.connects_until = self.server_deadline = self.answer_by = NEVER
         counted = self.tx.counted
         if counted is not None:
             self.tx.counted = None
             counted.active[counted.row] -= 1
+        held, self.tx.held = self.tx.held, None
         if self.connecting is not None:
             self.connecting.cancel()
             self.connecting = None
@@ -78,6 +85,8 @@ class Ends(FromClient, FromServer):
         if self.server is not None:
             self.server.abort()
             self.server = None
+        if held is not None:
+            held[0].give(held)
 
     def _end_state(self, reason: Reason) -> None:
         """Note why and in which state it ends."""
@@ -91,7 +100,9 @@ class Ends(FromClient, FromServer):
             # As HAProxy, which has CD for a client that leaves in an upload, and cH for one that stalls.
             uploading = reason is Reason.CLIENT_GONE and self.body is not None and not self.body.done
             tx.state = "D" if uploading else "H"
-        elif self.connecting is not None or tx.counted is not None or reason is Reason.NO_SERVER:
+        elif reason is Reason.QUEUE_FULL:
+            tx.state = "Q"
+        elif self.connecting is not None or tx.counted is not None or reason in _NO_SERVER:
             tx.state = "C"
         else:
             tx.state = "Q" if self.waiting is not None else "R"
@@ -164,13 +175,17 @@ class Ends(FromClient, FromServer):
 
     def _in_place_of_the_server(self, answer: Answer, end: bool) -> None:
         """Answer, and let go of the server, whose response (all of it is there: ``end``) isn't passed on."""
+        self._let_server_go(end)
+        self._answer(answer)
+
+    def _let_server_go(self, end: bool) -> None:
+        """Let go of the server, whose response (all of it is there: ``end``) isn't passed on."""
         side = self.server
         if end:
             self.server = None
         self._leave_server()
         if end and side is not None:
             side.release()
-        self._answer(answer)
 
     def _abort(self, reason: Reason) -> None:
         """End in the middle of a response."""

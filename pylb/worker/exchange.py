@@ -23,6 +23,7 @@ from pylb.worker.ends import NEVER, now_ns
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.phases.account import account
+from pylb.worker.phases.retry import kept
 from pylb.worker.sides import ClientSide, Spans, Trailers, size
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
@@ -80,7 +81,8 @@ class Exchange(Way):
         self._await_body()
         server = self.server
         if server is not None:
-            body.whole = False
+            if body.whole:
+                body.sent(buffer, spans, kept(tx))
             self._await_server()
             server.body(buffer, spans)
         elif not body.keep(buffer, spans):
@@ -89,7 +91,7 @@ class Exchange(Way):
     def request_end(self, trailers: Trailers = ()) -> None:
         server = self.server
         if self.body is not None:
-            self.body.end(trailers, server is None)
+            self.body.end(trailers)
         self._await_body()
         if server is not None:
             self._await_server()
@@ -120,6 +122,10 @@ class Exchange(Way):
         tx.answered_ns = now_ns()
         phases = tx.frontend.on_response
         if phases:
+            instead = tx.frontend.instead
+            if instead is not None and instead(tx, head.status, self.body is None or self.body.whole):
+                self._instead(end)
+                return
             page = tx.frontend.page
             if page is not None and (answer := page(tx, head.status, False)) is not None:
                 self._in_place_of_the_server(answer, end)
@@ -137,10 +143,16 @@ class Exchange(Way):
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
-            if not self.plain:
-                tx.bytes_out = size(buffer, at, spans)
-                self._over(True)
-                return
+            if self.plain is not True:
+                held = tx.held
+                if held is not None:
+                    tx.held = None
+                    held[0].give(held)
+                if not self.plain:
+                    tx.bytes_out = size(buffer, at, spans)
+                    self._over(True)
+                    return
+                self.plain = True
             # `_over` for the usual request, which has changed little that has to be set back.
             core = self.core
             self.client = None
@@ -156,7 +168,8 @@ class Exchange(Way):
             core.spare.append(self)
         else:
             if self.body is not None:
-                self.body.kept = b""  # it won't be sent again
+                self.body.let_go()
+            self.answer_by = NEVER
             self._await_server()
             tx.response = head
             tx.bytes_out = size(buffer, at, spans)

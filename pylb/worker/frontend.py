@@ -56,7 +56,7 @@ class Frontend(Generic[T]):
 
     __slots__ = (
         *("name", "backend", "raw", "body_bytes", "most_bytes", "body_rate"),
-        *("on_request", "on_response", "on_account", "page", "sends"),
+        *("on_request", "on_response", "on_account", "page", "instead", "sends"),
     )
 
     def __init__(self, config: FrontendConfig, backend: Backend, body_bytes: int, body_rate: int) -> None:
@@ -80,6 +80,9 @@ class Frontend(Generic[T]):
         self.page: Callable[[T, int, bool], Answer | None] | None = None
         """The user's page for a status, of an error of pylb's own (True) or of a server's response. Where
         there are pages, `on_response` isn't empty."""
+        self.instead: Callable[[T, int, bool], bool] | None = None
+        """Whether another try's response is asked for in place of one with this status, given whether the
+        request can be sent again. Where there is such a function, `on_response` isn't empty."""
         self.sends = _sends(config)
         """Which fields requests get on their way to a server."""
 

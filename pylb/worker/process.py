@@ -42,7 +42,8 @@ from pylb.worker.handover import HandOver
 from pylb.worker.listeners import Listener, Listeners
 from pylb.worker.logwriter import LAST, writer
 from pylb.worker.mapfiles import MapFiles
-from pylb.worker.phases import keys
+from pylb.worker.phases import keys, pick
+from pylb.worker.phases.queue import Gates
 from pylb.worker.runqueue import RunQueue
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
@@ -79,6 +80,7 @@ class Worker:
         # The parts.
         self.alone = False
         self.backends: dict[str, Backend] = {}
+        self.gates = Gates(core, context.board, context.row)
         for backend in config.backends:
 
             def index_of(server: Server, name: str = backend.name) -> int:
@@ -90,6 +92,8 @@ class Worker:
                 config.timeouts,
             )
             self.backends[backend.name].key = keys.compiled(backend)
+            self.backends[backend.name].choose = pick.by_key(self.backends[backend.name])
+            self.gates.watch(self.backends[backend.name])
         self.servers = [server for backend in self.backends.values() for server in backend.servers]
         core.access_logs = {target: writer(target, to) for target, to in context.access_logs.items()}
         binds: dict[str, Bind] = {}
@@ -169,6 +173,7 @@ class Worker:
         loop.add_reader(context.channel.fileno(), self._read_channel)
         loop.set_exception_handler(self._loop_error)
         self.hand_over.listen()
+        self.gates.listen()
         self._tick()
         self._map_files.watch()
         while True:
@@ -347,6 +352,7 @@ class Worker:
             self._rows = rows
             for backend in self.backends.values():
                 backend.look_at(rows)
+        self.gates.tick()
         self.alone = len(rows) == 1
         if core.access_logs:
             self._write_access_logs()

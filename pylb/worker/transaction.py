@@ -7,6 +7,8 @@ Floor: above frontend and backend, whose types it names; below the phases.
 
 from __future__ import annotations
 
+from typing import Any
+
 from pylb.config.model import Timeouts
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
@@ -25,9 +27,10 @@ class Transaction:
 
     __slots__ = (
         *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
-        *("retries", "first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
+        *("retries", "rounds"),
+        *("first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
-        *("plan", "timeouts", "body_bytes"),
+        *("plan", "timeouts", "body_bytes", "priority", "held", "srv_queue", "backend_queue"),
     )
 
     def __init__(self) -> None:
@@ -59,16 +62,26 @@ class Transaction:
         """The server of the present try, or of the last one."""
         self.counted: Server | None = None
         """The server whose active requests it is counted among."""
+        self.held: Any = None
+        """Its places (`phases.queue.Held`), to be given back; None where it has none."""
+        self.priority = 0
+        """Where it waits in a queue: a lower one goes first."""
+        self.srv_queue = 0
+        """How many waited before it for the same server."""
+        self.backend_queue = 0
+        """How many waited before it for any of the backend's."""
         self.index = -1
         """Its position in its backend."""
         self.tried: frozenset[int] = frozenset()
-        """Positions of the servers that could not be connected to."""
+        """Positions of the servers that have failed it since the last pause."""
         self.fresh = False
         """Whether it must have a connection of its own."""
         self.local = False
         """Whether no backend has a part in it: refused, or answered by a rule."""
         self.retries = 0
         """How often it was given to a server once more, the same or another one."""
+        self.rounds = 0
+        """How often all servers were tried, and there was a pause."""
         self.first_byte_ns = 0
         """When the head began, if it came in several pieces."""
         self.asked_ns = 0

@@ -10,16 +10,19 @@ server side only the vocabulary, and how to have one connected.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import random
 
+from pylb.balance.members import NONE
 from pylb.http.errors import Answer, Refused, error
 from pylb.scoreboard import Field
 from pylb.worker.backend import Server
 from pylb.worker.deadlines import Deadlines
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
-from pylb.worker.ends import NEVER, now_ns
+from pylb.worker.ends import LIMITED, NEVER, now_ns
 from pylb.worker.frontend import Result, Wait
 from pylb.worker.phases import retry
 from pylb.worker.phases.pick import pick
+from pylb.worker.phases.queue import Waiter
 from pylb.worker.reasons import Reason, in_words
 from pylb.worker.server.connect import connect
 from pylb.worker.sides import ServerSide
@@ -94,14 +97,14 @@ class Way(Deadlines):
 
     # Tries
 
-    def _try(self) -> None:
-        """Pick a server and give it the request."""
+    def _try(self, server: Server | None = None) -> None:
+        """Give the request to a server, picked now unless it was before."""
         tx = self.tx
-        server = pick(tx)
         if server is None:
-            self._end_state(Reason.NO_SERVER)
-            self._answer(error(503))
-            return
+            server = pick(tx)
+            if server is None:
+                self._not_at_once()
+                return
         core = self.core
         pool = server.pool
         if pool and not tx.fresh:
@@ -117,9 +120,84 @@ class Way(Deadlines):
         if not tx.asked_ns:
             tx.asked_ns = now_ns()
         if self.connects_until == NEVER:
-            self.connects_until = core.now + tx.timeouts.connect * (1 + tx.backend.retries) + _SLACK
-        self.server_deadline = self.connects_until
+            self.connects_until = core.now + tx.timeouts.connect * (1 + tx.backend.retry.retries) + _SLACK
+        self.server_deadline = min(self.connects_until, self.until)
         self.connecting = core.loop.create_task(self._connect(server))
+
+    def _not_at_once(self) -> None:
+        """No server was picked: its gate is to be asked, or all have failed it, or there is none."""
+        tx = self.tx
+        gate = tx.backend.gate
+        reason = Reason.NO_SERVER
+        if gate is not None:
+            found = gate.pick(tx)
+            if isinstance(found, Server):
+                self._admitted(found)
+                return
+            if isinstance(found, Waiter):
+                self._queue(found)
+                return
+            reason = found
+        if tx.tried and reason is Reason.NO_SERVER:
+            self._pause()
+            return
+        self._end_state(reason)
+        self._answer(error(503))
+
+    def _admitted(self, server: Server) -> None:
+        """The gate has given the request a server."""
+        tx = self.tx
+        if tx.backend.gate.timed:
+            now = self.core.now
+            self.plain = False
+            if self.until == NEVER:
+                self.until = retry.until(tx, now)
+            self.answer_by = retry.answer_by(tx, now, self.until)
+        elif self.plain:
+            self.plain = LIMITED
+        self._try(server)
+
+    def _queue(self, waiter: Waiter) -> None:
+        """Wait for a place at a server."""
+        self.plain = False
+        self.waiting = waiter
+        self.connects_until = NEVER
+        self.server_deadline = min(self.core.now + waiter.seconds, self.until)
+
+        def go_on(answer: Answer | None) -> None:
+            if self.waiting is not waiter:
+                return
+            self.waiting = None
+            self.server_deadline = NEVER
+            self.tx.asked_ns = now_ns()
+            try:
+                if waiter.server is not None:
+                    self._admitted(waiter.server)
+                else:
+                    self._try()
+            except Exception as error:
+                self.crashed(error)
+
+        waiter.start(go_on)
+
+    def _pause(self) -> None:
+        """Wait for a moment, and try all servers once more."""
+        core = self.core
+        tx = self.tx
+        tx.tried = NONE
+        tx.rounds += 1
+        self.plain = False
+        seconds = tx.backend.retry.pause_before(tx.rounds, random())
+        self.connects_until += seconds
+        self.server_deadline = self.until
+        self.connecting = core.loop.call_later(seconds, self._paused)
+
+    def _paused(self) -> None:
+        self.connecting = None
+        try:
+            self._try()
+        except Exception as error:
+            self.crashed(error)
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
@@ -173,8 +251,8 @@ class Way(Deadlines):
             self._answer(error(503))
             return
         status = retry.failed(core, tx, reason, in_words(problem))
-        tx.tried |= {tx.index}
-        if retry.another(tx):
+        if retry.again(tx, reason, self.body is None or self.body.whole, core.now) and core.now < self.until:
+            tx.tried |= {tx.index}
             self.connects_until = until
             self._again()
         else:
@@ -188,7 +266,9 @@ class Way(Deadlines):
         tx = self.tx
         self.plain = False
         self._end_state(reason)
-        if retry.same_again(tx, reason, self.body is None or self.body.whole):
+        again = retry.again(tx, reason, self.body is None or self.body.whole, core.now)
+        again = again and core.now < self.until
+        if reason is Reason.SERVER_STALE and again:
             self._leave_server()
             tx.fresh = True
             self._again()
@@ -197,10 +277,22 @@ class Way(Deadlines):
         if reason is Reason.SERVER_LATE:
             core.counters[Field.TIMEOUTS] += 1
         self._leave_server()
-        if tx.answered_ns:
+        if again:
+            tx.tried |= {tx.index}
+            self._again()
+        elif tx.answered_ns:
             self._abort(reason)
         else:
             self._answer(error(status))
+
+    def _instead(self, end: bool) -> None:
+        """Ask for another response in place of the one whose head has come (all of it: ``end``)."""
+        tx = self.tx
+        self.plain = False
+        tx.answered_ns = 0
+        self._let_server_go(end)
+        tx.tried |= {tx.index}
+        self._again()
 
     def _again(self) -> None:
         """Try once more: what ended the last try has not ended the request."""

@@ -51,7 +51,7 @@ class Waits(Wait):
 class _InOrder:
     """A balancer that picks the first server that was not tried."""
 
-    def pick(self, tried: frozenset[int], key: bytes | None) -> int | None:
+    def pick(self, tried: frozenset[int], key: bytes | None = None) -> int | None:
         return min(set(range(SERVERS)) - tried, default=None)
 
 

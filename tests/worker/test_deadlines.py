@@ -68,7 +68,7 @@ def test_every_state_has_a_deadline(state: str) -> None:
     due += [tunnel.deadline for tunnel in wire.worker.tunnels]
     limit = getattr(wire.worker.timeouts, timeout)
     if timeout == "connect":
-        limit = limit * (1 + wire.backend.retries) + 1
+        limit = limit * (1 + wire.backend.retry.retries) + 1
     assert min(due) == limit < math.inf
     for task in wire.worker.stand_in.tasks:
         task.cancel()

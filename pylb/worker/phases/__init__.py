@@ -20,7 +20,18 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, pages, route
+from pylb.worker.phases import (
+    accesslog,
+    answers,
+    connection,
+    fields,
+    limits,
+    observe,
+    pages,
+    queue,
+    retry,
+    route,
+)
 from pylb.worker.transaction import Transaction
 
 
@@ -51,15 +62,17 @@ def compiled(
         limits.body if limited else None,
     ]
     pages_ = pages.pages(config, rules, bodies or {})
+    instead = retry.statuses(backends.values(), core)
     on_response = [
         fields.strict_transport_security(config),
         route.edit_response(rules),
-        fields.unchanged if pages_ is not None else None,
+        fields.unchanged if pages_ is not None or instead is not None else None,
     ]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
     frontend.page = pages_
-    on_account = [observe.response_times(backends.values())]
+    frontend.instead = instead
+    on_account = [observe.response_times(backends.values()), queue.breakers(backends.values())]
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))

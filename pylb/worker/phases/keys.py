@@ -13,7 +13,12 @@ Key = Callable[[Transaction], bytes | None]
 
 def compiled(config: BackendConfig) -> Key | None:
     """The key of a backend's requests; None for an algorithm that hashes nothing."""
-    kind, _, name = config.balance.partition(":")
+    return of(config.balance)
+
+
+def of(text: str) -> Key | None:
+    """What is written ``source``, ``header:NAME`` and so on; None for anything else."""
+    kind, _, name = text.partition(":")
     if kind == "source":
         return _source
     if kind in ("uri", "path"):

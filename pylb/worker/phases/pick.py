@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pylb.worker.backend import Server
+from collections.abc import Callable
+
+from pylb.worker.backend import Backend, Server
 from pylb.worker.transaction import Transaction
 
 
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
-    key = backend.key
-    index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
+    choose = backend.choose
+    index = backend.balancer.pick(tx.tried) if choose is None else choose(tx)
     if index is None:
         return None
     server = backend.servers[index]
@@ -19,3 +21,24 @@ def pick(tx: Transaction) -> Server | None:
     server.active[server.row] += 1
     server.requests += 1
     return server
+
+
+def by_key(backend: Backend) -> Callable[[Transaction], int | None] | None:
+    """How a backend chooses whose algorithm hashes something of the request; None for other algorithms."""
+    key = backend.key
+    if key is None:
+        return None
+    return lambda tx: backend.balancer.pick(tx.tried, key(tx))
+
+
+def nobody(tx: Transaction) -> int | None:
+    """How a backend chooses whose requests come to a gate (`queue`): no server is picked at once."""
+    return None
+
+
+def count(tx: Transaction, server: Server, position: int) -> None:
+    """Count the request as this server's, as `pick` does."""
+    tx.index = position
+    tx.server = tx.counted = server
+    server.active[server.row] += 1
+    server.requests += 1

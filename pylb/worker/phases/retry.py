@@ -1,11 +1,16 @@
-"""Retry: whether a request is sent again when a server has not answered, and what is noted of that server.
+"""Retry: whether a request is given to a server once more, and what is noted of one that has failed.
 
-Floor: phases.
+Floor: phases. What a backend's policy says is `pylb.retry`'s; this module knows which reason is which of its
+conditions, and what a request must be like.
 """
 
 from __future__ import annotations
 
-from pylb.http.requestline import IDEMPOTENT
+from collections.abc import Callable, Iterable
+from math import inf
+
+from pylb.retry.policy import CONNECT, EMPTY, JUNK, LATE
+from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
@@ -13,28 +18,66 @@ from pylb.worker.transaction import Transaction
 # What each way of a server to fail is called in its log line, and what the client is answered.
 _FAILURES = {
     Reason.SERVER_STALE: ("lost", 502),
+    Reason.SERVER_UNSEEN: ("lost", 502),
     Reason.SERVER_GONE: ("lost", 502),
     Reason.SERVER_BAD: ("response", 502),
     Reason.SERVER_LATE: ("late", 504),
     Reason.CONNECT_FAILED: ("connect", 503),
     Reason.CONNECT_LATE: ("connect", 504),
 }
+_CONDITIONS = {
+    Reason.SERVER_GONE: EMPTY,
+    Reason.SERVER_BAD: JUNK,
+    Reason.SERVER_LATE: LATE,
+    Reason.CONNECT_FAILED: CONNECT,
+    Reason.CONNECT_LATE: CONNECT,
+}
 
 
-def same_again(tx: Transaction, reason: Reason, whole: bool) -> bool:
-    """Whether the request may be sent again though a server may have seen it.
+def again(tx: Transaction, reason: Reason, whole: bool, now: float) -> bool:
+    """Whether the request is given to a server once more after a try that has failed.
 
-    That is safe where the server has closed an idle connection while the request was on its way, the request
-    is kept as a ``whole``, and its method is idempotent (RFC 9112 §9.3.1).
+    Where the server has closed an idle connection while the request was on its way, it may have seen it, and
+    the method decides, whatever the conditions are (RFC 9112 §9.3.1); where it has said that it has done
+    nothing with it, nothing else does (RFC 9113 §8.7).
+
+    Args:
+        whole: all that has come of the request is kept.
     """
-    if reason is not Reason.SERVER_STALE or tx.answered_ns or not whole:
+    policy = tx.backend.retry
+    if tx.answered_ns or not whole or tx.retries >= policy.retries:
         return False
-    return tx.head is not None and tx.head.method in IDEMPOTENT
+    method = tx.head.method if tx.head is not None else None
+    if reason is Reason.SERVER_STALE:
+        covered = method in policy.methods
+    else:
+        covered = reason is Reason.SERVER_UNSEEN or policy.covers(_CONDITIONS[reason], method)
+    return covered and tx.backend.may_retry(now)
 
 
-def another(tx: Transaction) -> bool:
-    """Whether one more server is tried, of those that could be connected to."""
-    return len(tx.tried) <= tx.backend.retries and len(tx.tried) < len(tx.backend.servers)
+def kept(tx: Transaction) -> int:
+    """Bytes of the request's body that are kept to be sent again, in case that it may be."""
+    policy = tx.backend.retry
+    server = tx.server
+    if tx.head is not None and (tx.head.method in policy.methods or server is not None and server.http2):
+        return policy.body
+    return 0
+
+
+def statuses(backends: Iterable[Backend], core: Core) -> Callable[[Transaction, int, bool], bool] | None:
+    """A function that says whether a response with a status gives way to another try's, given whether all of
+    the request is kept; None where no backend's policy names a status."""
+    if not any(backend.retry.statuses for backend in backends):
+        return None
+
+    def instead(tx: Transaction, status: int, whole: bool) -> bool:
+        policy = tx.backend.retry
+        method = tx.head.method if tx.head is not None else None
+        if tx.retries >= policy.retries or not whole or not policy.covers_status(status, method):
+            return False
+        return tx.backend.may_retry(core.now)
+
+    return instead
 
 
 def failed(core: Core, tx: Transaction, reason: Reason, why: str) -> int:
@@ -45,3 +88,14 @@ def failed(core: Core, tx: Transaction, reason: Reason, why: str) -> int:
         server.errors += 1
         server.failed(core, kind, why)
     return status
+
+
+def answer_by(tx: Transaction, now: float, until: float) -> float:
+    """When a try's response must have begun, at the latest; ``until``: when that of all tries must have."""
+    return min(now + tx.backend.retry.per_try, until)
+
+
+def until(tx: Transaction, now: float) -> float:
+    """When the response must have begun, over all tries that begin ``now``; inf: that isn't bounded."""
+    timeout = tx.backend.retry.timeout
+    return now + timeout if timeout < inf else inf

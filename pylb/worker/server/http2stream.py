@@ -267,8 +267,8 @@ class Http2ServerStream(ServerSide):
         self._forget()
         if exchange is not None:
             exchange.server_gone(
-                Reason.SERVER_STALE if stale and self._head is None else Reason.SERVER_GONE,
-                "closed the connection before its response was whole",
+                Reason.SERVER_UNSEEN if stale and self._head is None else Reason.SERVER_GONE,
+                "refused the request" if stale else "closed the connection before its response was whole",
             )
 
     def _bad(self, exchange: FromServer, reason: str) -> None:
