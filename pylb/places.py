@@ -122,6 +122,10 @@ class Places:
         """How many a worker holds, by place."""
         return self._held[row * self.count : (row + 1) * self.count]
 
+    def holders(self, place: int) -> memoryview:
+        """By row, how many each worker holds of it."""
+        return self._held[place :: self.count]
+
     def first(self, place: int) -> memoryview:
         """By row, the rank of the request that is to have a place next (`pylb.queue.order`); 0: none."""
         return self._first[place * self.rows : (place + 1) * self.rows]
@@ -174,7 +178,7 @@ class Places:
         before = self.sequences.tolist()
         if any(number & 1 for number in before):
             return None
-        there = sum(self._held[place :: self.count]) + beside
+        there = sum(self.holders(place)) + beside
         _value(free, ctypes.addressof(value))
         there += value.value
         _value(owed, ctypes.addressof(value))
@@ -235,15 +239,6 @@ class Holder:
         if not self._owed[place] or _take(owed):
             _give(free)
         sequences[row] = self._sequence = sequence + 2
-
-
-def sure(audit: Callable[[], int | None], tries: int = 100) -> int:
-    """The result of an audit while nobody is at work, as at the start."""
-    for _ in range(tries):
-        found = audit()
-        if found is not None:
-            return found
-    return 0
 
 
 def row_before(first: Sequence[int], rank: int) -> int:

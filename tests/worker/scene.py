@@ -24,6 +24,7 @@ from pylb.worker.ends import Ends
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Wait
+from pylb.worker.phases.queue import Gate, Gates
 from pylb.worker.sides import ServerSide
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore, Transport
@@ -66,7 +67,8 @@ class Scene:
 
     Args:
         pooled: whether the servers have an idle connection each.
-        frontend: the frontend's configuration, beside the usual.
+        more: the backend's configuration, beside the usual.
+        frontend: the frontend's.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Scene:
         retries: int = 1,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
+        more: dict[str, Any] | None = None,
         **frontend: Any,
     ) -> None:
         core = self.core = TestCore(timeouts, limits)
@@ -83,7 +86,7 @@ class Scene:
             Server(name=f"s{number}", address=parse_address(f"127.0.0.{number + 1}:9"))
             for number in range(SERVERS)
         )
-        config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries)
+        config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries, **more or {})
         self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
         for number in range(SERVERS):
@@ -92,7 +95,7 @@ class Scene:
             **{"name": "f", "bind": (parse_address("127.0.0.1:80"),), "backend": "b", **frontend}
         )
         self.frontend = phases.compiled(front, {"b": self.backend}, core)
-        self.frontend.on_account = (self._account,)
+        self.frontend.on_account = (*self.frontend.on_account, self._account)
         self.accounts: list[Account] = []
         self.connections: list[FakeServer | Exception] = []
         self.idle = [FakeServer() for _ in servers] if pooled else []
@@ -132,6 +135,21 @@ class Scene:
 
         self.frontend.on_request = tuple(phase(number, result) for number, result in enumerate(results))
         return ran
+
+    def gate(self) -> Gate:
+        """The backend gets its gate, as the process gives it one."""
+        Gates(self.core, _BOARD, 0).watch(self.backend)
+        gate: Gate = self.backend.gate
+        return gate
+
+    def again(self) -> None:
+        """Another request is about to come."""
+        self.accounts.clear()
+        self.client = FakeClient(self.facts)
+        self.exchange = begin(self.core, self.facts, self.frontend)
+        self.core.counters[:] = [0] * len(self.core.counters)
+        self.core.times[:] = [0] * len(self.core.times)
+        self.backend.times[:] = [0] * len(self.backend.times)
 
     # What happens
 

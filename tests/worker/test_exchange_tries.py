@@ -221,7 +221,8 @@ def test_an_error_of_connecting_that_nobody_expects_is_answered_with_500(cold: S
 
 def test_a_server_that_had_closed_gets_the_request_again_on_a_new_connection(scene: Scene) -> None:
     scene.request(PUT, b"one", False)
-    # Not whole, so not sent again; see below.
+    scene.tell(scene.exchange.request_body, _AHEAD)
+    # More than is kept, so not sent again; see below.
     scene.tell(scene.exchange.server_gone, Reason.SERVER_STALE, "why")
     assert scene.client.told[-1][:2] == ("respond", 502)
     scene.over()

@@ -247,20 +247,37 @@ class Http2Server(Peer):
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_a_refused_stream_is_sent_again_where_that_is_safe(method: bytes) -> None:
+def test_a_refused_stream_is_sent_again_whatever_its_method(method: bytes) -> None:
+    """RFC 9113 §8.7: the server says that it has done nothing with it. After a pause, as it is the same one."""
     wire = Wire()
     server = Http2Server(wire)
     wire.near.protocol.data_received(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
     (first,) = server.seen(h2.events.RequestReceived)
     server.h2.reset_stream(first.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
     server.talk()
-    again = method == b"GET"
-    tasks = wire.worker.stand_in.tasks
-    assert len(tasks) == again  # a connection is looked for
-    assert wire.statuses() == ([] if again else [502])
-    assert wire.worker.counters[Field.RETRIES] == again
-    for task in tasks:
-        task.cancel()
+    assert wire.statuses() == [] and wire.worker.counters[Field.RETRIES] == 1
+    server.next_side()
+    wire.worker.stand_in.run_later()
+    _, second = server.seen(h2.events.RequestReceived)
+    server.h2.send_headers(second.stream_id, [(b":status", b"204")], end_stream=True)
+    server.talk()
+    assert wire.statuses() == [204]
+
+
+def test_a_server_that_refuses_every_stream_is_asked_as_often_as_retries_say() -> None:
+    wire = Wire()
+    server = Http2Server(wire)
+    wire.near.protocol.data_received(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    tries = 0
+    while not wire.statuses():
+        tries += 1
+        *_, last = server.seen(h2.events.RequestReceived)
+        server.h2.reset_stream(last.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+        server.talk()
+        server.next_side()
+        wire.worker.stand_in.run_later()
+    assert wire.statuses() == [502]
+    assert tries == 1 + wire.backend.retry.retries
 
 
 def test_a_body_in_chunks_arrives_as_data_and_comes_back_in_chunks() -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from pylb.config import routing
 from pylb.config.model import Config, Timeouts
+from pylb.retry.policy import Policy
 from pylb.worker import phases
 from pylb.worker.backend import Backend
 from pylb.worker.frontend import Frontend
@@ -17,7 +18,16 @@ from tests.rules.requests import BACKENDS, Facts, configuration, head_of
 
 def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]:
     backends = {
-        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None, servers=()))
+        name: cast(
+            Backend,
+            SimpleNamespace(
+                timeouts=Timeouts(),
+                body_bytes=None,
+                servers=(),
+                retry=Policy(),
+                config=SimpleNamespace(breaker=None),
+            ),
+        )
         for name in BACKENDS
     }
     (frontend,) = config.frontends

@@ -1,0 +1,105 @@
+"""Places at servers and backends with ``maxconn``: how many there are, and whose worker has died.
+
+The supervisor alone makes places and takes them away (`pylb.places`): at the start, at a reload, when a
+``maxconn`` changes at run time, and for a worker that has died with some. It looks at all of them once a
+second, and at once where something has happened.
+
+It knows the scoreboard and configurations, and no process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pylb.config.model import Config, ServerKey
+from pylb.scoreboard import Scoreboard, ServerField
+
+EVERY = 1.0
+"""Seconds between two looks at all places."""
+
+
+class PlaceKeeper:
+    """Keeps the number of places as it should be.
+
+    Args:
+        indices: of servers.
+        maxconn: what holds for a server with this index, given what its configuration says.
+    """
+
+    def __init__(
+        self,
+        board: Scoreboard,
+        indices: Mapping[ServerKey, int],
+        maxconn: Callable[[int, int], int] = lambda index, configured: configured,
+    ) -> None:
+        self._board = board
+        self._indices = indices
+        self._maxconn = maxconn
+        self._servers: dict[int, int] = {}  # by index, what the configuration says
+        self._backends: dict[int, int] = {}  # by place, likewise
+        self._wanted: dict[int, int] = {}  # by place
+        self._beside: dict[int, int] = {}
+        self._due: set[int] = set()
+        self._next = 0.0
+
+    def configure(self, config: Config) -> None:
+        """A configuration holds from now on, or begins to."""
+        places = self._board.places
+        for backend in config.backends:
+            index = self._board.backends.get(backend.name)
+            if index is not None and (backend.maxconn or places.of_backend(index) in self._backends):
+                self._backends[places.of_backend(index)] = backend.maxconn
+            for server in backend.servers:
+                self.server((backend.name, server.name, str(server.address)), server.maxconn)
+        self.changed()
+
+    def server(self, key: ServerKey, maxconn: int) -> None:
+        """A server has come, with what is configured for it."""
+        index = self._indices.get(key)
+        if index is not None:
+            self._servers[index] = maxconn
+
+    def changed(self) -> None:
+        """What is wanted may be another number; look at all of them at once."""
+        wanted = dict(self._backends)
+        for index, configured in self._servers.items():
+            wanted[index] = self._maxconn(index, configured)
+        self._wanted = {
+            place: number for place, number in wanted.items() if number or place in self._wanted
+        }
+        self.look()
+
+    def look(self) -> None:
+        """Look at all places with the next `tick`, for a worker has died."""
+        self._due = set(self._wanted)
+
+    def tick(self, now: float) -> bool:
+        """Put right what isn't; whether some of it has to be tried again soon."""
+        if now >= self._next:
+            self._next = now + EVERY
+            self.look()
+        free = 0
+        for place in list(self._due):
+            found = self._audit(place)
+            if found is not None:
+                self._due.discard(place)
+                free += found
+        if free:
+            for row in self._board.live_rows():
+                self._board.places.wake(row)
+        return bool(self._due)
+
+    def _audit(self, place: int) -> int | None:
+        board = self._board
+        beside = 0
+        if place < board.servers:
+            # Requests that came while there was no limit. A worker raises its count of active ones a moment
+            # after it has taken a place, and lowers it a moment before it gives one back: so the greater of
+            # two looks counts.
+            active = board.server_column(ServerField.ACTIVE, place)
+            held = board.places.holders(place)
+            seen = sum([max(0, active[row] - held[row]) for row in board.live_rows()])
+            beside = max(seen, self._beside.get(place, 0))
+            self._beside[place] = seen
+        return board.places.audit(place, self._wanted[place], beside)
+
