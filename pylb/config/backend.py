@@ -70,7 +70,7 @@ class Server(Section):
         default=0,
         ge=0,
         le=1_000_000,
-        description="Requests at a time over all workers (TCP mode: connections); others wait. 0 is no limit.",
+        description="Requests (TCP: connections) at a time, over all workers; others wait. 0: any number.",
     )
     slow_start: SecondsOrZero = Field(
         default=0.0,

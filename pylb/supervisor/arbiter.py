@@ -39,6 +39,7 @@ from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
 from pylb.supervisor.indices import Indices, room_for
 from pylb.supervisor.pins import Pins
+from pylb.supervisor.places import PlaceKeeper
 from pylb.supervisor.processes import Child, Worker, reap
 from pylb.supervisor.reload import Reload
 from pylb.supervisor.secrets import read_secrets
@@ -138,6 +139,8 @@ class Arbiter:
             served=lambda: self.fleet.served,
             started=lambda child: self.channels.watch(child),
         )
+        self.board.places.open_wakes()
+        self.places = PlaceKeeper(self.board, self.indices.known)
         self.pins = Pins(self.fleet)
         self.stop = Stop(self.board, self._drain, self.fleet.kill)
         self.reload = Reload(
@@ -178,6 +181,7 @@ class Arbiter:
         for worker in self.fleet.workers.values():
             worker.channel.close()
         self.inboxes.close()
+        self.board.places.close_wakes()
         self.fleet.newest.listeners.close(unlink=False)
         logging_.setup(generation.config.log.format, generation.config.log.level)
 
@@ -201,6 +205,7 @@ class Arbiter:
         gc.collect()
         gc.freeze()
         try:
+            self._keep_places(0.0)
             self.fleet.start()
             self.control.start()
             self._loop()
@@ -211,6 +216,7 @@ class Arbiter:
                 ("closing the binds", self.fleet.newest.listeners.close),
                 ("closing the admin address", self.control.admin.close),
                 ("closing the inboxes", self.inboxes.close),
+                ("closing the eventfds", self.board.places.close_wakes),
             ):
                 with self.guard(part):
                     end()
@@ -259,8 +265,16 @@ class Arbiter:
                 with guard("ticking"):
                     if self.control.doubtful or self.fleet.busy():
                         tick_due = now + FAST_TICK
+            with guard("the places"):
+                if self._keep_places(now):
+                    tick_due = min(tick_due, now + FAST_TICK)
             with guard("the state's message"):
                 self.control.tell(self._state(), now)
+
+    def _keep_places(self, now: float) -> bool:
+        """See to the places at servers; whether that has to be done again soon."""
+        self.places.follow(self.fleet.served.config, self.fleet.newest.config)
+        return self.places.tick(now)
 
     # -- what comes from outside -----------------------------------------------------------------
 
@@ -317,6 +331,7 @@ class Arbiter:
                     self.channels.read(worker)
                 self.channels.forget(worker)
                 self.fleet.gone(worker, status)
+                self.places.look()
 
     def _state(self) -> dict[str, Any]:
         """What the control plane is to know."""

@@ -10,6 +10,7 @@ It knows the scoreboard and configurations, and no process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import is_
 
 from pylb.config.model import Config, ServerKey
 from pylb.scoreboard import Scoreboard, ServerField
@@ -41,16 +42,23 @@ class PlaceKeeper:
         self._beside: dict[int, int] = {}
         self._due: set[int] = set()
         self._next = 0.0
+        self._configs: tuple[Config, ...] = ()
 
-    def configure(self, config: Config) -> None:
-        """A configuration holds from now on, or begins to."""
+    def follow(self, *configs: Config) -> None:
+        """These configurations hold now, the later ones before those which they replace."""
+        if len(configs) == len(self._configs) and all(map(is_, configs, self._configs)):
+            return
+        self._configs = configs
+        self._servers.clear()
+        self._backends.clear()
         places = self._board.places
-        for backend in config.backends:
-            index = self._board.backends.get(backend.name)
-            if index is not None and (backend.maxconn or places.of_backend(index) in self._backends):
-                self._backends[places.of_backend(index)] = backend.maxconn
-            for server in backend.servers:
-                self.server((backend.name, server.name, str(server.address)), server.maxconn)
+        for config in configs:
+            for backend in config.backends:
+                index = self._board.backends.get(backend.name)
+                if index is not None:
+                    self._backends[places.of_backend(index)] = backend.maxconn
+                for server in backend.servers:
+                    self.server((backend.name, server.name, str(server.address)), server.maxconn)
         self.changed()
 
     def server(self, key: ServerKey, maxconn: int) -> None:

@@ -248,7 +248,7 @@ class Http2Server(Peer):
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 def test_a_refused_stream_is_sent_again_whatever_its_method(method: bytes) -> None:
-    """RFC 9113 §8.7: the server says that it has done nothing with it. After a pause, as it is the same one."""
+    """RFC 9113 §8.7: the server says that it has done nothing with it."""
     wire = Wire()
     server = Http2Server(wire)
     wire.near.protocol.data_received(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")

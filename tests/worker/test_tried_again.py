@@ -72,7 +72,7 @@ def test_a_client_that_leaves_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
 
     later = scene.core.stand_in.call_later
     monkeypatch.setattr(
-        scene.core.stand_in, "call_later", lambda *call: later(*call) or Handle()  # type: ignore[func-returns-value]
+        scene.core.stand_in, "call_later", lambda *call: later(*call) or Handle()
     )
     scene.request()
     scene.connect(REFUSED, REFUSED, REFUSED)

@@ -1,7 +1,8 @@
 """The queue: who may be at a server, where ``maxconn`` bounds that, and who waits for a place.
 
-A backend with bounded servers, a bound of its own, a circuit breaker, or a time for each try has a `Gate`. Its servers are never picked at once (`pick`): its requests come to the gate, which gives a server, or
-a `Waiter` for a phase that waits, or why there is none. Others pay nothing for it.
+A backend with bounded servers, a bound of its own, a circuit breaker, or a time for each try has a `Gate`. Its
+servers are never picked at once (`pick`): its requests come to the gate, which gives a server, or a `Waiter`
+for a phase that waits, or why there is none. Others pay nothing for it.
 
 What holds: a request takes a place atomically, over all workers (`pylb.places`). While any request of the
 backend waits in any worker, new ones wait behind it. A place that becomes free goes to the worker whose first
@@ -36,6 +37,7 @@ from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
 _SEVERAL = 16  # of those that wait are looked at, where the first one can't have what is free
+_LAST = (1 << 63) - 1  # of ranks
 _TAKES = 4  # tries to take a place at a server that seemed to have one
 
 Held = tuple["Gate", int, int]
@@ -311,7 +313,7 @@ class Gate:
         """Whether this worker's request is next; else the worker is told whose is."""
         if whoever:
             return rank > 0
-        row = row_before(first[: self._used()], rank or 1 << 62)
+        row = row_before(first[: self._used()], rank or _LAST)
         if row < 0 or row == self.row:
             return rank > 0
         self.places.wake(row)
