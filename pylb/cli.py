@@ -203,7 +203,12 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
 
 @app.command()
 def explain(
-    url: Annotated[str, typer.Argument(metavar="URL", help="What is asked for: https://HOST/PATH?QUERY.")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="https://HOST/PATH?QUERY; in TCP mode tcp://HOST:PORT or tls://NAME."
+        ),
+    ],
     config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")],
     method: Annotated[str, typer.Option("--method", metavar="METHOD", help="The method.")] = "GET",
     header: Annotated[
@@ -211,6 +216,10 @@ def explain(
     ] = None,
     source: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Who asks.")] = "127.0.0.1",
     frontend: Annotated[str, typer.Option("--frontend", metavar="NAME", help="Who is asked.")] = "",
+    alpn: Annotated[
+        list[str] | None,
+        typer.Option("--alpn", metavar="NAME", help="What a tls:// client offers; may be repeated."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what becomes of a request, rule by rule."""
@@ -222,7 +231,7 @@ def explain(
         origin = read_source(config)
         configuration = from_source(origin)
     try:
-        request = Request(url, method.upper(), [header_of(one) for one in header or ()], source)
+        request = Request(url, method.upper(), [header_of(one) for one in header or ()], source, alpn or ())
         outcome = dryrun.DryRun(configuration).ask(request, frontend)
     except BadRequest as error:
         fail(str(error))

@@ -11,10 +11,13 @@ from pylb.accesslog.template import VARIABLES, Format, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
-from pylb.worker.phases.logfields import Fields, Get, Inline
+from pylb.worker.phases.logfields import LOWERED, USUAL, Fields, Get, Inline
 from pylb.worker.transaction import Transaction
 
-_OF_HEAD = frozenset({"method", "uri", "raw_path", "query", "host", "protocol", "header.", "cookie."})
+_OF_HEAD = frozenset(
+    {"method", "uri", "raw_path", "query", "path", "path.", "argument.", "host", "protocol"}
+    | {"header.", "cookie."}
+)
 _OF_SERVER = frozenset(
     {"frontend.name", "backend.name", "server.name", "server.address", "(server)"}
     | {name for name in VARIABLES if name.startswith("connections.")}
@@ -39,7 +42,8 @@ def line(format_: Format, config: FrontendConfig, core: Core) -> Callable[[Trans
         if isinstance(first, str):
             found.append(first)
         elif first.name in _OF_HEAD:
-            found.append(_once_for_a_head(joined))
+            of_head = [part if isinstance(part, str) else fields.of_head(part) for part in run]
+            found.append(_once_for_a_head(_together(of_head), joined))
         elif first.name in _OF_SERVER:
             found.append(_once_for_a_server(joined, core))
         elif first.name in _OF_CLIENT and not labelled:
@@ -71,26 +75,34 @@ def _together(parts: Sequence[str | Get]) -> Callable[[Transaction], str]:
     """A function that writes texts and values one behind the other.
 
     It is an f-string, which takes half the time of ``%`` and a list of values. Its source has names in it,
-    and what is `Inline`; no text of the configuration.
+    and what is `Inline`; no text of the configuration. It is another one where `USUAL` holds, if some of them
+    have less to do then.
     """
-    if len(parts) == 1 and not isinstance(parts[0], str):
+    if len(parts) == 1 and not isinstance(parts[0], str) and not isinstance(parts[0], Inline):
         return parts[0]  # the only value is text already
     names: dict[str, object] = {}
-    source = ""
+    source = usual = ""
     for number, part in enumerate(parts):
         name = f"part{number}"
         if isinstance(part, Inline):
             names |= part.names
             source += f"{{{part.source}}}"
-        else:
-            names[name] = part
-            source += f"{{{name}}}" if isinstance(part, str) else f"{{{name}(tx)}}"
-    function: Callable[[Transaction], str] = eval(f'lambda tx: f"{source}"', names)
+            usual += f"{{{part.usual}}}"
+            continue
+        names[name] = part
+        name = f"{{{name}}}" if isinstance(part, str) else f"{{{name}(tx)}}"
+        source += name
+        usual += name
+    if LOWERED in source:
+        # Of the fields of a head that are looked for, the first one has it made small letters for all.
+        source = usual = source.replace(LOWERED, f"{LOWERED} := tx.head.raw.lower()", 1)
+    written = f'f"{source}"' if source == usual else f'f"{usual}" if {USUAL} else f"{source}"'
+    function: Callable[[Transaction], str] = eval(f"lambda tx: {written}", names)
     return function
 
 
-def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
-    """Clients mostly repeat a head, which is then the same object."""
+def _once_for_a_head(render: Callable[[Transaction], str], without: Callable[[Transaction], str]) -> Get:
+    """Clients mostly repeat a head, which is then the same object; ``without`` writes where there is none."""
     known: bytes | None = None
     protocol = text = ""
 
@@ -98,7 +110,7 @@ def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
         nonlocal known, protocol, text
         head = tx.head
         if head is None:
-            return render(tx)
+            return without(tx)
         if head.raw is not known or tx.client.protocol != protocol:
             known = None  # should this fail
             text = render(tx)
@@ -109,29 +121,21 @@ def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
 
 
 def _once_for_a_client(render: Callable[[Transaction], str]) -> Get:
-    def get(tx: Transaction) -> str:
-        client = tx.client
-        if not client.label:
-            client.label = render(tx)
-        return client.label
+    def labelled(tx: Transaction) -> str:
+        text = tx.client.label = render(tx)
+        return text
 
-    return get
+    return Inline("tx.client.label or labelled(tx)", labelled=labelled)
 
 
 def _once_for_a_server(render: Callable[[Transaction], str], core: Core) -> Get:
     known: dict[Server | None, str] = {}
-    at = -1.0
+    core.on_tick.append(known.clear)  # counts are a tenth of a second old at most
 
-    def get(tx: Transaction) -> str:
-        nonlocal at
-        if core.now != at:  # counts are a tenth of a second old at most
-            at = core.now
-            known.clear()
-        text = known.get(tx.server)
-        if text is None:
-            text = render(tx)
-            if tx.server is not None:
-                known[tx.server] = text
+    def written(tx: Transaction) -> str:
+        text = render(tx)
+        if tx.server is not None:
+            known[tx.server] = text
         return text
 
-    return get
+    return Inline("known.get(tx.server) or written(tx)", known=known, written=written)
