@@ -38,6 +38,8 @@ USUAL = (
 
 LOWERED = "lowered"
 """In an `Inline` of a head's field: the head in small letters."""
+LOWERED_FIRST = f"({LOWERED} := tx.head.raw.lower())"
+"""The same in the first one of a function."""
 
 
 class Inline:
@@ -479,9 +481,9 @@ def _target(style: Style, written: Get) -> Get:
 
 def _quoted(get: Get) -> Get:
     if isinstance(get, Inline):
-        (source, usual), names = (get.source, get.usual), get.names
-        # Its expressions are used within another one's quotes.
-        return Inline(f"quote + ({source}) + quote", f"quote + ({usual}) + quote", quote='"', **names)
+        constant = get.usual[:1] == "'"
+        usual = f"'\"' {get.usual} '\"'" if constant else f"'\"' + ({get.usual}) + '\"'"
+        return Inline(f"'\"' + ({get.source}) + '\"'", usual, **get.names)
     return lambda tx: f'"{get(tx)}"'
 
 

@@ -5,13 +5,14 @@ Floor: phases; above `logfields`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ast
+from collections.abc import Callable, Iterable, Sequence
 
 from pylb.accesslog.template import VARIABLES, Format, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
-from pylb.worker.phases.logfields import LOWERED, USUAL, Fields, Get, Inline
+from pylb.worker.phases.logfields import LOWERED, LOWERED_FIRST, USUAL, Fields, Get, Inline
 from pylb.worker.transaction import Transaction
 
 _OF_HEAD = frozenset(
@@ -74,31 +75,59 @@ def _run(parts: Sequence[str | Variable]) -> list[str | Variable]:
 def _together(parts: Sequence[str | Get]) -> Callable[[Transaction], str]:
     """A function that writes texts and values one behind the other.
 
-    It is an f-string, which takes half the time of ``%`` and a list of values. Its source has names in it,
-    and what is `Inline`; no text of the configuration. It is another one where `USUAL` holds, if some of them
-    have less to do then.
+    It is an f-string, which takes half the time of ``%`` and a list of values, made as a tree, so that texts
+    of the configuration are never read as source. It is another one where `USUAL` holds, if some of the
+    values have less to do then.
     """
     if len(parts) == 1 and not isinstance(parts[0], str) and not isinstance(parts[0], Inline):
         return parts[0]  # the only value is text already
     names: dict[str, object] = {}
-    source = usual = ""
+    source: list[str | ast.expr] = []
+    usual: list[str | ast.expr] = []
+    lowered = LOWERED_FIRST
     for number, part in enumerate(parts):
-        name = f"part{number}"
-        if isinstance(part, Inline):
+        if isinstance(part, str):
+            source.append(part)
+            usual.append(part)
+        elif isinstance(part, Inline):
             names |= part.names
-            source += f"{{{part.source}}}"
-            usual += f"{{{part.usual}}}"
-            continue
-        names[name] = part
-        name = f"{{{name}}}" if isinstance(part, str) else f"{{{name}(tx)}}"
-        source += name
-        usual += name
-    if LOWERED in source:
-        # Of the fields of a head that are looked for, the first one has it made small letters for all.
-        source = usual = source.replace(LOWERED, f"{LOWERED} := tx.head.raw.lower()", 1)
-    written = f'f"{source}"' if source == usual else f'f"{usual}" if {USUAL} else f"{source}"'
-    function: Callable[[Transaction], str] = eval(f"lambda tx: {written}", names)
+            text = part.source
+            if LOWERED in text:
+                # Of the fields that are looked for, the first one has the head made small letters for all.
+                text, lowered = text.replace(LOWERED, lowered), LOWERED
+            source.append(_expression(text))
+            usual.append(source[-1] if part.usual == part.source else _expression(part.usual))
+        else:
+            names[f"part{number}"] = part
+            source.append(_expression(f"part{number}(tx)"))
+            usual.append(source[-1])
+    body: ast.expr = _joined(source)
+    if any(one is not other for one, other in zip(source, usual, strict=True)):
+        body = ast.IfExp(_expression(USUAL), _joined(usual), body)
+    tree = ast.Expression(_expression("lambda tx: 0"))
+    assert isinstance(tree.body, ast.Lambda)
+    tree.body.body = body
+    code = compile(ast.fix_missing_locations(tree), "a line of the access log", "eval")
+    function: Callable[[Transaction], str] = eval(code, names)
     return function
+
+
+def _expression(source: str) -> ast.expr:
+    return ast.parse(source, mode="eval").body
+
+
+def _joined(parts: Iterable[str | ast.expr]) -> ast.JoinedStr:
+    """An f-string; texts and constants that follow each other are one."""
+    values: list[ast.expr] = []
+    for part in parts:
+        if isinstance(part, ast.expr) and not isinstance(part, ast.Constant):
+            values.append(ast.FormattedValue(part, -1))
+            continue
+        text = str(part.value) if isinstance(part, ast.Constant) else str(part)
+        if values and isinstance(values[-1], ast.Constant):
+            text = str(values.pop().value) + text  # type: ignore[attr-defined]
+        values.append(ast.Constant(text))
+    return ast.JoinedStr(values)
 
 
 def _once_for_a_head(render: Callable[[Transaction], str], without: Callable[[Transaction], str]) -> Get:
@@ -133,7 +162,7 @@ def _once_for_a_server(render: Callable[[Transaction], str], core: Core) -> Get:
     core.on_tick.append(known.clear)  # counts are a tenth of a second old at most
 
     def written(tx: Transaction) -> str:
-        text = render(tx)
+        text = str(render(tx))  # a number alone is one still
         if tx.server is not None:
             known[tx.server] = text
         return text
