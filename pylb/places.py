@@ -2,8 +2,8 @@
 
 Known to all processes, beside the scoreboard, which holds one (`Scoreboard.places`). Checking a count and
 then raising it would let more through than the limit, since workers do it at the same time. So each free
-place is one of a POSIX semaphore's (man 7 sem_overview), which lies in memory that the processes share, and is
-taken by ``sem_trywait``. That costs 0.3 µs by ctypes; an eventfd costs three times as much, and
+place is one of a POSIX semaphore's (man 7 sem_overview), which lies in memory that the processes share, and
+is taken by ``sem_trywait``. That costs 0.3 µs by ctypes; an eventfd costs three times as much, and
 ``multiprocessing``'s semaphores are files, which can't be made for a server that comes while workers run.
 
 This is the one exception to "each figure has one writer". What hangs on it has one: each worker notes in its

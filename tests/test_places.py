@@ -9,9 +9,28 @@ from collections.abc import Iterator
 
 import pytest
 
+from pylb.config.address import parse_address
+from pylb.config.model import Config, Server
+from pylb.net.serverlists import Listed
 from pylb.places import Holder, Places, Tally, row_before
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
+from pylb.servers import Column, Table
 from pylb.supervisor.places import PlaceKeeper
+
+_CONFIG = Config.model_validate(
+    {
+        "frontend": [{"name": "f", "bind": "127.0.0.1:80", "backend": "b"}],
+        "backend": [{"name": "b", "server": ["127.0.0.1:1"]}],
+    }
+)
+
+
+def _keeper(board: Scoreboard, maxconn: int) -> PlaceKeeper:
+    """Of one server, whose index is 0."""
+    server = Server(address=parse_address("127.0.0.1:1"), maxconn=maxconn)
+    keeper = PlaceKeeper(board, lambda config: {"b": [Listed(server, 0)]})
+    keeper.follow(1, _CONFIG)
+    return keeper
 
 
 @pytest.fixture
@@ -78,13 +97,10 @@ def test_a_limit_that_comes_while_requests_are_there() -> None:
     board.row(0)[Field.STATE] = State.SERVING
     active = board.server_column(ServerField.ACTIVE, 0)
     active[0] = 2
-    wanted = [0]
-    keeper = PlaceKeeper(board, {("b", "s", "a"): 0}, lambda index, configured: wanted[0])
-    keeper.server(("b", "s", "a"), 0)
-    keeper.changed()
+    keeper = _keeper(board, 0)
     keeper.tick(0.0)
-    wanted[0] = 3
-    keeper.changed()
+    Table(board).supervisor_set(Column.MAXCONN, 0, 3)
+    keeper.follow(1, _CONFIG)
     assert not keeper.tick(0.1)
     holder = Holder(board.places, 0)
     assert holder.take(0) and not holder.take(0)
@@ -112,9 +128,7 @@ def test_a_queues_figures_outlive_its_worker(places: Places) -> None:
 def test_processes_never_have_more_than_there_are() -> None:
     """Four that take and give all the time, and count in memory of theirs; one of them is killed."""
     board = Scoreboard(4)
-    keeper = PlaceKeeper(board, {("b", "s", "a"): 0})
-    keeper.server(("b", "s", "a"), 2)
-    keeper.changed()
+    keeper = _keeper(board, 2)
     keeper.tick(0.0)
     children = []
     for row in range(4):

@@ -9,11 +9,12 @@ It knows the scoreboard and configurations, and no process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from operator import is_
+from collections.abc import Callable
 
-from pylb.config.model import Config, ServerKey
+from pylb.config.model import Config
+from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard, ServerField
+from pylb.servers import Table
 
 EVERY = 1.0
 """Seconds between two looks at all places."""
@@ -23,32 +24,31 @@ class PlaceKeeper:
     """Keeps the number of places as it should be.
 
     Args:
-        indices: of servers.
-        maxconn: what holds for a server with this index, given what its configuration says.
+        lists: gives the servers of a configuration, those that were discovered included.
     """
 
-    def __init__(
-        self,
-        board: Scoreboard,
-        indices: Mapping[ServerKey, int],
-        maxconn: Callable[[int, int], int] = lambda index, configured: configured,
-    ) -> None:
+    def __init__(self, board: Scoreboard, lists: Callable[[Config], Lists]) -> None:
         self._board = board
-        self._indices = indices
-        self._maxconn = maxconn
+        self._lists = lists
+        self._table = Table(board)
         self._servers: dict[int, int] = {}  # by index, what the configuration says
         self._backends: dict[int, int] = {}  # by place, likewise
         self._wanted: dict[int, int] = {}  # by place
         self._beside: dict[int, int] = {}
         self._due: set[int] = set()
         self._next = 0.0
-        self._configs: tuple[Config, ...] = ()
+        self._followed: tuple[object, ...] = ()
 
-    def follow(self, *configs: Config) -> None:
-        """These configurations hold now, the later ones before those which they replace."""
-        if len(configs) == len(self._configs) and all(map(is_, configs, self._configs)):
+    def follow(self, version: int, *configs: Config) -> None:
+        """These configurations hold now, the later ones before those which they replace.
+
+        Args:
+            version: of the lists.
+        """
+        followed = (version, self._table.version, *map(id, configs))
+        if followed == self._followed:
             return
-        self._configs = configs
+        self._followed = followed
         self._servers.clear()
         self._backends.clear()
         places = self._board.places
@@ -57,24 +57,16 @@ class PlaceKeeper:
                 index = self._board.backends.get(backend.name)
                 if index is not None:
                     self._backends[places.of_backend(index)] = backend.maxconn
-                for server in backend.servers:
-                    self.server((backend.name, server.name, str(server.address)), server.maxconn)
-        self.changed()
+            for listed in self._lists(config).values():
+                for one in listed:
+                    self._servers[one.index] = one.config.maxconn
+        self._changed()
 
-    def server(self, key: ServerKey, maxconn: int) -> None:
-        """A server has come, with what is configured for it."""
-        index = self._indices.get(key)
-        if index is not None:
-            self._servers[index] = maxconn
-
-    def changed(self) -> None:
-        """What is wanted may be another number; look at all of them at once."""
+    def _changed(self) -> None:
         wanted = dict(self._backends)
         for index, configured in self._servers.items():
-            wanted[index] = self._maxconn(index, configured)
-        self._wanted = {
-            place: number for place, number in wanted.items() if number or place in self._wanted
-        }
+            wanted[index] = self._table.maxconn(index, configured)
+        self._wanted = {place: number for place, number in wanted.items() if number or place in self._wanted}
         self.look()
 
     def look(self) -> None:
@@ -110,4 +102,3 @@ class PlaceKeeper:
             beside = max(seen, self._beside.get(place, 0))
             self._beside[place] = seen
         return board.places.audit(place, self._wanted[place], beside)
-

@@ -71,9 +71,9 @@ class Transaction:
         self.backend_queue = 0
         """How many waited before it for any of the backend's."""
         self.index = -1
-        """Its position in its backend."""
+        """That server's index. (A position in the backend may be another server's by the next try.)"""
         self.tried: frozenset[int] = frozenset()
-        """Positions of the servers that have failed it since the last pause."""
+        """Indices of the servers that have failed it since the last pause."""
         self.fresh = False
         """Whether it must have a connection of its own."""
         self.local = False

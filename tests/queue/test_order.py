@@ -83,7 +83,9 @@ def test_whoever_is_served_is_the_first_of_those_that_are_left(
     waiting: list[tuple[int, int, object]] = []
     for number, (what, priority, early) in enumerate(events):
         if what and waiting:
-            entry = waiting.pop(0 if early else -1)[2] if what == 3 else min(waiting, key=lambda one: one[:2])[2]
+            entry = (
+                waiting.pop(0 if early else -1)[2] if what == 3 else min(waiting, key=lambda one: one[:2])[2]
+            )
             waiting = [one for one in waiting if one[2] is not entry]
             if what != 3:
                 assert order.first() is entry

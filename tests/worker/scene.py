@@ -24,7 +24,8 @@ from pylb.worker.ends import Ends
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Wait
-from pylb.worker.phases.queue import Gate, Gates
+from pylb.worker.phases.gates import Gates
+from pylb.worker.phases.queue import Gate
 from pylb.worker.sides import ServerSide
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore, Transport

@@ -15,8 +15,9 @@ from pylb.scoreboard import Field, Scoreboard, State
 from pylb.supervisor.places import PlaceKeeper
 from pylb.worker.backend import Backend, Server
 from pylb.worker.phases import keys
+from pylb.worker.phases.gates import Gates
 from pylb.worker.phases.pick import by_key, pick
-from pylb.worker.phases.queue import Gate, Gates, Waiter
+from pylb.worker.phases.queue import Gate, Waiter
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore
@@ -39,7 +40,7 @@ class Fleet:
             for number, most in enumerate(servers)
         )
         config = self.config = BackendConfig(name="b", servers=made, **more)
-        self.keeper = PlaceKeeper(board, {})
+        self.keeper = PlaceKeeper(board, lambda config: {})
         self.board.places.wake = self._wake  # type: ignore[method-assign]
         for index, most in enumerate(servers):
             board.places.audit(index, most)
@@ -229,7 +230,7 @@ def test_a_hashed_request_waits_for_its_own_server() -> None:
     first, what = fleet.ask(0, b"X-User: a\r\n")
     assert isinstance(what, Server)
     second, waiter = fleet.ask(1, b"X-User: a\r\n")
-    assert isinstance(waiter, Waiter) and waiter.position is not None
+    assert isinstance(waiter, Waiter) and waiter.index is not None
     assert (second.srv_queue, second.backend_queue) == (0, 0)
     other, free = fleet.ask(1)
     assert isinstance(free, Server) and free is not what

@@ -23,7 +23,7 @@ def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]
             SimpleNamespace(
                 timeouts=Timeouts(),
                 body_bytes=None,
-                servers=(),
+                observes=False,
                 retry=Policy(),
                 config=SimpleNamespace(breaker=None),
             ),

@@ -71,9 +71,7 @@ def test_a_client_that_leaves_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
             cancelled.append(True)
 
     later = scene.core.stand_in.call_later
-    monkeypatch.setattr(
-        scene.core.stand_in, "call_later", lambda *call: later(*call) or Handle()
-    )
+    monkeypatch.setattr(scene.core.stand_in, "call_later", lambda *call: later(*call) or Handle())
     scene.request()
     scene.connect(REFUSED, REFUSED, REFUSED)
     scene.tell(scene.exchange.client_gone, Reason.CLIENT_GONE)
@@ -90,7 +88,9 @@ def test_a_client_that_leaves_in_a_pause(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 @pytest.mark.parametrize("head", [GET, POST])
-def test_what_a_server_may_have_seen(monkeypatch: pytest.MonkeyPatch, reason: Reason, on: str, head: Any) -> None:
+def test_what_a_server_may_have_seen(
+    monkeypatch: pytest.MonkeyPatch, reason: Reason, on: str, head: Any
+) -> None:
     scene = _scene(monkeypatch, pooled=True, on=[on])
     scene.request(head)
     scene.tell(scene.exchange.server_gone, reason, "why")

@@ -25,10 +25,10 @@ from pylb.worker.phases import (
     answers,
     connection,
     fields,
+    gates,
     limits,
     observe,
     pages,
-    queue,
     retry,
     route,
 )
@@ -72,7 +72,7 @@ def compiled(
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
     frontend.page = pages_
     frontend.instead = instead
-    on_account = [observe.response_times(backends.values()), queue.breakers(backends.values())]
+    on_account = [observe.response_times(backends.values()), gates.breakers(backends.values(), core)]
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))

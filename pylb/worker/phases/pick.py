@@ -11,12 +11,18 @@ from pylb.worker.transaction import Transaction
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
+    if backend.versions[0] != backend.seen:
+        backend.look()
     choose = backend.choose
-    index = backend.balancer.pick(tx.tried) if choose is None else choose(tx)
-    if index is None:
+    if choose is not None:
+        position = choose(tx)
+    else:
+        tried = tx.tried
+        position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+    if position is None:
         return None
-    server = backend.servers[index]
-    tx.index = index
+    server = backend.servers[position]
+    tx.index = server.index
     tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1
@@ -28,7 +34,7 @@ def by_key(backend: Backend) -> Callable[[Transaction], int | None] | None:
     key = backend.key
     if key is None:
         return None
-    return lambda tx: backend.balancer.pick(tx.tried, key(tx))
+    return lambda tx: backend.balancer.pick(backend.positions(tx.tried), key(tx))
 
 
 def nobody(tx: Transaction) -> int | None:
@@ -36,9 +42,9 @@ def nobody(tx: Transaction) -> int | None:
     return None
 
 
-def count(tx: Transaction, server: Server, position: int) -> None:
+def count(tx: Transaction, server: Server) -> None:
     """Count the request as this server's, as `pick` does."""
-    tx.index = position
+    tx.index = server.index
     tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1

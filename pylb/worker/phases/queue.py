@@ -1,6 +1,6 @@
 """The queue: who may be at a server, where ``maxconn`` bounds that, and who waits for a place.
 
-A backend with bounded servers, a bound of its own, a circuit breaker, or a time for each try has a `Gate`. Its
+A backend with bounded servers, its own bound, a circuit breaker, or a time for each try has a `Gate`. Its
 servers are never picked at once (`pick`): its requests come to the gate, which gives a server, or a `Waiter`
 for a phase that waits, or why there is none. Others pay nothing for it.
 
@@ -17,11 +17,8 @@ Floor: phases.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from logging import WARNING
+from collections.abc import Callable
 
 from pylb.http.errors import Answer
 from pylb.places import Holder, Places, Tally, row_before
@@ -32,7 +29,7 @@ from pylb.worker.backend import Backend, Server
 from pylb.worker.core import Core
 from pylb.worker.frontend import Wait
 from pylb.worker.phases import keys
-from pylb.worker.phases.pick import count, nobody
+from pylb.worker.phases.pick import count
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
@@ -47,14 +44,14 @@ Held = tuple["Gate", int, int]
 class Waiter(Wait):
     """A request that waits for a place."""
 
-    __slots__ = ("gate", "tx", "server", "position", "entry", "since", "_go_on")
+    __slots__ = ("gate", "tx", "server", "index", "entry", "since", "_go_on")
 
-    def __init__(self, gate: Gate, tx: Transaction, position: int | None, now_ns: int) -> None:
+    def __init__(self, gate: Gate, tx: Transaction, index: int | None, now_ns: int) -> None:
         self.gate = gate
         self.tx = tx
         self.server: Server | None = None
         """Set before it goes on, unless it goes on with an answer."""
-        self.position = position
+        self.index = index
         """Of the one server that it waits for; None: any."""
         self.entry: Entry[Waiter] = None  # type: ignore[assignment]  # set when it waits
         self.since = now_ns
@@ -120,7 +117,7 @@ class Gate:
         own = self._own(tx)
         if own is not None:
             server = self._at(tx, own)
-            return server if server is not None else self._join(tx, own)
+            return server if server is not None else self._join(tx, backend.servers[own].index)
         if not self._waited_for(self._place):
             server = self._free(tx)
             if server is not None:
@@ -131,7 +128,7 @@ class Gate:
 
     def _tried(self, tx: Transaction) -> frozenset[int]:
         """Positions of the servers that have failed it."""
-        return tx.tried
+        return self.backend.positions(tx.tried) if tx.tried else tx.tried
 
     def _own(self, tx: Transaction) -> int | None:
         """The one server that the request belongs to; None where any will do."""
@@ -180,7 +177,7 @@ class Gate:
                 holder.give(own)
             return None
         tx.held = (self, place, own) if place >= 0 or own >= 0 else None
-        count(tx, server, position)
+        count(tx, server)
         return server
 
     def give(self, held: Held) -> None:
@@ -203,21 +200,19 @@ class Gate:
         """Whether any worker's request waits for it."""
         return self.places.waited_for(place, self._used())
 
-    def _order(self, position: int | None) -> Order[Waiter]:
-        if position is None:
+    def _order(self, index: int | None) -> Order[Waiter]:
+        if index is None:
             return self._queue
-        index = self.backend.servers[position].index
         order = self._queues.get(index)
         if order is None:
             order = self._queues[index] = Order[Waiter](self._key is not None)
         return order
 
-    def _publish(self, position: int | None) -> None:
+    def _publish(self, index: int | None) -> None:
         """Tell the others of the first one that waits, and how many do."""
-        if position is None:
+        if index is None:
             self._first[self.row] = self._queue.rank
         else:
-            index = self.backend.servers[position].index
             order = self._queues.get(index)
             self.places.first(index)[self.row] = order.rank if order is not None else 0
             if order is not None and not order:
@@ -228,7 +223,7 @@ class Gate:
         """How many wait in this worker."""
         return len(self._queue) + sum([len(order) for order in self._queues.values()])
 
-    def _join(self, tx: Transaction, position: int | None) -> Server | Waiter | Reason:
+    def _join(self, tx: Transaction, index: int | None) -> Server | Waiter | Reason:
         """Wait; or have the place that became free meanwhile."""
         used = self._used()
         ahead = sum(self._lengths[:used])
@@ -236,18 +231,18 @@ class Gate:
         if ahead >= self._size:
             figures[Tally.FULL] += 1
             return Reason.QUEUE_FULL
-        order = self._order(position)
-        waiter = Waiter(self, tx, position, time.monotonic_ns())
-        first = self._first if position is None else self.places.first(self.backend.servers[position].index)
+        order = self._order(index)
+        waiter = Waiter(self, tx, index, time.monotonic_ns())
+        first = self._first if index is None else self.places.first(index)
         others = min([rank for rank in first[:used] if rank], default=0)
         key = self._key(tx) if self._key is not None else None
         waiter.entry = order.add(waiter, waiter.since // 1000, tx.priority, key, others)
-        if position is None:
+        if index is None:
             tx.backend_queue = ahead
         else:
             tx.srv_queue = len(order) - 1
         figures[Tally.QUEUED] += 1
-        self._publish(position)
+        self._publish(index)
         self.pump()  # a place that was given back before this was told of
         return waiter if waiter.server is None else waiter.server
 
@@ -255,10 +250,10 @@ class Gate:
         """It doesn't wait any more: the client has left, or it has taken too long."""
         if waiter.entry.item is None:
             return
-        self._order(waiter.position).remove(waiter.entry)
+        self._order(waiter.index).remove(waiter.entry)
         if self.core.now >= waiter.since / 1e9 + self.timeout:
             self._figures[Tally.LATE] += 1
-        self._publish(waiter.position)
+        self._publish(waiter.index)
 
     def pump(self, place: int = -1, whoever: bool = False) -> None:
         """Give the free places to those that are next, here or in another worker.
@@ -289,12 +284,13 @@ class Gate:
             return False
         for index, order in list(self._queues.items()):
             first = order.first()
-            if first is None or not free[index] or first.item is None or first.item.position is None:
+            if first is None or first.item is None or not free[index]:
                 continue
             if not self._is_next(self.places.first(index), first.rank, whoever):
                 continue
-            if self._grant(first.item, self._take(first.item.tx, first.item.position)):
-                return True
+            for position in self.backend.positions(frozenset({index})):
+                if self._grant(first.item, self._take(first.item.tx, position)):
+                    return True
         if not whoever:
             if self.backend.balancer.pick(self._full()) is None:
                 return False
@@ -325,8 +321,8 @@ class Gate:
         waiter.server = server
         now = time.monotonic_ns()
         self._figures[Tally.WAITED_US] += (now - waiter.since) // 1000
-        self._order(waiter.position).remove(waiter.entry, served=True)
-        self._publish(waiter.position)
+        self._order(waiter.index).remove(waiter.entry, served=True)
+        self._publish(waiter.index)
         waiter.go_on()
         return True
 
@@ -335,7 +331,8 @@ class Gate:
     def look(self) -> None:
         """Servers have come, gone, or changed: nobody waits for one that isn't there any more."""
         servers = self.backend.servers
-        usable = {server.index for server in servers}
+        shares = self.backend.shares
+        usable = {server.index for position, server in enumerate(servers) if shares.is_usable(position)}
         for index, order in list(self._queues.items()):
             if index in usable:
                 continue
@@ -345,7 +342,7 @@ class Gate:
                 waiter = entry.item
                 if waiter is not None:
                     order.remove(entry)
-                    waiter.position = None
+                    waiter.index = None
                     key = self._key(waiter.tx) if self._key is not None else None
                     waiter.entry = self._queue.add(waiter, waiter.since // 1000, waiter.tx.priority, key)
         self._publish(None)
@@ -355,86 +352,3 @@ class Gate:
         """Ten times a second: what another worker should have taken, and has not."""
         if len(self):
             self.pump(whoever=True)
-
-    def over(self, tx: Transaction) -> None:
-        """A request has ended: by that the circuit breaker opens or closes."""
-        breaker = self.breaker
-        config = self.backend.config.breaker
-        if breaker is None or config is None or tx.local or tx.reason in _NEUTRAL:
-            return
-        status = tx.response.status if tx.response is not None else 0
-        failed = tx.reason is not None or any(status in some for some in config.status)
-        if breaker.over(failed, self.core.now):
-            name = self.backend.name
-            if breaker.closed:
-                self.core.say(WARNING, ("breaker", name, "closed"), f"backend {name}: its breaker has closed")
-            else:
-                bad, seen = breaker.figures
-                text = f"backend {name}: its breaker has opened: {bad} of {seen} requests have failed"
-                self.core.say(WARNING, ("breaker", name, "open"), text)
-
-
-_NEUTRAL = frozenset(
-    {Reason.ANSWERED, Reason.REFUSED, Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.BREAKER_OPEN}
-    | {Reason.QUEUE_FULL, Reason.NO_RESOURCES, Reason.CUT, Reason.INTERNAL, Reason.TUNNEL_LATE}
-)
-"""Ends that say nothing of the servers."""
-
-
-def breakers(backends: Iterable[Backend]) -> Callable[[Transaction], None] | None:
-    """A phase of the account, if any backend has a circuit breaker."""
-    if not any(backend.config.breaker is not None for backend in backends):
-        return None
-
-    def over(tx: Transaction) -> None:
-        gate = tx.backend.gate
-        if gate is not None:
-            gate.over(tx)
-
-    return over
-
-
-class Gates:
-    """All gates of a worker, and the eventfd by which other workers tell it that it is next."""
-
-    def __init__(self, core: Core, board: Scoreboard, row: int) -> None:
-        self._core = core
-        self._board = board
-        self._row = row
-        self.gates: list[Gate] = []
-
-    def watch(self, backend: Backend) -> None:
-        """Make the backend's gate, if it needs one; call this again whenever a ``maxconn`` has changed."""
-        if backend.gate is None and needed(backend):
-            gate = backend.gate = Gate(self._core, backend, self._board, self._row)
-            backend.choose = nobody
-            self.gates.append(gate)
-
-    def listen(self) -> None:
-        """Hear of other workers."""
-        wakes = self._board.places.wakes
-        if wakes:
-            self._core.loop.add_reader(wakes[self._row], self._woken, wakes[self._row])
-
-    def _woken(self, wake: int) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(wake)
-        self._each(Gate.pump)
-
-    def tick(self) -> None:
-        """Ten times a second."""
-        self._each(Gate.tick)
-
-    def _each(self, do: Callable[[Gate], None]) -> None:
-        for gate in self.gates:
-            try:
-                do(gate)
-            except Exception as error:
-                self._core.internal(error)
-
-
-def needed(backend: Backend) -> bool:
-    """Whether a backend's requests must come to a gate."""
-    config = backend.config
-    bounded = config.maxconn or any(server.maxconn for server in backend.servers)
-    return bool(bounded or config.breaker is not None or backend.retry.timed)
