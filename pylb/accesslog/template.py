@@ -118,7 +118,7 @@ VARIABLES: dict[str, tuple[Kind, str]] = {
 }
 """What a template may name: its kind, and what it is. Those that end with a dot have an argument."""
 
-INNER = frozenset({"(server)", "(timers)", "(retries)"})
+INNER = frozenset({"(server)", "(timers)", "(retries)", "(queues)"})
 """What HAProxy's formats have beside those: values as HAProxy joins or marks them."""
 
 _MARKS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -214,7 +214,7 @@ def haproxy(request: Sequence[str] = (), response: Sequence[str] = ()) -> Format
         *_haproxy_begin(),
         Variable("(timers)"),
         *_joined(" {status} {bytes.out} - - {termination}-- " + _HAPROXY_CONNECTIONS),
-        *(Variable("(retries)"), " 0/0"),
+        *(Variable("(retries)"), " ", Variable("(queues)")),
         *_captured("header", request),
         *_captured("response_header", response),
         *_joined(' "{request}"'),
@@ -225,7 +225,8 @@ def haproxy(request: Sequence[str] = (), response: Sequence[str] = ()) -> Format
 def tcplog() -> Format:
     """HAProxy's ``tcplog`` (§8.2.2)."""
     end = "{time.queue}/{time.connect}/{time.total} {bytes.out} {termination} " + _HAPROXY_CONNECTIONS
-    return Format((*_haproxy_begin(), *_joined(end), Variable("(retries)"), " 0/0"), _HAPROXY)
+    end_ = (*_joined(end), Variable("(retries)"), " ", Variable("(queues)"))
+    return Format((*_haproxy_begin(), *end_), _HAPROXY)
 
 
 def _haproxy_begin() -> Parts:

@@ -80,6 +80,12 @@ class Actions(Section):
     body_bytes: SizeOrZero | None = Field(
         default=None, description="A request's body: 413 above; 0 is no limit."
     )
+    priority: int | None = Field(
+        default=None,
+        ge=-2047,
+        le=2047,
+        description="In a backend's queue: requests with a lower one go first; 0 without it.",
+    )
     error_pages: Annotated[tuple[ErrorPage, ...], ONE_OR_MORE] = Field(
         default=(), validation_alias="error_page", description="What errors look like."
     )

@@ -68,6 +68,7 @@ def changes(section: Actions, means: Means) -> Changes | None:
         pages(section.error_pages, means.bodies),
         waits(section.timeouts),
         section.body_bytes,
+        section.priority,
     )
     return made or None
 

@@ -36,7 +36,9 @@ from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.map import Map
 from pylb.config.match import Match
+from pylb.config.queue import QueueConfig
 from pylb.config.replies import ErrorPage, Redirect, Reply
+from pylb.config.retry import BreakerConfig, Retry
 from pylb.config.rule import Rule
 from pylb.config.section import Section
 from pylb.config.timeouts import Timeouts
@@ -46,6 +48,7 @@ from pylb.config.workers import Workers, workers_range
 __all__ = [
     "AccessLog",
     "Backend",
+    "BreakerConfig",
     "Case",
     "Config",
     "Controller",
@@ -65,10 +68,12 @@ __all__ = [
     "Match",
     "PathRewrite",
     "QueryRewrite",
+    "QueueConfig",
     "Redirect",
     "Replace",
     "Reply",
     "ResponseEdits",
+    "Retry",
     "Rewrite",
     "RouteTimeouts",
     "Rule",

@@ -104,6 +104,7 @@ class ControlPlane:
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self.servers.indices),
+            "queues": snapshot.queues(board),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),

@@ -125,6 +125,22 @@ class BoardCollector:
             requests.add_metric(values, server["requests"])
             errors.add_metric(values, server["errors"])
         yield from (active, requests, errors)
+        yield from self._queues()
+
+    def _queues(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("pylb_queue_waiting", "Requests that wait.", labels=["backend"])
+        families = {
+            "queued": ("pylb_queue_queued", "Requests that have waited, or wait."),
+            "waited_s": ("pylb_queue_seconds", "Time that they waited until they were served."),
+            "late": ("pylb_queue_late", "Requests that waited for too long."),
+            "full": ("pylb_queue_full", "Requests for which there was no room."),
+        }
+        counters = {key: CounterMetricFamily(*words, labels=["backend"]) for key, words in families.items()}
+        for queue in snapshot.queues(self._board):
+            waiting.add_metric([queue["backend"]], queue["waiting"])
+            for key, counter in counters.items():
+                counter.add_metric([queue["backend"]], queue[key])
+        yield from (waiting, *counters.values())
 
 
 def exposition(collector: BoardCollector) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pylb import latency
 from pylb.config.model import ServerKey
+from pylb.places import Tally
 from pylb.scoreboard import (
     NO_BACKEND,
     OTHER_BACKENDS,
@@ -141,6 +142,25 @@ def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str,
         }
         for (backend, name, address), number in index.items()
     ]
+
+
+def queues(board: Scoreboard) -> list[dict[str, Any]]:
+    """One entry per backend whose requests have waited."""
+    found = []
+    for name, number in board.backends.items():
+        figures = {tally: sum(board.places.tallies(number, tally)) for tally in Tally if tally < Tally.END}
+        if any(figures.values()):
+            found.append(
+                {
+                    "backend": name,
+                    "waiting": figures[Tally.LENGTH],
+                    "queued": figures[Tally.QUEUED],
+                    "waited_s": round(figures[Tally.WAITED_US] / 1e6, 3),
+                    "late": figures[Tally.LATE],
+                    "full": figures[Tally.FULL],
+                }
+            )
+    return found
 
 
 def totals(board: Scoreboard) -> dict[str, int]:

@@ -169,6 +169,18 @@ def render(status: dict[str, Any]) -> RenderableType:
             f"{server['requests']:,}",
             f"{server['errors']:,}",
         )
+    queues = _table(
+        "Queues",
+        *("backend", "waiting", "queued", "on average", "too late", "no room"),
+        numbers=frozenset({"waiting", "queued", "on average", "too late", "no room"}),
+    )
+    for queue in status.get("queues", ()):
+        served = queue["queued"] - queue["waiting"] - queue["late"]
+        average = f"{1000 * queue['waited_s'] / served:,.0f} ms" if served > 0 else ""
+        counts = (f"{queue[key]:,}" for key in ("late", "full"))
+        queues.add_row(
+            Text(queue["backend"]), f"{queue['waiting']:,}", f"{queue['queued']:,}", average, *counts
+        )
     totals = status["totals"]
     foot = Text(
         f"{totals['requests']:,} requests: {totals['status_2xx']:,} 2xx, {totals['status_3xx']:,} 3xx, "
@@ -179,4 +191,4 @@ def render(status: dict[str, Any]) -> RenderableType:
         foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     if lost := totals.get("access_lost"):
         foot.append(f"\n{lost:,} lines of the access log are missing", "yellow")
-    return Group(head, "", workers, "", servers, "", foot)
+    return Group(head, "", workers, "", servers, "", *((queues, "") if queues.row_count else ()), foot)

@@ -44,17 +44,18 @@ class Changes:
     timeouts: Mapping[str, float] = field(default_factory=dict)
     """Seconds, by the key of the configuration."""
     body_bytes: int | None = None
+    priority: int | None = None
 
     def __bool__(self) -> bool:
         """Whether it is anything at all."""
         some = self.rewrite or self.request or self.responses or self.pages or self.timeouts
-        return bool(some) or self.body_bytes is not None
+        return bool(some) or self.body_bytes is not None or self.priority is not None
 
 
 class Together:
     """What some rules change together, in their order; made once for the requests that match these."""
 
-    __slots__ = ("steps", "requests", "responses", "pages", "timeouts", "body_bytes", "edits_request")
+    __slots__ = ("steps", "requests", "responses", "pages", "timeouts", "body_bytes", "priority", "edits_request")
 
     def __init__(self, changes: Sequence[Changes]) -> None:
         self.steps = [step for one in changes for step in one.rewrite]
@@ -65,8 +66,12 @@ class Together:
         """Seconds, by the key of the configuration."""
         self.body_bytes: int | None = None
         """The most bytes of the request's body, where a rule says so."""
+        self.priority = 0
+        """Where the request waits in a queue: a lower one goes first."""
         for one in changes:
             self.timeouts.update(one.timeouts)
+            if one.priority is not None:
+                self.priority = one.priority
             if one.body_bytes is not None:
                 self.body_bytes = one.body_bytes
         self.edits_request = bool(self.steps or self.requests)

@@ -30,7 +30,7 @@ class Transaction:
         *("retries", "rounds"),
         *("first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
-        *("plan", "timeouts", "body_bytes", "priority", "held", "srv_queue", "backend_queue"),
+        *("plan", "timeouts", "body_bytes", "held", "srv_queue", "backend_queue"),
     )
 
     def __init__(self) -> None:
@@ -64,8 +64,6 @@ class Transaction:
         """The server whose active requests it is counted among."""
         self.held: Any = None
         """Its places (`phases.queue.Held`), to be given back; None where it has none."""
-        self.priority = 0
-        """Where it waits in a queue: a lower one goes first."""
         self.srv_queue = 0
         """How many waited before it for the same server."""
         self.backend_queue = 0

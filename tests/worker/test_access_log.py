@@ -222,7 +222,7 @@ ENDS: list[tuple[Play, str]] = [
     (_server_is_bad, f"f b/s0 T/T/T/-1/T 502 BYTES - - PH-- 1/1/0/0/0 0/0 {_GET}"),
     (_server_is_late, f"f b/s0 T/T/T/-1/T 504 BYTES - - sH-- 1/1/0/0/0 0/0 {_GET}"),
     (_server_cuts_off, f"f b/s0 T/T/T/T/T 200 {_STREAM + 3} - - SD-- 1/1/0/0/0 0/0 {_GET}"),
-    (_waits_too_long, f"f b/<NOSRV> T/-1/-1/-1/T 503 BYTES - - sQ-- 1/1/0/0/0 0/0 {_GET}"),
+    (_waits_too_long, f"f b/<NOSRV> T/T/-1/-1/T 503 BYTES - - sQ-- 1/1/0/0/0 0/0 {_GET}"),
     (_no_connection, f"f b/s1 T/T/-1/-1/T 504 BYTES - - sC-- 1/1/0/0/+1 0/0 {_GET}"),
     (_another_server, f"f b/s1 T/T/T/T/T 200 {_OK + 2} - - ---- 1/1/0/0/+1 0/0 {_GET}"),
     (_tunnel, f"f b/s0 T/T/T/T/T 101 {_SWITCH + 4} - - ---- 1/1/0/0/0 0/0 {_GET}"),
@@ -459,7 +459,9 @@ def test_a_connection_above_the_limit_has_a_line(monkeypatch: pytest.MonkeyPatch
     core = TestCore(limits=Limits(connections=1))
     core.held_by_others = 1
     lines = Lines()
-    frontend: CompiledFrontend[Transaction] = CompiledFrontend(_config(), Scene(monkeypatch).backend, 0, 0)
+    frontend: CompiledFrontend[Transaction] = CompiledFrontend(
+        _config(), Scene(monkeypatch).backend, 0, 0
+    )
     frontend.on_account = (access_log(_config(), AccessLog(), cast(LogWriter, lines), core),)
     bind = Bind("127.0.0.1:80", _config(), frontend, {}, core.head_limits)
     bind.tls = tls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ class Fleet:
         tx = Transaction()
         tx.backend = self.backends[row]
         tx.head = request_head(b"GET /a HTTP/1.1\r\nHost: h\r\n%b\r\n" % head)
-        tx.priority = priority
+        tx.plan = SimpleNamespace(changes=SimpleNamespace(priority=priority))  # type: ignore[assignment]
         assert pick(tx) is None  # never at once
         found = self.gates[row].pick(tx)
         if isinstance(found, Waiter):

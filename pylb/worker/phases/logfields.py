@@ -111,6 +111,7 @@ class Fields:
         style = self._style
         if part.name in INNER:
             inner: dict[str, Get] = {"(server)": self._server, "(timers)": _TIMERS, "(retries)": _RETRIES}
+            inner["(queues)"] = _QUEUES
             return inner[part.name]
         kind, _ = VARIABLES[part.name]
         nothing = style.nothing.get(kind, "")
@@ -306,6 +307,7 @@ _NUMBERS = {
         "(tx.began_ns - tx.first_byte_ns) // 1000000 if tx.first_byte_ns else 0"
     ),
     "time.queue": (
+        "(tx.ended_ns - tx.began_ns) // 1000000 if tx.state == 'Q' else "
         "NOTHING if tx.server is None else (tx.asked_ns - tx.began_ns) // 1000000 if tx.asked_ns else 0"
     ),
     "time.connect": (
@@ -359,6 +361,10 @@ _TERMINATION = Inline("'--' if tx.reason is None else tx.reason.letter + tx.stat
 
 _RETRIES = Inline("'+' * bool(tx.retries) + str(tx.retries) if tx.tried else tx.retries", "0")
 """With a plus where another server was tried, as HAProxy."""
+
+
+_QUEUES = Inline("f'{tx.srv_queue}/{tx.backend_queue}'", "'0/0'")
+"""How many waited before it: for the server, for the backend."""
 
 
 def _reason(tx: Transaction) -> str | None:

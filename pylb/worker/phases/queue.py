@@ -236,7 +236,7 @@ class Gate:
         first = self._first if index is None else self.places.first(index)
         others = min([rank for rank in first[:used] if rank], default=0)
         key = self._key(tx) if self._key is not None else None
-        waiter.entry = order.add(waiter, waiter.since // 1000, tx.priority, key, others)
+        waiter.entry = order.add(waiter, waiter.since // 1000, _priority(tx), key, others)
         if index is None:
             tx.backend_queue = ahead
         else:
@@ -344,7 +344,7 @@ class Gate:
                     order.remove(entry)
                     waiter.index = None
                     key = self._key(waiter.tx) if self._key is not None else None
-                    waiter.entry = self._queue.add(waiter, waiter.since // 1000, waiter.tx.priority, key)
+                    waiter.entry = self._queue.add(waiter, waiter.since // 1000, _priority(waiter.tx), key)
         self._publish(None)
         self.pump()
 
@@ -352,3 +352,8 @@ class Gate:
         """Ten times a second: what another worker should have taken, and has not."""
         if len(self):
             self.pump(whoever=True)
+
+
+def _priority(tx: Transaction) -> int:
+    """What a rule says."""
+    return 0 if tx.plan is None else tx.plan.changes.priority
