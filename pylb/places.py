@@ -72,6 +72,7 @@ class Places:
             8 * rows,  # sequences
             8 * count,  # capacities
             8 * count,  # whether any are owed
+            8 * count,  # whether any request may wait
             8 * backends * int(Tally.END) * (rows + 1),
             4 * count * rows,  # held ones, by row
         ]
@@ -88,8 +89,12 @@ class Places:
         self.sequences = views[2].cast("q")
         self.capacities = views[3].cast("q")
         self.owed = views[4].cast("q")
-        self._tallies = views[5].cast("q")
-        self._held = views[6].cast("I")
+        self.waited = views[5].cast("q")
+        """By place of a backend, 1 while requests may wait, for it or for one of its servers. Every worker writes
+        here: 1 after it has told of one that waits, and again with each tick; 0 before it looks for any and
+        finds none. So a 0 that shouldn't be there is gone with the next tick."""
+        self._tallies = views[6].cast("q")
+        self._held = views[7].cast("I")
         self.wakes: list[int] = []
         """An eventfd for each row, by which its worker is told to look at its queues."""
 
@@ -205,7 +210,7 @@ class Places:
 
 
 class Holder:
-    """One worker's end: takes places and gives them back."""
+    """One worker's end: takes places and gives them back. One for each worker, as the sequence is its row's."""
 
     __slots__ = ("_places", "_held", "_sequences", "_row", "_sequence", "_owed", "_semaphores")
 
@@ -223,11 +228,12 @@ class Holder:
         sequence = self._sequence
         sequences, row = self._sequences, self._row
         sequences[row] = sequence + 1
-        taken = _take(self._semaphores[place][0]) == 0
-        if taken:
-            self._held[place] += 1
+        if _take(self._semaphores[place][0]):
+            sequences[row] = self._sequence = sequence + 2
+            return False
+        self._held[place] += 1
         sequences[row] = self._sequence = sequence + 2
-        return taken
+        return True
 
     def give(self, place: int) -> None:
         """Give one back."""

@@ -103,8 +103,9 @@ class Way(Deadlines):
         if server is None:
             server = pick(tx)
             if server is None:
-                self._not_at_once()
-                return
+                server = self._not_at_once()
+                if server is None:
+                    return
         core = self.core
         pool = server.pool
         if pool and not tx.fresh:
@@ -124,28 +125,33 @@ class Way(Deadlines):
         self.server_deadline = min(self.connects_until, self.until)
         self.connecting = core.loop.create_task(self._connect(server))
 
-    def _not_at_once(self) -> None:
-        """No server was picked: its gate is to be asked, or all have failed it, or there is none."""
+    def _not_at_once(self) -> Server | None:
+        """No server was picked: the backend's gate gives one, or all have failed the request, or there is none;
+        None where the request waits, or is answered."""
         tx = self.tx
         gate = tx.backend.gate
         reason = Reason.NO_SERVER
         if gate is not None:
             found = gate.pick(tx)
             if isinstance(found, Server):
-                self._admitted(found)
-                return
+                if gate.timed:
+                    self._admitted()
+                elif self.plain:
+                    self.plain = LIMITED
+                return found
             if isinstance(found, Waiter):
                 self._queue(found)
-                return
+                return None
             reason = found
         if tx.tried and reason is Reason.NO_SERVER:
             self._pause()
-            return
+            return None
         self._end_state(reason)
         self._answer(error(503))
+        return None
 
-    def _admitted(self, server: Server) -> None:
-        """The gate has given the request a server."""
+    def _admitted(self) -> None:
+        """The gate has given the request a server; from now on it has the time that its tries have."""
         tx = self.tx
         if tx.backend.gate.timed:
             now = self.core.now
@@ -153,9 +159,6 @@ class Way(Deadlines):
             if self.until == NEVER:
                 self.until = retry.until(tx, now)
             self.answer_by = retry.answer_by(tx, now, self.until)
-        elif self.plain:
-            self.plain = LIMITED
-        self._try(server)
 
     def _queue(self, waiter: Waiter) -> None:
         """Wait for a place at a server."""
@@ -172,9 +175,8 @@ class Way(Deadlines):
             self.tx.asked_ns = now_ns()
             try:
                 if waiter.server is not None:
-                    self._admitted(waiter.server)
-                else:
-                    self._try()
+                    self._admitted()
+                self._try(waiter.server)
             except Exception as error:
                 self.crashed(error)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from logging import WARNING
 
+from pylb.places import Holder
 from pylb.scoreboard import Scoreboard
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
@@ -23,7 +24,6 @@ _NEUTRAL = frozenset(
     | {Reason.QUEUE_FULL, Reason.NO_RESOURCES, Reason.CUT, Reason.INTERNAL, Reason.TUNNEL_LATE}
 )
 """Ends that say nothing of the servers."""
-
 
 
 def breakers(backends: Iterable[Backend], core: Core) -> Callable[[Transaction], None] | None:
@@ -58,11 +58,12 @@ class Gates:
         self._board = board
         self._row = row
         self.gates: list[Gate] = []
+        self._holder = Holder(board.places, row)
 
     def watch(self, backend: Backend) -> None:
         """Make the backend's gate, as soon as it needs one."""
         if backend.gate is None and needed(backend):
-            backend.gate = Gate(self._core, backend, self._board, self._row)
+            backend.gate = Gate(self._core, backend, self._board, self._row, self._holder)
             backend.choose = nobody
             self.gates.append(backend.gate)
         backend.on_look = self._looked

@@ -77,7 +77,7 @@ class Waiter(Wait):
 class Gate:
     """A backend's, in one worker."""
 
-    def __init__(self, core: Core, backend: Backend, board: Scoreboard, row: int) -> None:
+    def __init__(self, core: Core, backend: Backend, board: Scoreboard, row: int, holder: Holder) -> None:
         config = backend.config
         queue = config.queue
         places = board.places
@@ -85,7 +85,8 @@ class Gate:
         self.backend = backend
         self.places: Places = places
         self.row = row
-        self.holder = Holder(places, row)
+        self.holder = holder
+        self._take_one = holder.take
         index = board.backends.get(config.name, 1)
         self._place = places.of_backend(index)
         self._bound = config.maxconn > 0
@@ -106,19 +107,36 @@ class Gate:
         if breaker is not None:
             self.breaker = Breaker(breaker.share, breaker.least, breaker.window, breaker.rest)
         self._pumping = self._once_more = False
+        self._waited = places.waited
+        self._helds: list[Held | None] = []
+        """By position, what a request holds there."""
+        self._simple = False
+        """Whether requests that nobody waits before need no more than a place at a server that has one."""
+        self._note()
 
     # Requests
 
     def pick(self, tx: Transaction) -> Server | Waiter | Reason:
         """A server for the request, which is counted there; or what it waits with; or why there is none."""
         backend = self.backend
+        if self._simple and not self._waited[self._place] and not tx.tried:
+            position = backend.balancer.pick(tx.tried)
+            if position is not None:
+                held = self._helds[position]
+                if held is None or self._take_one(held[1]):
+                    tx.held = held
+                    picked = tx.server = tx.counted = backend.servers[position]
+                    tx.index = picked.index
+                    picked.active[picked.row] += 1
+                    picked.requests += 1
+                    return picked
         if self.breaker is not None and not tx.retries and not self.breaker.passes(self.core.now):
             return Reason.BREAKER_OPEN
         own = self._own(tx)
         if own is not None:
             server = self._at(tx, own)
             return server if server is not None else self._join(tx, backend.servers[own].index)
-        if not self._waited_for(self._place):
+        if not self._waited[self._place] or not self._waited_for(self._place):
             server = self._free(tx)
             if server is not None:
                 return server
@@ -176,7 +194,7 @@ class Gate:
             if own >= 0:
                 holder.give(own)
             return None
-        tx.held = (self, place, own) if place >= 0 or own >= 0 else None
+        tx.held = self._helds[position]
         count(tx, server)
         return server
 
@@ -187,7 +205,7 @@ class Gate:
             self.holder.give(place)
         if own >= 0:
             self.holder.give(own)
-        if self._waited_for(self._place) or place >= 0 and self._waited_for(place):
+        if self._waited[self._place]:
             self.pump(place)
 
     # Those that wait
@@ -207,6 +225,16 @@ class Gate:
         if order is None:
             order = self._queues[index] = Order[Waiter](self._key is not None)
         return order
+
+    def _note(self) -> None:
+        """Note what follows from which servers there are."""
+        own = self._place if self._bound else -1
+        held: Held
+        self._helds = []
+        for server in self.backend.servers:
+            held = (self, server.index if server.maxconn else -1, own)
+            self._helds.append(held if server.maxconn or self._bound else None)
+        self._simple = self.breaker is None and self.backend.key is None and not self._bound
 
     def _publish(self, index: int | None) -> None:
         """Tell the others of the first one that waits, and how many do."""
@@ -243,6 +271,7 @@ class Gate:
             tx.srv_queue = len(order) - 1
         figures[Tally.QUEUED] += 1
         self._publish(index)
+        self._waited[self._place] = 1
         self.pump()  # a place that was given back before this was told of
         return waiter if waiter.server is None else waiter.server
 
@@ -330,6 +359,7 @@ class Gate:
 
     def look(self) -> None:
         """Servers have come, gone, or changed: nobody waits for one that isn't there any more."""
+        self._note()
         servers = self.backend.servers
         shares = self.backend.shares
         usable = {server.index for position, server in enumerate(servers) if shares.is_usable(position)}
@@ -351,7 +381,13 @@ class Gate:
     def tick(self) -> None:
         """Ten times a second: what another worker should have taken, and has not."""
         if len(self):
+            self._waited[self._place] = 1
             self.pump(whoever=True)
+        elif self._waited[self._place]:
+            self._waited[self._place] = 0
+            used = self._used()
+            if any(self._lengths[:used]):
+                self._waited[self._place] = 1
 
 
 def _priority(tx: Transaction) -> int:
