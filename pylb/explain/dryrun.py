@@ -144,6 +144,7 @@ class DryRun:
         rules, frontend = self._frontend(config)
         bind = Bind(bind_key, config, frontend, {}, self._core.head_limits)
         facts = Asking(request, bind_key, bind.tls)
+        facts.requests = 1  # any connection serves a request that is not the client's first
         outcome = Outcome(config.name)
         frontend.on_request = _with_trace(self._phases[config.name], rules, config, outcome)
         server = self._pooled()
@@ -172,7 +173,7 @@ class DryRun:
         side = NotingServer()
         for backend in self._backends.values():
             for server in backend.servers:
-                server.pool[:] = [side]
+                server.pool.idle = {side: None}
         return side
 
     def _frontend(self, config: FrontendConfig) -> tuple[Rules | None, Frontend[Transaction]]:

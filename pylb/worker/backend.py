@@ -29,6 +29,7 @@ from pylb.config.model import Timeouts
 from pylb.log import log
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.worker.core import Core
+from pylb.worker.pool import Pool
 from pylb.worker.sides import ServerSide
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
@@ -60,7 +61,7 @@ class Server:
     __slots__ = (
         *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
         *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors", "observe", "returned"),
+        *("_requests", "_errors", "observe", "returned", "avoided"),
     )
 
     def __init__(
@@ -71,6 +72,7 @@ class Server:
         index: int,
         row: int,
         context: ssl.SSLContext | None,
+        idle: float = Timeouts().server_idle,
     ) -> None:
         # What it is, for its life.
         self.name = config.name
@@ -86,8 +88,9 @@ class Server:
         self.private = backend.send_proxy != "off" or config.address.port == CLIENTS_PORT
         """Whether a connection is one client's: its PROXY header names it, or its port is the client's."""
         # Its connections.
-        self.pool: list[ServerSide] = []
-        """Idle ones, the one that was used last behind the others."""
+        self.pool = Pool(backend.pool, idle)
+        self.avoided: dict[Any, float] = {}
+        """Of the addresses of its name, those that did not answer, and until when they are tried last."""
         self.shared: list[Shared] = []
         # Columns over all rows; this worker writes its own row's cell only.
         self.active = board.server_column(ServerField.ACTIVE, index)
@@ -170,7 +173,7 @@ class Backend:
         # Its servers, and who picks one.
         indices = [index_of(server) for server in config.servers]
         self.servers = [
-            Server(server, config, board, index, row, context)
+            Server(server, config, board, index, row, context, (timeouts or Timeouts()).server_idle)
             for server, index in zip(config.servers, indices, strict=True)
         ]
         self._flushed = 0

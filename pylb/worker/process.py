@@ -30,7 +30,7 @@ from pylb.config import changes, routing
 from pylb.config.accesslog import in_force
 from pylb.config.model import Server
 from pylb.log import log
-from pylb.net import channel, messages
+from pylb.net import channel, messages, tcpoptions
 from pylb.scoreboard import NO_BACKEND, Field, State, SupervisorField
 from pylb.worker import phases
 from pylb.worker.backend import Backend
@@ -64,6 +64,7 @@ class Worker:
             Descriptors(limit, _open_descriptors() + copies),
         )
         core.now = time.monotonic()
+        core.tcp_options = tcpoptions.options(config.tcp)
         self.board = context.board
         self.row = context.row
         self.cells = context.board.row(context.row)
@@ -137,8 +138,7 @@ class Worker:
 
     def _free_a_descriptor(self) -> None:
         for server in self.servers:
-            if server.pool:
-                server.pool[0].abort()  # the one that was unused for longest
+            if server.pool.shrink():
                 return
 
     def _count_lost(self, lines: int) -> None:

@@ -10,7 +10,8 @@ def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
     key = backend.key
-    index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
+    if tx.client.own is None or (index := _known(tx)) is None:
+        index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
     if index is None:
         return None
     server = backend.servers[index]
@@ -19,3 +20,13 @@ def pick(tx: Transaction) -> Server | None:
     server.active[server.row] += 1
     server.requests += 1
     return server
+
+
+def _known(tx: Transaction) -> int | None:
+    """The position of the server to which the client has authenticated a connection, if it has."""
+    for server, side in (tx.client.own or {}).items():
+        if side.personal and not side.closed and server in tx.backend.servers:
+            index = tx.backend.servers.index(server)
+            if index not in tx.tried:
+                return index
+    return None
