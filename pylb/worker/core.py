@@ -24,6 +24,7 @@ from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.log import log
+from pylb.net.tcpoptions import Option
 from pylb.repeats import Repeats
 from pylb.scoreboard import REASONS, Field
 from pylb.worker.descriptors import Descriptors
@@ -129,6 +130,8 @@ class Core:
         self.spread = spread
         """Seconds over which clients are asked to connect anew."""
         self.descriptors = descriptors
+        self.tcp_options: tuple[Option, ...] = ()
+        """Of the sockets that are connected to servers."""
         self.recalls = Recalls(spread)
         self.repeats = Repeats()
         # Counted in lists and written to the scoreboard with each tick: a cell costs several times as much.
