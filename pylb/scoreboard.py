@@ -49,6 +49,17 @@ REASONS = (
     "regex",
 )
 """Why a request can be refused."""
+BAD_RESPONSES = (
+    "status_line",
+    "field_line",
+    "content_length",
+    "transfer_encoding",
+    "header_bytes",
+    "syntax",
+    "chunk",
+    "upgrade",
+)
+"""Why a server's response can be one that is not passed on."""
 
 
 class Field(IntEnum):
@@ -87,7 +98,8 @@ class Field(IntEnum):
     LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
     ACCESS_LOST = 31  # lines of the access log that were dropped, or could not be written
     REFUSED_FOR = 32  # first of len(REASONS) counters
-    END = 32 + len(REASONS)
+    BAD_RESPONSE_FOR = 32 + len(REASONS)  # first of len(BAD_RESPONSES) counters
+    END = 32 + len(REASONS) + len(BAD_RESPONSES)
 
 
 GAUGES = frozenset(

@@ -13,6 +13,8 @@ from enum import IntEnum
 from pylb.http.fields import CLIENT_FIELDS
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+# As some servers write it: filled up with zeros or blanks to a fixed width.
+_LENIENT_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 _NOT_TRAILERS = frozenset(
     {b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"}
@@ -42,12 +44,18 @@ class _At(IntEnum):
 
 
 class ChunkScanner:
-    """Follows one chunked body."""
+    """Follows one chunked body.
 
-    __slots__ = ("_at", "_left", "_line", "_trailers", "trailers")
+    Args:
+        lenient: a chunk's size may have zeros before it and blanks behind it. Only one reading is left of
+            that; but a client that says it may want somebody to take it for something else.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_at", "_size_line", "_left", "_line", "_trailers", "trailers")
+
+    def __init__(self, lenient: bool = False) -> None:
         self._at = _At.SIZE
+        self._size_line = _LENIENT_LINE if lenient else _SIZE_LINE
         self._left = 0
         self._line = b""
         self._trailers = 0
@@ -102,7 +110,7 @@ class ChunkScanner:
 
     def _end_of_line(self, line: bytes) -> None:
         if self._at is _At.SIZE:
-            match = _SIZE_LINE.fullmatch(line)
+            match = self._size_line.fullmatch(line)
             if match is None:
                 raise ChunkError("bad chunk size")
             size = int(match[1], 16)

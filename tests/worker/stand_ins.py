@@ -199,6 +199,7 @@ class FakeServer(Told, ServerSide):
         self.pipe = FakePipe()
         self.free = True
         """Whether it works for nobody."""
+        self.left = 0
 
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
@@ -213,6 +214,10 @@ class FakeServer(Told, ServerSide):
     def end(self, trailers: Trailers) -> None:
         assert not self.free
         self.hear("end", list(trailers))
+
+    @property
+    def unsent(self) -> int:
+        return self.left
 
     def tunnel(self) -> Pipe:
         self.hear("tunnel")

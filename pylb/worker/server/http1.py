@@ -9,11 +9,13 @@ Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.request import RequestHead
-from pylb.http.response import BadResponse, ResponseHead, read_response
+from pylb.http.response import BadResponse, ResponseHead, head_end, read_response
 from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -24,6 +26,7 @@ from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers
 
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
+_EARLY = 65536  # bytes that are read at a time of an answer whose server has closed
 
 
 class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol):
@@ -76,6 +79,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
     @serving
     def connection_lost(self, exc: Exception | None) -> None:
         self.core.server_connections.discard(self)
+        if self.exchange is not None and not self.sent and exc is not None:
+            self._early()
         if not self.closed:
             self._ended(broken=exc is not None)
 
@@ -113,8 +118,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
                     head = self.head  # the same again
                     end = len(raw)
                 else:
-                    end = data.find(b"\r\n\r\n") + 4
-                    if not self._read(exchange, data, end, head_only):
+                    end = self._read(exchange, data, data.find(b"\r\n\r\n") + 4, head_only)
+                    if not end:
                         return
                     head = self.head
                 if head.status >= 200:
@@ -135,36 +140,44 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     # The response
 
-    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> bool:
-        """Read a head, which ends at ``end`` if that is above 3; False when there is none or a bad one."""
+    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> int:
+        """Read a head, which ends at ``end`` if that is above 3.
+
+        Gives where it ends; 0 when there is none, or a bad one.
+        """
         limit = self.core.limits.header_bytes
-        if end < 4 and len(data) <= limit:
-            self.buffer = data
-            return False
-        if end < 4 or end > limit:
-            self._bad(exchange, "header_bytes")
-            return False
+        if end < 4:
+            end = head_end(data)  # its lines may end with a bare LF
+            if not end and len(data) <= limit:
+                self.buffer = data
+                return 0
+        if not end or end > limit:
+            self._bad(exchange, BadResponse("header_bytes"))
+            return 0
         raw = data[:end]
         try:
             self.head = read_response(raw, head_only)
         except BadResponse as error:
-            self._bad(exchange, str(error))
-            return False
+            sooner = head_end(data)
+            if sooner < end:  # what ends with CRLF is in the body of one whose lines don't
+                return self._read(exchange, data, sooner, head_only)
+            self._bad(exchange, error)
+            return 0
         self.raw_head = raw
         self.raw_head_only = head_only
-        return True
+        return end
 
     def _response(self, exchange: FromServer, head: ResponseHead, data: bytes, end: int) -> None:
         """Pass on a head, and the part of the body that came with it."""
         size = len(data) - end
         if head.chunked:
-            chunks = self.chunks = ChunkScanner()
+            chunks = self.chunks = ChunkScanner(lenient=True)
             self.in_body = True
             spans: list[tuple[int, int]] = []
             try:
                 used = chunks.feed(data[end:], spans)
             except ChunkError:
-                self._bad(exchange, "chunk")
+                self._bad(exchange, BadResponse("chunk"))
                 return
             if used < size:
                 self.usable = False
@@ -191,7 +204,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             try:
                 used = chunks.feed(data, spans)
             except ChunkError:
-                self._bad(exchange, "chunk")
+                self._bad(exchange, BadResponse("chunk"))
                 return
             if used < len(data):
                 self.usable = False
@@ -214,6 +227,21 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         if size == left and self.exchange is exchange:
             self._whole(exchange, ())
 
+    def _early(self) -> None:
+        """Writing the request has failed: read the answer that the server may have given before it closed.
+
+        The event loop doesn't look for it any more; the kernel keeps it (not that of a TLS connection, whose
+        records only the loop can read).
+        """
+        transport = self.transport
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("ssl_object") is not None:
+            return
+        descriptor: int = sock.fileno()
+        with contextlib.suppress(OSError):
+            while self.exchange is not None and (data := os.read(descriptor, _EARLY)):
+                self.data_received(data)
+
     def _whole(self, exchange: FromServer, trailers: Trailers) -> None:
         self.in_body = False
         self.chunks = None
@@ -221,15 +249,16 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     def _switched(self, exchange: FromServer, head: ResponseHead, rest: bytes) -> None:
         if not self.asked.upgrade or not head.upgrade:
-            self._bad(exchange, "101 that nobody asked for")
+            self._bad(exchange, BadResponse("upgrade", "101 that nobody asked for"))
             return
         self.buffer = rest
         exchange.switched(head)
 
-    def _bad(self, exchange: FromServer, reason: str) -> None:
+    def _bad(self, exchange: FromServer, why: BadResponse) -> None:
         """The server said something that must not be passed on."""
         self.abort()
-        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {reason}")
+        self.core.count_bad_response(why)
+        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {why}")
 
     def _ended(self, broken: bool = False) -> None:
         """The server closed, or the connection broke."""
@@ -297,6 +326,10 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self.exchange = None
         self.core.server_connections.discard(self)
         return ConnectionPipe(self.core, self.transport, self.buffer)
+
+    @property
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def release(self) -> None:
         self.exchange = None
