@@ -100,7 +100,18 @@ class Added:
     Args: as of `RequestHead`.
     """
 
-    __slots__ = ("suffix", "fixed", "versions", "_sends", "_client", "_host", "_scheme", "_trusts", "_once", "_always")
+    __slots__ = (
+        "suffix",
+        "fixed",
+        "versions",
+        "_sends",
+        "_client",
+        "_host",
+        "_scheme",
+        "_trusts",
+        "_once",
+        "_always",
+    )
 
     def __init__(
         self,

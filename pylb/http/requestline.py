@@ -87,8 +87,8 @@ def _begun(line: bytes) -> bool:
 def read_line(line: bytes) -> tuple[bytes, bool, bytes, tuple[bytes, bytes] | None]:
     """Understand a request line (without its CRLF) that is not the usual one.
 
-    Gives the method, whether it is HTTP/1.1, the line for the server in origin form, and of an absolute target
-    the scheme and the authority.
+    Gives the method, whether it is HTTP/1.1, the line for the server in origin form, and of an absolute
+    target the scheme and the authority.
 
     Raises:
         Refused: 400, 405 for CONNECT and TRACE, 505 for a version other than 1.0 and 1.1.

@@ -23,9 +23,9 @@ from pylb.config.logtarget import Target
 from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
+from pylb.http.response import BadResponse
 from pylb.log import log
 from pylb.repeats import Repeats
-from pylb.http.response import BadResponse
 from pylb.scoreboard import BAD_RESPONSES, REASONS, Field
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.facts import Client

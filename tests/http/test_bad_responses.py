@@ -32,14 +32,18 @@ BAD = [
     OK + b"Transfer-Encoding: chunked\r\nContent-Length: 1, 2\r\n\r\n0\r\n\r\n",
     *(
         OK + b"Transfer-Encoding: " + value + b"\r\n\r\n"
-        for value in (b"gzip", b"gzip, chunked", b"identity", b"chunked, chunked", b",chunked", b"chunked;q=1")
+        for value in (
+            b"gzip",
+            b"gzip, chunked",
+            b"identity",
+            b"chunked, chunked",
+            b",chunked",
+            b"chunked;q=1",
+        )
     ),
     OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     # Fields; the first ones might split the response
-    *(
-        OK + b"A: b" + rest + b"\r\n\r\n"
-        for rest in (b"\rSet-Cookie: c", b"\r\r\nSet-Cookie: c")
-    ),
+    *(OK + b"A: b" + rest + b"\r\n\r\n" for rest in (b"\rSet-Cookie: c", b"\r\r\nSet-Cookie: c")),
     *(
         OK + field + b"\r\n\r\n"
         for field in (b"A : b", b" A: b", b": b", b"A", b"A b: c", b"A\x00: b", b"A\x7f: b")

@@ -36,7 +36,11 @@ AS_IF = [
     (OK + b"Content-Length: 2\r\nA: b\r\nContent-Length: 2\r\n\r\nok", OK + b"A: b\r\n" + TWO[17:], True),
     (OK + b"Content-Length: 2, 2\r\n\r\nok", TWO, True),
     (OK + b"Content-Length: 2\r\nContent-Length: 02\r\n\r\nok", TWO, True),
-    (OK + b"Content-Length: %b2\r\n\r\nok" % (b"0" * 20), OK + b"Content-Length: %b2\r\n\r\nok" % (b"0" * 20), True),
+    (
+        OK + b"Content-Length: %b2\r\n\r\nok" % (b"0" * 20),
+        OK + b"Content-Length: %b2\r\n\r\nok" % (b"0" * 20),
+        True,
+    ),
     # A coding (RFC 9112 §6.3)
     (OK + b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS, CHUNKED + CHUNKS, False),
     (OK + b"Transfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n" + CHUNKS, CHUNKED + CHUNKS, False),
