@@ -29,6 +29,7 @@ _ANY_STATUS = re.compile(rb"HTTP/([0-9]\.[0-9])[ \t]+([1-9][0-9][0-9])(?:[ \t]+(
 _LENGTHS = re.compile(rb"[0-9]+(?:[\t ]*,[\t ]*[0-9]+)*")
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r[^\n]")
 _FOLD = re.compile(rb"\r\n[ \t]+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _DOUBTFUL = re.compile(
@@ -110,6 +111,12 @@ def head_end(data: bytes) -> int:
     """Where a head ends whose lines may end with a bare LF; 0: not yet."""
     found = _EMPTY_LINE.search(data)
     return found.end() if found is not None else 0
+
+
+def can_become_head(data: bytes) -> bool:
+    """Whether this, which is no whole head, can be the beginning of one."""
+    begin = data.lstrip(b"\r\n")
+    return b"HTTP/".startswith(begin[:5]) and _BARE_CR.search(begin) is None
 
 
 def _tidied(raw: bytes) -> bytes:

@@ -58,7 +58,7 @@ BAD = [
     # Bodies that are broken from the start
     *(
         CHUNKED + chunk
-        for chunk in (b"x\r\n", b"-1\r\n", b" 1\r\nx\r\n", b"1\nx\r\n", b"f" * 16 + b"\r\n", b"1\r\nxx")
+        for chunk in (b"x\r\n", b"-1\r\n", b" 1\r\nx\r\n", b"1\rx\r\n", b"f" * 16 + b"\r\n", b"1\r\nxx")
     ),
     # What nobody asked for
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",

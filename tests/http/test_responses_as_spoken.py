@@ -49,6 +49,16 @@ AS_IF = [
     (CHUNKED + b"2  \r\nok\r\n0\t\r\n\r\n", CHUNKED + b"2  \r\nok\r\n0\t\r\n\r\n", True),
     (CHUNKED + b"2 ; a\r\nok\r\n0\r\n\r\n", CHUNKED + b"2 ; a\r\nok\r\n0\r\n\r\n", True),
     (CHUNKED + b"0" * 20 + CHUNKS, CHUNKED + b"0" * 20 + CHUNKS, True),
+    *(
+        (CHUNKED + chunks, CHUNKED + seen, True)
+        for chunks, seen in (
+            (b"2\nok\n0\n\n", CHUNKS),
+            (b"2;a\nok\r\n0\r\n\r\n", b"2;a\r\nok\r\n0\r\n\r\n"),
+            (b"2\r\nok\n0\r\n\r\n", CHUNKS),
+            (b"2\r\n\n\n\n3\r\na\nb\r\n0\r\n\n", b"2\r\n\n\n\r\n3\r\na\nb\r\n0\r\n\r\n"),
+            (b"2\r\nok\r\n0\r\nA: b\n\r\n", b"2\r\nok\r\n0\r\nA: b\r\n\r\n"),
+        )
+    ),
     # No body, whatever is said of one
     (b"HTTP/1.1 204 N\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 204 N\r\n\r\n", True),
     (b"HTTP/1.1 204 N\r\nContent-Length: 2\r\n\r\n", b"HTTP/1.1 204 N\r\n\r\n", False),
@@ -154,6 +164,24 @@ def test_a_refused_response_says_why(raw: bytes, reason: str) -> None:
     assert {name: count for name, count in zip(BAD_RESPONSES, counters, strict=True) if count} == {reason: 1}
     (said,) = wire.worker.said
     assert said.partition("bad response: ")[2]
+
+
+@pytest.mark.parametrize(
+    "data", [b"SSH-2.0-x\r\n", b"HTTX", b"\x16\x03", b"HTTP/1.1 200 OK\rA: b\r\r", b"<html>"]
+)
+def test_what_can_be_no_response_any_more_is_refused_at_once(data: bytes) -> None:
+    wire = Wire()
+    wire.client_sends(GET)
+    wire.server_sends(data)
+    assert wire.statuses() == [502]
+    assert wire.worker.counters[Field.BAD_RESPONSE_FOR] == 1
+
+
+def test_to_an_old_client_chunks_that_end_with_lf_are_contents() -> None:
+    wire = Wire()
+    wire.client_sends(GET.replace(b"1.1", b"1.0"))
+    wire.server_sends(CHUNKED + b"2\nok\n3\nay!\n0\n\n")
+    assert wire.near.written.endswith(b"\r\n\r\nokay!")
 
 
 def test_where_a_head_ends() -> None:

@@ -15,7 +15,7 @@ import os
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.request import RequestHead
-from pylb.http.response import BadResponse, ResponseHead, head_end, read_response
+from pylb.http.response import BadResponse, ResponseHead, can_become_head, head_end, read_response
 from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -148,8 +148,11 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         limit = self.core.limits.header_bytes
         if end < 4:
             end = head_end(data)  # its lines may end with a bare LF
-            if not end and len(data) <= limit:
+            if not end and len(data) <= limit and can_become_head(data):
                 self.buffer = data
+                return 0
+            if not end and len(data) <= limit:
+                self._bad(exchange, BadResponse("status_line"))
                 return 0
         if not end or end > limit:
             self._bad(exchange, BadResponse("header_bytes"))
@@ -182,6 +185,9 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             if used < size:
                 self.usable = False
                 data = data[: end + used]
+            if chunks.bare:
+                body, spans = chunks.mended(data[end:], spans)
+                data = data[:end] + body
             exchange.response(head, data, end, False, [(end + start, end + to) for start, to in spans])
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
@@ -209,6 +215,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             if used < len(data):
                 self.usable = False
                 data = data[:used]
+            if chunks.bare:
+                data, spans = chunks.mended(data, spans)
             exchange.response_body(data, spans)
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
