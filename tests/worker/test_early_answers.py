@@ -67,7 +67,11 @@ def test_a_server_that_said_nothing(line: Sending) -> None:
     assert _broken(line, b"") == [("server_gone", Reason.SERVER_GONE)]
 
 
-def test_a_request_that_is_whole_was_read(line: Sending) -> None:
-    """The loop reads to the end where nothing is written, so nothing can be left."""
+def test_a_request_that_is_whole_may_not_have_left_yet(line: Sending) -> None:
     line.codec.end(())
-    assert _broken(line, b"") == [("server_gone", Reason.SERVER_GONE)]
+    assert _broken(line, TOO_LARGE) == [("response", 413, b"no!", True)]
+
+
+def test_a_pooled_connection_has_no_answer(line: Sending) -> None:
+    line.codec.exchange = None
+    assert _broken(line, TOO_LARGE) == []

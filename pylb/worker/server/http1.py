@@ -79,7 +79,7 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
     @serving
     def connection_lost(self, exc: Exception | None) -> None:
         self.core.server_connections.discard(self)
-        if self.exchange is not None and not self.sent and exc is not None:
+        if self.exchange is not None and exc is not None:
             self._early()
         if not self.closed:
             self._ended(broken=exc is not None)
