@@ -23,10 +23,11 @@ from pylb.config.logtarget import Target
 from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
+from pylb.http.response import BadResponse
 from pylb.log import log
 from pylb.net.tcpoptions import Option
 from pylb.repeats import Repeats
-from pylb.scoreboard import REASONS, Field
+from pylb.scoreboard import BAD_RESPONSES, REASONS, Field
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.facts import Client
 from pylb.worker.logwriter import LogWriter
@@ -196,6 +197,10 @@ class Core:
         """A client's request is not passed on."""
         self.counters[Field.REFUSED] += 1
         self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
+
+    def count_bad_response(self, why: BadResponse) -> None:
+        """A server's response is not passed on."""
+        self.counters[Field.BAD_RESPONSE_FOR + BAD_RESPONSES.index(why.reason)] += 1
 
     def say(self, level: int, kind: Hashable, text: str) -> None:
         """Log what may happen again and again; repetitions of a ``kind`` are counted."""
