@@ -1,7 +1,8 @@
 """The deadlines of a request: one for the client and one for the server.
 
 The client has to send the request's body and to take the response; the server has to be connected to, to
-answer, and to take the body. Who is to do something next has a deadline, and nobody else.
+answer, and to take the body. Who is to do something next has a deadline, and nobody else: while a request
+isn't whole that is the client, unless the server doesn't take what there is.
 
 Floor: above the ends of an exchange, below its way to a server. What happens to a late server is decided
 above: it is told as any other failure of a server.
@@ -61,7 +62,13 @@ class Deadlines(Ends):
 
     def _server_late(self) -> None:
         if self.server is not None:
-            key = "timeouts.server" if self.core.now <= self.answer_by else "retry.per_try or retry.timeout"
+            now, unsent = self.core.now, self.server.unsent
+            if unsent and unsent != self.untaken and now <= self.answer_by:
+                # A request that is taken slowly is taken, as with a response.
+                self.untaken = unsent
+                self._await_server()
+                return
+            key = "timeouts.server" if now <= self.answer_by else "retry.per_try or retry.timeout"
             self.server_gone(Reason.SERVER_LATE, f"no answer in time ({key})")
             return
         # A phase waits for too long; or all tries together have taken too long, and as each has a limit of
@@ -75,8 +82,10 @@ class Deadlines(Ends):
     # Set anew
 
     def _await_server(self) -> None:
-        """The server has to do something next, unless it isn't read since the client is stuck."""
-        if self.client_stuck:
+        """The server has to do something next; unless it isn't read since the client is stuck, or waits for
+        more of the request."""
+        body = self.body
+        if self.client_stuck or (body is not None and not body.done and not body.paused):
             self.server_deadline = NEVER
         else:
             deadline = self.core.now + self.tx.timeouts.server

@@ -23,6 +23,7 @@ from pylb.worker.frontend import Result, Wait
 from pylb.worker.phases import retry
 from pylb.worker.phases.pick import pick
 from pylb.worker.phases.queue import Waiter
+from pylb.worker.pool import Pooled
 from pylb.worker.reasons import Reason, in_words
 from pylb.worker.server.connect import connect
 from pylb.worker.sides import ServerSide
@@ -107,9 +108,13 @@ class Way(Deadlines):
                 if server is None:
                     return
         core = self.core
-        pool = server.pool
-        if pool and not tx.fresh:
-            side = pool.pop()
+        client, pool = tx.client, server.pool
+        side: ServerSide | None
+        if pool.idle and client.requests != 1 and client.own is None and not tx.fresh:
+            side = pool.take(core.now)  # the usual
+        else:
+            side = None if tx.fresh else self._unused(server)
+        if side is not None:
             if self.plain:
                 self.server = side
                 self.server_deadline = core.now + tx.timeouts.server
@@ -201,6 +206,23 @@ class Way(Deadlines):
         except Exception as error:
             self.crashed(error)
 
+    def _unused(self, server: Server) -> ServerSide | None:
+        """A connection that there is for this request: the client's own, or one of the pool."""
+        tx = self.tx
+        own, pool, now = tx.client.own, server.pool, self.core.now
+        if own is not None:
+            side: Pooled | None = own.pop(server, None)
+            if side is not None:
+                pool.leave(side)
+                if not side.closed and side.idle_until >= now:
+                    return side
+                side.abort()
+        if not pool.idle:
+            return None
+        if tx.client.requests == 1 and not retry.harmless(tx, self.body is None or self.body.whole):
+            return pool.take_for_first(now)
+        return pool.take(now)
+
     def _send(self, side: ServerSide) -> None:
         self.server = side
         self._await_server()
@@ -282,7 +304,7 @@ class Way(Deadlines):
         if again:
             tx.tried |= {tx.index}
             self._again()
-        elif tx.answered_ns:
+        elif tx.answered_ns or retry.silent(tx, reason):
             self._abort(reason)
         else:
             self._answer(error(status))

@@ -15,7 +15,7 @@ import pytest
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Limits, Server, Timeouts
+from pylb.config.model import Limits, Pool, Server, Timeouts
 from pylb.http.errors import Answer
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field, Scoreboard, ServerField
@@ -87,7 +87,14 @@ class Scene:
             Server(name=f"s{number}", address=parse_address(f"127.0.0.{number + 1}:9"))
             for number in range(SERVERS)
         )
-        config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries, **more or {})
+        config = BackendConfig(
+            name="b",
+            balance="roundrobin",
+            servers=servers,
+            retries=retries,
+            pool=Pool(reuse="always"),
+            **more or {},
+        )
         self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
         for number in range(SERVERS):
@@ -101,7 +108,7 @@ class Scene:
         self.connections: list[FakeServer | Exception] = []
         self.idle = [FakeServer() for _ in servers] if pooled else []
         for server, side in zip(self.backend.servers, self.idle, strict=False):
-            server.pool.append(side)
+            server.pool.idle[side] = None
         self.facts = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
         self.client = FakeClient(self.facts)
         self.exchange: Exchange = begin(core, self.facts, self.frontend)
@@ -143,14 +150,21 @@ class Scene:
         gate: Gate = self.backend.gate
         return gate
 
-    def again(self) -> None:
-        """Another request is about to come."""
+    def anew(self) -> None:
+        """Another request is about to come, as if it were the first."""
         self.accounts.clear()
         self.client = FakeClient(self.facts)
+        self.facts.requests = 0
         self.exchange = begin(self.core, self.facts, self.frontend)
         self.core.counters[:] = [0] * len(self.core.counters)
         self.core.times[:] = [0] * len(self.core.times)
         self.backend.times[:] = [0] * len(self.backend.times)
+
+    def again(self) -> None:
+        """The client's connection goes on to its next request."""
+        assert begin(self.core, self.facts, self.frontend) is self.exchange
+        self.client = FakeClient(self.facts)
+        self.accounts.clear()
 
     # What happens
 

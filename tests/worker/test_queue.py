@@ -74,6 +74,7 @@ class Fleet:
         """A request comes; gives what the gate says."""
         tx = Transaction()
         tx.backend = self.backends[row]
+        tx.client = SimpleNamespace(own=None)  # type: ignore[assignment]
         tx.head = request_head(b"GET /a HTTP/1.1\r\nHost: h\r\n%b\r\n" % head)
         tx.plan = SimpleNamespace(changes=SimpleNamespace(priority=priority))  # type: ignore[assignment]
         assert pick(tx) is None  # never at once
@@ -248,6 +249,7 @@ def test_a_server_that_has_failed_the_request_is_not_waited_for() -> None:
     two, _ = fleet.ask()
     tx = Transaction()
     tx.backend = fleet.backends[0]
+    tx.client = SimpleNamespace(own=None)  # type: ignore[assignment]
     tx.head = request_head()
     tx.tried = frozenset({one.index})
     waiter = fleet.gates[0].pick(tx)

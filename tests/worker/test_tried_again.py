@@ -212,13 +212,13 @@ def test_an_open_breaker_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     scene.request()
     scene.tell(scene.exchange.server_gone, Reason.SERVER_GONE, "why")
     assert any("its breaker has opened: 1 of 1" in line for line in scene.core.said)
-    scene.again()
+    scene.anew()
     scene.request()
     assert scene.client.told == [("respond", 503, scene.client.told[0][2], True)]
     account = scene.over()
     assert (account["reason"], account["state"]) == (Reason.BREAKER_OPEN, "C")
     scene.core.now = 5.0
-    scene.again()
+    scene.anew()
     scene.request()
     scene.tell(scene.exchange.response, OK, b"ok", 0, True)
     assert any("its breaker has closed" in line for line in scene.core.said)

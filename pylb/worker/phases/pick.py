@@ -13,12 +13,13 @@ def pick(tx: Transaction) -> Server | None:
     backend = tx.backend
     if backend.versions[0] != backend.seen:
         backend.look()
-    choose = backend.choose
-    if choose is not None:
-        position = choose(tx)
-    else:
-        tried = tx.tried
-        position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+    if tx.client.own is None or backend.gate is not None or (position := known(tx)) is None:
+        choose = backend.choose
+        if choose is not None:
+            position = choose(tx)
+        else:
+            tried = tx.tried
+            position = backend.balancer.pick(backend.positions(tried) if tried else tried)
     if position is None:
         return None
     server = backend.servers[position]
@@ -48,3 +49,12 @@ def count(tx: Transaction, server: Server) -> None:
     tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1
+
+
+def known(tx: Transaction) -> int | None:
+    """The position of the server to which the client has authenticated a connection, if it has."""
+    for server, side in (tx.client.own or {}).items():
+        servers = tx.backend.servers
+        if side.personal and not side.closed and server in servers and server.index not in tx.tried:
+            return servers.index(server)
+    return None

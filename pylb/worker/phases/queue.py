@@ -29,7 +29,7 @@ from pylb.worker.backend import Backend, Server
 from pylb.worker.core import Core
 from pylb.worker.frontend import Wait
 from pylb.worker.phases import keys
-from pylb.worker.phases.pick import count
+from pylb.worker.phases.pick import count, known
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
@@ -119,7 +119,7 @@ class Gate:
     def pick(self, tx: Transaction) -> Server | Waiter | Reason:
         """A server for the request, which is counted there; or what it waits with; or why there is none."""
         backend = self.backend
-        if self._simple and not self._waited[self._place] and not tx.tried:
+        if self._simple and not self._waited[self._place] and not tx.tried and tx.client.own is None:
             position = backend.balancer.pick(tx.tried)
             if position is not None:
                 held = self._helds[position]
@@ -150,6 +150,8 @@ class Gate:
 
     def _own(self, tx: Transaction) -> int | None:
         """The one server that the request belongs to; None where any will do."""
+        if tx.client.own is not None and (position := known(tx)) is not None:
+            return position
         key = self.backend.key
         value = key(tx) if key is not None else None
         return self.backend.balancer.pick(self._tried(tx), value) if value is not None else None

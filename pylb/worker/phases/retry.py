@@ -55,6 +55,21 @@ def again(tx: Transaction, reason: Reason, whole: bool, now: float) -> bool:
     return covered and tx.backend.may_retry(now)
 
 
+def harmless(tx: Transaction, whole: bool) -> bool:
+    """Whether a server could get the request twice without harm, and there is a ``whole`` to send again."""
+    return whole and tx.head is not None and tx.head.method in tx.backend.retry.methods
+
+
+def silent(tx: Transaction, reason: Reason) -> bool:
+    """Whether a request of which a server has done nothing, most likely, is left to the client to repeat: it
+    is told by the end of its connection (HTTP/2: of its stream) alone, and not by an error.
+
+    So HAProxy does. Clients expect it of a connection that has served them before (RFC 9110 §9.2.2); on its
+    first request they would take it for a failure.
+    """
+    return reason in (Reason.SERVER_STALE, Reason.SERVER_UNSEEN) and tx.client.requests > 1
+
+
 def kept(tx: Transaction) -> int:
     """Bytes of the request's body that are kept to be sent again, in case that it may be."""
     policy = tx.backend.retry
