@@ -1,10 +1,10 @@
 """``python -m bench.queue``: requests that wait for a place at a server, and that are tried again.
 
-Four parts. *Places*: 8 servers with ``maxconn = 2`` behind two workers, and behind HAProxy: how many requests a
-server ever had, and how much of the time its places were taken while requests waited. *Restart*: a
+Four parts. *Places*: 8 servers with ``maxconn = 2`` behind two workers, and behind HAProxy: how many requests
+a server ever had, and how much of the time its places were taken while requests waited. *Restart*: a
 single server that is away for a second. *Overload*: load that comes whether it is served or not, up to three
-times what the servers can do: how much is served, and how long that takes. *Cost*: a worker's CPU per request,
-with retries and queue switched on and off, in turns.
+times what the servers can do: how much is served, and how long that takes. *Cost*: a worker's CPU per
+request, with retries and queue switched on and off, in turns.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Servers:
             self._servers.append(server)
             self.ports.append(server.sockets[0].getsockname()[1])
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for server in self._servers:
             server.close()
+        await asyncio.sleep(0.1)  # for the connections, which the balancer has closed
 
     async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, EOFError):
@@ -155,7 +156,7 @@ async def places(balancer: Any, queue: str, each: int) -> dict[str, Any]:
 
     with balancer(servers.ports, queue) as port:
         await asyncio.gather(*(client(port) for _ in range(3 * PLACES * SERVERS)))
-    servers.close()
+    await servers.close()
     idle = servers.idle / servers.waited
     return {"most": max(servers.most), "idle": idle, "answered": statuses[200], "failed": _failed(statuses)}
 
@@ -217,7 +218,7 @@ async def overload(seconds: float) -> list[dict[str, Any]]:
                     "failed": sum(status not in (200, 503) for status, _ in found),
                 }
             )
-    servers.close()
+    await servers.close()
     return results
 
 
@@ -266,7 +267,7 @@ def page(result: dict[str, Any]) -> list[str]:
     facts = f"{in_words()}; haproxy: {result['haproxy']}"
     lines = ["# Waited for and tried again", "", f"Written by `python -m bench.queue`. {facts}.", ""]
     lines += [
-        f"**Places**: {SERVERS} servers with `maxconn = {PLACES}`, {3 * PLACES * SERVERS} clients, two workers.",
+        f"**Places**: {SERVERS} servers with `maxconn = {PLACES}`, {3 * PLACES * SERVERS} clients, 2 workers.",
         "**Restart**: 60 requests while the only server is away for a second.",
         "",
         "| | most at a server | places free while requests waited | failed | restart: failed | slowest |",
@@ -282,11 +283,12 @@ def page(result: dict[str, Any]) -> list[str]:
     peak = max(one["goodput"] for one in found)
     at = next(one for one in found if one["load"] == 1.0)
     lines += ["", "**Overload**: requests at random moments, a queue of 16.", ""]
-    lines += ["| load | offered /s | served /s | of the peak | p99 ms | of that at 1.0 |", "|---|---|---|---|---|---|"]
+    lines.append("| load | offered /s | served /s | of the peak | p99 ms | of that at 1.0 |")
+    lines.append("|---|---|---|---|---|---|")
     for one in found:
         lines.append(
-            f"| {one['load']:.1f} | {one['offered']:.0f} | {one['goodput']:.0f} | {one['goodput'] / peak:.0%} | "
-            f"{one['p99_ms']:.0f} | {one['p99_ms'] / at['p99_ms']:.2f} |"
+            f"| {one['load']:.1f} | {one['offered']:.0f} | {one['goodput']:.0f} | "
+            f"{one['goodput'] / peak:.0%} | {one['p99_ms']:.0f} | {one['p99_ms'] / at['p99_ms']:.2f} |"
         )
     lines += ["", "**Cost**: a worker's CPU per request over sockets, in turns.", ""]
     lines += ["| | µs | ratio |", "|---|---|---|"]
@@ -305,7 +307,7 @@ def main() -> None:
     chosen = options.parse_args()
     need(options, "haproxy", "nginx", "wrk")
     pylbs, haproxys = '[backend.queue]\ntimeout = "60s"\n', "  timeout queue 60s\n"
-    result = {
+    result: dict[str, Any] = {
         "places": {
             "pylb": asyncio.run(places(pylb, pylbs, chosen.each)),
             "haproxy": asyncio.run(places(haproxy, haproxys, chosen.each)),

@@ -90,9 +90,9 @@ class Places:
         self.capacities = views[3].cast("q")
         self.owed = views[4].cast("q")
         self.waited = views[5].cast("q")
-        """By place of a backend, 1 while requests may wait, for it or for one of its servers. Every worker writes
-        here: 1 after it has told of one that waits, and again with each tick; 0 before it looks for any and
-        finds none. So a 0 that shouldn't be there is gone with the next tick."""
+        """By place of a backend, 1 while requests may wait, for it or for one of its servers. Every worker
+        writes here: 1 after it has told of one that waits, and again with each tick; 0 before it looks for any
+        and finds none. So a 0 that shouldn't be there is gone with the next tick."""
         self._tallies = views[6].cast("q")
         self._held = views[7].cast("I")
         self.wakes: list[int] = []
@@ -210,7 +210,7 @@ class Places:
 
 
 class Holder:
-    """One worker's end: takes places and gives them back. One for each worker, as the sequence is its row's."""
+    """One worker's end, of which it has one: takes places and gives them back."""
 
     __slots__ = ("_places", "_held", "_sequences", "_row", "_sequence", "_owed", "_semaphores")
 

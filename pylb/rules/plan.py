@@ -55,7 +55,9 @@ class Changes:
 class Together:
     """What some rules change together, in their order; made once for the requests that match these."""
 
-    __slots__ = ("steps", "requests", "responses", "pages", "timeouts", "body_bytes", "priority", "edits_request")
+    __slots__ = (
+        *("steps", "requests", "responses", "pages", "timeouts", "body_bytes", "priority", "edits_request"),
+    )
 
     def __init__(self, changes: Sequence[Changes]) -> None:
         self.steps = [step for one in changes for step in one.rewrite]
