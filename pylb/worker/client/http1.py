@@ -36,7 +36,7 @@ _LONG_NS = 1_000_000_000
 class Http1Connection(Requests, asyncio.Protocol):
     """One client connection, and the client side of each of its exchanges."""
 
-    __slots__ = ("told", "eof", "born", "tunnelled", "lingers", "_unsent")
+    __slots__ = ("told", "eof", "born", "tunnelled", "lingers", "fresh", "_unsent")
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client's address, where a PROXY header has given it."""
@@ -48,6 +48,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.recall_at = core.recall_at(self.born)
         self.tunnelled = False
         self.lingers = False  # it is about to be closed, and what comes is dropped
+        self.fresh = True  # accepted, and not given by another worker
         self._unsent = 0  # bytes that weren't taken when last looked at
 
     # From the event loop
@@ -79,8 +80,9 @@ class Http1Connection(Requests, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.buffer and not self.moving and self.head is not None:
-                self._never(Reason.CLIENT_GONE)
+            elif self.head is not None and not self.moving:
+                if self.buffer or (self.bind.frontend.tells_all and self.fresh and not self.facts.requests):
+                    self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
