@@ -36,9 +36,11 @@ from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.map import Map
 from pylb.config.match import Match
+from pylb.config.outliers import Outliers
 from pylb.config.replies import ErrorPage, Redirect, Reply
 from pylb.config.rule import Rule
 from pylb.config.section import Section
+from pylb.config.sticky import Sticky
 from pylb.config.timeouts import Timeouts
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
 from pylb.config.workers import Workers, workers_range
@@ -63,6 +65,7 @@ __all__ = [
     "LogCondition",
     "Map",
     "Match",
+    "Outliers",
     "PathRewrite",
     "QueryRewrite",
     "Redirect",
@@ -76,6 +79,7 @@ __all__ = [
     "Server",
     "ServerKey",
     "ServerTls",
+    "Sticky",
     "Timeouts",
     "Tls",
     "When",

@@ -52,7 +52,7 @@ class Observations:
         self._keep = keep
 
     def seen(self, server: ServerKey, kind: str, text: str, at: float) -> None:
-        """Something was seen that changes nothing (``check``: a result); the last one of each kind is known."""
+        """Something was seen that changes nothing (``check``: a result); the last of each kind is known."""
         self._of(server).seen[kind] = (at, text[:TEXT])
 
     def changed(self, server: ServerKey, aspect: str, state: str, why: str, at: float) -> None:
@@ -72,7 +72,7 @@ class Observations:
         return None if known is None else known.now.get(aspect)
 
     def told(self, server: ServerKey) -> dict[str, Any]:
-        """All that is known of a server, as JSON: ``now`` by aspect, ``changes`` from the oldest on, ``seen``."""
+        """All that is known of a server, for JSON: ``now`` by aspect, ``changes`` in order, ``seen``."""
         known = self._servers.get(server, _Server())
         return {
             "now": {aspect: _told(change) for aspect, change in known.now.items()},
@@ -93,7 +93,7 @@ class Observations:
             try:
                 server, latest = value
                 backend, name, address = map(str, server)
-                changes = [Change(float(at), str(one), str(state), str(why)) for at, one, state, why in latest]
+                changes = [Change(float(at), *map(str, texts)) for at, *texts in latest]
             except (TypeError, ValueError):
                 continue
             known = self._of((backend, name, address))

@@ -11,11 +11,12 @@ Floor: above `request`; below what shows or judges an outcome.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pylb.config import changes, routing
+from pylb.config import changes, routing, stickiness
 from pylb.config.model import Config
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.explain.request import Asking, BadRequest, Request
@@ -30,7 +31,7 @@ from pylb.worker.core import Core
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.exchange import begin
 from pylb.worker.frontend import Bind, Frontend
-from pylb.worker.phases import keys, route
+from pylb.worker.phases import choose, keys, route
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
@@ -54,6 +55,8 @@ class Outcome:
     """Where chance decides: the backends it may go to, by weight; ``backend`` is one of them."""
     servers: tuple[str, ...] = ()
     """The servers of which one gets it; a single one where the request decides that."""
+    cookie: str = ""
+    """The cookie that has chosen the server; empty where none has."""
     target: str = ""
     """Path and query as the server gets them."""
     request_headers: list[tuple[str, str]] = field(default_factory=list)
@@ -89,6 +92,8 @@ class DryRun:
         self._config = config
         self._maps = routing.read_maps(config)
         self._bodies = changes.read_bodies(config)
+        # Without a secret_file pylb has made one up, so that no signature is known here.
+        secrets = stickiness.secrets(config, os.urandom(32))
         loop = asyncio.new_event_loop()
         loop.close()  # there is a pooled connection to each server, so nothing is begun on it
         self._core = _Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
@@ -103,7 +108,10 @@ class DryRun:
             for backend in config.backends
         }
         for backend in config.backends:
-            self._backends[backend.name].key = keys.compiled(backend)
+            made = self._backends[backend.name]
+            made.key = keys.compiled(backend)
+            made.stick(stickiness.compiled(backend, secrets.get(backend.name, b"")))
+            made.choose = choose.compiled(made)
         self._compiled: dict[str, tuple[Rules | None, Frontend[Transaction]]] = {}
         self._phases: dict[str, Phases] = {}
 
@@ -158,7 +166,7 @@ class DryRun:
         else:
             exchange.request(client, head, b"", True)
         if server.asked:
-            self._passed(server, outcome)
+            self._passed(server, outcome, exchange.tx)
             exchange.client_gone(Reason.CLIENT_GONE)
         elif client.response is not None:
             outcome.status = client.response.status
@@ -184,11 +192,14 @@ class DryRun:
             found = self._compiled[config.name] = rules, frontend
         return found
 
-    def _passed(self, server: NotingServer, outcome: Outcome) -> None:
+    def _passed(self, server: NotingServer, outcome: Outcome, tx: Transaction) -> None:
         outcome.backend = server.backend
         section = next(one for one in self._config.backends if one.name == server.backend)
         usable = tuple(one.name for one in section.servers if one.weight)
-        outcome.servers = (server.name,) if by_request(section.balance) else usable
+        sticky = tx.backend.sticky
+        if sticky is not None and tx.token is not None and tx.index in sticky.places.get(tx.token.id, ()):
+            outcome.cookie = sticky.cookie.name.decode()
+        outcome.servers = (server.name,) if outcome.cookie or by_request(section.balance) else usable
         line, outcome.request_headers = _lines(server.head)
         outcome.target = line.split(" ")[1]
 

@@ -62,7 +62,7 @@ class Starter:
             generation.config, row, slot, generation.number, generation.listeners.sockets, self._board,
             theirs, self._inboxes.readers[row], self._inboxes.writers, self._indices.known,
             generation.secrets.listeners, generation.secrets.backends, generation.secrets.maps,
-            generation.secrets.bodies, generation.access_logs,
+            generation.secrets.bodies, generation.access_logs, generation.secrets.sticky,
         )  # fmt: skip
 
         def prepare() -> None:

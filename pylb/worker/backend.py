@@ -28,6 +28,7 @@ from pylb.config.model import Server as ServerConfig
 from pylb.config.model import Timeouts
 from pylb.log import log
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
+from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
 from pylb.worker.sides import ServerSide
 
@@ -58,9 +59,9 @@ class Server:
     """One server: its address, its connections, its cells of the scoreboard."""
 
     __slots__ = (
-        *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
-        *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors", "observe", "returned"),
+        *("name", "backend", "cookie", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs"),
+        *("http2", "private", "pool", "shared", "active", "row", "requests", "errors", "failing"),
+        *("_failing_since", "_requests", "_errors", "observe", "returned"),
     )
 
     def __init__(
@@ -75,6 +76,7 @@ class Server:
         # What it is, for its life.
         self.name = config.name
         self.backend = backend.name
+        self.cookie = config.cookie
         self.address = config.address
         self.context = context
         """What its connections speak TLS with."""
@@ -192,6 +194,9 @@ class Backend:
         self.balancer: Balancer = WithBackups(make, members, backups) if any(backups) else make(members)
         self.key: Callable[[Any], bytes | None] | None = None
         """Of a transaction, what the algorithm hashes; None where it hashes nothing. (`phases.keys`)"""
+        self.choose: Callable[[Any], int | None] | None = None
+        """Picks for a transaction that has a say in it; None where the algorithm picks alone."""
+        self.sticky: Sticky | None = None
         self.shares = Shares(self.balancer, weights, [server.slow_start for server in config.servers])
         """Through which a server becomes usable, or stops to be."""
         for position, server in enumerate(self.servers):
@@ -199,6 +204,16 @@ class Backend:
                 server.observe = partial(self.balancer.observe, position)
             if config.servers[position].slow_start:
                 server.returned = partial(self._returned, position)
+
+    def stick(self, sticky: Sticky | None) -> None:
+        """Have clients keep to their servers by a cookie."""
+        self.sticky = sticky
+        if sticky is not None:
+            sticky.know((server.name, server.cookie, str(server.address)) for server in self.servers)
+
+    def keeps(self, position: int) -> bool:
+        """Whether a server has those of its clients that are to keep to it."""
+        return True
 
     def _returned(self, position: int) -> None:
         """A server can be connected to again: it begins slowly."""

@@ -26,7 +26,7 @@ from typing import Any
 import uvloop
 
 from pylb import log as logging_
-from pylb.config import changes, routing
+from pylb.config import changes, routing, stickiness
 from pylb.config.accesslog import in_force
 from pylb.config.model import Server
 from pylb.log import log
@@ -42,7 +42,7 @@ from pylb.worker.handover import HandOver
 from pylb.worker.listeners import Listener, Listeners
 from pylb.worker.logwriter import LAST, writer
 from pylb.worker.mapfiles import MapFiles
-from pylb.worker.phases import keys
+from pylb.worker.phases import choose, keys
 from pylb.worker.runqueue import RunQueue
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
@@ -89,7 +89,10 @@ class Worker:
                 context.backend_tls.get(backend.name),
                 config.timeouts,
             )
-            self.backends[backend.name].key = keys.compiled(backend)
+            made = self.backends[backend.name]
+            made.key = keys.compiled(backend)
+            made.stick(stickiness.compiled(backend, context.sticky.get(backend.name, b"")))
+            made.choose = choose.compiled(made)
         self.servers = [server for backend in self.backends.values() for server in backend.servers]
         core.access_logs = {target: writer(target, to) for target, to in context.access_logs.items()}
         binds: dict[str, Bind] = {}

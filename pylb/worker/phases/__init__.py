@@ -20,7 +20,7 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, pages, route
+from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, pages, route, sticky
 from pylb.worker.transaction import Transaction
 
 
@@ -44,16 +44,19 @@ def compiled(
         config, backends[config.backend], body_bytes, core.limits.body_rate
     )
     limited = body_bytes or any(backend.body_bytes for backend in backends.values()) or _limited(rules)
+    sticks = config.mode == "http" and any(backend.sticky is not None for backend in backends.values())
     on_request = [
         answers.health_path(config, core),
         answers.redirect_to_https(config),
         route.route(config, rules) if config.mode == "http" else connection.connection(rules),
+        sticky.request(rules is not None and rules.edit) if sticks else None,
         limits.body if limited else None,
     ]
     pages_ = pages.pages(config, rules, bodies or {})
     on_response = [
         fields.strict_transport_security(config),
         route.edit_response(rules),
+        sticky.response if sticks else None,
         fields.unchanged if pages_ is not None else None,
     ]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
@@ -63,6 +66,8 @@ def compiled(
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))
+    if sticks:
+        on_account.append(sticky.forget)
     frontend.on_account = tuple(phase for phase in on_account if phase is not None)
     return frontend
 

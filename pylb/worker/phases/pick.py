@@ -9,8 +9,8 @@ from pylb.worker.transaction import Transaction
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
-    key = backend.key
-    index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
+    choose = backend.choose
+    index = backend.balancer.pick(tx.tried) if choose is None else choose(tx)
     if index is None:
         return None
     server = backend.servers[index]

@@ -1,0 +1,190 @@
+"""A backend's stickiness: which server a request's cookie names, and what its response says of the cookie.
+
+The modes are those of HAProxy's ``cookie`` (configuration manual, §4.2): *insert* has a cookie of pylb's own;
+*rewrite* puts the server into the value of a cookie that servers set, *prefix* in front of it (``ID~VALUE``);
+*passive* only reads one that servers set to their own name.
+
+Floor: above `tokens` and `cookies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from pylb.sticky.cookies import Cookie
+from pylb.sticky.tokens import FUTURE, UNIT, Kind, Token, Tokens
+
+_T = TypeVar("_T")
+Mode = Literal["insert", "rewrite", "prefix", "passive"]
+
+_KEPT = 256
+"""Heads, and values of cookies, that are known again."""
+_LARGEST = 2048
+"""Bytes of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says; seconds, 0 where nothing is said."""
+
+    cookie: bytes
+    mode: Mode = "insert"
+    values: Kind = "name"
+    indirect: bool = True
+    nocache: bool = True
+    preserve: bool = False
+    attributes: bytes = b"; Path=/"
+    """What stands behind the value of a cookie that is inserted."""
+    max_idle: int = 0
+    max_life: int = 0
+
+
+class Sticky:
+    """The stickiness of one backend.
+
+    Args:
+        secret: of hashed and signed values.
+        backend: its name.
+    """
+
+    def __init__(self, settings: Settings, secret: bytes = b"", backend: str = "") -> None:
+        self.cookie = Cookie(settings.cookie)
+        self._settings = settings
+        self._mode = settings.mode
+        self.dated = bool(settings.max_idle or settings.max_life)
+        """Whether dates matter, so that times are to be passed in."""
+        self.edits_requests = self._mode == "prefix" or (self._mode == "insert" and settings.indirect)
+        self._tokens = Tokens(settings.values, secret, backend)
+        # Of the servers that there are.
+        self.places: dict[bytes, tuple[int, ...]] = {}
+        """By ID the positions of the servers that it names; there may be several."""
+        self._ids: dict[str, bytes] = {}
+        self._lines: dict[bytes, bytes] = {}  # by ID, of an inserted cookie without dates
+        # What was looked at: most clients send the same head again, or the same cookie.
+        self._values: dict[bytes, Token] = {}
+        self._seen: dict[bytes, Token | None] = {}
+        self._edited: dict[bytes, bytes] = {}
+
+    def know(self, servers: Iterable[tuple[str, str, str]]) -> None:
+        """Which servers there are, by position: name, name in cookies (or empty), address."""
+        places: dict[bytes, list[int]] = {}
+        self._ids = {}
+        self._values.clear()
+        self._seen.clear()
+        for position, (name, cookie, address) in enumerate(servers):
+            id_ = self._ids[name] = self._tokens.id_of(cookie or name, address)
+            places.setdefault(id_, []).append(position)
+        self.places = {id_: tuple(positions) for id_, positions in places.items()}
+        self._lines = {id_: self._line(Token(id_)) for id_ in self.places}
+
+    # Requests
+
+    def wanted(self, head: bytes, now: float = 0.0) -> Token | None:
+        """What a request's cookie says that names a server; None where none does, or it is too old."""
+        try:
+            token = self._seen[head]
+        except KeyError:
+            token = None
+            for value in self.cookie.values(head):
+                token = self._valid(value)
+                if token is not None and not (self.dated and self._too_old(token, now)):
+                    break
+            _keep(self._seen, head, token)
+        if token is not None and self.dated and self._too_old(token, now):
+            return None
+        return token
+
+    def _valid(self, value: bytes) -> Token | None:
+        """The token of a server that there is, whatever its dates."""
+        if self._mode == "prefix":
+            value, delimiter, _ = value.partition(b"~")
+            if not delimiter:
+                return None
+        try:
+            return self._values[value]
+        except KeyError:
+            token = self._tokens.read(value)
+            if token is None or token.id not in self.places:
+                return None
+            _keep(self._values, value, token)
+            return token
+
+    def _too_old(self, token: Token, now: float) -> bool:
+        settings = self._settings
+        return any(
+            since and bound and not -FUTURE <= now - since <= bound
+            for since, bound in ((token.first, settings.max_life), (token.last, settings.max_idle))
+        )
+
+    def request(self, head: bytes) -> bytes:
+        """A request's head as the server gets it, where `edits_requests`."""
+        try:
+            return self._edited[head]
+        except KeyError:
+            prefix = self._mode == "prefix"
+            out = self.cookie.changed(head, _without_id) if prefix else self.cookie.without(head)
+            _keep(self._edited, head, out)
+            return out
+
+    # Responses
+
+    def response(self, head: bytes, server: str, token: Token | None, now: float = 0.0) -> bytes:
+        """A response's head as the client gets it.
+
+        Args:
+            server: the name of the server whose it is.
+            token: what the request's cookie said, as `wanted` gave it.
+        """
+        id_ = self._ids.get(server)
+        if id_ is None or self._mode == "passive":
+            return head
+        if self._mode == "insert":
+            return self._insert(head, id_, token, now)
+        new = self._tokens.written(Token(id_))
+        if self._mode == "rewrite":
+            return self.cookie.set_to(head, lambda value: new)
+        return self.cookie.set_to(head, lambda value: new + b"~" + value)
+
+    def _insert(self, head: bytes, id_: bytes, token: Token | None, now: float) -> bytes:
+        settings = self._settings
+        if self.cookie.is_set(head):
+            if settings.preserve:
+                return head
+            head = self.cookie.unset(head)
+        same = token is not None and token.id == id_
+        if same and (not self.dated or self._fresh(token, now)):  # type: ignore[arg-type]  # is not None
+            return head
+        if self.dated:
+            first = (token.first if same and token is not None else 0) or int(now)
+            line = self._line(Token(id_, int(now), first if settings.max_life else 0))
+        else:
+            line = self._lines[id_]
+        if settings.nocache and not same:
+            line += b"Cache-Control: private\r\n"
+        return head[:-2] + line + b"\r\n"
+
+    def _fresh(self, token: Token, now: float) -> bool:
+        """Whether the dates of a cookie needn't be written anew."""
+        settings = self._settings
+        if bool(token.first) is not bool(settings.max_life):
+            return False
+        return not settings.max_idle or now - token.last < UNIT
+
+    def _line(self, token: Token) -> bytes:
+        value = self._tokens.written(token)
+        return b"Set-Cookie: %b%b%b\r\n" % (self.cookie.sign, value, self._settings.attributes)
+
+
+def _keep(known: dict[bytes, _T], head: bytes, what: _T) -> None:
+    if len(head) <= _LARGEST:
+        if len(known) >= _KEPT:
+            known.clear()
+        known[head] = what
+
+
+def _without_id(value: bytes) -> bytes:
+    """Of ``ID~VALUE`` what the server knows."""
+    id_, delimiter, own = value.partition(b"~")
+    return own if delimiter else value
