@@ -10,7 +10,7 @@ from pylb.config.values import Seconds
 
 
 class Outliers(Section):
-    """When a server is ejected by what clients get of it, and how it comes back (Envoy's outlier detection)."""
+    """When a server is ejected by what clients get of it, and how it comes back (as Envoy does it)."""
 
     failures: int = Field(
         default=5, ge=0, le=1 << 30, description="In a row, over all workers; 0 looks at none."

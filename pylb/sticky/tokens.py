@@ -1,8 +1,8 @@
 """Tokens: how a cookie's value names a server, with dates and a signature where these are wanted.
 
 A token is ``ID``, ``ID|LAST`` or ``ID|LAST|FIRST``; a signed one ends with ``.SIGNATURE``. Dates are those
-of HAProxy (configuration manual, ``cookie``: ``maxidle``, ``maxlife``): when the client was seen last, and when
-it got its server, in units of four seconds, five characters each. So both can serve the same clients.
+of HAProxy (configuration manual, ``cookie``: ``maxidle``, ``maxlife``): when the client was seen last, and
+when it got its server, in units of four seconds, five characters each. So both can serve the same clients.
 
 A client may make any token that isn't signed, and so choose among the servers that there are, and no more.
 

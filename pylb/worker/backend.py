@@ -30,6 +30,7 @@ from pylb.log import log
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
+from pylb.worker.outcomes import Outcomes
 from pylb.worker.sides import ServerSide
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
@@ -61,7 +62,7 @@ class Server:
     __slots__ = (
         *("name", "backend", "cookie", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs"),
         *("http2", "private", "pool", "shared", "active", "row", "requests", "errors", "failing"),
-        *("_failing_since", "_requests", "_errors", "observe", "returned"),
+        *("_failing_since", "_requests", "_errors", "observe", "returned", "outcomes"),
     )
 
     def __init__(
@@ -101,6 +102,10 @@ class Server:
         self.errors = 0
         self.failing = 0
         """How many connections in a row could not be made."""
+        self.outcomes: Outcomes | None = None
+        """Its answers, where its backend judges servers by them."""
+        if backend.outliers is not None:
+            self.outcomes = Outcomes(board, index, row, frozenset(backend.outliers.statuses))
         self._failing_since = 0.0
         # What its backend wants to know of it.
         self.observe: Callable[[float], None] | None = None
@@ -135,6 +140,8 @@ class Server:
         """Write the counters to the scoreboard."""
         self._requests[self.row] = self.requests
         self._errors[self.row] = self.errors
+        if self.outcomes is not None:
+            self.outcomes.flush()
 
 
 class Backend:
@@ -164,6 +171,8 @@ class Backend:
         self.name = config.name
         self.retries = config.retries
         self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
+        self.judged = config.outliers is not None
+        """Whether servers are judged by their answers."""
         self.body_bytes = config.body_bytes
         """The most bytes of a request's body; 0 for no limit, None for the frontend's."""
         # Counted here and written to the scoreboard with each tick.

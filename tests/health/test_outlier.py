@@ -89,7 +89,8 @@ def test_states_and_events(state: State, event: dict[str, Any], then: State) -> 
     assert backend.state() is state
     events = backend.look(**event)
     assert backend.state() is then
-    assert [(one.server, one.state, one.spared) for one in events] == ([(0, then, False)] if then != state else [])
+    changed = [(0, then, False)] if then != state else []
+    assert [(one.server, one.state, one.spared) for one in events] == changed
     assert [backend.state(other) for other in (1, 2, 3)] == [IN] * 3
 
 

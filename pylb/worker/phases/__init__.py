@@ -20,7 +20,7 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, pages, route, sticky
+from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, outcomes, pages, route, sticky
 from pylb.worker.transaction import Transaction
 
 
@@ -62,7 +62,7 @@ def compiled(
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
     frontend.page = pages_
-    on_account = [observe.response_times(backends.values())]
+    on_account = [observe.response_times(backends.values()), outcomes.outcomes(backends.values())]
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))
