@@ -113,7 +113,7 @@ def test_a_share_of_failures_in_a_window_ejects() -> None:
     backend = Backend(failures=0, rate=0.5, requests=20, window=10)
     assert backend.look(s0=(5, 14)) == []
     assert backend.look(11.0, s0=(4, 6)) == []  # the first ones are out of the window
-    assert backend.look(s0=(10, 10)) == []
+    assert backend.look(s0=(12, 10)) == []
     assert backend.state() is IN
 
 

@@ -20,7 +20,18 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, outcomes, pages, route, sticky
+from pylb.worker.phases import (
+    accesslog,
+    answers,
+    connection,
+    fields,
+    limits,
+    observe,
+    outcomes,
+    pages,
+    route,
+    sticky,
+)
 from pylb.worker.transaction import Transaction
 
 

@@ -1,6 +1,7 @@
-"""Outcomes: whether a server's answer was a good one, where its backend judges servers by that. Floor: phases.
+"""Outcomes: whether a server's answer was a good one, where its backend judges servers by that.
 
-What never became an answer is counted where it fails (`retry.failed`), since another server may be tried then.
+What never became an answer is counted where it fails (`retry.failed`), since another server may be tried
+then. Floor: phases.
 """
 
 from __future__ import annotations
