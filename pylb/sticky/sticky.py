@@ -153,15 +153,15 @@ class Sticky:
             if settings.preserve:
                 return head
             head = self.cookie.unset(head)
-        same = token is not None and token.id == id_
-        if same and (not self.dated or self._fresh(token, now)):  # type: ignore[arg-type]  # is not None
+        known = token if token is not None and token.id == id_ else None
+        if known is not None and (self._fresh(known, now) if self.dated else not known.last):
             return head
         if self.dated:
-            first = (token.first if same and token is not None else 0) or int(now)
+            first = (known.first if known is not None else 0) or int(now)
             line = self._line(Token(id_, int(now), first if settings.max_life else 0))
         else:
             line = self._lines[id_]
-        if settings.nocache and not same:
+        if settings.nocache:
             line += b"Cache-Control: private\r\n"
         return head[:-2] + line + b"\r\n"
 
