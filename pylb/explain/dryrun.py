@@ -22,6 +22,7 @@ from pylb.config.model import Frontend as FrontendConfig
 from pylb.explain.request import Asking, BadRequest, Request
 from pylb.explain.sides import NotingClient, NotingServer
 from pylb.http.errors import Refused
+from pylb.net.serverlists import as_configured
 from pylb.rules import split
 from pylb.rules.decision import Rules, Step
 from pylb.scoreboard import Scoreboard
@@ -99,12 +100,9 @@ class DryRun:
         self._core = _Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
         count = sum(len(backend.servers) for backend in config.backends)
         board = Scoreboard(1, servers=max(count, 1), backends=len(config.backends))
-        numbers = iter(range(count))
+        lists = as_configured(config)
         self._backends = {
-            backend.name: Backend(
-                backend.model_copy(update={"tls": None}),
-                *(board, lambda server: next(numbers), 0),
-            )
+            backend.name: Backend(backend.model_copy(update={"tls": None}), board, lists[backend.name], 0)
             for backend in config.backends
         }
         for backend in config.backends:
@@ -197,7 +195,7 @@ class DryRun:
         section = next(one for one in self._config.backends if one.name == server.backend)
         usable = tuple(one.name for one in section.servers if one.weight)
         sticky = tx.backend.sticky
-        if sticky is not None and tx.token is not None and tx.index in sticky.places.get(tx.token.id, ()):
+        if sticky is not None and sticky.names(tx.token, server.name):
             outcome.cookie = sticky.cookie.name.decode()
         outcome.servers = (server.name,) if outcome.cookie or by_request(section.balance) else usable
         line, outcome.request_headers = _lines(server.head)

@@ -130,6 +130,10 @@ class Sticky:
 
     # Responses
 
+    def names(self, token: Token | None, server: str) -> bool:
+        """Whether a token names this server."""
+        return token is not None and token.id == self._ids.get(server)
+
     def response(self, head: bytes, server: str, token: Token | None, now: float = 0.0) -> bytes:
         """A response's head as the client gets it.
 
@@ -141,19 +145,19 @@ class Sticky:
         if id_ is None or self._mode == "passive":
             return head
         if self._mode == "insert":
-            return self._insert(head, id_, token, now)
+            return self._insert(head, server, id_, token, now)
         new = self._tokens.written(Token(id_))
         if self._mode == "rewrite":
             return self.cookie.set_to(head, lambda value: new)
         return self.cookie.set_to(head, lambda value: new + b"~" + value)
 
-    def _insert(self, head: bytes, id_: bytes, token: Token | None, now: float) -> bytes:
+    def _insert(self, head: bytes, server: str, id_: bytes, token: Token | None, now: float) -> bytes:
         settings = self._settings
         if self.cookie.is_set(head):
             if settings.preserve:
                 return head
             head = self.cookie.unset(head)
-        known = token if token is not None and token.id == id_ else None
+        known = token if self.names(token, server) else None
         if known is not None and (self._fresh(known, now) if self.dated else not known.last):
             return head
         if self.dated:

@@ -19,7 +19,9 @@ def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]
     backends = {
         name: cast(
             Backend,
-            SimpleNamespace(timeouts=Timeouts(), body_bytes=None, servers=(), sticky=None, judged=False),
+            SimpleNamespace(
+                timeouts=Timeouts(), body_bytes=None, observes=False, sticky=None, judged=False
+            ),
         )
         for name in BACKENDS
     }

@@ -6,9 +6,17 @@ from typing import Any
 
 import pytest
 
-from pylb.config.model import Sticky
+from pylb.config import stickiness
+from pylb.config.address import parse_address
+from pylb.config.model import Backend as BackendConfig
+from pylb.config.model import Server, Sticky
 from pylb.http.response import ResponseHead
-from pylb.worker.phases import sticky
+from pylb.net.serverlists import Listed
+from pylb.scoreboard import Scoreboard
+from pylb.servers import OF_THE_CONTROL_PLANE, Admin, Column, Health, Table
+from pylb.worker.backend import Backend
+from pylb.worker.phases import choose, sticky
+from pylb.worker.phases.pick import pick
 from pylb.worker.transaction import Transaction
 from tests.worker.scene import Scene
 from tests.worker.stand_ins import OK, SWITCH, FakeServer, request_head
@@ -69,15 +77,52 @@ def test_a_server_that_can_not_be_connected_to_loses_its_client_to_another_one(
     assert told(scene)[0] == "Set-Cookie: SRV=s0; Path=/; HttpOnly"
 
 
-def test_a_server_that_is_down_loses_its_clients_and_they_get_another_cookie(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("column", "value", "keeps"),
+    [
+        (Column.HEALTH, Health.UP, True),
+        (Column.HEALTH, Health.DOWN, False),
+        (Column.EJECTED, 1, False),
+        (Column.ADMIN, Admin.DRAIN, True),
+        (Column.ADMIN, Admin.MAINTENANCE, False),
+        (Column.WEIGHT, 0, True),
+    ],
+)
+def test_who_drains_keeps_its_clients_and_who_is_down_loses_them(
+    column: Column, value: int, keeps: bool
 ) -> None:
-    scene = scene_of(monkeypatch)
-    monkeypatch.setattr(type(scene.backend), "keeps", lambda self, position: position != 1)
-    ask(scene, "SRV=s1")
-    assert scene.exchange.tx.index == 0
-    scene.tell(scene.exchange.response, OK, OK.out + b"ok", len(OK.out), True)
-    assert told(scene)[0] == "Set-Cookie: SRV=s0; Path=/; HttpOnly"
+    servers = tuple(
+        Server(name=f"s{number}", address=parse_address(f"10.0.0.{number}:80")) for number in range(3)
+    )
+    config = BackendConfig(
+        name="b", balance="roundrobin", servers=servers, sticky=Sticky(cookie="SRV"), retries=3
+    )
+    board = Scoreboard(1)
+    backend = Backend(config, board, servers.index, 0)
+    backend.stick(stickiness.compiled(config))
+    backend.choose = choose.compiled(backend)
+    tx = Transaction()
+    tx.backend = backend
+
+    def picks(cookie: str, times: int = 6) -> set[str]:
+        sticky.request(False)(asking(tx, cookie))
+        return {server.name for _ in range(times) if (server := pick(tx)) is not None}
+
+    assert picks("SRV=s1") == {"s1"}
+    write = Table(board).control_set if column in OF_THE_CONTROL_PLANE else Table(board).supervisor_set
+    write(column, 1, value)
+    assert picks("SRV=s1") == ({"s1"} if keeps else {"s0", "s2"})
+    assert ("s1" in picks("")) is (value == Health.UP and column is Column.HEALTH)
+    assert picks("SRV=s2") == {"s2"}
+    backend.set_servers([Listed(servers[2], 2), Listed(servers[0], 0)])
+    assert picks("SRV=s2") == {"s2"} and picks("SRV=s1") == {"s0", "s2"}
+
+
+def asking(tx: Transaction, cookie: str) -> Transaction:
+    line = f"Cookie: {cookie}\r\n" if cookie else ""
+    tx.head = request_head(f"GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n".encode())
+    tx.token = None
+    return tx
 
 
 def test_answers_of_pylbs_own_have_no_cookie(monkeypatch: pytest.MonkeyPatch) -> None:

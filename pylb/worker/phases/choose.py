@@ -19,7 +19,9 @@ def compiled(backend: Backend) -> Choose | None:
     key = backend.key
 
     def by_key(tx: Transaction) -> int | None:
-        return backend.balancer.pick(tx.tried, None if key is None else key(tx))
+        tried = tx.tried
+        excluded = backend.positions(tried) if tried else tried
+        return backend.balancer.pick(excluded, None if key is None else key(tx))
 
     if backend.sticky is not None:
         return _by_cookie(backend, by_key)
@@ -34,7 +36,7 @@ def _by_cookie(backend: Backend, otherwise: Choose) -> Choose:
         token = tx.token
         if token is not None:
             for position in sticky.places.get(token.id, ()):
-                if position not in tx.tried and backend.keeps(position):
+                if backend.servers[position].index not in tx.tried and backend.keeps(position):
                     return position
         return otherwise(tx)
 

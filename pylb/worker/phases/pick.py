@@ -9,12 +9,18 @@ from pylb.worker.transaction import Transaction
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
+    if backend.versions[0] != backend.seen:
+        backend.look()
     choose = backend.choose
-    index = backend.balancer.pick(tx.tried) if choose is None else choose(tx)
-    if index is None:
+    if choose is None:
+        tried = tx.tried
+        position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+    else:
+        position = choose(tx)
+    if position is None:
         return None
-    server = backend.servers[index]
-    tx.index = index
+    server = backend.servers[position]
+    tx.index = server.index
     tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1
