@@ -42,3 +42,8 @@ def panics(members: Iterable[Member], share: float) -> bool:
             wanted += 1
             healthy += member.healthy
     return healthy < share * wanted
+
+
+def usable(members: Iterable[Member]) -> int:
+    """How many take new clients by their own health."""
+    return sum(member.wanted and member.healthy for member in members)

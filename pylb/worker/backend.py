@@ -30,10 +30,12 @@ from pylb.config.address import CLIENTS_PORT
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.config.model import Timeouts
+from pylb.health import panic
 from pylb.log import log
 from pylb.net.serverlists import Listed
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.servers import Table, differing
+from pylb.servers import members as members_of
 from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
 from pylb.worker.outcomes import Outcomes
@@ -234,6 +236,10 @@ class Backend:
         self._table = Table(board)
         self.versions = self._table.versions
         """One cell, which another number in means that `look` has something to see."""
+        self.panicking = False
+        """Whether all servers are used, healthy or not."""
+        self.short = False
+        """Whether fewer servers are usable than there should be."""
         self.seen = -1
         """The number that was in it then."""
         self._span = (0, 0)  # of the indices
@@ -291,7 +297,7 @@ class Backend:
         indices = [one.index for one in listed]
         self._loads = Loads(indices, self._board.active(self._row))
         self.look_at(self._rows)
-        weights = [self._table.weight(one.index, one.config.weight) for one in listed]
+        weights = [self._weight(one) for one in listed]
         factor = self._config.hash_factor
         members = Members(
             weights=weights,
@@ -314,8 +320,12 @@ class Backend:
         self._span = (min(indices), max(indices) + 1) if indices else (0, 0)
         self.seen = self._table.version
         self._records = self._table.records(*self._span)
+        self._judge()
         for position, one in enumerate(listed):
             self._apply(position, one)
+
+    def _weight(self, one: Listed) -> float:
+        return self._table.weight(one.index, one.config.weight) * self._table.part(one.index)
 
     def positions(self, indices: frozenset[int]) -> frozenset[int]:
         """Of these servers, those that are in the list."""
@@ -352,18 +362,34 @@ class Backend:
             return
         self._records = after
         now = time.monotonic()
+        if self._judge():
+            for position, one in enumerate(self._listed):
+                self._apply(position, one)
         for index in differing(before, after, self._span[0]):
             position = self._positions.get(index)
             if position is not None:
                 one = self._listed[position]
-                self.shares.weigh(position, self._table.weight(index, one.config.weight), now)
+                self.shares.weigh(position, self._weight(one), now)
                 self._apply(position, one)
+
+    def _judge(self) -> bool:
+        """Whether so few servers are healthy that all are used; gives whether that is so from now on, or not
+        any more."""
+        config = self._config
+        if not config.panic and not config.min_servers:
+            return False
+        servers = ((one.index, one.config.weight, one.config.backup) for one in self._listed)
+        found = members_of(self._table, servers)
+        self.short = panic.usable(found) < config.min_servers
+        before, self.panicking = self.panicking, panic.panics(found, config.panic)
+        return before is not self.panicking
 
     def _apply(self, position: int, one: Listed) -> None:
         """Take a server into the picks, or out of them."""
         table, server = self._table, self.servers[position]
-        if table.usable(one.index) is not self.shares.is_usable(position):
-            self.shares.usable(position, table.usable(one.index), time.monotonic())
+        usable = table.usable(one.index) or (self.panicking and table.ready(one.index))
+        if usable is not self.shares.is_usable(position):
+            self.shares.usable(position, usable, time.monotonic())
         down = table.down(one.index)
         if down is not server.down:
             server.down = down
