@@ -205,6 +205,8 @@ class Backend:
         self.name = config.name
         self.retries = config.retries
         self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
+        self.counted = config.min_servers > 0
+        """Whether so many servers are to be usable; `short` says whether they are."""
         self.judged = config.outliers is not None
         """Whether servers are judged by their answers."""
         self.body_bytes = config.body_bytes
@@ -363,8 +365,8 @@ class Backend:
         self._records = after
         now = time.monotonic()
         if self._judge():
-            for position, one in enumerate(self._listed):
-                self._apply(position, one)
+            for at, one in enumerate(self._listed):
+                self._apply(at, one)
         for index in differing(before, after, self._span[0]):
             position = self._positions.get(index)
             if position is not None:

@@ -204,7 +204,9 @@ class Exchange(Way):
         far = side.tunnel()
         self.server = None
         self.client_deadline = self.server_deadline = NEVER  # the tunnel has one
-        Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel).start()
+        tunnel = Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel)
+        tunnel.server = tx.server
+        tunnel.start()
 
     def server_full(self) -> None:
         body = self.body

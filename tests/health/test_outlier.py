@@ -34,7 +34,7 @@ class Backend:
 
     def ejected(self, server: int = 0) -> Event[int]:
         """Eject a server by failures."""
-        (event,) = self.look(**{f"s{server}": (0, 5)})
+        (event,) = self.look(0.25, **{f"s{server}": (0, 5)})
         assert event.state is State.EJECTED and not event.spared
         return event
 

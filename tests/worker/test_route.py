@@ -20,7 +20,7 @@ def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]
         name: cast(
             Backend,
             SimpleNamespace(
-                timeouts=Timeouts(), body_bytes=None, observes=False, sticky=None, judged=False
+                timeouts=Timeouts(), body_bytes=None, observes=False, sticky=None, judged=False, counted=False
             ),
         )
         for name in BACKENDS

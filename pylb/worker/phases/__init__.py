@@ -57,7 +57,7 @@ def compiled(
     limited = body_bytes or any(backend.body_bytes for backend in backends.values()) or _limited(rules)
     sticks = config.mode == "http" and any(backend.sticky is not None for backend in backends.values())
     on_request = [
-        answers.health_path(config, core),
+        answers.health_path(config, core, _counted(config, backends)),
         answers.redirect_to_https(config),
         route.route(config, rules) if config.mode == "http" else connection.connection(rules),
         sticky.request(rules is not None and rules.edit) if sticks else None,
@@ -86,3 +86,13 @@ def compiled(
 def _limited(rules: Rules | None) -> bool:
     """Whether a rule bounds the bodies of requests."""
     return rules is not None and any(rule.edits is not None and rule.edits.body_bytes for rule in rules.rules)
+
+
+def _counted(config: FrontendConfig, backends: Mapping[str, Backend]) -> list[Backend]:
+    """The backends of a frontend that are to have so many usable servers; all, where rules compute names."""
+    names = {config.backend}
+    for rule in config.rules:
+        if rule.backend is not None:
+            names |= set(backends) if "{" in rule.backend else {rule.backend}
+        names |= set(rule.split)
+    return [backends[name] for name in backends if name in names and backends[name].counted]

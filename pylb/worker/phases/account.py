@@ -14,7 +14,7 @@ _STATUS = int(Field.STATUS_1XX) - 1
 
 CUT_SHORT = frozenset(
     {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.SERVER_GONE, Reason.SERVER_LATE, Reason.SERVER_BAD}
-    | {Reason.INTERNAL}
+    | {Reason.SERVER_DOWN, Reason.INTERNAL}
 )
 """The ends that count as aborted, where no whole response was sent."""
 

@@ -14,6 +14,7 @@ from pylb.worker.transaction import Transaction
 _FAILURES = {
     Reason.SERVER_STALE: ("lost", 502),
     Reason.SERVER_GONE: ("lost", 502),
+    Reason.SERVER_DOWN: ("down", 503),
     Reason.SERVER_BAD: ("response", 502),
     Reason.SERVER_LATE: ("late", 504),
     Reason.CONNECT_FAILED: ("connect", 503),
