@@ -195,7 +195,7 @@ class DryRun:
         section = next(one for one in self._config.backends if one.name == server.backend)
         usable = tuple(one.name for one in section.servers if one.weight)
         sticky = tx.backend.sticky
-        if sticky is not None and sticky.names(tx.token, server.name):
+        if sticky is not None and tx.visit is not None and sticky.names(tx.visit.token, server.name):
             outcome.cookie = sticky.cookie.name.decode()
         outcome.servers = (server.name,) if outcome.cookie or by_request(section.balance) else usable
         line, outcome.request_headers = _lines(server.head)

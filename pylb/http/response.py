@@ -6,7 +6,7 @@ Judged and edited as in `request.py`, and as strictly: nothing ambiguous reaches
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import httptools
 
@@ -66,9 +66,15 @@ class ResponseHead:
     upgrade: bytes
     """With 101: the protocol that the server changes to."""
 
+    def with_out(self, out: bytes) -> ResponseHead:
+        """The same with another text, of the same status and framing."""
+        return ResponseHead(
+            *(out, True, self.status, self.keep_alive, self.content_length, self.chunked, self.upgrade)
+        )
+
     def adding(self, lines: bytes) -> ResponseHead:
         """The same head with further field lines, each ending with CRLF."""
-        return replace(self, out=b"%b%b\r\n" % (self.out[:-2], lines), changed=True)
+        return self.with_out(b"%b%b\r\n" % (self.out[:-2], lines))
 
 
 def _judge(block: bytes) -> None:

@@ -13,41 +13,48 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pylb.http.fields import any_case
 
-_LINE = re.compile(rb"\r\n" + any_case(b"cookie:") + rb"([^\r\n]*)")
+_FIELD = rb"\r\n" + any_case(b"cookie:")
+_LINE = re.compile(_FIELD + rb"([^\r\n]*)")
+_NAMED = len("\r\nCookie: ")
 _SEMICOLON, _BLANK = b"; "
 
 
 class Cookie:
     """The cookie of one name."""
 
-    __slots__ = ("name", "sign", "_set")
+    __slots__ = ("name", "sign", "_find", "_set")
 
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.sign = name + b"="
         """What isn't in a head without the cookie."""
+        # One blank behind each semicolon and no other: so there is one way to match.
+        self._find = re.compile(
+            _FIELD + rb" (?:[^;\r\n]*; )*?(" + re.escape(name) + rb")=([^;\r\n]*)"
+        ).search
         self._set = re.compile(
             rb"\r\n" + any_case(b"set-cookie:") + rb"[\t ]*" + re.escape(name)
             + rb"[\t ]*=[\t ]*([^;\r\n]*)[^\r\n]*"
         )  # fmt: skip
 
-    def _usual(self, head: bytes) -> tuple[int, int, int] | None:
-        """Where its line begins, its name, and its value ends, if it is there once, as browsers write it."""
-        at = head.find(self.sign)
-        line = head.rfind(b"\r\n", 0, at)
-        if at < 0 or head[line : line + 10].lower() != b"\r\ncookie: ":
+    def usual(self, head: bytes) -> tuple[bytes, int, int] | None:
+        """Of a request that has it once, as browsers write it: the value, and from where to where it is to be
+        cut out."""
+        match = self._find(head)
+        if match is None or head.find(self.sign, match.end()) >= 0:
             return None
-        if (at != line + 10 and head[at - 2 : at] != b"; ") or head.find(self.sign, at + 1) >= 0:
-            return None
-        end = head.find(b"\r", at)
-        next_ = head.find(b";", at, end)
-        return line, at, next_ if next_ >= 0 else end
+        (line, end), at = match.span(), match.start(1)
+        if at != line + _NAMED:
+            return match[2], at - 2, end  # with the semicolon before it
+        if head[end] != _SEMICOLON:
+            return match[2], line, end  # the field has nothing else
+        return match[2], at, end + (2 if head[end + 1] == _BLANK else 1)
 
     def values(self, head: bytes) -> Iterable[bytes]:
         """Its values in a request: a browser sends one for each path and domain that it knows it of."""
-        usual = self._usual(head)
+        usual = self.usual(head)
         if usual is not None:
-            return (_bare(head[usual[1] + len(self.sign) : usual[2]]),)
+            return (bare(usual[0]),)
         return self._all(head) if self.sign in head else ()
 
     def _all(self, head: bytes) -> Iterator[bytes]:
@@ -55,20 +62,15 @@ class Cookie:
             for pair in line.split(b";"):
                 name, equals, value = pair.partition(b"=")
                 if equals and name.strip(b"\t ") == self.name:
-                    yield _bare(value)
+                    yield bare(value)
 
     def without(self, head: bytes) -> bytes:
         """A request without it; a ``Cookie`` field that had nothing else is gone."""
-        usual = self._usual(head)
+        usual = self.usual(head)
         if usual is None:
             return _LINE.sub(self._left, head) if self.sign in head else head
-        line, at, end = usual
-        if at != line + 10:
-            return head[: at - 2] + head[end:]  # with the semicolon before it
-        if head[end] == _SEMICOLON:
-            end += 2 if head[end + 1] == _BLANK else 1
-            return head[:at] + head[end:]
-        return head[:line] + head[end:]
+        _, begin, end = usual
+        return head[:begin] + head[end:]
 
     def _left(self, line: re.Match[bytes]) -> bytes:
         pairs = line[1].split(b";")
@@ -111,6 +113,7 @@ class Cookie:
         return self._set.sub(line, head)
 
 
-def _bare(value: bytes) -> bytes:
+def bare(value: bytes) -> bytes:
+    """A cookie's value without white space and quotes around it."""
     value = value.strip(b"\t ")
     return value[1:-1] if value[:1] == b'"' and value[-1:] == b'"' and len(value) > 1 else value

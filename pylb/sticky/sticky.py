@@ -11,17 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pylb.sticky.cookies import Cookie
+from pylb.sticky.cookies import Cookie, bare
 from pylb.sticky.tokens import FUTURE, UNIT, Kind, Token, Tokens
 
-_T = TypeVar("_T")
 Mode = Literal["insert", "rewrite", "prefix", "passive"]
 
-_KEPT = 256
-"""Heads, and values of cookies, that are known again."""
-_LARGEST = 2048
+_KEPT = 4096
+"""Values of cookies that are known again."""
+_LARGEST = 256
 """Bytes of one."""
 
 
@@ -61,40 +60,47 @@ class Sticky:
         self.places: dict[bytes, tuple[int, ...]] = {}
         """By ID the positions of the servers that it names; there may be several."""
         self._ids: dict[str, bytes] = {}
+        self.quiet: object = None
+        """The last response in which the cookie was not set; most repeat."""
         self._lines: dict[bytes, bytes] = {}  # by ID, of an inserted cookie without dates
-        # What was looked at: most clients send the same head again, or the same cookie.
+        # Values that were read.
         self._values: dict[bytes, Token] = {}
-        self._seen: dict[bytes, Token | None] = {}
-        self._edited: dict[bytes, bytes] = {}
 
     def know(self, servers: Iterable[tuple[str, str, str]]) -> None:
         """Which servers there are, by position: name, name in cookies (or empty), address."""
         places: dict[bytes, list[int]] = {}
         self._ids = {}
         self._values.clear()
-        self._seen.clear()
         for position, (name, cookie, address) in enumerate(servers):
             id_ = self._ids[name] = self._tokens.id_of(cookie or name, address)
             places.setdefault(id_, []).append(position)
         self.places = {id_: tuple(positions) for id_, positions in places.items()}
         self._lines = {id_: self._line(Token(id_)) for id_ in self.places}
 
+    def positions(self, token: Token | None) -> tuple[int, ...]:
+        """Of the servers that a token names."""
+        return () if token is None else self.places.get(token.id, ())
+
     # Requests
 
     def wanted(self, head: bytes, now: float = 0.0) -> Token | None:
         """What a request's cookie says that names a server; None where none does, or it is too old."""
-        try:
-            token = self._seen[head]
-        except KeyError:
+        for value in self.cookie.values(head):
+            token = self._valid(value)
+            if token is not None and not (self.dated and self._too_old(token, now)):
+                return token
+        return None
+
+    def visit(self, head: bytes, now: float = 0.0) -> Visit:
+        """A request that has the cookie: what that says, and how it is taken out."""
+        cut = self.cookie.usual(head) if self._mode == "insert" else None
+        if cut is None:
+            return Visit(self, head, self.wanted(head, now), None)
+        value = cut[0]
+        token = self._values.get(value) or self._valid(bare(value))
+        if self.dated and token is not None and self._too_old(token, now):
             token = None
-            for value in self.cookie.values(head):
-                token = self._valid(value)
-                if token is not None and not (self.dated and self._too_old(token, now)):
-                    break
-            _keep(self._seen, head, token)
-        if token is not None and self.dated and self._too_old(token, now):
-            return None
-        return token
+        return Visit(self, head, token, cut if self.edits_requests else None)
 
     def _valid(self, value: bytes) -> Token | None:
         """The token of a server that there is, whatever its dates."""
@@ -108,7 +114,10 @@ class Sticky:
             token = self._tokens.read(value)
             if token is None or token.id not in self.places:
                 return None
-            _keep(self._values, value, token)
+            if len(value) <= _LARGEST:
+                if len(self._values) >= _KEPT:
+                    self._values.clear()
+                self._values[value] = token
             return token
 
     def _too_old(self, token: Token, now: float) -> bool:
@@ -120,19 +129,24 @@ class Sticky:
 
     def request(self, head: bytes) -> bytes:
         """A request's head as the server gets it, where `edits_requests`."""
-        try:
-            return self._edited[head]
-        except KeyError:
-            prefix = self._mode == "prefix"
-            out = self.cookie.changed(head, _without_id) if prefix else self.cookie.without(head)
-            _keep(self._edited, head, out)
-            return out
+        if not self.edits_requests:
+            return head
+        if self._mode == "prefix":
+            return self.cookie.changed(head, _without_id)
+        return self.cookie.without(head)
 
     # Responses
 
     def names(self, token: Token | None, server: str) -> bool:
         """Whether a token names this server."""
         return token is not None and token.id == self._ids.get(server)
+
+    def keeps(self, token: Token | None, server: str) -> bool:
+        """Whether the client of a server is told nothing, in a response that doesn't set the cookie."""
+        if self._mode != "insert":
+            return True
+        known = token is not None and token.id == self._ids.get(server)
+        return known and not (self.dated or token.last)  # type: ignore[union-attr]  # it is known
 
     def response(self, head: bytes, server: str, token: Token | None, now: float = 0.0) -> bytes:
         """A response's head as the client gets it.
@@ -181,11 +195,46 @@ class Sticky:
         return b"Set-Cookie: %b%b%b\r\n" % (self.cookie.sign, value, self._settings.attributes)
 
 
-def _keep(known: dict[bytes, _T], head: bytes, what: _T) -> None:
-    if len(head) <= _LARGEST:
-        if len(known) >= _KEPT:
-            known.clear()
-        known[head] = what
+class Visit:
+    """A request with the cookie; called with its printed head, it gives what the server is to see of it.
+
+    One serves all requests of a connection that are alike.
+
+    Args:
+        cut: the cookie's value and place, if it is there once.
+    """
+
+    __slots__ = ("raw", "sticky", "token", "position", "_places", "_cut", "_before", "_after")
+
+    def __init__(
+        self, sticky: Sticky, raw: bytes, token: Token | None, cut: tuple[bytes, int, int] | None
+    ) -> None:
+        self.raw = raw
+        self.sticky = sticky
+        self.token = token
+        self.position = -1 if token is None else sticky.places[token.id][0]
+        """Of the server that it names first."""
+        self._places = sticky.places
+        self._cut = cut
+        self._before: bytes | None = None
+        self._after = b""
+
+    def holds(self) -> bool:
+        """Whether it is good for another request with the same head."""
+        sticky = self.sticky
+        return self._places is sticky.places and not sticky.dated
+
+    def __call__(self, head: bytes) -> bytes:
+        if head is self._before:
+            return self._after
+        cut = self._cut
+        # In the printed head it mostly is at the same place.
+        if cut is not None and head.startswith(self.raw[: cut[2]]):
+            out = head[: cut[1]] + head[cut[2] :]
+        else:
+            out = self.sticky.request(head)
+        self._before, self._after = head, out
+        return out
 
 
 def _without_id(value: bytes) -> bytes:

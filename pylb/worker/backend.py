@@ -339,10 +339,6 @@ class Backend:
         if sticky is not None:
             sticky.know([(server.name, server.cookie, str(server.address)) for server in self.servers])
 
-    def keeps(self, position: int) -> bool:
-        """Whether a server keeps those of its clients that stick to it."""
-        return not self.servers[position].down or self.shares.is_usable(position)
-
     def _returned(self, position: int) -> None:
         """A server can be connected to again: it begins slowly."""
         if self._table.usable(self.servers[position].index):

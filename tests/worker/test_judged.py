@@ -62,7 +62,7 @@ def head_of(status: int) -> ResponseHead:
     ],
 )
 def test_answers_are_counted_once(status: int, reason: Reason | None, good: int, bad: int) -> None:
-    backend = backend_of(outliers=Outliers(statuses=[502, 503]))
+    backend = backend_of(outliers=Outliers(statuses=(502, 503)))
     count = outcomes.outcomes([backend])
     assert count is not None
     tx = Transaction()

@@ -77,8 +77,6 @@ def compiled(
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))
-    if sticks:
-        on_account.append(sticky.forget)
     frontend.on_account = tuple(phase for phase in on_account if phase is not None)
     return frontend
 

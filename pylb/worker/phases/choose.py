@@ -33,11 +33,16 @@ def _by_cookie(backend: Backend, otherwise: Choose) -> Choose:
     assert sticky is not None
 
     def choose(tx: Transaction) -> int | None:
-        token = tx.token
-        if token is not None:
-            for position in sticky.places.get(token.id, ()):
-                if backend.servers[position].index not in tx.tried and backend.keeps(position):
-                    return position
+        visit = tx.visit
+        if visit is None:
+            return otherwise(tx)
+        position = visit.position
+        if position >= 0 and not tx.tried and not backend.servers[position].down:
+            return position
+        for position in sticky.positions(visit.token):
+            server = backend.servers[position]
+            if server.index not in tx.tried and (not server.down or backend.shares.is_usable(position)):
+                return position
         return otherwise(tx)
 
     return choose

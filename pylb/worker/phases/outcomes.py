@@ -13,7 +13,7 @@ from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
 _NOT_THE_SERVERS = frozenset(
-    {None, Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.CUT, Reason.REFUSED, Reason.INTERNAL}
+    {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.CUT, Reason.REFUSED, Reason.INTERNAL}
 )
 """With these ends an answer that has begun is counted as what it is."""
 
@@ -25,12 +25,15 @@ def outcomes(backends: Iterable[Backend]) -> Callable[[Transaction], None] | Non
 
 def _count(tx: Transaction) -> None:
     server = tx.server
-    if server is None or server.outcomes is None or tx.reason not in _NOT_THE_SERVERS:
+    if server is None:
         return
+    outcomes = server.outcomes
+    reason = tx.reason
     response = tx.response
-    if response is None or not tx.answered_ns or response.status == 101:  # a tunnel is counted as it begins
+    if outcomes is None or response is None or (reason is not None and reason not in _NOT_THE_SERVERS):
         return
-    if response.status in server.outcomes.statuses:
-        server.outcomes.bad += 1
-    else:
-        server.outcomes.good += 1
+    status = response.status
+    if status in outcomes.statuses:
+        outcomes.bad += 1
+    elif status != 101 and tx.answered_ns:  # a tunnel is counted as it begins
+        outcomes.good += 1

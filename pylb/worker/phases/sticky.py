@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from pylb.http.response import ResponseHead
+from pylb.sticky.sticky import Visit
 from pylb.worker.frontend import Result
 from pylb.worker.transaction import Transaction
 
@@ -24,19 +24,30 @@ def request(edited: bool) -> Callable[[Transaction], Result]:
 
     def phase(tx: Transaction) -> Result:
         head = tx.head
-        assert head is not None  # it is HTTP's
-        if not edited:
-            head.changes = None  # the object is the connection's, and has served other requests
         sticky = tx.backend.sticky
-        if sticky is None or sticky.cookie.sign not in head.raw:
+        raw = head.raw  # type: ignore[union-attr]  # it is HTTP's
+        visit = head.changes  # type: ignore[union-attr]
+        # What rules don't edit is as the last request of this connection has left it.
+        if type(visit) is Visit and visit.raw is raw and visit.sticky is sticky and visit.holds():
+            tx.visit = visit
             return None
-        tx.token = sticky.wanted(head.raw, time.time() if sticky.dated else 0.0)
-        if sticky.edits_requests:
-            first, then = head.changes, sticky.request
-            head.changes = then if first is None else _both(first, then)
+        _look(tx, edited)
         return None
 
     return phase
+
+
+def _look(tx: Transaction, edited: bool) -> None:
+    """Read the cookie of a request whose head isn't the connection's last one again."""
+    head = tx.head
+    assert head is not None
+    sticky = tx.backend.sticky
+    tx.visit = None
+    changes = head.changes if edited else None
+    if sticky is not None and sticky.cookie.sign in head.raw:
+        visit = tx.visit = sticky.visit(head.raw, time.time() if sticky.dated else 0.0)
+        changes = visit if changes is None else _both(changes, visit)
+    head.changes = changes
 
 
 def _both(first: Callable[[bytes], bytes], then: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
@@ -49,10 +60,12 @@ def response(tx: Transaction, head: ResponseHead) -> ResponseHead:
     server = tx.server
     if sticky is None or server is None or tx.own:
         return head
-    out = sticky.response(head.out, server.name, tx.token, time.time() if sticky.dated else 0.0)
-    return head if out is head.out else replace(head, out=out, changed=True)
-
-
-def forget(tx: Transaction) -> None:
-    """Of the account: the next request has another cookie."""
-    tx.token = None
+    visit = tx.visit
+    token = None if visit is None else visit.token
+    if head is sticky.quiet and sticky.keeps(token, server.name):
+        return head  # the usual
+    out = sticky.response(head.out, server.name, token, time.time() if sticky.dated else 0.0)
+    if out is head.out:
+        sticky.quiet = head
+        return head
+    return head.with_out(out)
