@@ -144,7 +144,9 @@ class ControlPlane:
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
-        collector = BoardCollector(context.board, self.servers.indices, self.scaler)
+        collector = BoardCollector(
+            *(context.board, self.servers.indices, self.scaler, self.ejections.counts)
+        )
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(
             self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate, self.why

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -32,11 +32,18 @@ _COUNTERS = {
 class BoardCollector:
     """Reads the scoreboard at each scrape."""
 
-    def __init__(self, board: Scoreboard, servers: dict[ServerKey, int], scaler: Scaler) -> None:
+    def __init__(
+        self,
+        board: Scoreboard,
+        servers: dict[ServerKey, int],
+        scaler: Scaler,
+        ejections: Mapping[int, int] | None = None,
+    ) -> None:
         self._board = board
         self._servers = servers
         self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
+        self._ejections = {} if ejections is None else ejections
 
     def collect(self) -> Iterator[Metric]:
         totals = snapshot.totals(self._board)
@@ -125,6 +132,13 @@ class BoardCollector:
             requests.add_metric(values, server["requests"])
             errors.add_metric(values, server["errors"])
         yield from (active, requests, errors)
+        ejections = CounterMetricFamily(
+            "pylb_server_ejections", "Times that the server was taken out for its answers.", labels=labels
+        )
+        for (backend, name, _), index in self._servers.items():
+            if index in self._ejections:
+                ejections.add_metric([backend, name], self._ejections[index])
+        yield ejections
 
 
 def exposition(collector: BoardCollector) -> bytes:

@@ -166,3 +166,11 @@ def test_a_server_that_answers_badly_is_taken_out_and_why_tells(running: Balance
     assert [change["state"] for change in found[0]["changes"]] == ["ejected"]
     nobody = subprocess.run([*command[:4], "nobody", *command[5:]], capture_output=True, text=True)
     assert nobody.returncode == 2 and "no server 'nobody'" in nobody.stderr
+    with closing(socket.socket(socket.AF_UNIX)) as sock:
+        sock.settimeout(50)
+        sock.connect(running.admin.path)
+        sock.sendall(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        metrics = b""
+        while piece := sock.recv(65536):
+            metrics += piece
+    assert b'pylb_server_ejections_total{backend="judged",server="bad"} 1.0' in metrics
