@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
-from pylb.config import changes, routing
+from pylb.config import changes, checked, routing
 from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.config.tls import client_context, listener_contexts
@@ -30,6 +30,8 @@ class Secrets:
     """Of the rules, by name."""
     bodies: dict[str, bytes] = field(default_factory=dict)
     """What the files of answers and error pages hold, by their path."""
+    checks: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By the name of a backend; for checks of its servers."""
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -51,6 +53,7 @@ def read_secrets(config: Config) -> Secrets:
             admin_token(config),
             routing.read_maps(config),
             changes.read_bodies(config),
+            checked.contexts(config),
         )
     except ValueError as error:
         raise OSError(str(error)) from None
