@@ -74,8 +74,8 @@ class Server(Section):
         description='With balance = "first": requests at a time, before the next server gets some; 0: any.',
     )
     check: bool = Field(default=True, description="Whether it is checked, where the backend has a check.")
-    check_port: Annotated[int | None, Default("check.port, or the server's")] = Field(
-        default=None, ge=1, le=65535, description="Where its checks connect to."
+    check_port: Annotated[int, Default("check.port, or the server's")] = Field(
+        default=0, ge=0, le=65535, description="Where its checks connect to."
     )
 
 
@@ -143,7 +143,7 @@ class Backend(Section):
     )
     check: CheckOrNone = Field(
         default=None,
-        description="How it is found out whether servers work: a table, `true` (tcp, or tls), or a path (http).",
+        description="How it is found out whether servers work: a table, `true` (tcp or tls), or a path (http).",
     )
 
     @field_validator("servers")

@@ -39,30 +39,37 @@ class Check(Section):
     short: ClassVar[str] = "path"
 
     type: Annotated[
-        CheckType | None, Default('`"http"` with a key of it; else `"tls"` where the backend has tls; `"tcp"`')
+        CheckType | None,
+        Default('`"http"` with a key of it; else `"tls"` where the backend has tls; `"tcp"`'),
     ] = Field(default=None, description="What is spoken; see below.")
     path: Annotated[str, Kind("path of a URL")] = Field(
-        default="/", pattern=r"^/[!-~]*$", description="http: what is asked for. Redirects aren't followed."
+        default="/",
+        pattern=r"^/[!-~]*$",
+        description="By http: what is asked for. Redirects aren't followed.",
     )
     host: Annotated[HostName | None, Default("the server's address")] = Field(
-        default=None, description="http, grpc: the host that is asked for; smtp: the name in EHLO."
+        default=None, description="By http and grpc: the host that is asked for; by smtp: the name in EHLO."
     )
-    method: str = Field(default="GET", pattern=r"^[A-Z]{1,20}$", description="http: how it is asked for.")
+    method: str = Field(default="GET", pattern=r"^[A-Z]{1,20}$", description="By http: how it is asked for.")
     headers: Annotated[dict[str, str], Kind("table of name = text")] = Field(
-        default_factory=dict, description="http: further fields."
+        default_factory=dict, description="By http: further fields."
     )
     status: Annotated[tuple[Statuses, ...], ONE_OR_MORE, Default('`"200-399"`')] = Field(
-        default=(range(200, 400),), min_length=1, description="http: the response must have one of these."
+        default=(range(200, 400),), min_length=1, description="By http: the response must have one of these."
     )
-    body: str = Field(default="", description="http: a text that its body must have in it.")
+    body: str = Field(default="", description="By http: a text that its body must have in it.")
     body_regex: str = Field(
-        default="", description="http: a regular expression that must be found in the body."
+        default="", description="By http: a regular expression that must be found in the body."
     )
-    service: str = Field(default="", description="grpc: the service whose state is asked for.")
-    user: Annotated[str, Default("postgresql: `pylb`; mysql: only the greeting is read")] = Field(
-        default="", pattern=r"^[!-~]{0,32}$", description="Who logs in, without a password."
+    service: str = Field(
+        default="", description="By grpc: the service whose state is asked for; empty: the server's."
     )
-    send: str = Field(default="", description="agent: what is sent before its line is read.")
+    user: Annotated[str, Default("postgresql: `pylb`; mysql: nobody")] = Field(
+        default="",
+        pattern=r"^[!-~]{0,32}$",
+        description="By postgresql and mysql: who logs in, without a password.",
+    )
+    send: str = Field(default="", description="By agent: what is sent before its line is read.")
     interval: Seconds = Field(default=2.0, description="From the beginning of a check to the next one's.")
     fast_interval: Annotated[Seconds | None, Default("interval")] = Field(
         default=None, description="The same, while checks are contrary to the state."

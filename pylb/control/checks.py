@@ -1,7 +1,7 @@
 """Health checks: whether servers work, found out once for all workers, and what follows from it.
 
-Above `watch`, below `main`. The verdict is a cell of the table of servers, which workers compare at each pick.
-Servers of several backends with the same address and the same check are checked together. Without the control
+Above `watch`, below `main`. The verdict is a cell of the table of servers, which workers compare at each
+pick. Servers of several backends with the same address and the same check are checked together. Without the control
 plane the last verdicts hold; the next one goes on from them, and from what was kept.
 """
 
@@ -11,12 +11,13 @@ import asyncio
 import resource
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pylb.config import checked
 from pylb.config.model import Backend, Check, Server, ServerKey
+from pylb.control.servers import Server as Known
 from pylb.control.watch import Places, Plan, Watch
 from pylb.health.exchange import Verdict
 from pylb.health.protocols import PROTOCOLS
@@ -82,19 +83,36 @@ class Checks:
         """By index."""
         self._unknown = 0  # servers that were unknown when they came
 
-    def add(self, backend: Backend, server: Server, index: int) -> None:
-        """A server has come; its first check begins soon."""
-        key = backend.name, server.name, str(server.address)
+    def change(self, come: Sequence[Known], gone: Sequence[Known]) -> None:
+        """Servers have come and gone; of one among both, with the same index, something has changed."""
+        stay = {server.index for server in come}
+        for server in gone:
+            if server.index not in stay:
+                self._keep(_name(server.key), None)
+                self._forget(server.index)
+        for server in come:
+            try:
+                self._add(server.backend, server.config, server.index, server.key)
+            except Exception:  # the others are to be checked all the same
+                log.exception("server %s/%s can't be checked", *server.key[:2])
+
+    def _add(self, backend: Backend, server: Server, index: int, key: ServerKey) -> None:
         check = checked.check_of(backend, server)
         if check is None:
-            self._set(index, Column.HEALTH, Health.UNKNOWN)
-            self._set(index, Column.SHARE, 0)
+            self._forget(index)
+            wrote = self._set(index, Column.HEALTH, Health.UNKNOWN)
+            if self._set(index, Column.SHARE, 0) or wrote:
+                self._changed()
             return
         address = checked.target(server, check)
         type_ = checked.type_of(backend, check)
         proxy = checked.sends_proxy(backend, check)
         tls = backend.tls if checked.has_tls(backend, check) else None
         sharing = f"{address} {check!r} {type_} {proxy} {tls!r} {checked.is_http2(backend, check)}"
+        one = self._of.get(index)
+        if one is not None and one.sharing == sharing:
+            return
+        self._forget(index)
         one = self._checked.get(sharing)
         if one is None:
             context = self._contexts.get(backend.name)
@@ -108,10 +126,19 @@ class Checks:
         one.members[index] = key
         self._of[index] = one
         up = one.watch.tracker.up
-        if up is not None:
-            self._set(index, Column.HEALTH, Health.UP if up else Health.DOWN)
-        elif check.init == "down" or check.init == "check" and self._another_is_up(backend.name, index):
-            self._set(index, Column.HEALTH, Health.DOWN)
+        if up is None and (check.init == "up" or check.init == "check" and self._none_is_up(backend.name)):
+            return
+        if self._set(index, Column.HEALTH, Health.UP if up else Health.DOWN):
+            self._changed()
+
+    def _forget(self, index: int) -> None:
+        """A server is no longer checked, or not in this way."""
+        one = self._of.pop(index, None)
+        if one is not None:
+            del one.members[index]
+            if not one.members:
+                one.watch.stop()
+                del self._checked[one.sharing]
 
     def _new(
         self, plan: Plan, check: Check, type_: str, sharing: str, key: ServerKey, index: int
@@ -136,16 +163,6 @@ class Checks:
         watch.begin(self._unknown)
         self._unknown += tracker.phase is Phase.UNKNOWN
         return one
-
-    def remove(self, index: int) -> None:
-        """A server has gone."""
-        one = self._of.pop(index, None)
-        if one is None:
-            return
-        self._keep(_name(one.members.pop(index)), None)
-        if not one.members:
-            one.watch.stop()
-            del self._checked[one.sharing]
 
     def stop(self) -> None:
         """End all checks; what was found out stays."""
@@ -223,10 +240,9 @@ class Checks:
     def _up(self, index: int) -> bool:
         return self._table.get(Column.HEALTH, index) != Health.DOWN
 
-    def _another_is_up(self, backend: str, index: int) -> bool:
-        """Whether some other server of the backend has passed its checks."""
-        others = self._indices(backend)
-        return any(self._table.get(Column.HEALTH, other) == Health.UP for other in others if other != index)
+    def _none_is_up(self, backend: str) -> bool:
+        """Whether no server of the backend has passed its checks yet."""
+        return not any(self._table.get(Column.HEALTH, one) == Health.UP for one in self._indices(backend))
 
     def _in_maintenance(self, one: _Checked) -> bool:
         """Whether no server of those that share a check is to get requests: then it isn't checked, either."""

@@ -1,7 +1,7 @@
 """One server that is checked again and again: when, and what came of it.
 
-Above `probe`, below `checks`, which says what follows. A watch has one timer at a time: for the next check, or
-for the end of the one under way.
+Above `probe`, below `checks`, which says what follows. A watch has one timer at a time: for the next check,
+or for the end of the one under way.
 """
 
 from __future__ import annotations

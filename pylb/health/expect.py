@@ -58,6 +58,4 @@ def judge_body(exchange: Exchange, expected: Expected, status: int, body: bytes)
 
 
 def _written(ranges: tuple[range, ...]) -> str:
-    return " or ".join(
-        str(one.start) if len(one) == 1 else f"{one.start}-{one.stop - 1}" for one in ranges
-    )
+    return " or ".join(str(one.start) if len(one) == 1 else f"{one.start}-{one.stop - 1}" for one in ranges)

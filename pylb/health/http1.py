@@ -25,6 +25,8 @@ class Http1(Exchange):
     def came(self, data: bytes) -> bytes:
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # an error of pylb's own
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.failed(
                 "its answer has a malformed body"
