@@ -3,8 +3,8 @@
 Three servers, of which one is killed, stopped (SIGSTOP), slow, flapping, lying (its check passes, its
 requests fail) or withdrawn (its check fails, its requests don't), and works again some seconds later. Both
 balancers have the same settings of health checks, retries and timeouts. Told are the errors that clients see,
-and how long it takes until the balancer says that the server is out, and back in. With ``withdrawn`` also: the
-last request at the server after pylb's verdict.
+and how long it takes until the balancer says that the server is out, and back in. With ``withdrawn`` also:
+the last request at the server after pylb's verdict.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def haproxy_text(folder: Path, port: int, servers: list[str]) -> str:
 def pylb_is_up(folder: Path) -> bool:
     """Whether pylb says that the first server is up."""
     status = view.fetch(Address("", 0, f"{folder}/admin.sock"), "GET", "/status")
-    return status["servers"][0]["state"] == "up"
+    return str(status["servers"][0]["state"]) == "up"
 
 
 def pylb_since(folder: Path) -> float:

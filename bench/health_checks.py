@@ -107,8 +107,8 @@ def main() -> None:
         "",
         f"Written by `python -m bench.health_checks`. {in_words()}.",
         "",
-        f"{chosen.servers:,} servers, each checked every {chosen.interval:g} s, for {chosen.seconds:g} s. The "
-        f"bound for TCP and HTTP is {BOUND:.0%} of one core.",
+        f"{chosen.servers:,} servers, each checked every {chosen.interval:g} s, for {chosen.seconds:g} s. "
+        f"The bound for TCP and HTTP is {BOUND:.0%} of one core.",
         "",
         "| check | checks per second | failed | control plane, of a core | more than without | µs each |",
         "|---|---|---|---|---|---|",

@@ -143,7 +143,7 @@ class Backend(Section):
     )
     check: CheckOrNone = Field(
         default=None,
-        description="How it is found out whether servers work: a table, `true` (tcp or tls), or a path (http).",
+        description="How it is found out whether servers work: a table, `true` (tcp, tls), or a path (http).",
     )
 
     @field_validator("servers")

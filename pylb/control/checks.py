@@ -1,8 +1,8 @@
 """Health checks: whether servers work, found out once for all workers, and what follows from it.
 
 Above `watch`, below `main`. The verdict is a cell of the table of servers, which workers compare at each
-pick. Servers of several backends with the same address and the same check are checked together. Without the control
-plane the last verdicts hold; the next one goes on from them, and from what was kept.
+pick. Servers of several backends with the same address and the same check are checked together. Without the
+control plane the last verdicts hold; the next one goes on from them, and from what was kept.
 """
 
 from __future__ import annotations

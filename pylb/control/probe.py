@@ -42,8 +42,10 @@ class Probe:
         done: called once with the verdict, when the connection has been closed.
     """
 
-    __slots__ = ("_loop", "_way", "_exchange", "_done", "_sock", "_fd", "_out", "_writing", "_reading")
-    __slots__ += ("_taken", "_tls", "_incoming", "_outgoing", "_state")
+    __slots__ = (
+        *("_loop", "_way", "_exchange", "_done", "_sock", "_fd", "_out", "_writing", "_reading", "_taken"),
+        *("_tls", "_incoming", "_outgoing", "_state"),
+    )
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Probe:
             step()
         except Exception as error:
             log.exception("a health check failed unexpectedly")
-            self._fail(f"pylb's own error: {error!r:.100}")
+            self._fail(f"pylb's own error: {error.__context__ or error!r:.100}")
 
     def late(self, seconds: float) -> None:
         """The time is up."""

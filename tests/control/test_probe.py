@@ -49,12 +49,12 @@ async def server(handler: Handler, **options: Any) -> AsyncIterator[int]:
 
 
 async def check(
-    port: int, name: str, settings: Settings | None = None, seconds: float = FOREVER, **way: Any
+    port: int, protocol: str, settings: Settings | None = None, seconds: float = FOREVER, **way: Any
 ) -> Verdict:
     """The verdict of one check; more than one, or none, fails the test."""
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[Verdict] = asyncio.Queue()
-    exchange = PROTOCOLS[name](settings or Settings())
+    exchange = PROTOCOLS[protocol](settings or Settings())
     probe = Probe(loop, Way(socket.AF_INET, ("127.0.0.1", port), **way), exchange, told.put_nowait)
     timer = loop.call_later(seconds, probe.late, seconds)
     probe.start()
@@ -195,7 +195,7 @@ async def test_the_proxy_header_goes_before_tls(ca: trustme.CA) -> None:
 
     with listener:
         serving = asyncio.create_task(asyncio.to_thread(serve))
-        way = {"context": ours, "name": "good.example", "header": b"PROXY UNKNOWN\r\n"}
+        way: dict[str, Any] = {"context": ours, "name": "good.example", "header": b"PROXY UNKNOWN\r\n"}
         verdict = await check(listener.getsockname()[1], "http", **way)
         await serving
     assert (verdict.reason, seen) == ("it answers 200", [b"PROXY UNKNOWN\r\n", b"GET /"])
@@ -234,8 +234,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 async def test_a_real_redis(redis: int) -> None:
     assert await check(redis, "redis") == Verdict(True, "it asks for a password")
-    verdict = await check(redis, "postgresql")
-    assert not verdict.passed and not (await check(redis, "http", seconds=5)).passed
+    assert not (await check(redis, "http")).passed  # it closes what seems to come from a browser
 
 
 class _Health(grpc.GenericRpcHandler):
