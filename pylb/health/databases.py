@@ -19,7 +19,6 @@ class PostgreSql(Buffered):
     def __init__(self, user: str) -> None:
         super().__init__()
         self._user = user
-        self.bye = b"X\0\0\0\4"  # Terminate
 
     def begin(self) -> bytes:
         settings = b"user\0" + self._user.encode() + b"\0database\0postgres\0\0"
@@ -30,7 +29,7 @@ class PostgreSql(Buffered):
             return b""
         size = int.from_bytes(self.data[1:5], "big")
         kind = self.data[:1]
-        if kind not in b"RENv" or not 4 <= size <= _LONGEST:
+        if kind not in b"RENSKZ" or not 4 <= size <= _LONGEST:
             self.failed(f"what it answers is no PostgreSQL: {quoted(self.data)}")
         elif len(self.data) > size:
             payload, self.data = self.data[5 : 1 + size], self.data[1 + size :]
@@ -40,9 +39,11 @@ class PostgreSql(Buffered):
         return b""
 
     def _take(self, kind: bytes, payload: bytes) -> None:
-        if kind == b"R":
-            asks = payload != bytes(4)
-            self.passed("it asks for a password" if asks else f"it lets {self._user} in")
+        if kind == b"R" and payload != bytes(4):
+            self.passed("it asks for a password")  # a Terminate in its place would be logged as an error
+        elif kind == b"Z":  # ready for a query; until then it may find that it has too many connections
+            self.bye = b"X\0\0\0\4"  # Terminate
+            self.passed(f"it lets {self._user} in")
         elif kind == b"E":
             fields = {one[:1]: one[1:] for one in payload.split(b"\0") if one}
             code, says = fields.get(b"C", b""), quoted(fields.get(b"M", b""), 120)

@@ -117,7 +117,7 @@ def test_mistakes(check: Any, mistake: str) -> None:
     ("check", "server", "mistake"),
     [
         ({"body_regex": "("}, "127.0.0.1:80", "backend[0].check.body_regex: no regular expression that RE2"),
-        (True, "127.0.0.1", "backend[0].check.port: server s1 has no port; set it here, or as its check_port"),
+        (True, "127.0.0.1", "backend[0].check.port: server s1 has no port; set it here, or as its check_p"),
     ],
 )
 def test_mistakes_that_are_found_when_the_check_is_made(check: Any, server: str, mistake: str) -> None:

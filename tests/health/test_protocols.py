@@ -36,6 +36,7 @@ def mysql(sequence: int, payload: bytes) -> bytes:
 GREETING = mysql(0, b"\x0a8.0.36\0" + bytes(40))
 REFUSED = postgres(b"E", b"SFATAL\0C28000\0Mno pg_hba.conf entry for host\0\0")
 STARTING = postgres(b"E", b"SFATAL\0C57P03\0Mthe database system is starting up\0\0")
+LET_IN = postgres(b"R", bytes(4)) + postgres(b"S", b"server_version\x0015\0") + postgres(b"K", bytes(8))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nall ok\n"
 PLAIN, BODY = Expected(), Expected(text=b"all ok")
 FINE = "all (ok|fine)"
@@ -73,11 +74,12 @@ CASES: list[tuple[str, Settings, bytes, bool, str]] = [
     ("smtp", Settings(), b"220 ready\r\n502 what?\r\n", False, "it says '502 what?'"),
     ("smtp", Settings(), b"SSH-2.0-x\r\n", False, "what it answers is no SMTP: 'SSH-2.0-x'"),
     ("smtp", Settings(), b"", False, "the server closed the connection before it had greeted"),
-    ("postgresql", Settings(), postgres(b"R", bytes(4)), True, "it lets pylb in"),
+    ("postgresql", Settings(), LET_IN + postgres(b"Z", b"I"), True, "it lets pylb in"),
+    ("postgresql", Settings(), LET_IN + postgres(b"E", b"C53300\0Mtoo many clients already\0\0"), False,
+     "it says 'too many clients already' (53300)"),
     ("postgresql", Settings(), postgres(b"R", b"\0\0\0\x0aSCRAM-SHA-256\0\0"), True,
      "it asks for a password"),
-    ("postgresql", Settings(), postgres(b"N", b"SNOTICE\0\0") + postgres(b"R", bytes(4)), True,
-     "it lets pylb in"),
+    ("postgresql", Settings(), postgres(b"N", b"SNOTICE\0\0") + REFUSED, True, "it answers, though it"),
     ("postgresql", Settings(), REFUSED, True,
      "it answers, though it refuses: 'no pg_hba.conf entry for host'"),
     ("postgresql", Settings(), STARTING, False, "it says 'the database system is starting up' (57P03)"),
@@ -141,6 +143,10 @@ def test_what_is_sent() -> None:
     )
     postgresql = PROTOCOLS["postgresql"](Settings(user="lb"))
     assert postgresql.begin() == b"\0\0\0\x23\0\3\0\0user\0lb\0database\0postgres\0\0"
+    postgresql.came(postgres(b"R", b"\0\0\0\3"))
+    assert postgresql.verdict is not None and postgresql.bye == b""
+    postgresql = PROTOCOLS["postgresql"](Settings())
+    postgresql.came(LET_IN + postgres(b"Z", b"I"))
     assert postgresql.bye == b"X\0\0\0\4"
     assert PROTOCOLS["agent"](Settings(send=b"hello\n")).begin() == b"hello\n"
     smtp = PROTOCOLS["smtp"](Settings(Request(host="lb.example")))
