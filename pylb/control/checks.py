@@ -148,8 +148,9 @@ class Checks:
         was = was if isinstance(was, dict) else {}
         tracker = restored(checked.bounds(check), was.get("phase"))
         known = self._table.get(Column.HEALTH, index)
-        if was and tracker.up is not (None if known == Health.UNKNOWN else known == Health.UP):
-            tracker = Tracker(tracker.bounds)  # kept of a server that had this key before
+        if tracker.up is not (None if known == Health.UNKNOWN else known == Health.UP):
+            # Nothing was kept, or of a server that had this key before. (One may be down unchecked: `init`.)
+            tracker = Tracker(tracker.bounds, Phase.UP if known == Health.UP else Phase.UNKNOWN)
         watch = Watch(
             *(asyncio.get_running_loop(), plan, tracker, self._places),
             came=lambda watch, verdict, changed: self._came(one, verdict, changed),
