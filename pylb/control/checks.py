@@ -101,7 +101,7 @@ class Checks:
         if check is None:
             self._forget(index)
             wrote = self._set(index, Column.HEALTH, Health.UNKNOWN)
-            if self._set(index, Column.SHARE, 0) or wrote:
+            if self._set(index, Column.SHARE, -1) or wrote:
                 self._changed()
             return
         address = checked.target(server, check)
@@ -200,9 +200,8 @@ class Checks:
         """A check has ended."""
         wrote = False
         if verdict.weight is not None:
-            share = min(verdict.weight, 100 * 256) + 1
             for index in one.members:
-                wrote |= self._set(index, Column.SHARE, share)
+                wrote |= self._set(index, Column.SHARE, verdict.weight)
             if wrote:
                 log.info("health: %s: %s", _named(one), verdict.reason)
         tracker = one.watch.tracker

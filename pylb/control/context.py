@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,5 +36,7 @@ class ControlContext:
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
+    check_contexts: Mapping[str, ssl.SSLContext]
+    """For checks of servers by TLS, by backend."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None

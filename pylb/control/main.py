@@ -19,6 +19,7 @@ from aiohttp import web
 from pylb import __version__
 from pylb import log as log_
 from pylb.control import admin, snapshot
+from pylb.control.checks import Checks
 from pylb.control.context import ControlContext
 from pylb.control.gate import Gate
 from pylb.control.metrics import BoardCollector, exposition
@@ -40,6 +41,10 @@ class ControlPlane:
         self._context = context
         self.orders = Orders(context.channel)
         self.servers = Servers(context.config, context.board, context.lists, context.version)
+        self.checks = Checks(
+            *(self.servers.table, context.check_contexts, context.kept, self.orders.keep),
+            *(self.orders.changed, context.config.unsafe_regex),
+        )
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
@@ -103,7 +108,7 @@ class ControlPlane:
             "generation": self._state.get("generation", self._context.generation),
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
-            "servers": snapshot.servers(board, self.servers.indices),
+            "servers": snapshot.servers(board, self.servers.indices, self.checks.status),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
@@ -122,7 +127,7 @@ class ControlPlane:
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
-        collector = BoardCollector(context.board, self.servers.indices, self.scaler)
+        collector = BoardCollector(context.board, self.servers.indices, self.scaler, self.checks.status)
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(
             self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate
@@ -133,6 +138,8 @@ class ControlPlane:
             self._site = web.SockSite(runner, context.admin_socket.dup())
             await self._site.start()
         channel.send(context.channel, {"op": "ready"})
+        self.servers.on_change.append(self.checks.change)
+        self.checks.change(list(self.servers), [])
         tasks = [
             asyncio.create_task(self._keep("the controller's end", self.scaler.controller.run)),
             asyncio.create_task(self._keep("scaling", self._decide)),
