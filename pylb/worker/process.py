@@ -334,6 +334,8 @@ class Worker:
         """Write gauges and counters to the scoreboard, and look for deadlines that have passed."""
         core = self.core
         now = core.now = time.monotonic()
+        for look in core.on_tick:
+            look()
         cells = self.cells
         self.flush()
         logging_.tick()
