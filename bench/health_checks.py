@@ -69,7 +69,7 @@ def measure(kind: str, ports: list[int], servers: int, interval: float, seconds:
     servers = servers // _FEWER if kind == "tls" else servers
     port = ports[kind == "tls"]
     addresses = [f"127.1.{number // 250}.{number % 250 + 1}:{port}" for number in range(servers)]
-    text = f"workers = 1\n{frontend('f', free_port())}{backend('b', addresses)}"
+    text = f"workers = {{min = 1, max = 1}}\n{frontend('f', free_port())}{backend('b', addresses)}"
     with Balancer(text=text + KINDS[kind].format(interval=interval)) as running:
         children = psutil.Process(running.process.pid).children()
         control = next(one for one in children if "control" in " ".join(one.cmdline()))
