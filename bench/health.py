@@ -134,7 +134,8 @@ class Faulty:
 def pylb_text(folder: Path, port: int, servers: list[str]) -> str:
     """pylb's configuration."""
     return (
-        f'admin = "unix:{folder}/admin.sock"\nworkers = {{min = 2, max = 2}}\n[timeouts]\nserver = 2\nconnect = 1\n'
+        f'admin = "unix:{folder}/admin.sock"\nworkers = {{min = 2, max = 2}}\n'
+        "[timeouts]\nserver = 2\nconnect = 1\n"
         f"{frontend('f', port)}"
         f'[[backend]]\nname = "b"\nbalance = "roundrobin"\nserver = {servers!r}\n'
         f'[backend.check]\npath = "/health"\ninterval = {INTERVAL}\ntimeout = {TIMEOUT}\n'

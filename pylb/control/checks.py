@@ -59,6 +59,7 @@ class Checks:
         keep: keeps a value by a key for the next one.
         changed: called after the table was written to.
         unsafe_regex: as the configuration says.
+        silent: nothing is logged.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Checks:
         keep: Callable[[str, Any], None],
         changed: Callable[[], None],
         unsafe_regex: bool = False,
+        silent: bool = False,
     ) -> None:
         self._table = table
         self._contexts = contexts
@@ -76,6 +78,7 @@ class Checks:
         self._keep = keep
         self._changed = changed
         self._unsafe_regex = unsafe_regex
+        self._silent = silent
         self._places = Places(_room())
         self._checked: dict[str, _Checked] = {}
         """By what is the same for all that share a check."""
@@ -211,7 +214,8 @@ class Checks:
             one.changes += 1
             for index in one.members:
                 wrote |= self._set(index, Column.HEALTH, Health.UP if tracker.up else Health.DOWN)
-            self._say(one, verdict, before)
+            if not self._silent:
+                self._say(one, verdict, before)
         if wrote:
             self._changed()
         if tracker.kept() != one.kept:
