@@ -63,12 +63,14 @@ class Column(IntEnum):
     FORCED = 3  # see Forced
     WEIGHT = 4  # the operator's, 0..256; -1 for the configuration's
     MAXCONN = 5  # the operator's: most requests at a time, 0 for any number; -1 for the configuration's
+    SHARE = 6  # percent of its weight that it asks for by itself; -1: none; written by the control plane
 
 
-OF_THE_CONTROL_PLANE = frozenset({Column.HEALTH, Column.EJECTED})
+OF_THE_CONTROL_PLANE = frozenset({Column.HEALTH, Column.EJECTED, Column.SHARE})
 """Columns that the control plane writes; the supervisor writes all others."""
 
-_SHIFT = {Column.WEIGHT: 1, Column.MAXCONN: 1}  # the memory is 0 at first, which is to mean -1 there
+_SHIFT = {Column.WEIGHT: 1, Column.MAXCONN: 1, Column.SHARE: 1}
+"""The memory is 0 at first, which is to mean -1 there."""
 
 TRIED = 0.05
 """Part of its weight that a server has while it is tried."""
@@ -103,7 +105,7 @@ class Table:
     def control_set(self, column: Column, index: int, value: int) -> None:
         """Write a cell; the control plane only."""
         assert column in OF_THE_CONTROL_PLANE
-        self._cells[RECORD * index + column] = value
+        self._cells[RECORD * index + column] = value + _SHIFT.get(column, 0)
         self._bump(_CONTROL)
 
     def supervisor_set(self, column: Column, index: int, value: int) -> None:
@@ -162,8 +164,12 @@ class Table:
 
     def weight(self, index: int, configured: int) -> int:
         """Its share of the requests."""
-        said = self._cells[RECORD * index + Column.WEIGHT]
-        return said - 1 if said else configured
+        at = RECORD * index
+        said, share = self._cells[at + Column.WEIGHT], self._cells[at + Column.SHARE]
+        weight = said - 1 if said else configured
+        if not share or not weight:
+            return weight
+        return min(256, max(weight * (share - 1) // 100, 1 if share > 1 else 0))
 
     def maxconn(self, index: int, configured: int) -> int:
         """How many requests it takes at a time; 0 for any number."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS, known
+from pylb.config.check import CheckOrNone
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.edits import RouteTimeouts
 from pylb.config.outliers import Outliers
@@ -78,6 +79,10 @@ class Server(Section):
         ge=0,
         le=1 << 30,
         description='With balance = "first": requests at a time, before the next server gets some; 0: any.',
+    )
+    check: bool = Field(default=True, description="Whether it is checked, where the backend has a check.")
+    check_port: Annotated[int, Default("check.port, or the server's")] = Field(
+        default=0, ge=0, le=65535, description="Where its checks connect to."
     )
 
 
@@ -165,6 +170,10 @@ class Backend(Section):
     send_proxy_tlvs: tuple[Literal["alpn", "authority"], ...] = Field(
         default=(),
         description='With "v2": what the client\'s TLS agreed on, and the name that it asked for.',
+    )
+    check: CheckOrNone = Field(
+        default=None,
+        description="How it is found out whether servers work: a table, `true` (tcp, tls), or a path (http).",
     )
 
     @field_validator("servers")

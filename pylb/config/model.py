@@ -15,6 +15,7 @@ from pylb.config.accesslog import AccessLog, LogCondition, in_force, misfit
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Server, ServerTls
 from pylb.config.case import Case, Expect
+from pylb.config.check import Check, CheckType
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
@@ -49,6 +50,8 @@ __all__ = [
     "AccessLog",
     "Backend",
     "Case",
+    "Check",
+    "CheckType",
     "Config",
     "Controller",
     "CookieEdits",

@@ -19,6 +19,7 @@ from aiohttp import web
 from pylb import __version__
 from pylb import log as log_
 from pylb.control import admin, backends, snapshot, why
+from pylb.control.checks import Checks
 from pylb.control.context import ControlContext
 from pylb.control.ejections import Ejections
 from pylb.control.gate import Gate
@@ -42,6 +43,10 @@ class ControlPlane:
         self._context = context
         self.orders = Orders(context.channel)
         self.servers = Servers(context.config, context.board, context.lists, context.version)
+        self.checks = Checks(
+            *(self.servers.table, context.check_contexts, context.kept, self.orders.keep),
+            *(self.orders.changed, context.config.unsafe_regex),
+        )
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
@@ -51,7 +56,7 @@ class ControlPlane:
         self.observations.take_back(context.kept)
         self.ejections = Ejections(
             *(context.board, self.servers, self.observations, self.orders.keep, self.orders.changed),
-            context.kept,
+            *(context.kept, self._reason),
         )
         log_.count_lost(self._count_lost)
         self.scaler = Scaler(
@@ -111,13 +116,18 @@ class ControlPlane:
             "generation": self._state.get("generation", self._context.generation),
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
-            "servers": snapshot.servers(board, self.servers.indices),
+            "servers": snapshot.servers(board, self.servers.indices, self.checks.status),
             "backends": backends.told(self.servers, self.ejections.panics),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
         }
+
+    def _reason(self, index: int) -> str:
+        """What the checks of a server say."""
+        check = self.checks.status(index) or {}
+        return str(check.get("reason") or "")
 
     def why(self, name: str) -> dict[str, Any]:
         """What ``/why`` answers of a server: ``BACKEND/SERVER``, or the server's name alone."""
@@ -145,7 +155,7 @@ class ControlPlane:
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
         collector = BoardCollector(
-            *(context.board, self.servers.indices, self.scaler, self.ejections.counts)
+            *(context.board, self.servers.indices, self.scaler, self.checks.status, self.ejections.counts)
         )
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(
@@ -157,6 +167,8 @@ class ControlPlane:
             self._site = web.SockSite(runner, context.admin_socket.dup())
             await self._site.start()
         channel.send(context.channel, {"op": "ready"})
+        self.servers.on_change.append(self.checks.change)
+        self.checks.change(list(self.servers), [])
         tasks = [
             asyncio.create_task(self._keep("the controller's end", self.scaler.controller.run)),
             asyncio.create_task(self._keep("scaling", self._decide)),

@@ -9,7 +9,7 @@ import secrets
 import ssl
 from dataclasses import dataclass, field
 
-from pylb.config import changes, routing, stickiness
+from pylb.config import changes, checked, routing, stickiness
 from pylb.config.files import admin_token, controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.config.tls import client_context, listener_contexts
@@ -35,6 +35,8 @@ class Secrets:
     """What the files of answers and error pages hold, by their path."""
     sticky: dict[str, bytes] = field(default_factory=dict)
     """Of the values of sticky cookies, by backend."""
+    checks: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By the name of a backend; for checks of its servers."""
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -57,6 +59,7 @@ def read_secrets(config: Config) -> Secrets:
             routing.read_maps(config),
             changes.read_bodies(config),
             stickiness.secrets(config, _RANDOM),
+            checked.contexts(config),
         )
     except ValueError as error:
         raise OSError(str(error)) from None
