@@ -51,6 +51,11 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.fresh = True  # accepted, and not given by another worker
         self._unsent = 0  # bytes that weren't taken when last looked at
 
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing of a request has ever come, and that is to be told."""
+        return self.bind.frontend.tells_all and self.fresh and not self.facts.requests
+
     # From the event loop
 
     @guarded
@@ -80,9 +85,8 @@ class Http1Connection(Requests, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.head is not None and not self.moving:
-                if self.buffer or (self.bind.frontend.tells_all and self.fresh and not self.facts.requests):
-                    self._never(Reason.CLIENT_GONE)
+            elif self.head is not None and not self.moving and (self.buffer or self._silent):
+                self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
