@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from pylb.config import stickiness
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Limits, Pool, Server, Timeouts
+from pylb.config.model import Limits, Pool, Server, Sticky, Timeouts
 from pylb.http.errors import Answer
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field, Scoreboard, ServerField
@@ -24,6 +25,7 @@ from pylb.worker.ends import Ends
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Wait
+from pylb.worker.phases import choose
 from pylb.worker.phases.gates import Gates
 from pylb.worker.phases.queue import Gate
 from pylb.worker.sides import ServerSide
@@ -80,6 +82,7 @@ class Scene:
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
         more: dict[str, Any] | None = None,
+        sticky: Sticky | None = None,
         **frontend: Any,
     ) -> None:
         core = self.core = TestCore(timeouts, limits)
@@ -93,10 +96,13 @@ class Scene:
             servers=servers,
             retries=retries,
             pool=Pool(reuse="always"),
+            sticky=sticky,
             **more or {},
         )
         self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
+        self.backend.stick(stickiness.compiled(config))
+        self.backend.choose = choose.compiled(self.backend)
         for number in range(SERVERS):
             _BOARD.server_column(ServerField.ACTIVE, number)[0] = 0
         front = FrontendConfig(

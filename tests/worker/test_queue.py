@@ -15,9 +15,9 @@ from pylb.places import Tally
 from pylb.scoreboard import Field, Scoreboard, State
 from pylb.supervisor.places import PlaceKeeper
 from pylb.worker.backend import Backend, Server
-from pylb.worker.phases import keys
+from pylb.worker.phases import choose, keys
 from pylb.worker.phases.gates import Gates
-from pylb.worker.phases.pick import by_key, pick
+from pylb.worker.phases.pick import pick
 from pylb.worker.phases.queue import Gate, Waiter
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
@@ -53,7 +53,7 @@ class Fleet:
             board.row(row)[Field.STATE] = State.SERVING
             backend = Backend(config, board, made.index, row)
             backend.key = keys.compiled(config)
-            backend.choose = by_key(backend)
+            backend.choose = choose.compiled(backend)
             Gates(self.cores[row], board, row).watch(backend)
             self.backends.append(backend)
             self.gates.append(backend.gate)

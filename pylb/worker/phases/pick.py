@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from pylb.worker.backend import Backend, Server
+from pylb.worker.backend import Server
 from pylb.worker.transaction import Transaction
 
 
@@ -15,11 +13,11 @@ def pick(tx: Transaction) -> Server | None:
         backend.look()
     if tx.client.own is None or backend.gate is not None or (position := known(tx)) is None:
         choose = backend.choose
-        if choose is not None:
-            position = choose(tx)
-        else:
+        if choose is None:
             tried = tx.tried
             position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+        else:
+            position = choose(tx)
     if position is None:
         return None
     server = backend.servers[position]
@@ -28,14 +26,6 @@ def pick(tx: Transaction) -> Server | None:
     server.active[server.row] += 1
     server.requests += 1
     return server
-
-
-def by_key(backend: Backend) -> Callable[[Transaction], int | None] | None:
-    """How a backend chooses whose algorithm hashes something of the request; None for other algorithms."""
-    key = backend.key
-    if key is None:
-        return None
-    return lambda tx: backend.balancer.pick(backend.positions(tx.tried), key(tx))
 
 
 def nobody(tx: Transaction) -> int | None:
@@ -55,6 +45,8 @@ def known(tx: Transaction) -> int | None:
     """The position of the server to which the client has authenticated a connection, if it has."""
     for server, side in (tx.client.own or {}).items():
         servers = tx.backend.servers
-        if side.personal and not side.closed and server in servers and server.index not in tx.tried:
+        if not side.personal or side.closed or server.down or server.index in tx.tried:
+            continue
+        if server in servers:
             return servers.index(server)
     return None

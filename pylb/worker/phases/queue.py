@@ -29,6 +29,7 @@ from pylb.worker.backend import Backend, Server
 from pylb.worker.core import Core
 from pylb.worker.frontend import Wait
 from pylb.worker.phases import keys
+from pylb.worker.phases.choose import by_cookie
 from pylb.worker.phases.pick import count, known
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
@@ -107,6 +108,7 @@ class Gate:
         if breaker is not None:
             self.breaker = Breaker(breaker.share, breaker.least, breaker.window, breaker.rest)
         self._pumping = self._once_more = False
+        self._kept = by_cookie(backend)
         self._waited = places.waited
         self._helds: list[Held | None] = []
         """By position, what a request holds there."""
@@ -151,6 +153,8 @@ class Gate:
     def _own(self, tx: Transaction) -> int | None:
         """The one server that the request belongs to; None where any will do."""
         if tx.client.own is not None and (position := known(tx)) is not None:
+            return position
+        if (position := self._kept(tx)) is not None:
             return position
         key = self.backend.key
         value = key(tx) if key is not None else None
@@ -236,7 +240,8 @@ class Gate:
         for server in self.backend.servers:
             held = (self, server.index if server.maxconn else -1, own)
             self._helds.append(held if server.maxconn or self._bound else None)
-        self._simple = self.breaker is None and self.backend.key is None and not self._bound
+        has_say = self.backend.key is not None or self.backend.sticky is not None
+        self._simple = self.breaker is None and not has_say and not self._bound
 
     def _publish(self, index: int | None) -> None:
         """Tell the others of the first one that waits, and how many do."""

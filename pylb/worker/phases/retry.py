@@ -20,6 +20,7 @@ _FAILURES = {
     Reason.SERVER_STALE: ("lost", 502),
     Reason.SERVER_UNSEEN: ("lost", 502),
     Reason.SERVER_GONE: ("lost", 502),
+    Reason.SERVER_DOWN: ("down", 503),
     Reason.SERVER_BAD: ("response", 502),
     Reason.SERVER_LATE: ("late", 504),
     Reason.CONNECT_FAILED: ("connect", 503),
@@ -51,7 +52,7 @@ def again(tx: Transaction, reason: Reason, whole: bool, now: float) -> bool:
     if reason is Reason.SERVER_STALE:
         covered = method in policy.methods
     else:
-        covered = reason is Reason.SERVER_UNSEEN or policy.covers(_CONDITIONS[reason], method)
+        covered = reason is Reason.SERVER_UNSEEN or policy.covers(_CONDITIONS.get(reason, ""), method)
     return covered and tx.backend.may_retry(now)
 
 

@@ -92,6 +92,7 @@ class Stage:
                     },
                     {
                         "name": "down",
+                        "retry": {"pause": 0},
                         "server": [{"name": name, "address": here(ports["closed"])} for name in "ab"],
                     },
                 ],
