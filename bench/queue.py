@@ -267,7 +267,7 @@ def page(result: dict[str, Any]) -> list[str]:
     facts = f"{in_words()}; haproxy: {result['haproxy']}"
     lines = ["# Waited for and tried again", "", f"Written by `python -m bench.queue`. {facts}.", ""]
     lines += [
-        f"**Places**: {SERVERS} servers with `maxconn = {PLACES}`, {3 * PLACES * SERVERS} clients, 2 workers.",
+        f"**Places**: {SERVERS} servers with `maxconn = {PLACES}`, {3 * PLACES * SERVERS} clients.",
         "**Restart**: 60 requests while the only server is away for a second.",
         "",
         "| | most at a server | places free while requests waited | failed | restart: failed | slowest |",

@@ -90,8 +90,8 @@ class Places:
         self.capacities = views[3].cast("q")
         self.owed = views[4].cast("q")
         self.waited = views[5].cast("q")
-        """By place of a backend, 1 while requests may wait, for it or for one of its servers. Every worker
-        writes here: 1 after it has told of one that waits, and again with each tick; 0 before it looks for any
+        """By place of a backend, 1 while requests may wait, for it or for one of its servers. All workers
+        write here: 1 after it has told of one that waits, and again with each tick; 0 before it looks for any
         and finds none. So a 0 that shouldn't be there is gone with the next tick."""
         self._tallies = views[6].cast("q")
         self._held = views[7].cast("I")

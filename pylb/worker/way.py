@@ -131,8 +131,8 @@ class Way(Deadlines):
         self.connecting = core.loop.create_task(self._connect(server))
 
     def _not_at_once(self) -> Server | None:
-        """No server was picked: the backend's gate gives one, or all have failed the request, or there is none.
-        None where it waits, or is answered."""
+        """No server was picked: the backend's gate gives one, or all have failed it, or there is none. None
+        where the request waits, or is answered."""
         tx = self.tx
         gate = tx.backend.gate
         reason = Reason.NO_SERVER
