@@ -16,7 +16,7 @@ from pylb.config import stickiness
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Limits, Server, Sticky, Timeouts
+from pylb.config.model import Limits, Pool, Server, Sticky, Timeouts
 from pylb.http.errors import Answer
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field, Scoreboard, ServerField
@@ -87,7 +87,12 @@ class Scene:
             for number in range(SERVERS)
         )
         config = BackendConfig(
-            name="b", balance="roundrobin", servers=servers, retries=retries, sticky=sticky
+            name="b",
+            balance="roundrobin",
+            servers=servers,
+            retries=retries,
+            pool=Pool(reuse="always"),
+            sticky=sticky,
         )
         self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
@@ -104,7 +109,7 @@ class Scene:
         self.connections: list[FakeServer | Exception] = []
         self.idle = [FakeServer() for _ in servers] if pooled else []
         for server, side in zip(self.backend.servers, self.idle, strict=False):
-            server.pool.append(side)
+            server.pool.idle[side] = None
         self.facts = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
         self.client = FakeClient(self.facts)
         self.exchange: Exchange = begin(core, self.facts, self.frontend)
@@ -139,6 +144,12 @@ class Scene:
 
         self.frontend.on_request = tuple(phase(number, result) for number, result in enumerate(results))
         return ran
+
+    def again(self) -> None:
+        """The client's connection goes on to its next request."""
+        assert begin(self.core, self.facts, self.frontend) is self.exchange
+        self.client = FakeClient(self.facts)
+        self.accounts.clear()
 
     # What happens
 

@@ -18,6 +18,7 @@ from pylb.scoreboard import Scoreboard, ServerField
 from pylb.servers import Admin, Column, Ejected, Health, Table
 from pylb.worker import phases
 from pylb.worker.backend import Backend
+from pylb.worker.facts import Client
 from pylb.worker.phases import outcomes
 from pylb.worker.phases.pick import pick
 from pylb.worker.reasons import Reason
@@ -36,6 +37,13 @@ def backend_of(count: int = 3, board: Scoreboard | None = None, **more: Any) -> 
     )
     config = BackendConfig(name="b", balance="roundrobin", servers=servers, **more)
     return Backend(config, board or Scoreboard(1), servers.index, 0)
+
+
+def transaction(backend: Backend) -> Transaction:
+    tx = Transaction()
+    tx.client = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
+    tx.backend = backend
+    return tx
 
 
 # What is counted
@@ -65,8 +73,8 @@ def test_answers_are_counted_once(status: int, reason: Reason | None, good: int,
     backend = backend_of(outliers=Outliers(statuses=(502, 503)))
     count = outcomes.outcomes([backend])
     assert count is not None
-    tx = Transaction()
-    tx.backend, tx.response, tx.reason, tx.answered_ns = backend, head_of(status), reason, 1
+    tx = transaction(backend)
+    tx.response, tx.reason, tx.answered_ns = head_of(status), reason, 1
     assert pick(tx) is not None and tx.server is not None
     count(tx)
     found = tx.server.outcomes
@@ -103,8 +111,7 @@ def test_a_backend_that_judges_nobody_counts_nothing() -> None:
 
 
 def picked(backend: Backend, times: int = 60) -> dict[str, int]:
-    tx = Transaction()
-    tx.backend = backend
+    tx = transaction(backend)
     found: dict[str, int] = {}
     for _ in range(times):
         server = pick(tx)
