@@ -11,12 +11,13 @@ def pick(tx: Transaction) -> Server | None:
     backend = tx.backend
     if backend.versions[0] != backend.seen:
         backend.look()
-    key = backend.key
     if tx.client.own is None or (position := _known(tx)) is None:
-        tried = tx.tried
-        position = backend.balancer.pick(
-            backend.positions(tried) if tried else tried, None if key is None else key(tx)
-        )
+        choose = backend.choose
+        if choose is None:
+            tried = tx.tried
+            position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+        else:
+            position = choose(tx)
     if position is None:
         return None
     server = backend.servers[position]
