@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pylb.config.address import Address
-from pylb.config.model import Config, ServerKey
+from pylb.config.model import Backend, Config, Server
+from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard
 
 
@@ -19,8 +22,12 @@ class ControlContext:
     board: Scoreboard
     channel: socket.socket
     """SEQPACKET to the supervisor; end of file means: exit."""
-    servers: dict[ServerKey, int]
-    """(backend, server, address) to the server's index in the scoreboard."""
+    lists: Lists
+    """The servers of each backend."""
+    version: int
+    """Of the lists."""
+    kept: dict[str, Any]
+    """What earlier control planes have left (``keep``), by key."""
     admin_socket: socket.socket | None
     """Listening already, and kept by the supervisor when the control plane restarts."""
     admin_address: Address
@@ -29,5 +36,19 @@ class ControlContext:
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
+    check_contexts: Mapping[str, ssl.SSLContext]
+    """For checks of servers by TLS, by backend."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
+
+
+@dataclass
+class FirstContext:
+    """What the process needs that checks servers before a generation serves."""
+
+    servers: Sequence[tuple[Backend, Server, int]]
+    """With their index in the scoreboard."""
+    board: Scoreboard
+    contexts: Mapping[str, ssl.SSLContext]
+    """For checks by TLS, by backend."""
+    unsafe_regex: bool

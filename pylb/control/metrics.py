@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -11,9 +12,9 @@ from prometheus_client.metrics_core import Metric
 
 from pylb import latency
 from pylb.config.model import ServerKey
-from pylb.control import snapshot
+from pylb.control import checkmetrics, snapshot
 from pylb.control.scaler import Scaler
-from pylb.scoreboard import NO_BACKEND, OTHER_BACKENDS, REASONS, Field, Scoreboard
+from pylb.scoreboard import BAD_RESPONSES, NO_BACKEND, OTHER_BACKENDS, REASONS, Field, Scoreboard
 
 _COUNTERS = {
     "accepted": "Client connections accepted.",
@@ -32,11 +33,20 @@ _COUNTERS = {
 class BoardCollector:
     """Reads the scoreboard at each scrape."""
 
-    def __init__(self, board: Scoreboard, servers: dict[ServerKey, int], scaler: Scaler) -> None:
+    def __init__(
+        self,
+        board: Scoreboard,
+        servers: dict[ServerKey, int],
+        scaler: Scaler,
+        check: Callable[[int], dict[str, Any] | None] = lambda index: None,
+        ejections: Mapping[int, int] | None = None,
+    ) -> None:
         self._board = board
+        self._check = check
         self._servers = servers
         self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
+        self._ejections = {} if ejections is None else ejections
 
     def collect(self) -> Iterator[Metric]:
         totals = snapshot.totals(self._board)
@@ -46,11 +56,10 @@ class BoardCollector:
         for status in ("1xx", "2xx", "3xx", "4xx", "5xx"):
             responses.add_metric([status], totals[f"status_{status}"])
         yield responses
-        refused = CounterMetricFamily("pylb_refused", "Requests refused, by reason.", labels=["reason"])
-        for number, reason in enumerate(REASONS, int(Field.REFUSED_FOR)):
-            rows = range(self._board.rows + 1)
-            refused.add_metric([reason], sum(self._board.row(row)[number] for row in rows))
-        yield refused
+        yield self._by_reason("refused", "Requests refused, by reason.", REASONS, Field.REFUSED_FOR)
+        yield self._by_reason(
+            "bad_responses", "Servers' responses refused, by reason.", BAD_RESPONSES, Field.BAD_RESPONSE_FOR
+        )
         yield CounterMetricFamily("pylb_requests", "Requests answered.", value=totals["requests"])
         yield GaugeMetricFamily("pylb_connections", "Open client connections.", value=totals["connections"])
         yield GaugeMetricFamily("pylb_in_flight", "Requests under way.", value=totals["in_flight"])
@@ -77,6 +86,14 @@ class BoardCollector:
         yield GaugeMetricFamily(
             "pylb_controller_connected", "1 when grants come.", value=scaling["controller_connected"]
         )
+
+    def _by_reason(self, name: str, text: str, reasons: Iterable[str], first: Field) -> Metric:
+        """Counters of which there is one for each of some reasons."""
+        found = CounterMetricFamily(f"pylb_{name}", text, labels=["reason"])
+        for number, reason in enumerate(reasons, int(first)):
+            rows = range(self._board.rows + 1)
+            found.add_metric([reason], sum(self._board.row(row)[number] for row in rows))
+        return found
 
     def _latency(self) -> Metric:
         histogram = HistogramMetricFamily(
@@ -119,12 +136,21 @@ class BoardCollector:
         active = GaugeMetricFamily("pylb_server_active", "Requests at the server.", labels=labels)
         requests = CounterMetricFamily("pylb_server_requests", "Requests sent.", labels=labels)
         errors = CounterMetricFamily("pylb_server_errors", "Failures of the server.", labels=labels)
-        for server in snapshot.servers(self._board, self._servers):
+        servers = snapshot.servers(self._board, self._servers, self._check)
+        for server in servers:
             values = [server["backend"], server["name"]]
             active.add_metric(values, server["active"])
             requests.add_metric(values, server["requests"])
             errors.add_metric(values, server["errors"])
         yield from (active, requests, errors)
+        yield from checkmetrics.families(servers)
+        ejections = CounterMetricFamily(
+            "pylb_server_ejections", "Times that the server was taken out for its answers.", labels=labels
+        )
+        for (backend, name, _), index in self._servers.items():
+            if index in self._ejections:
+                ejections.add_metric([backend, name], self._ejections[index])
+        yield ejections
 
 
 def exposition(collector: BoardCollector) -> bytes:

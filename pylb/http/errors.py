@@ -21,6 +21,8 @@ class Refused(Exception):
         super().__init__(f"{status} {reason}")
         self.status = status
         self.reason = reason
+        self.to_head = False
+        """Whether it is the answer to a HEAD request whose head isn't known, and so has no body."""
 
 
 class Answer:
@@ -90,6 +92,7 @@ _HEALTH = {
     status: _render(status, text)
     for status, text in ((200, "This load balancer serves."), (503, "This load balancer is about to stop."))
 }
+_SHORT = _render(503, "Too few servers are usable.")
 
 
 def error(status: int) -> Answer:
@@ -103,6 +106,11 @@ def error(status: int) -> Answer:
 def health(status: int) -> Answer:
     """The response of the health path: 200, or 503 before a stop."""
     return _HEALTH[status]
+
+
+def short() -> Answer:
+    """The response of the health path where fewer servers are usable than there should be."""
+    return _SHORT
 
 
 def redirect(location: bytes) -> Answer:

@@ -41,6 +41,7 @@ _KEPT = frozenset(
 """Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
 hop-by-hop fields; taking these away would change the message or its framing)."""
 _NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_TRAILERS = re.compile(rb"(?:^|,)[\t ]*trailers[\t ]*(?:,|$)")
 _UPGRADE = re.compile(TOKEN + rb"+(?:/" + TOKEN + rb"+)?")
 
 
@@ -149,6 +150,7 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
     end = 0
     tokens: set[bytes] = set()
     upgrades: list[bytes] = []
+    trailers = False
     for match in cut:
         pieces.append(block[end : match.start() - 1])
         end = match.end() - 1
@@ -158,6 +160,8 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
             value = value_of(block, match)
             if value or upgrades:
                 upgrades.append(value)
+        elif match[1] == b"te":
+            trailers = trailers or _TRAILERS.search(match[2].strip(b"\t ")) is not None
     pieces.append(block[end:-4])
     out = b"".join(pieces)
     named = tokens - _KEPT
@@ -175,4 +179,6 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
         out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
     else:
         upgrade = b""
+        if trailers and http11:  # they are passed on, so the server may send some (RFC 9110 §10.1.4)
+            out += b"\r\nConnection: TE\r\nTE: trailers"
     return out, b"close" not in tokens and (http11 or b"keep-alive" in tokens), upgrade

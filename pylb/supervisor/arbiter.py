@@ -33,15 +33,19 @@ from pylb.supervisor import privileges, signals
 from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.channels import Channels
 from pylb.supervisor.controlplane import ControlPlane
+from pylb.supervisor.firstchecks import FirstChecks
 from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.generations import Generation, admin_address_of, binds_of
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
-from pylb.supervisor.indices import Indices, room_for
+from pylb.supervisor.indices import room_for
+from pylb.supervisor.kept import Kept
 from pylb.supervisor.pins import Pins
 from pylb.supervisor.processes import Child, Worker, reap
 from pylb.supervisor.reload import Reload
+from pylb.supervisor.roster import Roster
 from pylb.supervisor.secrets import read_secrets
+from pylb.supervisor.servers import Servers
 from pylb.supervisor.signals import Signals
 from pylb.supervisor.slots import descriptors_for, rows_for
 from pylb.supervisor.starting import Starter
@@ -105,8 +109,8 @@ class Arbiter:
         opened = self.access_logs.open(config)
         self.board = Scoreboard(slots, room_for(config), rows)
         logging_.count_lost(self._count_lost)
-        self.indices = Indices(self.board)
-        self.indices.give(config)
+        self.servers = Servers(self.board, config)
+        self.kept = Kept()
         listeners = Listeners(binds, slots, config.backlog)
         try:
             admin = AdminSocket(
@@ -120,30 +124,35 @@ class Arbiter:
         for _, address in (*binds, ("", admin.address)):
             privileges.give(address, who)
         self.inboxes = Inboxes(rows)
+        self.first_checks = FirstChecks(self.board, self.servers, self._in_first_checks)
         self.fleet = Fleet(
             Generation(1, config, secrets, listeners, opened),
             self.board,
-            self.indices,
+            self.servers,
             self.inboxes,
-            Starter(self.board, self.inboxes, self.indices, worker_entry, self._in_worker),
+            Starter(self.board, self.inboxes, self.servers, worker_entry, self._in_worker),
             self.guard,
+            self.first_checks,
             flipped=lambda: self.reload.flipped(),
             started=lambda worker: self.channels.watch(worker),
         )
         self.control = ControlPlane(
             admin,
             self.board,
-            self.indices.known,
+            self.servers,
+            self.kept.values,
             control_entry,
             self._in_control,
             served=lambda: self.fleet.served,
             started=lambda child: self.channels.watch(child),
         )
         self.pins = Pins(self.fleet)
+        self.roster = Roster(self.board, self.servers, self.fleet, self.control)
         self.stop = Stop(self.board, self._drain, self.fleet.kill)
         self.reload = Reload(
             *(reload, self.fleet, self.control, self.identities, self.access_logs, self.guard),
             announced=lambda: self.stop.announced,
+            room_comes=lambda: self.servers.indices.waiting,
         )
 
     @property
@@ -181,6 +190,12 @@ class Arbiter:
         self.inboxes.close()
         self.fleet.newest.listeners.close(unlink=False)
         logging_.setup(generation.config.log.format, generation.config.log.level)
+
+    def _in_first_checks(self, generation: Generation) -> None:
+        self._in_control(generation)
+        self.control.admin.sock.close()
+        if self.control.child is not None:
+            self.control.child.channel.close()
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -251,14 +266,18 @@ class Arbiter:
                 with guard("the control plane's tick"):
                     self.control.tick(now)
                 with guard("the reload's tick"):
+                    if self.first_checks.late(now):
+                        self.fleet.reconcile()
                     self.reload.check()
+                with guard("the roster of servers"):
+                    self.roster.tick()
                 with guard("the access logs"):
                     self.access_logs.tick()
                 with guard("the log"):
                     logging_.tick(self.board.log_lost())
                     guard.tick(now)
                 with guard("ticking"):
-                    if self.control.doubtful or self.fleet.busy():
+                    if self.control.doubtful or self.fleet.busy() or self.servers.indices.waiting:
                         tick_due = now + FAST_TICK
             with guard("the state's message"):
                 self.control.tell(self._state(), now)
@@ -277,6 +296,12 @@ class Arbiter:
             self.pins.policy(count, message["reason"][: messages.REASON_LENGTH])
         elif op == "pin":
             self.pins.order(message["id"], count)
+        elif op == "changed":
+            self.roster.look()
+        elif op == "discovered":
+            self.roster.discovered(message["backend"], message["source"], message["servers"])
+        elif op == "keep":
+            self.kept.keep(message["key"], message["value"])
 
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT) or number == signal.SIGHUP and self._hangup_ends:
@@ -311,6 +336,9 @@ class Arbiter:
         if child is not None and pid == child.pid:
             self.channels.forget(child)
             self.control.ended(status)
+            return
+        if self.first_checks.ended(pid):
+            self.fleet.reconcile()
             return
         for worker in list(self.fleet.workers.values()):
             if worker.pid == pid:

@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pylb.config.model import Config, ServerKey
+from pylb.config.model import Config
 from pylb.log import log
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, SupervisorField
+from pylb.supervisor.firstchecks import FirstChecks
 from pylb.supervisor.generations import Generation
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
-from pylb.supervisor.indices import Indices
 from pylb.supervisor.judging import judge
 from pylb.supervisor.lingering import GRACE, close_oldest
 from pylb.supervisor.processes import Backoff, Worker, describe
+from pylb.supervisor.servers import Servers
 from pylb.supervisor.slots import assign
 from pylb.supervisor.spreading import Spreading
 from pylb.supervisor.starting import Starter
@@ -44,7 +45,6 @@ class Before:
     wanted: frozenset[int]
     pinned: int | None
     not_before: dict[int, float]
-    servers: frozenset[ServerKey]
 
 
 class Fleet:
@@ -53,10 +53,11 @@ class Fleet:
     Args:
         first: the generation to begin with.
         board: the scoreboard; its slots are written here.
-        indices: of the servers.
+        servers: their lists.
         inboxes: of the workers.
         starter: starts one.
         guard: of each step of the tick.
+        first_checks: of the servers that a new generation brings; it serves once they are over.
         flipped: called when a new generation serves, before the old one is retired.
         started: called with each new worker.
     """
@@ -65,10 +66,11 @@ class Fleet:
         self,
         first: Generation,
         board: Scoreboard,
-        indices: Indices,
+        servers: Servers,
         inboxes: Inboxes,
         starter: Starter,
         guard: Guard,
+        first_checks: FirstChecks,
         flipped: Callable[[], None],
         started: Callable[[Worker], None],
     ) -> None:
@@ -80,10 +82,11 @@ class Fleet:
         self.short = ""  # why a worker can't be started now, for want of a row
         self.failed_starts = 0  # of the generation that is not serving yet
         self.spreading = Spreading(board, lambda: self.newest.listeners)
-        self._indices = indices
+        self._servers = servers
         self._inboxes = inboxes
         self._starter = starter
         self._guard = guard
+        self._first_checks = first_checks
         self._flipped = flipped
         self._started = started
         self._backoff = Backoff()
@@ -134,12 +137,13 @@ class Fleet:
         """What `begin` will change; for `back_to`."""
         return Before(
             *(self.newest, frozenset(self.wanted.slots), self.wanted.pinned),
-            *(dict(self._not_before), frozenset(self._indices.known)),
+            dict(self._not_before),
         )
 
     def index(self, config: Config) -> None:
-        """Give the servers of a configuration their indices; raises as `Indices.give`."""
-        self._indices.give(config, [self.served.config, *(worker.config for worker in self.workers.values())])
+        """Give the servers of a configuration their indices; raises as `Servers.prepare`."""
+        in_use = [self.served.config, *(worker.config for worker in self.workers.values())]
+        self._servers.prepare(config, in_use)
 
     def begin(self, generation: Generation) -> None:
         """Workers that start from now on are of this generation; whatever it raises, `back_to` undoes."""
@@ -148,6 +152,7 @@ class Fleet:
         self._backoff.forget()
         self._not_before.clear()
         log.info("reload: starting generation %d", generation.number)
+        self._first_checks.begin(generation, self.served.config)
         self.wanted.fit()
         self.spreading.attach(list(self.spreading.weights))
         self.reconcile()
@@ -158,12 +163,11 @@ class Fleet:
         for worker in new:
             worker.retiring = True
             worker.signal(signal.SIGKILL)
+        self._first_checks.cancel()
         self.newest = before.newest
         self.wanted.slots, self.wanted.pinned = set(before.wanted), before.pinned
         self._not_before.clear()
         self._not_before.update(before.not_before)
-        if not new:  # else their figures are still to be folded; `Indices.give` frees what it needs
-            self._indices.take_back(set(before.servers))
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -255,8 +259,13 @@ class Fleet:
         for slot in self._lacking(time.monotonic()):
             self.spawn(slot)
         current = self._current()
-        if self.newest.number != self.served.number and all(
-            slot in current and current[slot].ready and not current[slot].stuck for slot in self.wanted.slots
+        if (
+            self.newest.number != self.served.number
+            and all(
+                slot in current and current[slot].ready and not current[slot].stuck
+                for slot in self.wanted.slots
+            )
+            and not self._first_checks.under_way
         ):
             log.info("generation %d serves", self.newest.number)
             self.served = self.newest

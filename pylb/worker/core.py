@@ -23,10 +23,11 @@ from pylb.config.logtarget import Target
 from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
+from pylb.http.response import BadResponse
 from pylb.log import log
 from pylb.net.tcpoptions import Option
 from pylb.repeats import Repeats
-from pylb.scoreboard import REASONS, Field
+from pylb.scoreboard import BAD_RESPONSES, REASONS, Field
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.facts import Client
 from pylb.worker.logwriter import LogWriter
@@ -101,10 +102,16 @@ class Tunnelled(ABC):
     __slots__ = ()
 
     deadline: float
+    server: object
+    """Whose the far end is."""
 
     @abstractmethod
     def expire(self) -> None:
         """Nothing has moved for too long."""
+
+    @abstractmethod
+    def down(self) -> None:
+        """The server went down, and keeps none of its connections."""
 
     @abstractmethod
     def cut(self) -> None:
@@ -146,6 +153,8 @@ class Core:
         self.tunnels: set[Tunnelled] = set()
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
+        self.on_tick: list[Callable[[], None]] = []
+        """Called with each tick: what was worked out until the next one is old."""
         self.access_logs: dict[Target, LogWriter] = {}
         self.adopting = 0
         """Connections that have a descriptor and aren't in `clients` yet: they begin with TLS or a PROXY
@@ -194,6 +203,10 @@ class Core:
         """A client's request is not passed on."""
         self.counters[Field.REFUSED] += 1
         self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
+
+    def count_bad_response(self, why: BadResponse) -> None:
+        """A server's response is not passed on."""
+        self.counters[Field.BAD_RESPONSE_FOR + BAD_RESPONSES.index(why.reason)] += 1
 
     def say(self, level: int, kind: Hashable, text: str) -> None:
         """Log what may happen again and again; repetitions of a ``kind`` are counted."""

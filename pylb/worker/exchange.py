@@ -107,7 +107,7 @@ class Exchange(Way):
         self.client_stuck = False
         self._await_body()
         if self.server is not None:
-            self.server_deadline = self.core.now + self.tx.timeouts.server
+            self._await_server()
             self.server.resume()
 
     # From the server side
@@ -170,7 +170,7 @@ class Exchange(Way):
     def response_body(self, buffer: bytes, spans: Spans = None) -> None:
         client = self.client
         if client is not None:
-            if not self.client_stuck:
+            if self.server_deadline != NEVER:  # else it is the client's turn
                 self.server_deadline = self.core.now + self.tx.timeouts.server
             self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
@@ -193,23 +193,34 @@ class Exchange(Way):
             return
         core = self.core
         tx = self.tx
-        tx.response = head
         tx.answered_ns = now_ns()
+        if tx.server is not None and tx.server.outcomes is not None:
+            tx.server.outcomes.good += 1
+        if tx.head is not None:  # it is HTTP's: the client may be told which server to keep to
+            for phase in tx.frontend.on_response:
+                head = phase(tx, head)
+        tx.response = head
         near = client.tunnel(head)
         far = side.tunnel()
         self.server = None
         self.client_deadline = self.server_deadline = NEVER  # the tunnel has one
-        Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel).start()
+        tunnel = Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel)
+        tunnel.server = tx.server
+        tunnel.start()
 
     def server_full(self) -> None:
         body = self.body
         if body is not None and not body.done and not body.paused and self.client is not None:
             body.pause(self.core.now)
             self.client.pause()
+            if self.server is not None:
+                self._await_server()
 
     def server_ready(self) -> None:
         body = self.body
         if body is not None and body.paused and self.client is not None:
             body.resume(self.core.now)
             self._await_body()
+            if self.server is not None:
+                self._await_server()
             self.client.resume()

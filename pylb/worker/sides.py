@@ -196,6 +196,11 @@ class ServerSide(ABC):
     closed: bool
     """Whether it can't be used any more."""
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that the server has not taken yet."""
+        return 0
+
     @abstractmethod
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None

@@ -143,6 +143,8 @@ class Transport:
         self.unsent = 0
         self.reading = True
         self.protocol: Any = None
+        self.socket: Any = None
+        """What the kernel has of it."""
 
     def write(self, data: bytes) -> None:
         """As asyncio's; so are all below."""
@@ -152,7 +154,7 @@ class Transport:
         self.written += b"".join(bytes(piece) for piece in pieces)
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.9", 5) if name == "peername" else None
+        return {"peername": ("192.0.2.9", 5), "socket": self.socket}.get(name)
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol

@@ -203,6 +203,7 @@ class FakeServer(Told, Pooled):
         self.pipe = FakePipe()
         self.free = True
         """Whether it works for nobody."""
+        self.left = 0
 
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
@@ -221,6 +222,10 @@ class FakeServer(Told, Pooled):
     def expire(self) -> None:
         self.closed = True
         self.hear("expire")
+
+    @property
+    def unsent(self) -> int:
+        return self.left
 
     def tunnel(self) -> Pipe:
         self.hear("tunnel")

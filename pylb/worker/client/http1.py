@@ -36,7 +36,7 @@ _LONG_NS = 1_000_000_000
 class Http1Connection(Requests, asyncio.Protocol):
     """One client connection, and the client side of each of its exchanges."""
 
-    __slots__ = ("told", "eof", "born", "tunnelled", "_unsent")
+    __slots__ = ("told", "eof", "born", "tunnelled", "lingers", "fresh", "_unsent")
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client's address, where a PROXY header has given it."""
@@ -47,7 +47,14 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.born = core.now
         self.recall_at = core.recall_at(self.born)
         self.tunnelled = False
+        self.lingers = False  # it is about to be closed, and what comes is dropped
+        self.fresh = True  # accepted, and not given by another worker
         self._unsent = 0  # bytes that weren't taken when last looked at
+
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing of a request has ever come, and that is to be told."""
+        return self.bind.frontend.tells_all and self.fresh and not self.facts.requests
 
     # From the event loop
 
@@ -78,7 +85,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.buffer and not self.moving and self.head is not None:
+            elif self.head is not None and not self.moving and (self.buffer or self._silent):
                 self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
@@ -165,10 +172,11 @@ class Http1Connection(Requests, asyncio.Protocol):
 
         Closing a socket with unread input resets the connection, and the reset can overtake the
         response (RFC 9112 §9.6). Where more input is to be expected (``linger``), pylb's side is shut first,
-        and what comes is read and dropped for a moment.
+        and what comes is read and dropped for a while.
         """
         self.deadline = self.core.now + self.core.timeouts.client
         if linger and not self.eof and not self.closed and self.transport.can_write_eof():
+            self.lingers = True
             Lingering(self.core, self.transport, self.reading, self)
         else:
             self.transport.close()
@@ -221,12 +229,14 @@ class Http1Connection(Requests, asyncio.Protocol):
             # A response that is taken slowly is taken; but by the next look there must be a difference.
             self._unsent = left
             self.deadline = self.core.now + self.core.timeouts.client
+        elif self.lingers and not left:
+            self.deadline = math.inf  # that has its own end
         elif left or self.write_paused or self.eof or self.transport.is_closing():
             self.counters[Field.TIMEOUTS] += 1
             self.transport.abort()
-        elif self.buffer not in (b"", b"\r\n"):
+        elif begun := self.buffer.lstrip(b"\r\n"):
             self.counters[Field.TIMEOUTS] += 1
-            self._refuse(Refused(408, "timeout"))
+            self._refuse(Refused(408, "timeout"), begun)
         else:
             self.transport.close()
 
@@ -255,7 +265,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         """
         self.recalled = True
         wait = QUIET
-        if self.closed or self.tunnelled:
+        if self.closed or self.tunnelled or self.lingers:
             return
         exchange = self.exchange
         if exchange is None:

@@ -130,6 +130,7 @@ class Http2Stream(ClientSide, Pipe):
                 if not self.upgrading:
                     raise Refused(400, "method")  # to no known protocol: its data would be passed on unread
         except Refused as refused:
+            refused.to_head = (b":method", b"HEAD") in headers
             exchange.refuse(refused, self)
             return
         self.chunked = head.chunked

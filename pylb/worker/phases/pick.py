@@ -9,13 +9,19 @@ from pylb.worker.transaction import Transaction
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
-    key = backend.key
-    if tx.client.own is None or (index := _known(tx)) is None:
-        index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
-    if index is None:
+    if backend.versions[0] != backend.seen:
+        backend.look()
+    if tx.client.own is None or (position := _known(tx)) is None:
+        choose = backend.choose
+        if choose is None:
+            tried = tx.tried
+            position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+        else:
+            position = choose(tx)
+    if position is None:
         return None
-    server = backend.servers[index]
-    tx.index = index
+    server = backend.servers[position]
+    tx.index = server.index
     tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1
@@ -25,8 +31,9 @@ def pick(tx: Transaction) -> Server | None:
 def _known(tx: Transaction) -> int | None:
     """The position of the server to which the client has authenticated a connection, if it has."""
     for server, side in (tx.client.own or {}).items():
-        if side.personal and not side.closed and server in tx.backend.servers:
-            index = tx.backend.servers.index(server)
-            if index not in tx.tried:
-                return index
+        servers = tx.backend.servers
+        if not side.personal or side.closed or server.down or server.index in tx.tried:
+            continue
+        if server in servers:
+            return servers.index(server)
     return None

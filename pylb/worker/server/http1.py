@@ -10,11 +10,13 @@ Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.request import RequestHead
-from pylb.http.response import BadResponse, ResponseHead, read_response
+from pylb.http.response import BadResponse, ResponseHead, can_become_head, head_end, read_response
 from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -26,6 +28,7 @@ from pylb.worker.sides import FromServer, Pipe, Spans, Trailers
 
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
+_EARLY = 65536  # bytes that are read at a time of an answer whose server has closed
 
 _EMPTY_LINES = 8
 """Bytes of empty lines that are skipped at a time; a server that sends more says something else."""
@@ -90,6 +93,8 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     @serving
     def connection_lost(self, exc: Exception | None) -> None:
         self.core.server_connections.discard(self)
+        if self.exchange is not None and exc is not None:
+            self._early()
         if not self.closed:
             self._ended(broken=exc is not None)
 
@@ -128,8 +133,8 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
                     head = self.head  # the same again
                     end = len(raw)
                 else:
-                    end = data.find(b"\r\n\r\n") + 4
-                    if not self._read(exchange, data, end, head_only):
+                    end = self._read(exchange, data, data.find(b"\r\n\r\n") + 4, head_only)
+                    if not end:
                         return
                     head = self.head
                 if head.status >= 200:
@@ -150,50 +155,68 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
 
     # The response
 
-    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> bool:
-        """Read a head, which ends at ``end`` if that is above 3; False when there is none or a bad one."""
+    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> int:
+        """Read a head, which ends at ``end`` if that is above 3.
+
+        Gives where it ends; 0 when there is none, or a bad one.
+        """
+        rest = data.lstrip(b"\r\n")
+        if 0 < len(data) - len(rest) <= _EMPTY_LINES:  # behind the last response, or before this one
+            if rest:
+                self.data_received(rest)
+            return 0
         limit = self.core.limits.header_bytes
-        if end < 4 and len(data) <= limit:
-            self.buffer = data
-            return False
-        if end < 4 or end > limit:
-            self._bad(exchange, "header_bytes")
-            return False
+        if end < 4:
+            end = head_end(data)  # its lines may end with a bare LF
+            if not end and len(data) <= limit and can_become_head(data):
+                self.buffer = data
+                return 0
+            if not end and len(data) <= limit:
+                self._no_response(exchange, data, BadResponse("status_line"))
+                return 0
+        if not end or end > limit:
+            self._bad(exchange, BadResponse("header_bytes"))
+            return 0
         raw = data[:end]
         try:
             self.head = read_response(raw, head_only)
         except BadResponse as error:
-            rest = data.lstrip(b"\r\n")
-            if 0 < len(data) - len(rest) <= _EMPTY_LINES:
-                if rest:
-                    self.data_received(rest)
-                return False
-            if self.uses and not self._answered() and not data.startswith(b"HTTP/"):
-                # It had come, unasked, before the request was there.
-                self.abort()
-                exchange.server_gone(Reason.SERVER_STALE, "sent something that is no response")
-                return False
-            self._bad(exchange, str(error))
-            return False
+            sooner = head_end(data)
+            if sooner < end:  # what ends with CRLF is in the body of one whose lines don't
+                return self._read(exchange, data, sooner, head_only)
+            self._no_response(exchange, data, error)
+            return 0
         self.raw_head = raw
         self.raw_head_only = head_only
-        return True
+        return end
+
+    def _no_response(self, exchange: FromServer, data: bytes, error: BadResponse) -> None:
+        """What has come is none."""
+        if self.uses and not self._answered() and not data.startswith(b"HTTP/"):
+            # It had come, unasked, before the request was there.
+            self.abort()
+            exchange.server_gone(Reason.SERVER_STALE, "sent something that is no response")
+        else:
+            self._bad(exchange, error)
 
     def _response(self, exchange: FromServer, head: ResponseHead, data: bytes, end: int) -> None:
         """Pass on a head, and the part of the body that came with it."""
         size = len(data) - end
         if head.chunked:
-            chunks = self.chunks = ChunkScanner()
+            chunks = self.chunks = ChunkScanner(lenient=True)
             self.in_body = True
             spans: list[tuple[int, int]] = []
             try:
                 used = chunks.feed(data[end:], spans)
             except ChunkError:
-                self._bad(exchange, "chunk")
+                self._bad(exchange, BadResponse("chunk"))
                 return
             if used < size:
                 self._behind(data[end + used :])
                 data = data[: end + used]
+            if chunks.bare:
+                body, spans = chunks.mended(data[end:], spans)
+                data = data[:end] + body
             exchange.response(head, data, end, False, [(end + start, end + to) for start, to in spans])
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
@@ -216,11 +239,13 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
             try:
                 used = chunks.feed(data, spans)
             except ChunkError:
-                self._bad(exchange, "chunk")
+                self._bad(exchange, BadResponse("chunk"))
                 return
             if used < len(data):
                 self._behind(data[used:])
                 data = data[:used]
+            if chunks.bare:
+                data, spans = chunks.mended(data, spans)
             exchange.response_body(data, spans)
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
@@ -249,6 +274,21 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         head: ResponseHead | None = self.head
         return self.in_body or (head is not None and head.status < 200)
 
+    def _early(self) -> None:
+        """Writing the request has failed: read the answer that the server may have given before it closed.
+
+        The event loop doesn't look for it any more; the kernel keeps it (not that of a TLS connection, whose
+        records only the loop can read).
+        """
+        transport = self.transport
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("ssl_object") is not None:
+            return
+        descriptor: int = sock.fileno()
+        with contextlib.suppress(OSError):
+            while self.exchange is not None and (data := os.read(descriptor, _EARLY)):
+                self.data_received(data)
+
     def _whole(self, exchange: FromServer, trailers: Trailers) -> None:
         self.in_body = False
         self.chunks = None
@@ -256,15 +296,16 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
 
     def _switched(self, exchange: FromServer, head: ResponseHead, rest: bytes) -> None:
         if not self.asked.upgrade or not head.upgrade:
-            self._bad(exchange, "101 that nobody asked for")
+            self._bad(exchange, BadResponse("upgrade", "101 that nobody asked for"))
             return
         self.buffer = rest
         exchange.switched(head)
 
-    def _bad(self, exchange: FromServer, reason: str) -> None:
+    def _bad(self, exchange: FromServer, why: BadResponse) -> None:
         """The server said something that must not be passed on."""
         self.abort()
-        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {reason}")
+        self.core.count_bad_response(why)
+        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {why}")
 
     def _ended(self, broken: bool = False) -> None:
         """The server closed, or the connection broke."""
@@ -327,6 +368,10 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         self.exchange = None
         self.core.server_connections.discard(self)
         return ConnectionPipe(self.core, self.transport, self.buffer)
+
+    @property
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
 
     def release(self) -> None:
         exchange, self.exchange = self.exchange, None
