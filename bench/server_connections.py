@@ -264,7 +264,7 @@ def measure() -> list[Figures]:
 
 def _bad(figures: Figures) -> int:
     """What no client should have seen."""
-    errors = sum(count for key, count in figures.items() if key.isdigit() and int(key) >= 500)
+    errors: int = sum(count for key, count in figures.items() if key.isdigit() and int(key) >= 500)
     return errors + int(figures.get("others answered as alice", 0)) + int(figures.get("does not serve", 0))
 
 
