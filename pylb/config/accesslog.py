@@ -94,8 +94,8 @@ class AccessLog(Section):
     )
     without_request: bool = Field(
         default=False,
-        description="Whether connections are logged, too, that end before a byte of a request has come, or in "
-        "their TLS handshake (HAProxy's without `dontlognull`).",
+        description="Whether connections are logged, too, that end before a byte of a request has come, or "
+        "in their TLS handshake (HAProxy's without `dontlognull`).",
     )
     request_headers: tuple[HeaderName, ...] = Field(
         default=(), max_length=32, description="Fields of requests that `haproxy` and `json` have, too."

@@ -78,15 +78,18 @@ class Http1Connection(Requests, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.head is not None and not self.moving:
-                if self.buffer or (self.bind.frontend.tells_all and self.fresh and not self.facts.requests):
-                    self._never(Reason.CLIENT_GONE)
+            elif self.head is not None and not self.moving and (self.buffer or self._tell_all()):
+                self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
             else:
                 self.core.internal(error)
         self.core.emptier()
+
+    def _tell_all(self) -> bool:
+        """Whether its end is told though nothing has come."""
+        return self.bind.frontend.tells_all and self.fresh and not self.facts.requests
 
     @guarded
     def eof_received(self) -> bool:
