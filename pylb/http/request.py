@@ -66,6 +66,7 @@ class RequestHead:
         "chunked",
         "host",
         "upgrade",
+        "personal",
         # of the last head that was understood
         "raw",
         "_eol",
@@ -115,6 +116,8 @@ class RequestHead:
         """The ``Host`` field; without one, what an absolute target names."""
         self.upgrade = b""
         """The protocol that the client wants to change to, or nothing."""
+        self.personal = False
+        """Whether it has credentials that authenticate its connection: NTLM, Negotiate."""
         self.raw = b""
         self._eol = 0  # bytes of the request line, where a head with the same fields may follow
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
@@ -235,6 +238,7 @@ class RequestHead:
         self.chunked = False
         self.host = host
         self.upgrade = b""
+        self.personal = False
         self._tail = self._fixed
         # Where fields have differed once, the next aren't compared: it would take a tenth of the time.
         self._eol = 0 if last else usual.end(2)
@@ -310,6 +314,7 @@ class RequestHead:
         self.chunked = other.chunked
         self.host = other.host
         self.upgrade = other.upgrade
+        self.personal = other.personal
         self._eol = other._eol
         self._edited = other._edited
         self._tail = None
@@ -323,7 +328,9 @@ class RequestHead:
 
         ``line`` is the request line for the server, ``target`` the scheme and authority of an absolute one.
         """
-        host, content_length, chunked, given, cut = understand(block, http11, self._kept, self.host)
+        host, content_length, chunked, given, cut, self.personal = understand(
+            block, http11, self._kept, self.host
+        )
         if host is None and http11:
             raise Refused(400, "host")
         self.keep_alive = http11

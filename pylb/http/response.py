@@ -8,6 +8,7 @@ the next response begins, the connection is not used again.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,11 @@ _NAMES = [
     *(b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding"),
     b"upgrade",
 ]
-_FIND = finder(_NAMES)
+_CHALLENGES = (b"www-authenticate", b"proxy-authenticate")
+_FIND = finder([*_NAMES, *_CHALLENGES])
+_OF_CONNECTIONS = re.compile(rb"(?:^|,)[\t ]*(?:negotiate|ntlm)(?![^\t ,=])")
+"""In a challenge in lower case: a scheme that authenticates not the request but its connection (RFC 4559)."""
+_TIMEOUT = re.compile(rb"(?:^|[\t ,:;])timeout[\t ]*=[\t ]*\"?([0-9]{1,9})")
 _NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _KEPT = frozenset({b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"date", b"via"})
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + TEXT + rb"*)?\r\n")
@@ -40,8 +45,9 @@ _DOUBTFUL = re.compile(
 def _usual() -> re.Pattern[bytes]:
     """What matches a usual head as a whole, which needs half the time; `_FIND` tells of all others.
 
-    It has HTTP/1.1, a status with a body, at most one of each ``Content-Length``, ``Transfer-Encoding:
-    chunked``, ``Connection: keep-alive`` with ``Keep-Alive`` behind it, and else fields that mean nothing.
+    It has HTTP/1.1, a status with a body that asks for no credentials, at most one of each
+    ``Content-Length``, ``Transfer-Encoding: chunked``, ``Connection: keep-alive`` with ``Keep-Alive`` behind
+    it, and else fields that mean nothing.
     Groups: the status; the line's end; the length; the whole line of the coding; those that are to be cut.
     """
     space = rb"[\t ]*+"
@@ -53,7 +59,7 @@ def _usual() -> re.Pattern[bytes]:
         rb"(?(5)(?!))(" + any_case(b"connection:") + space + any_case(b"keep-alive") + end,
     ]
     once[2] += rb"(?:" + any_case(b"keep-alive:") + TEXT + rb"*+\r\n)?)"
-    line = rb"HTTP/1\.1 ((?!204|304)[2-5][0-9][0-9])(?: " + TEXT + rb"*+)?()\r\n"
+    line = rb"HTTP/1\.1 ((?!204|304|401|407)[2-5][0-9][0-9])(?: " + TEXT + rb"*+)?()\r\n"
     return re.compile(line + lines + rb"(?:(?:" + rb"|".join(once) + rb")" + lines + rb"){0,3}\r\n")
 
 
@@ -87,6 +93,10 @@ class ResponseHead:
     chunked: bool
     upgrade: bytes
     """With 101: the protocol that the server changes to."""
+    keeps: float = math.inf
+    """Seconds for which the server keeps the connection when it is idle, as far as it says so."""
+    personal: bool = False
+    """Whether what the client will answer authenticates the connection, and not a request."""
 
     def adding(self, lines: bytes) -> ResponseHead:
         """The same head with further field lines, each ending with CRLF."""
@@ -145,12 +155,14 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
         if length is None or coding is None:
             _judge(raw[usual.end(2) :])
             out = raw
+            keeps = math.inf
             if cut is not None:
                 start, end = usual.span(5)
                 out = raw[:start] + raw[end:]
+                keeps = _keeps(cut.lower())
             content_length = -1 if length is None else int(length)
             return ResponseHead(
-                out, cut is not None, int(code), True, content_length, coding is not None, b""
+                out, cut is not None, int(code), True, content_length, coding is not None, b"", keeps
             )
     try:
         return _read_any(raw, head_request)
@@ -205,6 +217,8 @@ def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
     length = -1
     chunked = False
     upgrade = b""
+    keeps = math.inf
+    personal = False
     named: set[bytes] = set()
     lengths: list[re.Match[bytes]] = []
     codings: list[re.Match[bytes]] = []
@@ -220,6 +234,8 @@ def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
                 raise BadResponse("transfer_encoding")
             chunked = value == b"chunked"
             codings.append(match)
+        elif name.replace(b"_", b"-") in _CHALLENGES:
+            personal = personal or (status in (401, 407) and _OF_CONNECTIONS.search(value) is not None)
         else:
             cut.append(match)
             if name == b"connection":
@@ -227,6 +243,8 @@ def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
                 if b"close" in tokens:
                     keep_alive = False
                 named.update(tokens)
+            elif name == b"keep-alive":
+                keeps = min(keeps, _keeps(value))
             elif name == b"upgrade":
                 upgrade = raw[match.start(2) : match.end(2)].strip(b"\t ")
     none = status < 200 or status == 204  # a length neither (RFC 9110 §8.6): some readers would wait for it
@@ -261,7 +279,13 @@ def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
         out = b"HTTP/1.1" + out[8:]
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
-    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade)
+    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade, keeps, personal)
+
+
+def _keeps(value: bytes) -> float:
+    """What ``Keep-Alive``, in lower case, says of the time that the server keeps an idle connection."""
+    found = _TIMEOUT.search(value)
+    return math.inf if found is None else float(found[1])
 
 
 def _length(value: bytes, before: int) -> int:

@@ -25,6 +25,7 @@ from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
 from pylb.http.response import BadResponse
 from pylb.log import log
+from pylb.net.tcpoptions import Option
 from pylb.repeats import Repeats
 from pylb.scoreboard import BAD_RESPONSES, REASONS, Field
 from pylb.worker.descriptors import Descriptors
@@ -130,6 +131,8 @@ class Core:
         self.spread = spread
         """Seconds over which clients are asked to connect anew."""
         self.descriptors = descriptors
+        self.tcp_options: tuple[Option, ...] = ()
+        """Of the sockets that are connected to servers."""
         self.recalls = Recalls(spread)
         self.repeats = Repeats()
         # Counted in lists and written to the scoreboard with each tick: a cell costs several times as much.

@@ -97,6 +97,22 @@ class Ends(FromClient, FromServer):
         else:
             tx.state = "Q" if self.waiting is not None else "R"
 
+    def keep(self, side: ServerSide, server: object, personal: bool) -> None:
+        client = self.client
+        if client is None or side.closed:
+            side.abort()
+            return
+        facts = self.tx.client
+        own = facts.own
+        if own is None:
+            own = facts.own = {}
+        before = own.get(server)
+        if before is not None:
+            before.abort()  # one request at a time has used it, so these were more (HTTP/2)
+        own[server] = side
+        if personal:
+            client.stay()
+
     # Ends
 
     def refuse(self, refused: Refused, client: ClientSide | None = None) -> None:

@@ -12,7 +12,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 BAD = [
     # Status lines
-    *(b"NONSENSE\r\n\r\n", b"\r\n\r\n", b"HTTP/2 200 OK\r\n\r\n", b"HTTP/11 200 OK\r\n\r\n"),
+    *(b"NONSENSE\r\n\r\n", b"\r\n!\r\n\r\n", b"HTTP/2 200 OK\r\n\r\n", b"HTTP/11 200 OK\r\n\r\n"),
     *(b"HTTP/1.1 20 OK\r\n\r\n", b"HTTP/1.1 2000 OK\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n"),
     *(
         b"HTTP/1.1 2 0 OK\r\n\r\n",
@@ -81,7 +81,7 @@ def test_there_are_many() -> None:
 
 
 @pytest.mark.parametrize(
-    "tail", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", b"\r\n", b"HTTP/1.1 "]
+    "tail", [b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", b"\r\n!", b"HTTP/1.1 "]
 )
 @pytest.mark.parametrize("head", [OK + b"Content-Length: 2\r\n\r\nok", CHUNKED + b"2\r\nok\r\n0\r\n\r\n"])
 def test_what_comes_behind_a_response_reaches_nobody(head: bytes, tail: bytes) -> None:
@@ -110,4 +110,4 @@ def test_an_answer_that_no_request_waits_for_closes_the_connection() -> None:
     wire = Wire()
     wire.servers[0].protocol.data_received(OK + b"Content-Length: 0\r\n\r\n")
     assert wire.servers[0].closed
-    assert wire.upstream.pool == []
+    assert wire.upstream.pool.idle == {}

@@ -75,6 +75,8 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.closed = True
         self.core.clients.discard(self)
         exchange, self.exchange = self.exchange, None
+        if self.facts.own is not None:
+            self.facts.end()
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
@@ -189,9 +191,16 @@ class Http1Connection(Requests, asyncio.Protocol):
         early, self.buffer = self.buffer, b""
         return ConnectionPipe(self.core, self.transport, early, self.eof, self, self.write_paused)
 
+    def stay(self) -> None:
+        self.movable = False
+
     def abort(self, reason: Reason) -> None:
         self.exchange = None
-        if not self.closed:
+        if self.closed:
+            return
+        if reason in (Reason.SERVER_STALE, Reason.SERVER_UNSEEN):
+            self.close(linger=not self.body_done)  # what it was sent before is to arrive
+        else:
             self.transport.abort()
 
     # From the process

@@ -271,7 +271,7 @@ class Http2ServerStream(ServerSide):
         self._forget()
         if exchange is not None:
             exchange.server_gone(
-                Reason.SERVER_STALE if stale and self._head is None else Reason.SERVER_GONE,
+                Reason.SERVER_UNSEEN if stale and self._head is None else Reason.SERVER_GONE,
                 "closed the connection before its response was whole",
             )
 
