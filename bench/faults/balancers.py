@@ -26,6 +26,8 @@ to = "{disk}/pylb.log"
 _PYLB_BACKEND = """\
 balance = "roundrobin"
 retries = 3
+check = {path = "/health", interval = "200ms", timeout = "200ms", rise = 2, fall = 2}
+outliers = {failures = 5, statuses = ["5xx"], eject = "1s"}
 """
 _HAPROXY = """\
 global

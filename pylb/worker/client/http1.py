@@ -51,6 +51,11 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.fresh = True  # accepted, and not given by another worker
         self._unsent = 0  # bytes that weren't taken when last looked at
 
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing of a request has ever come, and that is to be told."""
+        return self.bind.frontend.tells_all and self.fresh and not self.facts.requests
+
     # From the event loop
 
     @guarded
@@ -80,7 +85,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.head is not None and not self.moving and (self.buffer or self._tell_all()):
+            elif self.head is not None and not self.moving and (self.buffer or self._silent):
                 self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:
@@ -88,10 +93,6 @@ class Http1Connection(Requests, asyncio.Protocol):
             else:
                 self.core.internal(error)
         self.core.emptier()
-
-    def _tell_all(self) -> bool:
-        """Whether its end is told though nothing has come."""
-        return self.bind.frontend.tells_all and self.fresh and not self.facts.requests
 
     @guarded
     def eof_received(self) -> bool:
