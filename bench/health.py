@@ -37,7 +37,7 @@ from pylb.config.address import Address
 from pylb.control import view
 
 RATE = 200.0  # requests per second
-BREAKS, WORKS, ENDS = 1.0, 5.0, 9.0  # seconds since the load began
+BREAKS, WORKS, ENDS = 1.0, 6.0, 10.0  # seconds since the load began
 INTERVAL, TIMEOUT, RISE, FALL = 0.5, 1.0, 2, 3
 FAULTS = ("killed", "stopped", "slow", "flapping", "lying", "withdrawn")
 _FLAP = 0.7  # seconds for which a flapping server works, and doesn't
