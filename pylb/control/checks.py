@@ -17,6 +17,7 @@ from typing import Any
 
 from pylb.config import checked
 from pylb.config.model import Check, ServerKey
+from pylb.control.poll import Poll
 from pylb.control.servers import Server as Known
 from pylb.control.watch import Places, Plan, Watch
 from pylb.health.exchange import Verdict
@@ -80,6 +81,7 @@ class Checks:
         self._unsafe_regex = unsafe_regex
         self._silent = silent
         self._places = Places(_room())
+        self._poll: Poll | None = None
         self._checked: dict[str, _Checked] = {}
         """By what is the same for all that share a check."""
         self._of: dict[int, _Checked] = {}
@@ -159,8 +161,11 @@ class Checks:
         if tracker.up is not (None if known == Health.UNKNOWN else known == Health.UP):
             # Nothing was kept, or of a server that had this key before. (One may be down unchecked: `init`.)
             tracker = Tracker(tracker.bounds, Phase.UP if known == Health.UP else Phase.UNKNOWN)
+        loop = asyncio.get_running_loop()
+        if self._poll is None:
+            self._poll = Poll(loop)
         watch = Watch(
-            *(asyncio.get_running_loop(), plan, tracker, self._places),
+            *(loop, self._poll, plan, tracker, self._places),
             came=lambda watch, verdict, changed: self._came(one, verdict, changed),
             paused=lambda: self._in_maintenance(one),
         )
