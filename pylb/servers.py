@@ -11,9 +11,10 @@ what is expensive is done for those alone that have changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
+from pylb.health.panic import Member
 from pylb.scoreboard import RECORD, Scoreboard
 
 
@@ -44,11 +45,20 @@ class Forced(IntEnum):
     DOWN = 2
 
 
+class Ejected(IntEnum):
+    """What outlier detection says of a server."""
+
+    IN = 0
+    OUT = 1
+    TRIED = 2
+    """It gets a small share, since it may work again."""
+
+
 class Column(IntEnum):
     """A cell of a server's record. To add one takes a line here, as long as there are fewer than `RECORD`."""
 
     HEALTH = 0  # see Health; written by the control plane
-    EJECTED = 1  # 1 while passive health keeps requests from it; written by the control plane
+    EJECTED = 1  # see Ejected; written by the control plane
     ADMIN = 2  # see Admin; written by the supervisor, as those below
     FORCED = 3  # see Forced
     WEIGHT = 4  # the operator's, 0..256; -1 for the configuration's
@@ -61,6 +71,9 @@ OF_THE_CONTROL_PLANE = frozenset({Column.HEALTH, Column.EJECTED, Column.SHARE})
 
 _SHIFT = {Column.WEIGHT: 1, Column.MAXCONN: 1, Column.SHARE: 1}
 """The memory is 0 at first, which is to mean -1 there."""
+
+TRIED = 0.05
+"""Part of its weight that a server has while it is tried."""
 
 _BYTES = 4 * RECORD
 _HALF = 0x7FFFFFFF
@@ -111,7 +124,22 @@ class Table:
         forced = self._cells[at + Column.FORCED]
         if forced:
             return forced == Forced.UP
-        return self._cells[at + Column.HEALTH] != Health.DOWN and not self._cells[at + Column.EJECTED]
+        ejected = self._cells[at + Column.EJECTED] == Ejected.OUT
+        return self._cells[at + Column.HEALTH] != Health.DOWN and not ejected
+
+    def checked(self, index: int) -> bool:
+        """The same by checks and the operator alone, whatever its responses say."""
+        at = RECORD * index
+        forced = self._cells[at + Column.FORCED]
+        return forced == Forced.UP or (not forced and self._cells[at + Column.HEALTH] != Health.DOWN)
+
+    def ready(self, index: int) -> bool:
+        """Whether the operator lets it take new clients."""
+        return self._cells[RECORD * index + Column.ADMIN] == Admin.READY
+
+    def part(self, index: int) -> float:
+        """How much of its weight it has."""
+        return TRIED if self._cells[RECORD * index + Column.EJECTED] == Ejected.TRIED else 1.0
 
     def usable(self, index: int) -> bool:
         """Whether it takes new clients."""
@@ -161,3 +189,11 @@ def differing(before: bytes, after: bytes, first: int = 0) -> Iterator[int]:
     at = _BYTES * half
     yield from differing(before[:at], after[:at], first)
     yield from differing(before[at:], after[at:], first + half)
+
+
+def members(table: Table, servers: Iterable[tuple[int, int, bool]]) -> list[Member]:
+    """What the table says of these servers: their index, configured weight, and whether they are backups."""
+    return [
+        Member(table.ready(index) and table.weight(index, weight) > 0, table.healthy(index), backup)
+        for index, weight, backup in servers
+    ]

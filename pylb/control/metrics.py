@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -39,12 +39,14 @@ class BoardCollector:
         servers: dict[ServerKey, int],
         scaler: Scaler,
         check: Callable[[int], dict[str, Any] | None] = lambda index: None,
+        ejections: Mapping[int, int] | None = None,
     ) -> None:
         self._board = board
         self._check = check
         self._servers = servers
         self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
+        self._ejections = {} if ejections is None else ejections
 
     def collect(self) -> Iterator[Metric]:
         totals = snapshot.totals(self._board)
@@ -142,6 +144,13 @@ class BoardCollector:
             errors.add_metric(values, server["errors"])
         yield from (active, requests, errors)
         yield from checkmetrics.families(servers)
+        ejections = CounterMetricFamily(
+            "pylb_server_ejections", "Times that the server was taken out for its answers.", labels=labels
+        )
+        for (backend, name, _), index in self._servers.items():
+            if index in self._ejections:
+                ejections.add_metric([backend, name], self._ejections[index])
+        yield ejections
 
 
 def exposition(collector: BoardCollector) -> bytes:

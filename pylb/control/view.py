@@ -188,6 +188,13 @@ def render(status: dict[str, Any]) -> RenderableType:
         )
     failing = _failing(status["servers"])
     totals = status["totals"]
+    troubles = Text("", "yellow")
+    for backend in status.get("backends", ()):
+        if backend["panic"] or backend["short"]:
+            of = f"{backend['usable']} of {backend['servers']} servers are usable"
+            least = f"; at least {backend['min_servers']} should be" if backend["short"] else ""
+            panic = "; all are used (panic)" if backend["panic"] else ""
+            troubles.append(f"\nbackend {backend['name']}: {of}{least}{panic}")
     foot = Text(
         f"{totals['requests']:,} requests: {totals['status_2xx']:,} 2xx, {totals['status_3xx']:,} 3xx, "
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
@@ -197,4 +204,5 @@ def render(status: dict[str, Any]) -> RenderableType:
         foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     if lost := totals.get("access_lost"):
         foot.append(f"\n{lost:,} lines of the access log are missing", "yellow")
+    foot.append_text(troubles)
     return Group(head, "", workers, "", servers, failing, foot)
