@@ -1,4 +1,4 @@
-"""Who is a server of which backend: those of the file, those that were discovered, the operator's changes.
+"""Who is a server of which backend: those of the file, those discovered, and the operator's changes.
 
 It makes the list of each backend, gives its servers their indices, numbers the lists, and writes what the
 operator says of a server to the table. It knows neither processes nor what they are told (`roster` tells

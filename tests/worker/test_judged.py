@@ -161,7 +161,7 @@ def test_the_health_path_says_so_where_too_few_servers_are_usable() -> None:
     )
     frontend = phases.compiled(config, {"b": short, "other": other}, TestCore())
     (phase,) = frontend.on_request
-    tx = Transaction()
+    tx = transaction(short)
     tx.head = request_head(b"GET /up HTTP/1.1\r\nHost: a\r\n\r\n")
 
     def status() -> int:

@@ -77,6 +77,7 @@ def compiled(
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))
+        frontend.tells_all = log.without_request
     frontend.on_account = tuple(phase for phase in on_account if phase is not None)
     return frontend
 

@@ -32,6 +32,8 @@ def _known(tx: Transaction) -> int | None:
     """The position of the server to which the client has authenticated a connection, if it has."""
     for server, side in (tx.client.own or {}).items():
         servers = tx.backend.servers
-        if side.personal and not side.closed and server in servers and server.index not in tx.tried:
+        if not side.personal or side.closed or server.down or server.index in tx.tried:
+            continue
+        if server in servers:
             return servers.index(server)
     return None
