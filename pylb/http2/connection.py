@@ -136,24 +136,22 @@ class Connection(Control):
             self._headers(number, block, self._block_ends)
 
     def _headers(self, number: int, block: bytes, ended: int) -> None:
+        section = self.decoder.read(block)
         stream = self.streams.get(number)
         if stream is not None:
             if stream.peer_ended:
-                self.decoder.decode(block)
                 self._fails(stream, Code.STREAM_CLOSED, "HEADERS after its end")
             else:
-                stream.section(block, bool(ended))
+                stream.section(section, bool(ended))
         elif self._client or number <= self.last or not number & 1:
-            self.decoder.decode(block)
             self._headers_of_none(number)
         else:
             self.last = number
             if len(self.streams) >= self._concurrent:
-                self.decoder.decode(block)
                 self.patience.noise(self.now())
                 self.refuse(number)
             else:
-                self.opened(number, block, bool(ended))
+                self.opened(number, section, bool(ended))
 
     def _headers_of_none(self, number: int) -> None:
         """HEADERS of a stream that isn't open and can't be opened."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from pylb.http2 import frames
 from pylb.http2.codes import Code, Fault, Setting
-from pylb.http2.decode import Decoder
+from pylb.http2.decode import Decoder, Section
 from pylb.http2.encode import EMPTY_TABLE
 from pylb.http2.flood import Patience
 from pylb.http2.frames import ACK, FRAME_BYTES, MOST
@@ -94,8 +94,8 @@ class Control(Wire):
         """Write what is in ``out``."""
 
     @abstractmethod
-    def opened(self, number: int, block: bytes, ended: bool) -> None:
-        """The peer opens a stream. Its block must be decoded, whatever else is done."""
+    def opened(self, number: int, section: Section, ended: bool) -> None:
+        """The peer opens a stream."""
 
     @abstractmethod
     def went_away(self, last: int, code: int) -> None:

@@ -2,7 +2,7 @@
 
 A block whose first decoding has added nothing to the table and held no change of its size says the same again
 as long as nothing else has done so: its bytes and the number of insertions and changes on this connection are
-the key under which whoever reads blocks may keep what it made of them (`remember`). That the table's entries
+the key under which it is kept, with what its reader made of it (`Section.made`). That the table's entries
 are the same isn't enough: size to 0 and back, insert, and the same index means another entry. It is bounded
 in bytes. So equal heads, which most are after the first few, cost one look into a dictionary.
 
@@ -19,7 +19,7 @@ from pylb.http2.fields import STATIC, Field, field
 
 TABLE_BYTES = 4096
 """Of the table, as peers assume it (RFC 9113 §6.5.2); pylb says nothing else."""
-_KNOWN_BYTES = 16384  # of blocks, and what they mean, that a connection keeps
+_KNOWN_BYTES = 24576  # of blocks, and what they mean, that a connection keeps
 _STRINGS_BYTES = 1 << 20  # of decoded strings that a process keeps
 _LONGEST_KEPT = 1024
 _BOMB = 16  # so many times the most that a section may have is no mistake
@@ -68,6 +68,18 @@ def integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
             raise ValueError("an integer is too large")
 
 
+class Section:
+    """The fields of a header block, and what was made of them."""
+
+    __slots__ = ("fields", "made")
+
+    def __init__(self, fields: list[Field] | None) -> None:
+        self.fields = fields
+        """None where they are more than a section may have."""
+        self.made: dict[object, Any] = {}
+        """Whoever reads sections keeps here what it has made of this one; under what is its own affair."""
+
+
 class Decoder:
     """The reading end of one connection's HPACK.
 
@@ -76,43 +88,28 @@ class Decoder:
             table stays right, and given up.
     """
 
-    __slots__ = ("_table", "_size", "_most_size", "most", "_known", "_known_bytes", "same")
+    __slots__ = ("_table", "_size", "_most_size", "most", "_known", "_known_bytes", "_same")
 
     def __init__(self, most: int) -> None:
         self._table: list[Field] = []  # the newest one last
         self._size = 0
         self._most_size = TABLE_BYTES
         self.most = most
-        self._known: dict[tuple[bytes, object], Any] = {}  # emptied with each change of the table
+        self._known: dict[bytes, Section] = {}  # emptied with each change of the table
         self._known_bytes = 0
-        self.same = False
-        """Whether the last block would say the same again."""
+        self._same = False  # whether the block that is read would say the same again
 
-    def known(self, block: bytes, kind: object) -> Any:
-        """What was kept of a block, read as one of a ``kind``; None where that is nothing."""
-        return self._known.get((block, kind))
-
-    def remember(self, block: bytes, kind: object, made: object, size: int) -> None:
-        """Keep what was made of the last block, if that may be; it has so many bytes."""
-        if self.same:
-            self._known_bytes += len(block) + size + 200
-            if self._known_bytes > _KNOWN_BYTES:
-                self._forget()
-                self._known_bytes = len(block) + size + 200
-            self._known[(block, kind)] = made
-
-    def _forget(self) -> None:
-        self._known.clear()
-        self._known_bytes = 0
-
-    def decode(self, block: bytes) -> list[Field] | None:
-        """The fields of a block; None where they are more than a section may have.
+    def read(self, block: bytes) -> Section:
+        """The section that a block encodes. Every block must be read, whatever is done with it.
 
         Raises:
             Fault: it can't be read, so nothing that follows can be; or it is a bomb.
         """
+        known = self._known.get(block)
+        if known is not None:
+            return known
         try:
-            return self._decode(block)
+            return self._read(block)
         except IndexError:
             raise Fault(
                 Code.COMPRESSION_ERROR, "a block that is cut off, or an index that isn't there"
@@ -120,11 +117,11 @@ class Decoder:
         except ValueError as error:
             raise Fault(Code.COMPRESSION_ERROR, str(error)) from None
 
-    def _decode(self, block: bytes) -> list[Field] | None:
+    def _read(self, block: bytes) -> Section:
         table = self._table
         fields: list[Field] = []
         add = fields.append
-        self.same = True
+        self._same = True
         at = 0
         end = len(block)
         total = 0
@@ -180,7 +177,15 @@ class Decoder:
                 add(one)
             elif total > _BOMB * self.most:
                 raise Fault(Code.ENHANCE_YOUR_CALM, "a header section out of all proportion")
-        return fields if total <= self.most else None
+        section = Section(fields if total <= self.most else None)
+        if self._same and total <= self.most:
+            size = len(block) + 3 * total + 400  # with what is made of it
+            self._known_bytes += size
+            if self._known_bytes > _KNOWN_BYTES:
+                self._known.clear()
+                self._known_bytes = size
+            self._known[block] = section
+        return section
 
     @staticmethod
     def _text(block: bytes, at: int, end: int) -> tuple[bytes, int]:
@@ -219,6 +224,7 @@ class Decoder:
             del table[:gone]
 
     def _changed(self) -> None:
-        self.same = False
+        self._same = False
         if self._known:
-            self._forget()
+            self._known.clear()
+            self._known_bytes = 0

@@ -39,6 +39,11 @@ def _pseudo(fields: Sequence[Field]) -> tuple[dict[bytes, bytes], int]:
     return found, count
 
 
+def is_connect(fields: Sequence[Field]) -> bool:
+    """Whether a request is a CONNECT."""
+    return any(one[1] == b":method" and one[2] == b"CONNECT" for one in fields[:6])
+
+
 def request_head(fields: Sequence[Field], ended: bool, websocket_key: bytes = b"") -> bytes:
     """The HTTP/1.1 head of a request; chunked if it has a body of unknown length (``ended`` is False).
 

@@ -13,6 +13,7 @@ from collections import deque
 
 from pylb.http2 import frames
 from pylb.http2.codes import Code
+from pylb.http2.decode import Section
 from pylb.http2.flood import ANSWERS, Patience
 
 WINDOW = 65535
@@ -104,8 +105,8 @@ class Stream(ABC):
     # What the codec is told
 
     @abstractmethod
-    def section(self, block: bytes, ended: bool) -> None:
-        """A further header block has come. It must be decoded, whatever else is done."""
+    def section(self, section: Section, ended: bool) -> None:
+        """A further header section has come; ``ended``: with END_STREAM."""
 
     @abstractmethod
     def data(self, payload: bytes) -> None:

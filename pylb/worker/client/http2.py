@@ -22,10 +22,8 @@ Floor: client side. Knows nothing of servers.
 from __future__ import annotations
 
 import asyncio
-import base64
 import fcntl
 import math
-import os
 import termios
 from array import array
 from collections.abc import Callable
@@ -34,7 +32,7 @@ from pylb.http.errors import Refused
 from pylb.http2 import frames
 from pylb.http2.codes import Code, Fault, Setting
 from pylb.http2.connection import Connection
-from pylb.http2.heads import request_head
+from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
@@ -280,25 +278,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, block: bytes, ended: bool) -> None:
-        raw = self.decoder.known(block, ended)
-        refused: Refused | None = None
-        connect = False
-        if raw is None:
-            raw = b""
-            fields = self.decoder.decode(block)
-            if fields is None:
-                refused = Refused(431, "header_bytes")
-            else:
-                connect = any(one[1] == b":method" and one[2] == b"CONNECT" for one in fields[:5])
-                key = base64.b64encode(os.urandom(16)) if connect else b""
-                try:
-                    raw = request_head(fields, ended, key)
-                except Refused as error:
-                    refused = error
-                else:
-                    if not connect:
-                        self.decoder.remember(block, ended, raw, len(raw))
+    def opened(self, number: int, section: Section, ended: bool) -> None:
         if self.leaving:
             self.refuse(number)
             return
@@ -307,7 +287,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         stream = spare.pop() if spare else Http2Stream(self)
         stream.begin(number)
         self.streams[number] = stream
-        stream.ask(raw, refused, ended, connect)
+        stream.ask(section, ended)
         if self.core.now - self._announced > GRACE and not self.leaving:
             self.leaving = True  # the client opens streams all the same: this one was the last
             self._say_goaway(Code.NO_ERROR)
@@ -327,8 +307,8 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
 
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.loop.call_soon(self.flush)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:

@@ -5,7 +5,9 @@ Floor: client side. Knows its exchange, its connection as `Streams`, and nothing
 
 from __future__ import annotations
 
+import base64
 import math
+import os
 from abc import abstractmethod
 from functools import partial
 
@@ -13,9 +15,9 @@ from pylb.http.errors import Refused
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.http2.codes import Code
-from pylb.http2.decode import Decoder
+from pylb.http2.decode import Section
 from pylb.http2.encode import response_block, trailers_block, tunnel_block
-from pylb.http2.heads import Malformed, trailer_lines
+from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines
 from pylb.http2.stream import Stream, Wire
 from pylb.scoreboard import Field
 from pylb.worker.core import Core
@@ -44,7 +46,6 @@ class Streams(Wire):
     core: Core
     bind: Bind
     facts: Client
-    decoder: Decoder
     streams: dict[int, Http2Stream]
     spare: list[Http2Stream]
     """Streams that are over and serve again."""
@@ -99,20 +100,28 @@ class Http2Stream(Stream, ClientSide, Pipe):
 
     # From the connection: the request
 
-    def ask(self, raw: bytes, refused: Refused | None, ended: bool, connect: bool) -> None:
-        """The header section has come, written as HTTP/1.1, or what is wrong with it."""
+    def ask(self, section: Section, ended: bool) -> None:
+        """The header section of the request has come; ``ended``: that is all."""
         connection = self.connection
         bind = connection.bind
         exchange = self.exchange = begin(self.core, self.facts, bind.frontend)
         exchange.client = self  # from here on, whatever happens, the client is to be answered
         self.peer_ended = self.body_done = ended
-        if refused is not None:
-            self._refused(exchange, refused)
-            return
         head = self._reader
         if head is None:
             head = self._reader = bind.reader(self.facts)
+        connect = False
         try:
+            raw = section.made.get(ended)
+            if raw is None:
+                fields = section.fields
+                if fields is None:
+                    raise Refused(431, "header_bytes")
+                connect = is_connect(fields)
+                key = base64.b64encode(os.urandom(16)) if connect else b""
+                raw = request_head(fields, ended, key)
+                if not connect:
+                    section.made[ended] = raw
             head.read(raw)
             if ended and head.content_length:
                 raise Malformed("content_length")
@@ -158,8 +167,8 @@ class Http2Stream(Stream, ClientSide, Pipe):
             if self._dropped > LINGER_BYTES:
                 self.reset(Code.NO_ERROR)
 
-    def section(self, block: bytes, ended: bool) -> None:
-        fields = self.connection.decoder.decode(block)
+    def section(self, section: Section, ended: bool) -> None:
+        fields = section.fields
         self.peer_ended = ended
         why = ""
         if not ended:

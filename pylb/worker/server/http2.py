@@ -15,6 +15,7 @@ import math
 from pylb.http2 import frames
 from pylb.http2.codes import Code, Fault, Setting
 from pylb.http2.connection import Connection
+from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 from pylb.worker import core as core_
 from pylb.worker.backend import Server, Shared
@@ -26,7 +27,9 @@ from pylb.worker.sides import ServerSide
 _CONNECTION_WINDOW = 16 << 20  # bytes that a server may send ahead on all streams, once it has sent so much
 _LAST_STREAM = 2**31 - 1000  # identifiers are used once (RFC 9113 §5.1.1)
 _AT_FIRST = 100  # streams until the server has said how many it takes (§6.5.2)
-_SILENCE = 1.0  # seconds without a byte after which a request that isn't answered makes the connection doubtful
+_SILENCE = (
+    1.0  # seconds without a byte after which a request that isn't answered makes the connection doubtful
+)
 _PROBE = b"pylb?pyl"
 
 
@@ -116,7 +119,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, block: bytes, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool) -> None:
         raise Fault(Code.PROTOCOL_ERROR, "a server opens no streams")
 
     def failed(self, number: int, error: Exception) -> None:
@@ -163,8 +166,8 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.loop.call_soon(self.flush)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from pylb.http.request import RequestHead
 from pylb.http.response import BadResponse, ResponseHead, read_response
 from pylb.http2.codes import Code
-from pylb.http2.decode import Decoder
+from pylb.http2.decode import Section
 from pylb.http2.encode import request_blocks, trailers_block
 from pylb.http2.heads import response_head, trailer_lines
 from pylb.http2.stream import Stream, Wire
@@ -29,7 +29,6 @@ class Streams(Wire):
 
     core: Core
     scheme: bytes
-    decoder: Decoder
     streams: dict[int, Http2ServerStream]
     next: int
     spare: list[Http2ServerStream]
@@ -158,47 +157,53 @@ class Http2ServerStream(Stream, ServerSide):
     # From the connection: the response
 
     @serving
-    def section(self, block: bytes, ended: bool) -> None:
+    def section(self, section: Section, ended: bool) -> None:
         exchange = self.exchange
-        decoder = self.connection.decoder
-        if self._head is not None or exchange is None:
-            fields = decoder.decode(block)
-            if exchange is None:
-                return
-            try:
-                if fields is None or not ended:
-                    raise ValueError("trailers that are too long" if ended else "a second header section")
-                self._response_trailers = trailer_lines(fields)
-            except ValueError as error:
-                self._bad(exchange, str(error))
-                return
-            self.peer_ended = True
-            self._finished(exchange)
+        if exchange is None:
             return
-        kind = ended + 2 * self._head_only
-        head: ResponseHead | None = decoder.known(block, kind)
-        if head is None:
-            fields = decoder.decode(block)
-            try:
-                if fields is None:
-                    raise BadResponse("its header section is too long")
-                raw = response_head(fields, ended)
-                head = read_response(raw, self._head_only)
-                if head.status < 200 and (ended or head.status == 101):
-                    raise BadResponse("an interim response that ends" if ended else "101 in HTTP/2")
-            except (BadResponse, ValueError) as error:
-                self._bad(exchange, str(error))
-                return
-            decoder.remember(block, kind, head, len(raw))
-        if head.status < 200:
-            exchange.interim(head)
+        made = section.made
+        head: ResponseHead | None = self._head
+        try:
+            if head is not None:
+                if section.fields is None or not ended:
+                    raise ValueError("trailers that are too long" if ended else "a second header section")
+                trailers = made.get(None)
+                if trailers is None:
+                    trailers = made[None] = trailer_lines(section.fields)
+                self._response_trailers = trailers
+            else:
+                kind = ended + 2 * self._head_only
+                head = made.get(kind)
+                if head is None:
+                    head = made[kind] = self._read(section, ended)
+        except (BadResponse, ValueError) as error:
+            self._bad(exchange, str(error))
             return
         self.peer_ended = ended
-        if ended and head.content_length > 0:
+        if self._head is not None:
+            self._finished(exchange)
+        elif head.status < 200:
+            exchange.interim(head)
+        elif ended and head.content_length > 0:
             self._bad(exchange, "less than its length")
-            return
-        self._head = head
-        exchange.response(head, b"", 0, ended)
+        else:
+            self._head = head
+            exchange.response(head, b"", 0, ended)
+
+    def _read(self, section: Section, ended: bool) -> ResponseHead:
+        """A head that has come.
+
+        Raises:
+            BadResponse, ValueError: it must not be passed on.
+        """
+        if section.fields is None:
+            raise BadResponse("its header section is too long")
+        head = read_response(response_head(section.fields, ended), self._head_only)
+        if head.status == 101:
+            raise BadResponse("101 in HTTP/2")
+        if head.status < 200 and ended:
+            raise BadResponse("an interim response that ends")
+        return head
 
     @serving
     def data(self, payload: bytes) -> None:
@@ -235,7 +240,12 @@ class Http2ServerStream(Stream, ServerSide):
         exchange = self.exchange
         head = self._head
         self.over()
-        if code == Code.NO_ERROR and exchange is not None and head is not None and self._came == head.content_length:
+        if (
+            code == Code.NO_ERROR
+            and exchange is not None
+            and head is not None
+            and self._came == head.content_length
+        ):
             self.closed = True  # all of the response is there: it has not waited for the rest of the request
             exchange.response_end(())
         else:
