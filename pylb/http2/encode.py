@@ -2,8 +2,8 @@
 
 There is no dynamic table: a block depends on nothing but its head, so one that was made once serves for every
 connection, is sent or dropped at will, and is kept for heads that repeat. Of a head that differs in a line or
-two (a date, an entity tag) the other lines are kept, too. Names are Huffman-coded, since there are few of them;
-values aren't, as that would cost more time than the bytes are worth.
+two (a date, an entity tag) the other lines are kept, too. Names are Huffman-coded, since there are few of
+them; values aren't, as that would cost more time than the bytes are worth.
 
 Credentials and short cookies are marked as never to be indexed (§7.1.3).
 
@@ -179,5 +179,5 @@ def tunnel_block(head: bytes) -> bytes:
 
 
 def trailers_block(lines: Iterable[bytes]) -> bytes:
-    """The block of trailer fields, without those that only a header section may have; nothing if there are none."""
+    """The block of trailer fields, without those that only a header section may have; empty without any."""
     return b"".join([_line(line) for line in lines if not no_trailer(_split(line)[0])])

@@ -41,8 +41,8 @@ class Budget:
 
 # Who downloads sends window updates, most often Go's client: two for each 4 KiB that it has read.
 ANSWERS = 3
-"""Frames with which a peer may answer one of DATA: a window update each of the stream and the connection, and a
-ping; and one more for each KiB of it."""
+"""Frames with which a peer may answer one of DATA: a window update each of the stream and the connection, and
+a ping; and one more for each KiB of it."""
 _MOST_ANSWERS = 10_000  # however much was downloaded
 _MOST_GOOD = 500
 
@@ -58,7 +58,7 @@ class Patience:
         self.answers = 0
         """Frames that answer what was sent, and have not come yet; whoever sends counts them up."""
         self.good = 0
-        """Streams that have come to their end, likewise. As many may be given up: what counts is the share."""
+        """Streams that have come to their end, likewise. As many may be given up: the share counts."""
 
     def reset(self, now: float) -> None:
         """A stream that was under way was reset, or has failed by the peer's fault.

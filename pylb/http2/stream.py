@@ -1,7 +1,7 @@
 """A stream's two directions: what waits for the peer's window, and what the peer may send.
 
-A codec's stream inherits from `Stream`, and is told by it what has come. One object serves for one stream after
-the other (`begin`).
+A codec's stream inherits from `Stream`, and is told by it what has come. One object serves for one stream
+after the other (`begin`).
 
 Floor: within `pylb.http2` below the connection, which it knows as `Wire`.
 """
@@ -224,15 +224,14 @@ class Stream(ABC):
             sent += size
         self.queued -= sent
         wire.queued -= sent
-        if not pieces:
-            if self.whole:
-                self.waiting = False
-                if self._trailers:
-                    self._end()
-                else:
-                    self.ended = True
-                    self.sent_end()
-                return False
+        if not pieces and self.whole:
+            self.waiting = False
+            if self._trailers:
+                self._end()
+            else:
+                self.ended = True
+                self.sent_end()
+            return False
         if sent:
             self.level()
         return bool(pieces) and self.window > 0

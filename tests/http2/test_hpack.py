@@ -55,7 +55,10 @@ def test_bad_huffman_strings(bad: str) -> None:
 # RFC 7541, appendix C: blocks of one connection one after the other, and what they say.
 FIRST = ":method = GET\n:scheme = http\n:path = /\n:authority = www.example.com"
 SECOND = FIRST + "\ncache-control = no-cache"
-THIRD = ":method = GET\n:scheme = https\n:path = /index.html\n:authority = www.example.com\ncustom-key = custom-value"
+THIRD = (
+    ":method = GET\n:scheme = https\n:path = /index.html\n:authority = www.example.com\n"
+    "custom-key = custom-value"
+)
 REQUESTS = [FIRST, SECOND, THIRD]
 ONE = (
     ":status = 302\ncache-control = private\ndate = Mon, 21 Oct 2013 20:13:21 GMT\n"
@@ -90,7 +93,8 @@ EXAMPLES = {
     ),
     "C.5": (
         [
-            "3fe101 4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d54"
+            "3fe101 4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a3231"
+            "20474d54"
             "6e1768747470733a2f2f7777772e6578616d706c652e636f6d",
             "4803333037c1c0bf",
             "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d4153444a"
@@ -100,7 +104,8 @@ EXAMPLES = {
     ),
     "C.6": (
         [
-            "3fe101 488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8"
+            "3fe101 488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c7"
+            "8f0b97c8"
             "e9ae82ae43d3",
             "4883640effc1c0bf",
             "88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b3960d5"

@@ -259,7 +259,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         elif self.closed or self.transport.is_closing():
             return
         elif self.transport.can_write_eof():
-            # A close with unread input would reset the connection, and the client might not read why it ended.
+            # A close with unread input resets the connection, and the client might not read why it ended.
             self._idle_deadline = self.core.now + self.core.timeouts.client
             Lingering(self.core, self.transport, True, self)
         else:

@@ -246,7 +246,7 @@ class Http2Stream(Stream, ClientSide, Pipe):
         return self.deadline if self.exchange is None else self.exchange.due()
 
     def expire(self) -> None:
-        """The exchange's deadline has passed, or the response wasn't taken in time, or the request not ended."""
+        """The exchange's deadline has passed; or the response wasn't taken, or the request not ended, in time."""
         if self.exchange is not None:
             self.exchange.expire(say=False)
         elif self.ended:
@@ -400,8 +400,8 @@ class Http2Stream(Stream, ClientSide, Pipe):
         elif self._bad:
             self.reset(Code.PROTOCOL_ERROR)
         else:
-            # The answer is whole, and the request isn't. A reset at once makes clients lose the answer; and most
-            # end the stream by themselves.
+            # The answer is whole, and the request isn't. A reset at once makes clients lose the answer, and
+            # most end the stream by themselves.
             self.deadline = self.core.now + LINGER
             if self.tunnelled:
                 self._tell_tunnel()
