@@ -89,7 +89,9 @@ class Path:
         """Per exchange, for these requests one after the other."""
         ask, answer = self.client.data_received, self.server.data_received
         core = self.client.core
-        core.now += 0.1  # a tick, which what is kept from one to the next sees
+        core.now += 0.1  # a tick
+        for look in core.on_tick:
+            look()
         for log in core.access_logs.values():
             log.push()
         began = time.perf_counter_ns()

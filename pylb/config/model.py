@@ -145,7 +145,6 @@ class Config(Section):
             )
         return self
 
-
     @model_validator(mode="after")
     def _access_logs_fit(self) -> Config:
         for number, frontend in enumerate(self.frontends):

@@ -53,7 +53,8 @@ def field(name: bytes, value: bytes) -> Field:
 
 _STATIC = """
 :authority|:method GET|:method POST|:path /|:path /index.html|:scheme http|:scheme https|:status 200
-:status 204|:status 206|:status 304|:status 400|:status 404|:status 500|accept-charset|accept-encoding gzip, deflate
+:status 204|:status 206|:status 304|:status 400|:status 404|:status 500|accept-charset
+accept-encoding gzip, deflate
 accept-language|accept-ranges|accept|access-control-allow-origin|age|allow|authorization|cache-control
 content-disposition|content-encoding|content-language|content-length|content-location|content-range|content-type
 cookie|date|etag|expect|expires|from|host|if-match|if-modified-since|if-none-match|if-range|if-unmodified-since

@@ -143,6 +143,8 @@ class Core:
         self.tunnels: set[Tunnelled] = set()
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
+        self.on_tick: list[Callable[[], None]] = []
+        """Called with each tick: what was worked out until the next one is old."""
         self.access_logs: dict[Target, LogWriter] = {}
         self.adopting = 0
         """Connections that have a descriptor and aren't in `clients` yet: they begin with TLS or a PROXY

@@ -246,7 +246,7 @@ class Http2Stream(Stream, ClientSide, Pipe):
         return self.deadline if self.exchange is None else self.exchange.due()
 
     def expire(self) -> None:
-        """The exchange's deadline has passed; or the response wasn't taken, or the request not ended, in time."""
+        """The exchange's deadline has passed; or the response wasn't taken, or the request ended, in time."""
         if self.exchange is not None:
             self.exchange.expire(say=False)
         elif self.ended:

@@ -65,6 +65,12 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         spare = self.spare
         return spare.pop() if spare else Http2ServerStream(self)
 
+    def leave(self) -> None:
+        self.leaving = True
+        self._leave()
+        if not self.streams and not self.closed:
+            self.transport.close()
+
     # From the event loop
 
     @guarded
