@@ -244,6 +244,9 @@ class Control(Wire):
         values = frames.read_settings(payload)
         if len(values) > 32:
             self.patience.noise(self.now(), len(values) // 32)
+        # First: what they let go may be more than the peer takes before it knows that they are applied.
+        self.out.append(frames.SETTINGS_ACK)
+        self.soon()
         for name, value in values:
             if name == Setting.INITIAL_WINDOW_SIZE:
                 self._first_window(value)
@@ -263,8 +266,6 @@ class Control(Wire):
                 if value > 1:
                     raise Fault(Code.PROTOCOL_ERROR, "ENABLE_CONNECT_PROTOCOL")
                 self.peer_connects = bool(value)
-        self.out.append(frames.SETTINGS_ACK)
-        self.soon()
         self.settings_came()
 
     _shrunk = False  # that pylb uses no table has been said, or will be with the next block
