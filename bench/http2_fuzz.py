@@ -7,8 +7,8 @@ and streams of frames on a few streams, likewise. For each:
 - what the library reads, pylb must read as the same sections, bodies and ends;
 - the same bytes cut at random places must be read alike.
 
-Where the library ends a connection pylb may end a stream, or pass a frame over: its rules for malformed messages
-are others. A finding is printed with its seed (``--seed`` repeats it) and makes the exit code 1.
+Where the library ends a connection pylb may end a stream, or pass a frame over: its rules for malformed
+messages are others. A finding is printed with its seed (``--seed`` repeats it) and makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from tests.http2.ends import GET, POST, End, block, frame, pairs
 
 Header = tuple[bytes, bytes]
 _NAMES = [b":path", b"cookie", b"x-a", b"x-b", b"accept", b"authorization", b"date", b"via", b":method"]
-_VALUES = [b"", b"GET", b"/", b"a", b"a" * 60, b"text/html,*/*;q=0.8", b"\x00\xff", b"0123456789abcdef", b"x" * 1500]
+_VALUES = [b"", b"GET", b"/", b"a", b"a" * 60, b"text/html,*/*;q=0.8", b"\x00\xff", b"0123456789abcdef"]
+_VALUES += [b"x" * 300]
 _KINDS = [*range(11), frames.DATA, frames.DATA, frames.HEADERS, frames.HEADERS, frames.HEADERS]
+_PAYLOADS = [b"", b"hello", b"\x03abc\0\0\0", b"\0\0\0\5", bytes(8), b"x" * 300, b"\0\4\0\0\0\7"]
 _WHOLE = 1 << 20
-_STRICTER = ("a frame that is too long", "PUSH_PROMISE", "SETTINGS must come first", "a stream that isn't open")
-"""Where the library is content (or waits for the rest of the frame) and RFC 9113 isn't (§4.2, §8.4, §3.4, §5.1)."""
+_STRICTER = ("a frame that is too long", "PUSH_PROMISE", "SETTINGS must come first", "that isn't open")
+"""Where the library is content, or waits for the rest of a frame, and RFC 9113 isn't."""
 
 
 class Finding(Exception):
@@ -89,7 +91,7 @@ def stream(source: random.Random) -> bytes:
         kind = source.choice(_KINDS)
         number = source.choice((1, 1, 1, 3, 3, 5, next_, next_, 0, 2))
         flags = source.choice((0, 0, 1, 4, 5, 5, 8, 9, 13, 0x24, 0x25))
-        payload = source.choice((b"", b"hello", b"\x03abc\0\0\0", b"\0\0\0\5", bytes(8), b"x" * 300, b"\0\4\0\0\0\7"))
+        payload = source.choice(_PAYLOADS)
         if kind == frames.HEADERS:
             good = source.random() < 0.9
             payload = block(source.choice((GET, POST, [(b"x-sum", b"1")]))) if good else payload
@@ -120,9 +122,7 @@ def read(data: bytes, source: random.Random | None = None) -> tuple[list[tuple[A
 def _plain(notes: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for number, what, *rest in notes:
-        if what == "section":
-            found.append((number, rest[0]))
-        elif what == "data":
+        if what in ("section", "data"):
             found.append((number, rest[0]))
     return found
 
@@ -211,7 +211,8 @@ def main() -> None:
             console.print(findings[-1], markup=False)
         time.sleep(0.2)
     minutes = (time.monotonic() - begin) / 60
-    result = {"inputs": counted.value, "minutes": round(minutes, 1), "first_seed": first, "findings": findings}
+    result: dict[str, Any] = {"inputs": counted.value, "minutes": round(minutes, 1), "first_seed": first}
+    result["findings"] = findings
     lines = [
         "# HTTP/2: header blocks and frames, judged by hpack and h2",
         "",

@@ -21,6 +21,7 @@ PACKAGES = {
     "taskset": "util-linux",
     "unshare": "util-linux",
     "slowhttptest": "slowhttptest",
+    "h2load": "nghttp2-client",
     "testssl": "testssl.sh",
 }
 """Debian's package of each tool."""
