@@ -83,7 +83,7 @@ class Path:
         self.client.connection_made(transport)
         self.server = Http1ServerConnection(core, backend.servers[0])
         self.server.connection_made(transport)
-        backend.servers[0].pool.append(self.server)
+        backend.servers[0].pool.idle[self.server] = None
 
     def microseconds(self, requests: list[bytes]) -> float:
         """Per exchange, for these requests one after the other."""

@@ -148,6 +148,7 @@ class DryRun:
         sni = {host: self._backends[backend] for host, backend in config.sni.items()}
         bind = Bind(bind_key, config, frontend, sni, self._core.head_limits)
         facts = Asking(request, bind_key, bind.tls)
+        facts.requests = 1  # any connection serves a request that is not the client's first
         outcome = Outcome(config.name)
         frontend.on_request = _with_trace(self._phases[config.name], rules, config, outcome)
         server = self._pooled()
@@ -188,7 +189,7 @@ class DryRun:
         side = NotingServer()
         for backend in self._backends.values():
             for server in backend.servers:
-                server.pool[:] = [side]
+                server.pool.idle = {side: None}
         return side
 
     def _frontend(self, config: FrontendConfig) -> tuple[Rules | None, Frontend[Transaction]]:

@@ -110,12 +110,13 @@ def _make_request_line(line: bytes) -> bytes:
         return b":" + field(
             b":authority", value
         )  # the colon stands before no field: whoever reads it, moves it
+    if (name, value) == (b"te", b"trailers"):
+        return field(name, value)
     return b"" if name in _CONNECTION_FIELDS or name == b"expect" else field(name, value)
 
 
 _line = _Kept(_make_line, 1 << 20)
 _request_line = _Kept(_make_request_line, 1 << 20)
-_TE = field(b"te", b"trailers")
 _SCHEMES = {b"http": field(b":scheme", b"http"), b"https": field(b":scheme", b"https")}
 
 
@@ -139,7 +140,6 @@ def _request(scheme: bytes) -> Callable[[bytes], bytes]:
                 authority = made[1:]
             else:
                 rest.append(made)
-        rest.append(_TE)
         start = (field(b":method", method), _SCHEMES[scheme], field(b":path", path), authority)
         return b"".join((*start, *rest))
 

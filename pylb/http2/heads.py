@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from pylb.http.chunked import no_trailer
 from pylb.http.errors import Refused
+from pylb.http.requestline import same_host
 from pylb.http2.fields import Field, Kind
 
 _MEANING, _PSEUDO, _BAD = int(Kind.MEANING), int(Kind.PSEUDO), int(Kind.BAD)
@@ -71,6 +72,7 @@ def request_head(fields: Sequence[Field], ended: bool, websocket_key: bytes = b"
         elif name == b"te":
             if value != b"trailers":
                 raise Malformed
+            lines.append(b"TE: trailers\r\n")
         elif host is None:
             host = value
         else:
@@ -85,7 +87,7 @@ def request_head(fields: Sequence[Field], ended: bool, websocket_key: bytes = b"
     authority = pseudo.get(b":authority")
     if authority is None:
         authority = host or b""
-    elif host is not None and host.lower() != authority.lower():
+    elif host is not None and not same_host(host, authority, pseudo[b":scheme"]):
         raise Refused(400, "host")
     if protocol is not None:
         if method != b"CONNECT":

@@ -119,6 +119,7 @@ class Arbiter:
         except BaseException:
             listeners.close()
             raise
+        listeners.set_options(config.tcp)
         for _, address in (*binds, ("", admin.address)):
             privileges.give(address, who)
         self.inboxes = Inboxes(rows)

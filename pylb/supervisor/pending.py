@@ -115,6 +115,8 @@ class Pending:
         with self._guard("giving sockets to the user"):  # those that stayed may have had another one
             for _, bind in (*binds_of(config), ("", self._control.admin.address)):
                 privileges.give(bind, self._identities.of(config))
+        with self._guard("setting TCP options"):
+            listeners.set_options(self._config.tcp)
         with self._guard("closing removed binds"):
             for sock in self.removed:
                 if sock.family != socket.AF_UNIX:

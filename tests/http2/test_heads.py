@@ -54,7 +54,6 @@ def test_there_and_back(fields: list[Header]) -> None:
         (b":path", b"/a?b"),
         (b":authority", b"example.org"),
         *fields,
-        (b"te", b"trailers"),
     ]
     raw = response_head(judged([(b":status", b"200"), *fields]), True)
     assert read(encode.response_block(raw)) == [(b":status", b"200"), *fields, (b"content-length", b"0")]
@@ -103,9 +102,8 @@ def test_refused(fields: list[Header]) -> None:
 
 
 def test_a_body_of_unknown_length_is_chunked() -> None:
-    raw = request_to_http1([*START, (b"te", b"trailers")], False)
+    raw = request_to_http1(START, False)
     assert raw.endswith(b"\r\nTransfer-Encoding: chunked\r\n\r\n")
-    assert b"trailers" not in raw
     assert b"chunked" not in request_to_http1([*START, (b"content-length", b"3")], False)
 
 
@@ -146,6 +144,36 @@ def test_priority_passes_on() -> None:
 def test_trailers_with_pseudo_fields_are_malformed(name: bytes) -> None:
     with pytest.raises(ValueError, match="trailer"):
         trailer_lines(judged([(b"x-sum", b"1"), (name, b"1")]))
+
+
+@pytest.mark.parametrize("fields", [[(b"te", b"trailers")], []])
+def test_trailers_are_asked_for_as_the_client_does(fields: list[Header]) -> None:
+    head = RequestHead(b"192.0.2.1", b"h", b"https", HeadLimits())
+    out = head.parse(request_to_http1([*START, *fields], True))
+    sent = read(encode.request_blocks[b"https"](out))
+    assert (b"\r\nConnection: TE\r\nTE: trailers\r\n" in out) is bool(fields)
+    assert ((b"te", b"trailers") in sent) is bool(fields)
+    assert b"connection" not in dict(sent)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "host", "same"),
+    [
+        (b"https", b"a:443", b"A", True),
+        (b"https", b"a", b"a:443", True),
+        (b"http", b"a:80", b"a", True),
+        (b"https", b"a:80", b"a", False),
+        (b"http", b"a:443", b"a", False),
+        (b"https", b"a", b"b", False),
+    ],
+)
+def test_host_beside_authority(scheme: bytes, authority: bytes, host: bytes, same: bool) -> None:
+    fields = [START[0], (b":scheme", scheme), (b":authority", authority), START[3], (b"host", host)]
+    if same:
+        assert b"\r\nHost: " + authority + b"\r\n" in request_to_http1(fields, True)
+    else:
+        with pytest.raises(Refused):
+            request_to_http1(fields, True)
 
 
 def test_an_extended_connect_is_an_upgrade() -> None:

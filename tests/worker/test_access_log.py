@@ -164,7 +164,7 @@ def _waits_too_long(scene: Scene) -> None:
 
 def _cold(scene: Scene) -> None:
     for server in scene.backend.servers:
-        server.pool.clear()
+        server.pool.idle.clear()
 
 
 def _no_connection(scene: Scene) -> None:

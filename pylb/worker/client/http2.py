@@ -199,6 +199,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         self.core.clients.discard(self)
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
+        self.facts.end()
         self.core.emptier()
 
     def eof_received(self) -> bool:

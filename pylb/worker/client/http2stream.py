@@ -131,6 +131,7 @@ class Http2Stream(Stream, ClientSide, Pipe):
                     raise Refused(400, "method")  # to no known protocol: its data would be passed on unread
                 self.pause_peer()  # until there is a tunnel
         except Refused as error:
+            error.to_head = (b":method", b"HEAD") in [one[1:3] for one in section.fields or ()]
             self._refused(exchange, error)
             return
         if not ended and not connect:
@@ -315,6 +316,9 @@ class Http2Stream(Stream, ClientSide, Pipe):
             self.send_head(tunnel_block(head.out))
         return self
 
+    def stay(self) -> None:
+        """HTTP/2 does so anyway."""
+
     def last(self) -> None:
         """A stream has one response only."""
 
@@ -323,6 +327,8 @@ class Http2Stream(Stream, ClientSide, Pipe):
         self.exchange = None
         if self._bad:
             code = Code.PROTOCOL_ERROR
+        elif reason is Reason.SERVER_UNSEEN:
+            code = Code.REFUSED_STREAM  # nobody has looked at it, so it may be repeated (RFC 9113 §8.7)
         elif reason in (Reason.CUT, Reason.CLIENT_LATE):
             code = Code.CANCEL
         else:

@@ -107,6 +107,10 @@ class Http2ServerStream(Stream, ServerSide):
     def tunnel(self) -> Pipe:
         raise RuntimeError("a stream to a server never says that it changes the protocol")
 
+    @property
+    def unsent(self) -> int:
+        return self.queued
+
     def release(self) -> None:
         self.exchange = None
         if self.closed:
@@ -177,7 +181,7 @@ class Http2ServerStream(Stream, ServerSide):
                 if head is None:
                     head = made[kind] = self._read(section, ended)
         except (BadResponse, ValueError) as error:
-            self._bad(exchange, str(error))
+            self._bad(exchange, error)
             return
         self.peer_ended = ended
         if self._head is not None:
@@ -185,7 +189,7 @@ class Http2ServerStream(Stream, ServerSide):
         elif head.status < 200:
             exchange.interim(head)
         elif ended and head.content_length > 0:
-            self._bad(exchange, "less than its length")
+            self._bad(exchange, BadResponse("content_length", "less than its length"))
         else:
             self._head = head
             exchange.response(head, b"", 0, ended)
@@ -197,12 +201,12 @@ class Http2ServerStream(Stream, ServerSide):
             BadResponse, ValueError: it must not be passed on.
         """
         if section.fields is None:
-            raise BadResponse("its header section is too long")
+            raise BadResponse("header_bytes", "its header section is too long")
         head = read_response(response_head(section.fields, ended), self._head_only)
         if head.status == 101:
-            raise BadResponse("101 in HTTP/2")
+            raise BadResponse("upgrade", "101 in HTTP/2")
         if head.status < 200 and ended:
-            raise BadResponse("an interim response that ends")
+            raise BadResponse("status_line", "an interim response that ends")
         return head
 
     @serving
@@ -212,11 +216,11 @@ class Http2ServerStream(Stream, ServerSide):
         if exchange is None:
             return
         if head is None:
-            self._bad(exchange, "a body without a head")
+            self._bad(exchange, BadResponse("status_line", "a body without a head"))
             return
         self._came += len(payload)
         if self._came > head.content_length >= 0:
-            self._bad(exchange, "more than its length")
+            self._bad(exchange, BadResponse("content_length", "more than its length"))
         else:
             exchange.response_body(payload)
 
@@ -229,9 +233,9 @@ class Http2ServerStream(Stream, ServerSide):
     def _finished(self, exchange: FromServer) -> None:
         head = self._head
         if head is None:
-            self._bad(exchange, "an end without a head")
+            self._bad(exchange, BadResponse("status_line", "an end without a head"))
         elif self._came < head.content_length:
-            self._bad(exchange, "less than its length")
+            self._bad(exchange, BadResponse("content_length", "less than its length"))
         else:
             exchange.response_end(self._response_trailers)
 
@@ -255,7 +259,7 @@ class Http2ServerStream(Stream, ServerSide):
     def broken(self, code: Code, why: str) -> None:
         exchange = self.exchange
         if exchange is not None:
-            self._bad(exchange, why)
+            self._bad(exchange, BadResponse("field_line", why))
         elif not self.closed:
             self.abort()
 
@@ -267,16 +271,17 @@ class Http2ServerStream(Stream, ServerSide):
         self.over()
         if exchange is not None:
             exchange.server_gone(
-                Reason.SERVER_STALE if unseen and self._head is None else Reason.SERVER_GONE,
-                "closed the connection before its response was whole",
+                Reason.SERVER_UNSEEN if unseen and self._head is None else Reason.SERVER_GONE,
+                "refused the request" if unseen else "closed the connection before its response was whole",
             )
 
-    def _bad(self, exchange: FromServer, reason: str) -> None:
+    def _bad(self, exchange: FromServer, why: BadResponse | ValueError) -> None:
         """The server said something that must not be passed on."""
         self.exchange = None
         self.closed = True
         self.cancel(Code.PROTOCOL_ERROR)
-        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {reason}")
+        self.core.count_bad_response(why if isinstance(why, BadResponse) else BadResponse("field_line"))
+        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {why}")
 
     def crashed(self, error: Exception, exchange: FromServer | None) -> None:
         """An error of pylb's own: it costs this stream, and the exchange that it worked for."""
