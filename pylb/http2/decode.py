@@ -125,7 +125,6 @@ class Decoder:
         at = 0
         end = len(block)
         total = 0
-        sizes = 0
         while at < end:
             byte = block[at]
             at += 1
@@ -137,9 +136,8 @@ class Decoder:
                 if one is None:
                     raise ValueError("index 0")
             elif byte & 0xE0 == 0x20:  # §6.3
-                if total or sizes > 1:
+                if total:
                     raise ValueError("a change of the table's size where none may be")
-                sizes += 1
                 size = byte & 0x1F
                 if size == 0x1F:
                     size, at = integer(block, at, 0x1F)

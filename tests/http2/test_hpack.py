@@ -253,7 +253,6 @@ def test_a_bomb_ends_the_connection() -> None:
         "400161",
         "40016105",
         "3fe21f",
-        "2020 20",
         "8220",
         "7f",
         "0085ff",
