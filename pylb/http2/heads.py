@@ -42,7 +42,10 @@ def _pseudo(fields: Sequence[Field]) -> tuple[dict[bytes, bytes], int]:
 
 def is_connect(fields: Sequence[Field]) -> bool:
     """Whether a request is a CONNECT."""
-    return any(one[1] == b":method" and one[2] == b"CONNECT" for one in fields[:6])
+    for _, name, value, _, _ in fields:
+        if name == b":method":
+            return value == b"CONNECT"
+    return False
 
 
 def request_head(fields: Sequence[Field], ended: bool, websocket_key: bytes = b"") -> bytes:

@@ -15,6 +15,7 @@ from pylb.http2 import frames
 from pylb.http2.codes import Code
 from pylb.http2.decode import Section
 from pylb.http2.flood import ANSWERS, Patience
+from pylb.http2.frames import FRAME_BYTES
 
 WINDOW = 65535
 """Bytes that a peer may send ahead on a new stream or connection (RFC 9113 §6.9.2)."""
@@ -150,12 +151,12 @@ class Stream(ABC):
         wire = self.wire
         size = len(body)
         if (
-            not 0 < size <= frames.FRAME_BYTES
+            not 0 < size <= FRAME_BYTES
             or size > self.window
             or size > wire.window
             or wire.write_paused
             or wire.block_prefix
-            or len(block) > frames.FRAME_BYTES
+            or len(block) > FRAME_BYTES
         ):
             self.send_head(block, not size)
             if size:
