@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pylb.config.address import Address
-from pylb.config.model import Config
+from pylb.config.model import Backend, Config, Server
 from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard
 
@@ -35,5 +36,19 @@ class ControlContext:
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
+    check_contexts: Mapping[str, ssl.SSLContext]
+    """For checks of servers by TLS, by backend."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
+
+
+@dataclass
+class FirstContext:
+    """What the process needs that checks servers before a generation serves."""
+
+    servers: Sequence[tuple[Backend, Server, int]]
+    """With their index in the scoreboard."""
+    board: Scoreboard
+    contexts: Mapping[str, ssl.SSLContext]
+    """For checks by TLS, by backend."""
+    unsafe_regex: bool
