@@ -90,17 +90,22 @@ class _Dialling:
 @pytest.mark.parametrize("full", [True, False])
 def test_a_dead_address_is_passed_and_then_tried_last(monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
     """One that swallows SYNs, and one that refuses."""
-    monkeypatch.setattr(dial_, "HEAD_START", 0.01)
     dialling = _Dialling(monkeypatch, "127.0.0.2", "127.0.0.3")
 
+    def wait_for_the_dead(wait: bool) -> None:
+        monkeypatch.setattr(dial_, "HEAD_START", 30.0 if wait else 0.01)
+
     async def twice(port: int) -> None:
+        wait_for_the_dead(not full)
         assert (await dialling.dial(port))[0] == "127.0.0.3"
         assert dialling.tried == ["127.0.0.2", "127.0.0.3"]
         dialling.tried.clear()
+        wait_for_the_dead(True)
         assert (await dialling.dial(port))[0] == "127.0.0.3"
         assert dialling.tried == ["127.0.0.3"]
         dialling.server.avoided[("127.0.0.2", port)] = 0.0  # its time is over
         dialling.tried.clear()
+        wait_for_the_dead(not full)
         await dialling.dial(port)
         assert dialling.tried == ["127.0.0.2", "127.0.0.3"]
 
