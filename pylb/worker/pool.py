@@ -15,7 +15,6 @@ from abc import abstractmethod
 from pylb.config.model import Pool as PoolConfig
 from pylb.worker.sides import ServerSide
 
-
 UNBOUNDED = 1 << 62
 
 
