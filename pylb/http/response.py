@@ -93,10 +93,9 @@ class ResponseHead:
     chunked: bool
     upgrade: bytes
     """With 101: the protocol that the server changes to."""
-    keeps: float = math.inf
-    """Seconds for which the server keeps the connection when it is idle, as far as it says so."""
-    personal: bool = False
-    """Whether what the client will answer authenticates the connection, and not a request."""
+    says: tuple[float, bool] | None = None
+    """What else it says of the connection, if anything: for how many seconds the server keeps it when it is
+    idle, and whether the client's answer to a challenge authenticates it, and not a request."""
 
     def with_out(self, out: bytes) -> ResponseHead:
         """The same with another text, of the same status and framing."""
@@ -161,14 +160,15 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
         if length is None or coding is None:
             _judge(raw[usual.end(2) :])
             out = raw
-            keeps = math.inf
+            says = None
             if cut is not None:
                 start, end = usual.span(5)
                 out = raw[:start] + raw[end:]
                 keeps = _keeps(cut.lower())
+                says = None if keeps == math.inf else (keeps, False)
             content_length = -1 if length is None else int(length)
             return ResponseHead(
-                out, cut is not None, int(code), True, content_length, coding is not None, b"", keeps
+                out, cut is not None, int(code), True, content_length, coding is not None, b"", says
             )
     try:
         return _read_any(raw, head_request)
@@ -285,7 +285,8 @@ def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
         out = b"HTTP/1.1" + out[8:]
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
-    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade, keeps, personal)
+    says = (keeps, personal) if personal or keeps < math.inf else None
+    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade, says)
 
 
 def _keeps(value: bytes) -> float:

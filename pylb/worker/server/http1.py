@@ -20,7 +20,7 @@ from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import serving
 from pylb.worker.pipe import ConnectionPipe
-from pylb.worker.pool import Pooled
+from pylb.worker.pool import UNBOUNDED, Pooled
 from pylb.worker.reasons import Reason
 from pylb.worker.server.early import left_behind
 from pylb.worker.sides import FromServer, Pipe, Spans, Trailers
@@ -46,7 +46,7 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     __slots__ = (
         # of the connection
         *("core", "server", "transport", "idle_until", "closed", "uses", "usable", "paused"),
-        *("private", "personal", "old"),
+        *("private", "personal", "special", "old"),
         # what `head` was read from: a server often answers with the same head again
         *("head", "raw_head", "raw_head_only"),
         # of the exchange
@@ -65,6 +65,7 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         self.usable = True  # for another exchange, after this one
         self.private = private or not server.pool.shares
         self.personal = False  # a client has authenticated it
+        self.special = self.private or server.pool.requests < UNBOUNDED
         age = server.pool.age
         self.old = core.now + age if age else math.inf  # when it is too old
         self.paused = False
@@ -355,32 +356,33 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
             return
         if self.paused:  # by the last piece of the response
             self.resume()
+        self.uses += 1
         pool = self.server.pool
-        uses = self.uses = self.uses + 1
-        if uses >= pool.requests:
-            self.abort()
+        idle = pool.idle
+        if self.special or head.says is not None or self.asked.personal or len(idle) >= pool.most_idle:
+            self._unusual(exchange)
             return
-        seconds = pool.seconds
-        if head.keeps - _EARLIER < seconds:
-            seconds = max(head.keeps - _EARLIER, head.keeps / 2)
-        self.idle_until = self.core.now + seconds
-        if self.private or head.personal or self.asked.personal or self.personal:
-            self._keep(exchange)
+        self.idle_until = self.core.now + pool.seconds
+        idle[self] = None
+
+    def _unusual(self, exchange: FromServer | None) -> None:
+        """What becomes of a connection that could serve again, where it is not just put into the pool."""
+        pool = self.server.pool
+        keeps, personal = self.head.says or (math.inf, False)
+        self.idle_until = self.core.now + min(pool.seconds, max(keeps - _EARLIER, keeps / 2))
+        if personal or self.asked.personal:
+            self.personal = self.special = True
+        if self.personal:
+            self.idle_until = self.old = math.inf  # it ends with one of the two
+        if self.uses >= pool.requests or exchange is None:
+            self.abort()
+        elif self.personal or self.private:
+            pool.own[self] = None
+            exchange.keep(self, self.server, self.personal)
         elif len(pool.idle) < pool.most_idle:
             pool.idle[self] = None
         else:
             self.abort()
-
-    def _keep(self, exchange: FromServer | None) -> None:
-        """Be one client's."""
-        if self.personal or self.head.personal or self.asked.personal:
-            self.personal = True
-            self.idle_until = self.old = math.inf  # it ends with one of the two
-        if exchange is None:
-            self.abort()
-        else:
-            self.server.pool.own[self] = None
-            exchange.keep(self, self.server, self.personal)
 
     def abort(self) -> None:
         exchange, self.exchange = self.exchange, None
