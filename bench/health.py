@@ -4,7 +4,8 @@ Three servers, of which one is killed, stopped (SIGSTOP), slow, flapping, lying 
 requests fail) or withdrawn (its check fails, its requests don't), and works again some seconds later. Both
 balancers have the same settings of health checks, retries and timeouts. Told are the errors that clients see,
 and how long it takes until the balancer says that the server is out, and back in. With ``withdrawn`` also:
-the last request at the server after pylb's verdict.
+the last request at the server after pylb's verdict. With ``--outliers`` both also judge the server by what
+clients get of it: pylb's ``[backend.outliers]``, HAProxy's ``observe layer7``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ RATE = 200.0  # requests per second
 BREAKS, WORKS, ENDS = 1.0, 5.0, 9.0  # seconds since the load began
 INTERVAL, TIMEOUT, RISE, FALL = 0.5, 1.0, 2, 3
 FAULTS = ("killed", "stopped", "slow", "flapping", "lying", "withdrawn")
+JUDGED = {
+    "pylb": "[backend.outliers]\nfailures = 5\nstatuses = '5xx'\neject = 1\n",
+    "haproxy": " observe layer7 error-limit 5 on-error mark-down",
+}
+"""What ``--outliers`` adds to the configurations."""
 _FLAP = 0.7  # seconds for which a flapping server works, and doesn't
 
 
@@ -131,7 +137,7 @@ class Faulty:
         return float(self.pipe.recv())
 
 
-def pylb_text(folder: Path, port: int, servers: list[str]) -> str:
+def pylb_text(folder: Path, port: int, servers: list[str], judged: bool = False) -> str:
     """pylb's configuration."""
     return (
         f'admin = "unix:{folder}/admin.sock"\nworkers = {{min = 2, max = 2}}\n'
@@ -139,13 +145,14 @@ def pylb_text(folder: Path, port: int, servers: list[str]) -> str:
         f"{frontend('f', port)}"
         f'[[backend]]\nname = "b"\nbalance = "roundrobin"\nserver = {servers!r}\n'
         f'[backend.check]\npath = "/health"\ninterval = {INTERVAL}\ntimeout = {TIMEOUT}\n'
-        f"rise = {RISE}\nfall = {FALL}\n"
+        f"rise = {RISE}\nfall = {FALL}\n{JUDGED['pylb'] if judged else ''}"
     )
 
 
-def haproxy_text(folder: Path, port: int, servers: list[str]) -> str:
+def haproxy_text(folder: Path, port: int, servers: list[str], judged: bool = False) -> str:
     """HAProxy's."""
-    lines = "".join(f"  server s{number} {server} check\n" for number, server in enumerate(servers, 1))
+    check = f"check{JUDGED['haproxy'] if judged else ''}"
+    lines = "".join(f"  server s{number} {server} {check}\n" for number, server in enumerate(servers, 1))
     return (
         f"global\n  nbthread 2\n  stats socket {folder}/haproxy.sock level admin\n"
         "defaults\n  mode http\n  http-reuse always\n  retries 3\n  option redispatch\n"
@@ -182,15 +189,15 @@ IS_UP: dict[str, Callable[[Path], bool]] = {"pylb": pylb_is_up, "haproxy": hapro
 
 
 @contextmanager
-def running(name: str, folder: Path, port: int, servers: list[str]) -> Iterator[None]:
+def running(name: str, folder: Path, port: int, servers: list[str], judged: bool) -> Iterator[None]:
     """One of the balancers, with all servers up."""
     folder.mkdir()
     if name == "pylb":
-        (folder / "pylb.toml").write_text(pylb_text(folder, port, servers))
+        (folder / "pylb.toml").write_text(pylb_text(folder, port, servers, judged))
         command = [sys.executable, "-m", "pylb", "serve", "-c", str(folder / "pylb.toml")]
         end = signal.SIGQUIT
     else:
-        (folder / "haproxy.cfg").write_text(haproxy_text(folder, port, servers))
+        (folder / "haproxy.cfg").write_text(haproxy_text(folder, port, servers, judged))
         command, end = ["haproxy", "-db", "-q", "-f", str(folder / "haproxy.cfg")], signal.SIGTERM
     program = start(command, folder / "out", port, listens, end)
     try:
@@ -219,7 +226,7 @@ class _Seen(threading.Thread):
                     self.changes.append((time.monotonic(), up))
 
 
-def measure(name: str, fault: str, folder: Path) -> dict[str, Any]:
+def measure(name: str, fault: str, folder: Path, judged: bool = False) -> dict[str, Any]:
     """One fault with one balancer."""
     with ExitStack() as stack:
         faulty = Faulty(stack)
@@ -228,7 +235,7 @@ def measure(name: str, fault: str, folder: Path) -> dict[str, Any]:
             stack.enter_context(child(_run, port)).recv()
         port = free_port()
         servers = [f"127.0.0.1:{one}" for one in (faulty.port, *good)]
-        stack.enter_context(running(name, folder, port, servers))
+        stack.enter_context(running(name, folder, port, servers, judged))
         seen = _Seen(lambda: IS_UP[name](folder))
         seen.start()
         began = time.monotonic()
@@ -277,6 +284,7 @@ def _first(changes: list[tuple[float, bool]], up: bool, after: float) -> float |
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS), help="of these faults")
+    options.add_argument("--outliers", action="store_true", help="judge servers by their answers, too")
     chosen = options.parse_args()
     need(options, "haproxy")
     found = []
@@ -284,21 +292,26 @@ def main() -> None:
         for fault in chosen.only:
             for name in IS_UP:
                 console.print(f"{fault}, {name} …")
-                found.append(measure(name, fault, Path(folder) / f"{fault}-{name}"))
-    write("health", {"versions": versions("haproxy"), "faults": found}, _page(found), chosen.out)
+                found.append(measure(name, fault, Path(folder) / f"{fault}-{name}", chosen.outliers))
+    name = "outliers" if chosen.outliers else "health"
+    write(name, {"versions": versions("haproxy"), "faults": found}, _page(found, chosen.outliers), chosen.out)
 
 
-def _page(found: list[dict[str, Any]]) -> list[str]:
+def _page(found: list[dict[str, Any]], judged: bool) -> list[str]:
+    option = " --outliers" if judged else ""
+    too = "Beside that both judge by answers: after 5 failures in a row the server is out."
     lines = [
         "# Servers that fail under load, beside HAProxy",
         "",
-        f"Written by `python -m bench.health`. {in_words()}; haproxy {versions('haproxy')['haproxy']}.",
+        f"Written by `python -m bench.health{option}`. {in_words()}; "
+        f"haproxy {versions('haproxy')['haproxy']}.",
         "",
         f"Three servers and {RATE:.0f} requests per second, each on a connection of its own. One server "
         f"breaks after {BREAKS:g} s and works again after {WORKS:g} s. Both balancers: two workers, "
         f"`roundrobin`, an HTTP check every {INTERVAL:g} s with a timeout of {TIMEOUT:g} s, rise {RISE}, "
         f"fall {FALL}; 1 s to connect, 2 s to answer, 3 retries.",
         "",
+        *([too, ""] if judged else []),
         "| fault | balancer | requests | failed | slower than 0.5 s | p99 | out after | back after |",
         "|---|---|---|---|---|---|---|---|",
     ]
