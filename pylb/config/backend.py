@@ -206,6 +206,9 @@ class Backend(Section):
             if name in named:
                 raise ValueError(f"two sources of servers are named {name!r}")
             named[name] = source.model_copy(update={"name": name})
+            if source.dns is not None and self.tls is not None and self.tls.verify and not self.tls.name:
+                host = source.dns.host
+                raise ValueError(f'tls.name must be set (to "{host}"?): what is found are addresses, not names')
         # The section is frozen once it is made, which it is here.
         self.__dict__["servers"] = tuple(server for server in self.servers if server.discover is None)
         self.__dict__["discover"] = tuple(named.values())

@@ -106,11 +106,13 @@ class DiscoveryKeys(Section):
         max_length=64,
         description="What the source is called in the log, in status and in metrics.",
     )
-    dns: Annotated[ServerAddress | None, AfterValidator(lambda one: one and looked_up(one))] = Field(
+    dns: Annotated[
+        ServerAddress | None, AfterValidator(lambda one: one and looked_up(one)), Kind("NAME:PORT")
+    ] = Field(
         default=None,
-        description="NAME:PORT: all addresses of the name (A and AAAA) are servers, at this port.",
+        description="All addresses of the name (A and AAAA) are servers, at this port.",
     )
-    srv: Annotated[str | None, AfterValidator(lambda one: one and _service(one))] = Field(
+    srv: Annotated[str | None, AfterValidator(lambda one: one and _service(one)), Kind("name")] = Field(
         default=None,
         description="A name with SRV records: their targets are servers, by port and weight; those that "
         "don't have the lowest priority are backups.",
@@ -126,8 +128,10 @@ class DiscoveryKeys(Section):
             default=None, description="A JSON document that lists servers, and is asked for again and again."
         )
     )
-    function: Annotated[str | None, AfterValidator(lambda one: one and _function(one))] = Field(
-        default=None, description="MODULE:FUNCTION on Python's path, which gives the servers."
+    function: Annotated[
+        str | None, AfterValidator(lambda one: one and _function(one)), Kind("MODULE:FUNCTION")
+    ] = Field(
+        default=None, description="A function on Python's path, which gives the servers."
     )
     port: int | None = Field(
         default=None, ge=1, le=65535, description="Of servers for which the source names none."

@@ -19,7 +19,7 @@ from aiohttp import web
 from pylb.config.model import Discover
 from pylb.control.sources.docker import DockerSource
 from pylb.control.sources.file import FileSource
-from pylb.control.sources.function import FunctionSource, findable
+from pylb.control.sources.function import FunctionSource
 from pylb.control.sources.http import HttpSource
 from pylb.control.sources.source import Access, Source
 from pylb.discover.found import Failed
@@ -277,9 +277,3 @@ async def test_a_call_that_hangs_is_not_made_twice(fleet: Any) -> None:
     patient = function("slow", timeout=50)
     assert await addresses(patient) == ["10.0.0.1:80"]
     assert fleet.calls == ["slow", "slow"]
-
-
-def test_a_module_that_is_nowhere_is_found_out_before(fleet: Any) -> None:
-    findable("discover_fleet:plain")
-    with pytest.raises(ValueError, match="no module 'nowhere_at_all' on Python's path"):
-        findable("nowhere_at_all:servers")

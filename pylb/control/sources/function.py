@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
-import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -89,16 +88,3 @@ async def _next(values: AsyncIterator[object]) -> object:
 
 class _Broken(Exception):
     """The function has raised something."""
-
-
-def findable(name: str) -> None:
-    """Raise ValueError unless the module of ``MODULE:FUNCTION`` is on Python's path; runs none of it."""
-    from importlib.util import find_spec
-
-    module = name.partition(":")[0]
-    try:
-        found = find_spec(module.partition(".")[0])
-    except (ImportError, ValueError):
-        found = None
-    if found is None:
-        raise ValueError(f"no module {module!r} on Python's path (PYTHONPATH, {os.getcwd()})")
