@@ -12,7 +12,8 @@ the *retired* row and zeroes it, so that totals never go back.
 
 Per-server counters lie in columns: for one server the values of all rows are adjacent. Active requests lie in
 rows: those of a worker at all servers are adjacent, for whom picks by load (`pylb.balance.loads`), and no two
-workers write to the same cache line.
+workers write to the same cache line. What is true of a server for all workers (its health, its weight) is in
+the table of servers, whose cells `pylb.servers` knows.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ class Field(IntEnum):
     FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
     LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
     ACCESS_LOST = 31  # lines of the access log that were dropped, or could not be written
-    REFUSED_FOR = 32  # first of len(REASONS) counters
-    END = 32 + len(REASONS)
+    LISTS = 32  # gauge: version of the lists of servers that it goes by; the supervisor's until it has begun
+    REFUSED_FOR = 33  # first of len(REASONS) counters
+    END = 33 + len(REASONS)
 
 
 GAUGES = frozenset(
@@ -103,6 +105,7 @@ GAUGES = frozenset(
         Field.TUNNELS,
         Field.FIXED,
         Field.LIVELY,
+        Field.LISTS,
     }
 )
 
@@ -157,9 +160,13 @@ class ControlField(IntEnum):
     GREW_NS = 5  # when it grew last, unless that was claimed back
     PAYS_MS = 6  # milliseconds that this growth has to last to be worth its cost
     OWED_NS = 7  # when the time will have passed that growth is owed (pylb.scaling.policy)
+    LISTS = 8  # version of the lists of servers that it goes by
 
 
 _CACHE_LINE = 128  # bytes; some processors fetch two of 64
+
+RECORD = 8
+"""Cells of a server's record in the table of servers (`pylb.servers`)."""
 
 NO_BACKEND, OTHER_BACKENDS = 0, 1
 """Two histograms of response times beside those of backends: for requests without a backend (redirects,
@@ -192,9 +199,16 @@ class Scoreboard:
         )  # most pages of it are never touched, and take no memory
         size = 8 * (rows_size + servers_size + slots_size + notes_size + singles + times_size)
         size = -(-size // _CACHE_LINE) * _CACHE_LINE
+        # The table's version has a cache line of its own: it is read at each pick, and hardly ever written.
+        table_at, version_at = size + _CACHE_LINE, size
+        size = table_at - (-4 * RECORD * servers // _CACHE_LINE) * _CACHE_LINE
         # Cells from one row's active requests to the next one's.
         self._apart = -(-4 * servers // _CACHE_LINE) * _CACHE_LINE // 4
         self._map = mmap.mmap(-1, size + 4 * self._apart * (self.rows + 1))
+        self.table = memoryview(self._map)[table_at : table_at + 4 * RECORD * servers]
+        """The table of servers as bytes: for each a record of `RECORD` cells of 32 bits (`pylb.servers`)."""
+        self.table_version = memoryview(self._map)[version_at : version_at + 8]
+        """The bytes of its version."""
         self.active_at = size
         """Where active requests begin in the mapping, in bytes."""
         self._cells = memoryview(self._map)[:size].cast("q")
@@ -306,9 +320,11 @@ class Scoreboard:
             times[:] = memoryview(array("q", bytes(8 * latency.WIDTH)))
 
     def forget_server(self, server: int) -> None:
-        """Clear the figures of a server that no worker knows, for another one to come (supervisor only)."""
+        """Clear whatever is noted of a server that no process knows, for another one to come (supervisor
+        only, which is the one process left that may write to these cells)."""
         for field in ServerField:
             self.server_column(field, server)[self.rows] = 0
+        self.table[4 * RECORD * server : 4 * RECORD * (server + 1)] = bytes(4 * RECORD)
 
     def total(self, field: Field) -> int:
         """Sum of a field over all rows, gone workers included."""

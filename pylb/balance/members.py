@@ -44,6 +44,16 @@ class Balancer(Protocol):
         """Change a server's share. This is how a server becomes usable and stops to be: 0 takes it out."""
 
 
+class Nobody:
+    """The algorithm of a backend that has no server."""
+
+    def pick(self, excluded: frozenset[int] = NONE, key: bytes | None = None) -> int | None:
+        return None
+
+    def set_weight(self, server: int, weight: float) -> None:
+        raise IndexError(f"no server {server}")
+
+
 @runtime_checkable
 class Observer(Protocol):
     """What an algorithm has beside that, if it goes by response times."""

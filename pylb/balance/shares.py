@@ -38,6 +38,20 @@ class Shares:
         """Whether a slow start is under way, so that `step` is to be called now and then."""
         return bool(self._began)
 
+    def is_usable(self, server: int) -> bool:
+        """Whether a server may be picked now."""
+        return self._usable[server]
+
+    def began(self, server: int) -> float | None:
+        """When its slow start has begun, if one is under way."""
+        return self._began.get(server)
+
+    def go_on(self, server: int, began: float, now: float) -> None:
+        """Its slow start has begun at this moment, under other shares."""
+        if self._ramps[server]:
+            self._began[server] = began
+            self._give(server, now)
+
     def usable(self, server: int, usable: bool, now: float) -> None:
         """A server may be picked from now on, or not any more."""
         if usable and not self._usable[server] and self._ramps[server]:

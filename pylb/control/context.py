@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
+from typing import Any
 
 from pylb.config.address import Address
-from pylb.config.model import Config, ServerKey
+from pylb.config.model import Config
+from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard
 
 
@@ -19,8 +21,12 @@ class ControlContext:
     board: Scoreboard
     channel: socket.socket
     """SEQPACKET to the supervisor; end of file means: exit."""
-    servers: dict[ServerKey, int]
-    """(backend, server, address) to the server's index in the scoreboard."""
+    lists: Lists
+    """The servers of each backend."""
+    version: int
+    """Of the lists."""
+    kept: dict[str, Any]
+    """What earlier control planes have left (``keep``), by key."""
     admin_socket: socket.socket | None
     """Listening already, and kept by the supervisor when the control plane restarts."""
     admin_address: Address

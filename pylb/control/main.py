@@ -8,7 +8,6 @@ starts it again.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import time
@@ -19,18 +18,18 @@ from aiohttp import web
 
 from pylb import __version__
 from pylb import log as log_
-from pylb.config.model import server_keys
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
 from pylb.control.gate import Gate
 from pylb.control.metrics import BoardCollector, exposition
+from pylb.control.orders import Orders
 from pylb.control.scaler import Scaler
+from pylb.control.servers import Servers
 from pylb.log import log
 from pylb.net import channel, messages
 from pylb.scoreboard import ControlField
 
 _BEAT = 0.25  # seconds between heartbeats, by which the supervisor knows that it lives
-_ANSWER = 5.0  # seconds that the supervisor gets to carry an operator's order out
 _AGAIN = 1.0  # seconds until a part that has failed is started again
 
 
@@ -39,41 +38,27 @@ class ControlPlane:
 
     def __init__(self, context: ControlContext) -> None:
         self._context = context
-        # Only this configuration's servers: an old one of the same name would repeat a label set in the
-        # metrics.
-        self._servers = {key: context.servers[key] for key in server_keys(context.config)}
+        self.orders = Orders(context.channel)
+        self.servers = Servers(context.config, context.board, context.lists, context.version)
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
         self._site: web.SockSite | None = None
         self._stopping_site: asyncio.Future[None] | None = None
-        self._orders = itertools.count(1)
-        self._pins: dict[int, asyncio.Future[tuple[int, str]]] = {}
         log_.count_lost(self._count_lost)
         self.scaler = Scaler(
             *(context.config, context.board, self._scale, context.controller_token, context.controller_tls)
         )
 
     def _scale(self, count: int, reason: str) -> None:
-        channel.send(self._context.channel, {"op": "scale", "n": count, "reason": reason})
+        self.orders.send({"op": "scale", "n": count, "reason": reason})
 
     def _count_lost(self, lines: int) -> None:
         self._context.board.control[ControlField.LOG_LOST] += lines
 
     async def _pin(self, count: int | None) -> tuple[int, str]:
         """Have the supervisor pin the count; gives an HTTP status and a sentence that says what was done."""
-        number = next(self._orders)
-        done = self._pins[number] = asyncio.get_running_loop().create_future()
-        try:
-            if channel.send(self._context.channel, {"op": "pin", "n": count, "id": number}):
-                async with asyncio.timeout(_ANSWER):
-                    code, said = await done
-                    return code, said
-        except TimeoutError:
-            pass
-        finally:
-            del self._pins[number]
-        return 503, "the supervisor doesn't answer; status says what holds"
+        return await self.orders.ask({"op": "pin", "n": count})
 
     def _read(self) -> None:
         for message in channel.waiting(self._context.channel):
@@ -85,6 +70,13 @@ class ControlPlane:
                 log.error("a message of the supervisor is passed over: %s", wrong)
             elif message.get("op") == "state":
                 self._take(message)
+            elif message.get("op") == "servers":
+                try:
+                    self.servers.hear(message)
+                except Exception:
+                    log.exception("a list of servers could not be taken over")
+            elif message.get("op") == "done":
+                self.orders.done(message["id"], message["status"], message["said"])
 
     def _take(self, state: dict[str, Any]) -> None:
         """Act on a ``state`` message."""
@@ -94,9 +86,7 @@ class ControlPlane:
         self._heard.set()
         done = state.get("pin")  # the last order that was carried out: its number, a status and a sentence
         if isinstance(done, list) and len(done) == 3:
-            for number, waiting in self._pins.items():
-                if number == done[0] and not waiting.done():
-                    waiting.set_result((done[1], done[2]))
+            self.orders.done(*done)
         if state.get("stopping") and self._site is not None and not self._context.admin_address.is_unix:
             # The next instance needs the port. (Of a unix socket the supervisor has renamed the file.)
             site, self._site = self._site, None
@@ -113,7 +103,7 @@ class ControlPlane:
             "generation": self._state.get("generation", self._context.generation),
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
-            "servers": snapshot.servers(board, self._servers),
+            "servers": snapshot.servers(board, self.servers.indices),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
@@ -132,7 +122,7 @@ class ControlPlane:
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
-        collector = BoardCollector(context.board, self._servers, self.scaler)
+        collector = BoardCollector(context.board, self.servers.indices, self.scaler)
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(
             self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate

@@ -21,6 +21,7 @@ from pylb.scoreboard import (
     SlotField,
     State,
 )
+from pylb.servers import Table
 
 _PATIENCE = 12
 """Looks, four a second, after which a worker that shows no sign of life counts as idle."""
@@ -126,13 +127,14 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
 
 
 def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str, Any]]:
-    """One entry per configured server."""
+    """One entry per server."""
+    table = Table(board)
     return [
         {
             "backend": backend,
             "name": name,
             "address": address,
-            "state": "unchecked",
+            "state": table.state(number),
             "active": board.server_total(ServerField.ACTIVE, number),
             "requests": board.server_total(ServerField.REQUESTS, number),
             "errors": board.server_total(ServerField.ERRORS, number),

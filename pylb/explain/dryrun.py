@@ -21,6 +21,7 @@ from pylb.config.model import Frontend as FrontendConfig
 from pylb.explain.request import Asking, BadRequest, Request
 from pylb.explain.sides import NotingClient, NotingServer
 from pylb.http.errors import Refused
+from pylb.net.serverlists import as_configured
 from pylb.rules import split
 from pylb.rules.decision import Rules, Step
 from pylb.scoreboard import Scoreboard
@@ -94,12 +95,9 @@ class DryRun:
         self._core = _Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
         count = sum(len(backend.servers) for backend in config.backends)
         board = Scoreboard(1, servers=max(count, 1), backends=len(config.backends))
-        numbers = iter(range(count))
+        lists = as_configured(config)
         self._backends = {
-            backend.name: Backend(
-                backend.model_copy(update={"tls": None}),
-                *(board, lambda server: next(numbers), 0),
-            )
+            backend.name: Backend(backend.model_copy(update={"tls": None}), board, lists[backend.name], 0)
             for backend in config.backends
         }
         for backend in config.backends:

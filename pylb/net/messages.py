@@ -36,6 +36,10 @@ def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(_number(one) for one in value)
 
 
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -44,23 +48,70 @@ def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
+def _servers(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict)
+        and isinstance(one.get("name"), str)
+        and isinstance(one.get("address"), str)
+        and _number(one.get("weight"))
+        for one in value
+    )
+
+
+def _indexed(value: Any) -> bool:
+    return _servers(value) and all(_number(one.get("index")) for one in value)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+_LIST: Mapping[str, _Test] = {
+    **{"backend": _text, "version": _count, "part": _number, "parts": _number, "servers": _indexed}
+}
+
 TO_SUPERVISOR: Mapping[str, Mapping[str, _Test]] = {
     "ready": {},
     "scale": {"n": _number, "reason": _text},
     "pin": {"n": _number_or_none, "id": _number},
+    "changed": {},
+    "discovered": {"backend": _text, "source": _text, "servers": _servers},
+    "change": {"id": _number, "backend": _text, "server": _text, "what": _object},
+    "keep": {"key": _text, "value": _anything},
 }
 """``ready``: it serves. ``scale``: the policy's decision, passed over while pinned. ``pin``: the operator's
-count, where None releases it; the state's ``pin`` answers with the same ``id``."""
+count, where None releases it; the state's ``pin`` answers with the same ``id``.
+
+``changed``: the control plane has changed the table of servers.
+
+``discovered``: all servers of a backend that a source knows, each with name, address, weight, and perhaps
+further keys of a server.
+
+``change``: the operator changes a server; ``done`` answers with the same ``id``.
+
+``keep``: the next control plane is to be given this value by this key; None forgets it."""
 TO_CONTROL: Mapping[str, Mapping[str, _Test]] = {
     "state": {"target": _number, "pinned": _number_or_none, "generation": _number},
+    "servers": _LIST,
+    "done": {"id": _number, "status": _number, "said": _text},
 }
-"""``state``: target, pin, workers, last reload, last pin, whether it stops; on change and every second."""
+"""``state``: target, pin, workers, last reload, last pin, whether it stops; on change and every second.
+
+``servers``: as to a worker.
+
+``done``: what a ``change`` did, as an HTTP status and a sentence."""
 TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "listen": {"slots": _numbers},
     "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
     "retire": {"to": _numbers, "binds": _texts},
     "cut": {"reason": _text},
     "reopen": {"path": _text},
+    "servers": _LIST,
+    "look": {},
 }
 """``listen``: read exactly these slots' sockets.
 
@@ -72,7 +123,12 @@ leave. It comes again when the rows change; without rows: finish, close, leave.
 
 ``cut``: close what is left, and leave.
 
-``reopen``: write the access log of this path to the descriptor that comes with the message."""
+``reopen``: write the access log of this path to the descriptor that comes with the message.
+
+``servers``: all servers of a backend, in so many parts (`pylb.net.serverlists`). When it goes by them the
+worker writes the version to its row. An empty backend's list changes nothing, but its version is written.
+
+``look``: the table of servers has changed."""
 
 
 def wrong(message: Mapping[str, Any], known: Mapping[str, Mapping[str, _Test]]) -> str:

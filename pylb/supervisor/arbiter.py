@@ -37,11 +37,14 @@ from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.generations import Generation, admin_address_of, binds_of
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
-from pylb.supervisor.indices import Indices, room_for
+from pylb.supervisor.indices import room_for
+from pylb.supervisor.kept import Kept
 from pylb.supervisor.pins import Pins
 from pylb.supervisor.processes import Child, Worker, reap
 from pylb.supervisor.reload import Reload
+from pylb.supervisor.roster import Roster
 from pylb.supervisor.secrets import read_secrets
+from pylb.supervisor.servers import Servers
 from pylb.supervisor.signals import Signals
 from pylb.supervisor.slots import descriptors_for, rows_for
 from pylb.supervisor.starting import Starter
@@ -105,8 +108,8 @@ class Arbiter:
         opened = self.access_logs.open(config)
         self.board = Scoreboard(slots, room_for(config), rows)
         logging_.count_lost(self._count_lost)
-        self.indices = Indices(self.board)
-        self.indices.give(config)
+        self.servers = Servers(self.board, config)
+        self.kept = Kept()
         listeners = Listeners(binds, slots, config.backlog)
         try:
             admin = AdminSocket(
@@ -122,9 +125,9 @@ class Arbiter:
         self.fleet = Fleet(
             Generation(1, config, secrets, listeners, opened),
             self.board,
-            self.indices,
+            self.servers,
             self.inboxes,
-            Starter(self.board, self.inboxes, self.indices, worker_entry, self._in_worker),
+            Starter(self.board, self.inboxes, self.servers, worker_entry, self._in_worker),
             self.guard,
             flipped=lambda: self.reload.flipped(),
             started=lambda worker: self.channels.watch(worker),
@@ -132,13 +135,15 @@ class Arbiter:
         self.control = ControlPlane(
             admin,
             self.board,
-            self.indices.known,
+            self.servers,
+            self.kept.values,
             control_entry,
             self._in_control,
             served=lambda: self.fleet.served,
             started=lambda child: self.channels.watch(child),
         )
         self.pins = Pins(self.fleet)
+        self.roster = Roster(self.board, self.servers, self.fleet, self.control)
         self.stop = Stop(self.board, self._drain, self.fleet.kill)
         self.reload = Reload(
             *(reload, self.fleet, self.control, self.identities, self.access_logs, self.guard),
@@ -251,6 +256,8 @@ class Arbiter:
                     self.control.tick(now)
                 with guard("the reload's tick"):
                     self.reload.check()
+                with guard("the roster of servers"):
+                    self.roster.tick()
                 with guard("the access logs"):
                     self.access_logs.tick()
                 with guard("the log"):
@@ -276,6 +283,12 @@ class Arbiter:
             self.pins.policy(count, message["reason"][: messages.REASON_LENGTH])
         elif op == "pin":
             self.pins.order(message["id"], count)
+        elif op == "changed":
+            self.roster.look()
+        elif op == "discovered":
+            self.roster.discovered(message["backend"], message["source"], message["servers"])
+        elif op == "keep":
+            self.kept.keep(message["key"], message["value"])
 
     def _signal(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT) or number == signal.SIGHUP and self._hangup_ends:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pylb.config.model import ServerKey
+from pylb.config.model import Config
 from pylb.control.context import ControlContext
 from pylb.log import log
 from pylb.net import channel
@@ -20,6 +20,7 @@ from pylb.scoreboard import ControlField, Scoreboard
 from pylb.supervisor.generations import Generation
 from pylb.supervisor.processes import Backoff, Child, describe, fork
 from pylb.supervisor.readings import reading
+from pylb.supervisor.servers import Servers
 from pylb.supervisor.watchdog import DOUBTFUL, START_TIMEOUT, STUCK
 
 _STATE_EVERY = 1.0  # seconds after which a state that hasn't changed is sent again
@@ -33,7 +34,8 @@ class ControlPlane:
     Args:
         admin: what it serves the admin address on.
         board: the scoreboard.
-        servers: their indices.
+        servers: their lists.
+        kept: what earlier ones have left.
         entry: what the process runs.
         in_child: there first: closes what only the supervisor needs, and drops its rights.
         served: gives the generation that serves.
@@ -44,7 +46,8 @@ class ControlPlane:
         self,
         admin: AdminSocket,
         board: Scoreboard,
-        servers: dict[ServerKey, int],
+        servers: Servers,
+        kept: Mapping[str, Any],
         entry: Callable[[ControlContext], None],
         in_child: Callable[[Generation], None],
         served: Callable[[], Generation],
@@ -52,8 +55,11 @@ class ControlPlane:
     ) -> None:
         self.admin = admin
         self.child: Child | None = None
+        self.config: Config = served().config
+        """The child's, or the last one's."""
         self._board = board
         self._servers = servers
+        self._kept = kept
         self._entry = entry
         self._in_child = in_child
         self._served = served
@@ -82,8 +88,8 @@ class ControlPlane:
         served = self._served()
         secrets = served.secrets
         context = ControlContext(
-            served.config, self._board, theirs, self._servers,
-            self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address,
+            served.config, self._board, theirs, self._servers.lists(served.config), self._servers.version,
+            dict(self._kept), self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address,
             secrets.admin_token, served.number, self._started_at,
             secrets.controller_token, secrets.controller_tls,
         )  # fmt: skip
@@ -99,7 +105,7 @@ class ControlPlane:
             raise
         finally:
             theirs.close()
-        self.child = Child(pid, ours, time.monotonic())
+        self.child, self.config = Child(pid, ours, time.monotonic()), served.config
         self._started(self.child)
         self._sent = {}
 
@@ -124,6 +130,8 @@ class ControlPlane:
     def tick(self, now: float) -> None:
         """Start it if it is due, kill it if it doesn't leave, doesn't begin or shows no sign of life."""
         self._judge(now)
+        if self.child is not None:
+            self.child.flush()
         if self.child is None:
             if now >= self._due:  # at a stop, too: who drains wants to see how it goes
                 self.start()

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pylb.config.model import Config, ServerKey
+from pylb.config.model import Config
 from pylb.log import log
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, SupervisorField
 from pylb.supervisor.generations import Generation
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
-from pylb.supervisor.indices import Indices
 from pylb.supervisor.judging import judge
 from pylb.supervisor.lingering import GRACE, close_oldest
 from pylb.supervisor.processes import Backoff, Worker, describe
+from pylb.supervisor.servers import Servers
 from pylb.supervisor.slots import assign
 from pylb.supervisor.spreading import Spreading
 from pylb.supervisor.starting import Starter
@@ -44,7 +44,6 @@ class Before:
     wanted: frozenset[int]
     pinned: int | None
     not_before: dict[int, float]
-    servers: frozenset[ServerKey]
 
 
 class Fleet:
@@ -53,7 +52,7 @@ class Fleet:
     Args:
         first: the generation to begin with.
         board: the scoreboard; its slots are written here.
-        indices: of the servers.
+        servers: their lists.
         inboxes: of the workers.
         starter: starts one.
         guard: of each step of the tick.
@@ -65,7 +64,7 @@ class Fleet:
         self,
         first: Generation,
         board: Scoreboard,
-        indices: Indices,
+        servers: Servers,
         inboxes: Inboxes,
         starter: Starter,
         guard: Guard,
@@ -80,7 +79,7 @@ class Fleet:
         self.short = ""  # why a worker can't be started now, for want of a row
         self.failed_starts = 0  # of the generation that is not serving yet
         self.spreading = Spreading(board, lambda: self.newest.listeners)
-        self._indices = indices
+        self._servers = servers
         self._inboxes = inboxes
         self._starter = starter
         self._guard = guard
@@ -134,12 +133,13 @@ class Fleet:
         """What `begin` will change; for `back_to`."""
         return Before(
             *(self.newest, frozenset(self.wanted.slots), self.wanted.pinned),
-            *(dict(self._not_before), frozenset(self._indices.known)),
+            dict(self._not_before),
         )
 
     def index(self, config: Config) -> None:
-        """Give the servers of a configuration their indices; raises as `Indices.give`."""
-        self._indices.give(config, [self.served.config, *(worker.config for worker in self.workers.values())])
+        """Give the servers of a configuration their indices; raises as `Servers.prepare`."""
+        in_use = [self.served.config, *(worker.config for worker in self.workers.values())]
+        self._servers.prepare(config, in_use)
 
     def begin(self, generation: Generation) -> None:
         """Workers that start from now on are of this generation; whatever it raises, `back_to` undoes."""
@@ -162,8 +162,6 @@ class Fleet:
         self.wanted.slots, self.wanted.pinned = set(before.wanted), before.pinned
         self._not_before.clear()
         self._not_before.update(before.not_before)
-        if not new:  # else their figures are still to be folded; `Indices.give` frees what it needs
-            self._indices.take_back(set(before.servers))
 
     # -- life ------------------------------------------------------------------------------------
 

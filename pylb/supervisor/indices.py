@@ -1,52 +1,51 @@
-"""Which server has which column of the scoreboard, over all configurations that a process still has.
+"""Which server has which index of the scoreboard, over all configurations that a process still has.
+
+An index is given to another server only when no process knows the former one: each process writes down by
+which version of the lists of servers it goes, and those of a version no longer hold a server that was given
+up with it; and a worker still has active requests at a server that it is to forget, or none.
 
 Algorithms read the active requests of a block of neighbouring servers at once (`pylb.balance.loads`). So
-those of a backend get columns in as few blocks as there is room for.
+those of a backend get indices in as few blocks as there is room for.
 
-It knows the scoreboard and configurations, and no process.
+It knows the scoreboard, and no process and no configuration.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pylb.balance.loads import LANES
 from pylb.config.model import Config, ServerKey, server_keys
 from pylb.net.listeners import BindError
-from pylb.scoreboard import Scoreboard
+from pylb.scoreboard import Scoreboard, ServerField
 
 MAX_SERVERS = 512
-"""That there is room for at least; a start with more than half as many makes more room."""
+"""That there is room for at least; a start with more than a third as many makes more room."""
 
 
 def room_for(config: Config) -> int:
     """How many servers the scoreboard is to tell apart."""
-    return max(MAX_SERVERS, 2 * len(server_keys(config)))
+    return max(MAX_SERVERS, 3 * len(server_keys(config)))
 
 
 class Indices:
-    """Servers' indices, given at the start and at a reload."""
+    """Servers' indices: given, given up, and free again."""
 
     def __init__(self, board: Scoreboard) -> None:
         self.known: dict[ServerKey, int] = {}
-        """(backend, server, address) to the index; changed in place, and a child has it from its fork."""
+        """(backend, server, address) to the index, of servers that were given up, too."""
+        self._given_up: dict[ServerKey, int] = {}  # with the version of the lists that hold it no more
         self._board = board
 
-    def give(self, config: Config, in_use: Sequence[Config] = ()) -> None:
-        """Give new servers an index, and new backends a place for their response times.
-
-        Args:
-            config: whose servers they are.
-            in_use: the configurations of all processes that there are.
+    def give(self, keys: Iterable[ServerKey]) -> list[ServerKey]:
+        """Give new servers an index, and keep those that they have; gives the new ones.
 
         Raises:
-            BindError: the scoreboard has no room for them.
+            BindError: the scoreboard has no room for them; nothing was changed.
         """
-        wanted = server_keys(config)
-        fresh = [key for key in dict.fromkeys(wanted) if key not in self.known]
-        if len(self.known) + len(fresh) > self._board.servers:
-            self._forget({*wanted, *(key for other in in_use for key in server_keys(other))})
+        wanted = list(dict.fromkeys(keys))
+        fresh = [key for key in wanted if key not in self.known]
         found = self._places(fresh)
         if len(found) < len(fresh):
             raise BindError(
@@ -54,10 +53,36 @@ class Indices:
                 "try later or restart"
             )
         self.known.update(found)
-        self._board.add_backends(
-            [backend.name for backend in config.backends],
-            [backend.name for other in in_use for backend in other.backends],
-        )
+        for key in wanted:
+            self._given_up.pop(key, None)
+        return fresh
+
+    def give_up(self, keys: Iterable[ServerKey], version: int) -> None:
+        """No list holds these servers, from this version on."""
+        for key in keys:
+            self._given_up.setdefault(key, version)
+
+    def held(self) -> list[ServerKey]:
+        """The servers that were not given up."""
+        return [key for key in self.known if key not in self._given_up]
+
+    def free(self, version: int) -> list[ServerKey]:
+        """Free the indices of those that nobody knows any more, as all processes go by this version of the
+        lists or a later one; gives the servers whose indices these were."""
+        gone = [
+            key
+            for key, since in self._given_up.items()
+            if since <= version and not self._board.server_total(ServerField.ACTIVE, self.known[key])
+        ]
+        for key in gone:
+            del self._given_up[key]
+            self._board.forget_server(self.known.pop(key))
+        return gone
+
+    def take_back(self, keys: Iterable[ServerKey]) -> None:
+        """Free the indices of these servers, of which no process was told."""
+        for key in keys:
+            self._board.forget_server(self.known.pop(key))
 
     def _places(self, fresh: Sequence[ServerKey]) -> dict[ServerKey, int]:
         """An index for each, as far as there are free ones."""
@@ -84,13 +109,3 @@ class Indices:
             found[key] = free[block].pop()
             left[backend] -= 1
         return found
-
-    def take_back(self, kept: set[ServerKey]) -> None:
-        """Free the indices of all others; no process may have used them."""
-        for key in self.known.keys() - kept:
-            del self.known[key]
-
-    def _forget(self, kept: set[ServerKey]) -> None:
-        """Free the indices of all servers but those in ``kept``."""
-        for key in self.known.keys() - kept:
-            self._board.forget_server(self.known.pop(key))

@@ -13,8 +13,8 @@ from pylb.net import channel
 from pylb.scoreboard import Field, Scoreboard, State
 from pylb.supervisor.generations import Generation
 from pylb.supervisor.inboxes import Inboxes
-from pylb.supervisor.indices import Indices
 from pylb.supervisor.processes import Worker, fork
+from pylb.supervisor.servers import Servers
 from pylb.worker.context import WorkerContext
 
 
@@ -24,7 +24,7 @@ class Starter:
     Args:
         board: where each has its row.
         inboxes: where each has its inbox.
-        indices: of the servers.
+        servers: their lists.
         entry: what a worker's process runs.
         in_child: there first, with the worker's generation: closes what only the supervisor needs, and drops
             its rights.
@@ -34,13 +34,13 @@ class Starter:
         self,
         board: Scoreboard,
         inboxes: Inboxes,
-        indices: Indices,
+        servers: Servers,
         entry: Callable[[WorkerContext], None],
         in_child: Callable[[Generation], None],
     ) -> None:
         self._board = board
         self._inboxes = inboxes
-        self._indices = indices
+        self._servers = servers
         self._entry = entry
         self._in_child = in_child
 
@@ -57,12 +57,14 @@ class Starter:
         ours, theirs = channel.pair()
         cells = self._board.row(row)
         cells[Field.SLOT], cells[Field.GENERATION] = slot, generation.number
+        cells[Field.LISTS] = self._servers.version
         cells[Field.STATE] = State.STARTING
         context = WorkerContext(
             generation.config, row, slot, generation.number, generation.listeners.sockets, self._board,
-            theirs, self._inboxes.readers[row], self._inboxes.writers, self._indices.known,
-            generation.secrets.listeners, generation.secrets.backends, generation.secrets.maps,
-            generation.secrets.bodies, generation.access_logs,
+            theirs, self._inboxes.readers[row], self._inboxes.writers,
+            self._servers.lists(generation.config), self._servers.version, generation.secrets.listeners,
+            generation.secrets.backends, generation.secrets.maps, generation.secrets.bodies,
+            generation.access_logs,
         )  # fmt: skip
 
         def prepare() -> None:

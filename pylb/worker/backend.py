@@ -1,5 +1,9 @@
 """Backends as a worker sees them: their servers, with pooled connections, and the algorithm that picks one.
 
+Which servers a backend has changes while the worker runs (`Backend.set_servers`), and so does what is true of
+them (`Backend.look`, which goes by the table of servers). A server that isn't one any more answers what it
+has, and loses its connections as they become idle.
+
 Floor: below the frontend. Knows the configuration, the scoreboard and the interface of a server side; opens
 no connection (`pylb.worker.server.connect` does) and knows no request.
 """
@@ -18,7 +22,7 @@ from typing import Any
 from pylb import latency
 from pylb.balance import ALGORITHMS, known
 from pylb.balance.loads import Loads
-from pylb.balance.members import Balancer, Members, Observer
+from pylb.balance.members import Balancer, Members, Nobody, Observer
 from pylb.balance.ring import BOUNDED, FACTORS
 from pylb.balance.shares import Shares, WithBackups
 from pylb.config import changes
@@ -27,7 +31,9 @@ from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.config.model import Timeouts
 from pylb.log import log
+from pylb.net.serverlists import Listed
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
+from pylb.servers import Table, differing
 from pylb.worker.core import Core
 from pylb.worker.sides import ServerSide
 
@@ -53,14 +59,19 @@ class Shared(ABC):
     def side(self) -> ServerSide:
         """A server side for one more request."""
 
+    @abstractmethod
+    def leave(self) -> None:
+        """No further request is to begin on it, and it closes when the last one is over."""
+
 
 class Server:
     """One server: its address, its connections, its cells of the scoreboard."""
 
     __slots__ = (
-        *("name", "backend", "address", "context", "server_name", "send_proxy", "send_proxy_tlvs", "http2"),
+        *("index", "name", "backend", "address", "context"),
+        *("server_name", "send_proxy", "send_proxy_tlvs", "http2"),
         *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors", "observe", "returned"),
+        *("_requests", "_errors", "observe", "returned", "down"),
     )
 
     def __init__(
@@ -73,6 +84,8 @@ class Server:
         context: ssl.SSLContext | None,
     ) -> None:
         # What it is, for its life.
+        self.index = index
+        """Of its cells of the scoreboard: no other server has it as long as a process knows this one."""
         self.name = config.name
         self.backend = backend.name
         self.address = config.address
@@ -105,6 +118,9 @@ class Server:
         """Where the algorithm goes by response times: called with the seconds of each response."""
         self.returned: Callable[[], None] | None = None
         """Called when it can be connected to again."""
+        # What the table of servers says of it.
+        self.down = False
+        """Whether it also loses the clients that stick to it."""
 
     def failed(self, core: Core, kind: str, why: str) -> None:
         """Log what the server did wrong, once; repetitions of the ``kind`` are counted."""
@@ -134,12 +150,26 @@ class Server:
         self._requests[self.row] = self.requests
         self._errors[self.row] = self.errors
 
+    def removed(self) -> None:
+        """It is none of its backend's servers any more: from now on it writes nothing but its active
+        requests, since another server may have its index as soon as there are none."""
+        self._requests[self.row] = self._errors[self.row] = 0
+        self.observe = self.returned = None
+
+    def close_idle(self) -> bool:
+        """Close the connections that are idle; whether there is nothing left of it."""
+        for side in list(self.pool):
+            side.abort()
+        for shared in list(self.shared):
+            shared.leave()
+        return not (self.active[self.row] or self.pool or self.shared)
+
 
 class Backend:
     """A group of servers and its balancing algorithm.
 
     Args:
-        index_of: gives a server's index in the scoreboard.
+        servers: those that it begins with; or what gives an index to each that the configuration names.
         row: this worker's.
         context: for TLS to the servers.
         timeouts: those of the configuration, which the backend's own go before.
@@ -152,7 +182,7 @@ class Backend:
         self,
         config: BackendConfig,
         board: Scoreboard,
-        index_of: Callable[[ServerConfig], int],
+        servers: Sequence[Listed] | Callable[[ServerConfig], int],
         row: int,
         context: ssl.SSLContext | None = None,
         timeouts: Timeouts | None = None,
@@ -167,47 +197,158 @@ class Backend:
         # Counted here and written to the scoreboard with each tick.
         self.times = [0] * latency.WIDTH
         self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)
-        # Its servers, and who picks one.
-        indices = [index_of(server) for server in config.servers]
-        self.servers = [
-            Server(server, config, board, index, row, context)
-            for server, index in zip(config.servers, indices, strict=True)
-        ]
-        self._flushed = 0
-        self._board = board
-        self._row = row
-        self._loads = Loads(indices, board.active(row))
-        weights = [server.weight for server in config.servers]
-        factor = config.hash_factor
-        members = Members(
-            weights=weights,
-            names=[str(server.address) for server in config.servers],
-            loads=self._loads,
-            clock=time.monotonic,
-            fills=[server.fill for server in config.servers],
-            factor=FACTORS.get(config.balance, BOUNDED) if factor is None else factor,
-        )
-        make = ALGORITHMS[known(config.balance) or config.balance]
-        backups = [server.backup for server in config.servers]
-        self.balancer: Balancer = WithBackups(make, members, backups) if any(backups) else make(members)
         self.key: Callable[[Any], bytes | None] | None = None
         """Of a transaction, what the algorithm hashes; None where it hashes nothing. (`phases.keys`)"""
-        self.shares = Shares(self.balancer, weights, [server.slow_start for server in config.servers])
+        self.on_down: list[Callable[[Server], None]] = []
+        """Called with each server that goes down (`pylb.servers.Table.down`), once each time."""
+        self._config = config
+        self._board = board
+        self._row = row
+        self._context = context
+        self._make = ALGORITHMS[known(config.balance) or config.balance]
+        self._rows: Sequence[int] = ()
+        self._flushed = 0
+        # Its servers, and who picks one.
+        self.servers: list[Server] = []
+        """By position, which is that in the newest list."""
+        self._leaving: list[Server] = []  # that are in no list any more, and not idle yet
+        self._listed: list[Listed] = []
+        self._positions: dict[int, int] = {}  # by index
+        # What the table of servers says.
+        self._table = Table(board)
+        self.versions = self._table.versions
+        """One cell, which another number in means that `look` has something to see."""
+        self.seen = -1
+        """The number that was in it then."""
+        self._span = (0, 0)  # of the indices
+        self._records = b""
+        self.observes = isinstance(self._make, type) and issubclass(self._make, Observer)
+        """Whether the algorithm goes by response times."""
+        self.shares: Shares
         """Through which a server becomes usable, or stops to be."""
-        for position, server in enumerate(self.servers):
+        self.balancer: Balancer
+        if callable(servers):
+            servers = [Listed(server, servers(server)) for server in config.servers]
+        self.set_servers(servers)
+
+    # -- which servers it has --------------------------------------------------------------------
+
+    def set_servers(self, listed: Sequence[Listed]) -> None:
+        """These are its servers from now on. Those that stay keep their connections and counters; those that
+        go are picked no more, and answer what they have."""
+        first = self.seen < 0
+        before = {one.index: (one, server) for one, server in zip(self._listed, self.servers, strict=True)}
+        started = {
+            self.servers[position].index: began
+            for position in range(len(self.servers))
+            if (began := self.shares.began(position)) is not None
+        }
+        self._listed = list(listed)
+        self.servers = [
+            before[one.index][1]
+            if one.index in before
+            else Server(one.config, self._config, self._board, one.index, self._row, self._context)
+            for one in listed
+        ]
+        self._positions = {one.index: position for position, one in enumerate(listed)}
+        for index, (_, server) in before.items():
+            if index not in self._positions:
+                server.removed()
+                self._leaving.append(server)
+        if not first:
+            for one, server in zip(listed, self.servers, strict=True):
+                if one.index not in before:
+                    server.flush()  # the cells may hold what another server of this index has left
+        self._compile()
+        now = time.monotonic()
+        for position, one in enumerate(listed):
+            if one.index in started:
+                self.shares.go_on(position, started[one.index], now)
+            elif one.index not in before and not first and one.config.slow_start:
+                self._returned(position)
+        self._close_idle()
+
+    def _compile(self) -> None:
+        """Make the algorithm for the list as it is."""
+        listed = self._listed
+        indices = [one.index for one in listed]
+        self._loads = Loads(indices, self._board.active(self._row))
+        self.look_at(self._rows)
+        weights = [self._table.weight(one.index, one.config.weight) for one in listed]
+        factor = self._config.hash_factor
+        members = Members(
+            weights=weights,
+            names=[str(one.config.address) for one in listed],
+            loads=self._loads,
+            clock=time.monotonic,
+            fills=[one.config.fill for one in listed],
+            factor=FACTORS.get(self._config.balance, BOUNDED) if factor is None else factor,
+        )
+        backups = [one.config.backup for one in listed]
+        if not listed:
+            self.balancer = Nobody()
+        else:
+            self.balancer = WithBackups(self._make, members, backups) if any(backups) else self._make(members)
+        self.shares = Shares(self.balancer, weights, [one.config.slow_start for one in listed])
+        for position, (one, server) in enumerate(zip(listed, self.servers, strict=True)):
             if isinstance(self.balancer, Observer):
                 server.observe = partial(self.balancer.observe, position)
-            if config.servers[position].slow_start:
-                server.returned = partial(self._returned, position)
+            server.returned = partial(self._returned, position) if one.config.slow_start else None
+        self._span = (min(indices), max(indices) + 1) if indices else (0, 0)
+        self.seen = self._table.version
+        self._records = self._table.records(*self._span)
+        for position, one in enumerate(listed):
+            self._apply(position, one)
+
+    def positions(self, indices: frozenset[int]) -> frozenset[int]:
+        """Of these servers, those that are in the list."""
+        return frozenset(self._positions[index] for index in indices if index in self._positions)
 
     def _returned(self, position: int) -> None:
         """A server can be connected to again: it begins slowly."""
+        if self._table.usable(self.servers[position].index):
+            now = time.monotonic()
+            self.shares.usable(position, False, now)
+            self.shares.usable(position, True, now)
+
+    def _close_idle(self) -> None:
+        """Close what former servers have, as far as it is idle."""
+        self._leaving = [server for server in self._leaving if not server.close_idle()]
+
+    # -- what the table says of them -------------------------------------------------------------
+
+    def look(self) -> None:
+        """Go by the table of servers as it is now; called where `versions` has another number than `seen`."""
+        self.seen = self._table.version
+        before, after = self._records, self._table.records(*self._span)
+        if before == after:
+            return
+        self._records = after
         now = time.monotonic()
-        self.shares.usable(position, False, now)
-        self.shares.usable(position, True, now)
+        for index in differing(before, after, self._span[0]):
+            position = self._positions.get(index)
+            if position is not None:
+                one = self._listed[position]
+                self.shares.weigh(position, self._table.weight(index, one.config.weight), now)
+                self._apply(position, one)
+
+    def _apply(self, position: int, one: Listed) -> None:
+        """Take a server into the picks, or out of them."""
+        table, server = self._table, self.servers[position]
+        if table.usable(one.index) is not self.shares.is_usable(position):
+            self.shares.usable(position, table.usable(one.index), time.monotonic())
+        down = table.down(one.index)
+        if down is not server.down:
+            server.down = down
+            if down:
+                for call in self.on_down:
+                    call(server)
+
+    # -- now and then ----------------------------------------------------------------------------
 
     def look_at(self, rows: Sequence[int]) -> None:
         """Count active requests over these rows, and this worker's own."""
+        self._rows = rows
         self._loads.look_at([self._board.active(row) for row in rows if row != self._row])
 
     def flush(self, all_servers: bool = False) -> None:
@@ -216,6 +357,8 @@ class Backend:
         Of many servers a part has its turn each time, unless it is to be ``all_servers``."""
         if self.shares.rising:
             self.shares.step(time.monotonic())
+        if self._leaving:
+            self._close_idle()
         self._times[:] = memoryview(array("q", self.times))
         servers = self.servers
         if len(servers) > _AT_ONCE and not all_servers:

@@ -10,7 +10,8 @@ import ssl
 from dataclasses import dataclass, field
 
 from pylb.config.logtarget import Destination, Target
-from pylb.config.model import Config, ServerKey
+from pylb.config.model import Config
+from pylb.net.serverlists import Lists
 from pylb.rules.maps import Map
 from pylb.scoreboard import Scoreboard
 
@@ -33,8 +34,10 @@ class WorkerContext:
     """Where other workers' connections arrive."""
     inboxes: list[socket.socket]
     """Sending ends of all inboxes, by row."""
-    servers: dict[ServerKey, int]
-    """(backend, server, address) to the server's index in the scoreboard."""
+    lists: Lists
+    """The servers of each backend."""
+    version: int
+    """Of the lists."""
     tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Bind key to the listener's context, which all workers of a generation share."""
     backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)

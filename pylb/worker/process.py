@@ -28,7 +28,6 @@ import uvloop
 from pylb import log as logging_
 from pylb.config import changes, routing
 from pylb.config.accesslog import in_force
-from pylb.config.model import Server
 from pylb.log import log
 from pylb.net import channel, messages
 from pylb.scoreboard import NO_BACKEND, Field, State, SupervisorField
@@ -40,6 +39,7 @@ from pylb.worker.descriptors import OUT_OF_DESCRIPTORS, Descriptors
 from pylb.worker.frontend import Bind
 from pylb.worker.handover import HandOver
 from pylb.worker.listeners import Listener, Listeners
+from pylb.worker.lists import Lists
 from pylb.worker.logwriter import LAST, writer
 from pylb.worker.mapfiles import MapFiles
 from pylb.worker.phases import keys
@@ -80,17 +80,13 @@ class Worker:
         self.alone = False
         self.backends: dict[str, Backend] = {}
         for backend in config.backends:
-
-            def index_of(server: Server, name: str = backend.name) -> int:
-                return context.servers[name, server.name, str(server.address)]
-
             self.backends[backend.name] = Backend(
-                *(backend, context.board, index_of, context.row),
+                *(backend, context.board, context.lists[backend.name], context.row),
                 context.backend_tls.get(backend.name),
                 config.timeouts,
             )
             self.backends[backend.name].key = keys.compiled(backend)
-        self.servers = [server for backend in self.backends.values() for server in backend.servers]
+        self._lists = Lists(core, self.cells, config.backends, self.backends, context.version)
         core.access_logs = {target: writer(target, to) for target, to in context.access_logs.items()}
         binds: dict[str, Bind] = {}
         listeners: dict[str, Listener] = {}
@@ -136,10 +132,11 @@ class Worker:
         return self.core.stopping or bool(self.board.supervisor[SupervisorField.ANNOUNCING])
 
     def _free_a_descriptor(self) -> None:
-        for server in self.servers:
-            if server.pool:
-                server.pool[0].abort()  # the one that was unused for longest
-                return
+        for backend in self.backends.values():
+            for server in backend.servers:
+                if server.pool:
+                    server.pool[0].abort()  # the one that was unused for longest
+                    return
 
     def _count_lost(self, lines: int) -> None:
         # At once: the traceback that a worker leaves behind is the last thing that it writes.
@@ -210,6 +207,8 @@ class Worker:
                 for target, one in self.core.access_logs.items():
                     if fds and target.path == message["path"]:
                         one.reopened(fds[0])
+            elif message["op"] in ("servers", "look"):
+                self._lists.hear(message)
             else:
                 self._order(message)
 
@@ -347,6 +346,7 @@ class Worker:
             self._rows = rows
             for backend in self.backends.values():
                 backend.look_at(rows)
+        self._lists.look()
         self.alone = len(rows) == 1
         if core.access_logs:
             self._write_access_logs()

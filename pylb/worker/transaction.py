@@ -60,9 +60,9 @@ class Transaction:
         self.counted: Server | None = None
         """The server whose active requests it is counted among."""
         self.index = -1
-        """Its position in its backend."""
+        """That server's index. (A position in the backend may be another server's by the next try.)"""
         self.tried: frozenset[int] = frozenset()
-        """Positions of the servers that could not be connected to."""
+        """Indices of the servers that could not be connected to."""
         self.fresh = False
         """Whether it must have a connection of its own."""
         self.local = False

@@ -366,7 +366,7 @@ async def as_a_worker(arbiter: Arbiter, config: Config) -> None:
         first = arbiter.fleet.newest
         context = WorkerContext(
             *(config, 0, 0, 1, first.listeners.sockets, arbiter.board, other, inbox, [other]),
-            *(arbiter.indices.known, first.secrets.listeners, first.secrets.backends),
+            *(arbiter.servers.lists(config), 1, first.secrets.listeners, first.secrets.backends),
         )
         Worker(context, asyncio.get_running_loop())
 

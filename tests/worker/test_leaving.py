@@ -10,6 +10,7 @@ import uvloop
 
 from pylb.config.load import from_document
 from pylb.net import channel
+from pylb.net.serverlists import as_configured
 from pylb.scoreboard import Field, Scoreboard, State
 from pylb.worker.context import WorkerContext
 from pylb.worker.process import Worker
@@ -28,8 +29,6 @@ def _context(
             "limits": limits or {},
         }
     )
-    (backend,) = config.backends
-    (server,) = backend.servers
     board = Scoreboard(2)
     board.row(ROW)[Field.STATE] = board.row(OTHER)[Field.STATE] = State.SERVING
     supervisor, worker = channel.pair()
@@ -40,7 +39,7 @@ def _context(
     listener.setblocking(False)
     context = WorkerContext(
         config, ROW, 0, 1, {f"unix:{folder}/in.sock": [listener] * 2}, board, worker, pairs[ROW][0],
-        [writer for _, writer in pairs], {(backend.name, server.name, str(server.address)): 0},
+        [writer for _, writer in pairs], as_configured(config), 1,
     )  # fmt: skip
     return context, supervisor, [reader for reader, _ in pairs]
 

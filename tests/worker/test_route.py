@@ -17,7 +17,7 @@ from tests.rules.requests import BACKENDS, Facts, configuration, head_of
 
 def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]:
     backends = {
-        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None, servers=()))
+        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None, observes=False))
         for name in BACKENDS
     }
     (frontend,) = config.frontends

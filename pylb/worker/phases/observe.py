@@ -10,7 +10,7 @@ from pylb.worker.transaction import Transaction
 
 def response_times(backends: Iterable[Backend]) -> Callable[[Transaction], None] | None:
     """A phase of the account, if any backend's algorithm goes by response times."""
-    wanted = any(server.observe is not None for backend in backends for server in backend.servers)
+    wanted = any(backend.observes for backend in backends)
     return _observe if wanted else None
 
 

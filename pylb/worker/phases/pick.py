@@ -9,12 +9,17 @@ from pylb.worker.transaction import Transaction
 def pick(tx: Transaction) -> Server | None:
     """Choose a server that was not tried yet, and count the request as its; None when there is none."""
     backend = tx.backend
+    if backend.versions[0] != backend.seen:
+        backend.look()
     key = backend.key
-    index = backend.balancer.pick(tx.tried, None if key is None else key(tx))
-    if index is None:
+    tried = tx.tried
+    position = backend.balancer.pick(
+        backend.positions(tried) if tried else tried, None if key is None else key(tx)
+    )
+    if position is None:
         return None
-    server = backend.servers[index]
-    tx.index = index
+    server = backend.servers[position]
+    tx.index = server.index
     tx.server = tx.counted = server
     server.active[server.row] += 1
     server.requests += 1

@@ -55,6 +55,12 @@ class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Pro
     def side(self) -> ServerSide:
         return Http2ServerStream(self)
 
+    def leave(self) -> None:
+        self.leaving = True
+        self._leave()
+        if not self.streams and not self.closed:
+            self.transport.close()
+
     # From the event loop
 
     @guarded

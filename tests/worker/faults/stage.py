@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pylb.config.load import from_document
-from pylb.config.model import server_keys
 from pylb.net import channel
+from pylb.net.serverlists import as_configured
 from pylb.scoreboard import Field, Scoreboard, State
 from pylb.supervisor.secrets import read_secrets
 from pylb.worker.context import WorkerContext
@@ -106,7 +106,7 @@ class Stage:
         self.context = WorkerContext(
             config, ROW, 0, 1, listeners, self.board, child, self.pairs[ROW][0],
             [writer for _, writer in self.pairs],
-            {key: number for number, key in enumerate(server_keys(config))},
+            as_configured(config), 1,
             secrets.listeners, secrets.backends,
         )  # fmt: skip
         self.worker = Worker(self.context, self.loop)
