@@ -101,16 +101,10 @@ class Server(ServerKeys, ServerPlace):
 class Discover(ServerKeys, DiscoveryKeys):
     """A source of servers; what it finds gets the keys of a server from here."""
 
-    def server(self, address: str, weight: int | None = None, backup: bool | None = None) -> Server:
-        """One that was found, as the file would have it; its name is its address.
-
-        Raises:
-            ValueError: it can't be one.
-        """
-        given = {name: getattr(self, name) for name in ServerKeys.model_fields}
-        given |= {"weight": weight} if weight is not None else {}
-        given |= {"backup": backup} if backup is not None else {}
-        return Server(name=address, address=parse_server(address), **given)
+    def server(self, name: str, address: str) -> Server:
+        """One that was found, as the file would have it; raises ValueError where it can't be one."""
+        given = {key: getattr(self, key) for key in ServerKeys.model_fields if key in self.model_fields_set}
+        return Server(name=name, address=parse_server(address), **given)
 
 
 class ServerTls(Section):
@@ -208,7 +202,7 @@ class Backend(Section):
             named[name] = source.model_copy(update={"name": name})
             if source.dns is not None and self.tls is not None and self.tls.verify and not self.tls.name:
                 host = source.dns.host
-                raise ValueError(f'tls.name must be set (to "{host}"?): what is found are addresses, not names')
+                raise ValueError(f'tls.name must be set, as in "{host}": what is found are addresses')
         # The section is frozen once it is made, which it is here.
         self.__dict__["servers"] = tuple(server for server in self.servers if server.discover is None)
         self.__dict__["discover"] = tuple(named.values())
@@ -224,7 +218,7 @@ class Backend(Section):
 
 def _source(server: Server) -> Discover:
     """What a server with ``discover`` stands for; raises ValueError."""
-    given = {name: getattr(server, name) for name in ServerKeys.model_fields}
+    given = {key: getattr(server, key) for key in ServerKeys.model_fields if key in server.model_fields_set}
     return Discover(dns=server.address, name=server.name, **given)
 
 

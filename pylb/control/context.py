@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pylb.config.address import Address
 from pylb.config.model import Config
+from pylb.control.sources.source import Access
 from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard
 
@@ -37,3 +39,5 @@ class ControlContext:
     """``time.time()`` of the supervisor's start."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
+    sources: Mapping[tuple[str, str], Access] = field(default_factory=dict)
+    """By backend and source of servers, what was read for it."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from pylb.config.model import Config, Discover
 from pylb.control.names import Names
+from pylb.control.orders import Orders
 from pylb.control.sources import registry
 from pylb.control.sources.source import Access, Source
 from pylb.discover import course
@@ -26,10 +27,6 @@ from pylb.log import log
 from pylb.net.channel import MAX_PACKET
 from pylb.repeats import Repeats
 
-Send = Callable[[dict[str, Any]], bool]
-"""Sends the supervisor a message; False where there is no room for it now."""
-
-_NO_ROOM = 0.1  # seconds until the supervisor is sent again what it had no room for
 _NAMES = ("file", "function")
 """Kinds whose servers may be names: what is written on this machine."""
 _SHOWN = 5  # servers that a line of the log names
@@ -43,7 +40,7 @@ class Watch:
     """
 
     def __init__(
-        self, section: Discover, backend: str, source: Source, send: Send, remembered: object = None
+        self, section: Discover, backend: str, source: Source, orders: Orders, remembered: object = None
     ) -> None:
         self.section = section
         self.backend = backend
@@ -56,7 +53,7 @@ class Watch:
         self.due = 0.0
         """When the next look comes."""
         self._source = source
-        self._send = send
+        self._orders = orders
         self._who = f"backend {backend}: {section.asks}"
         self._repeats = Repeats(every=60.0, quiet=120.0)
         bounds = Bounds(
@@ -73,7 +70,7 @@ class Watch:
         """Ask for as long as the process lives."""
         try:
             if self.course.known:
-                await self._tell()
+                self._tell()
             while True:
                 await self.look()
                 pause = course.pause(self.course, self._ttl, self.section.seconds)
@@ -104,7 +101,7 @@ class Watch:
             return
         self._answered(answer, outcome)
         if outcome.step is Step.TAKEN or not self._told:
-            await self._tell()
+            self._tell()
 
     def _failed(self, why: str, now: float) -> None:
         self.course.note_failure()
@@ -152,7 +149,7 @@ class Watch:
         if self._repeats.happened(kind, now, level, line):
             log.log(level, "%s", line)
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         """Have the supervisor know, and keep, what servers there are."""
         section, known = self.section, self.course.known
         servers: list[dict[str, Any]] = []
@@ -160,23 +157,17 @@ class Watch:
         for one in known.values():
             entry: dict[str, Any] = {"name": one.address, "address": one.address}
             entry["weight"] = section.weight if one.weight is None else one.weight
-            entry["backup"] = section.backup if one.backup is None else one.backup
+            if one.backup is not None:
+                entry["backup"] = one.backup
             room -= len(json.dumps(entry)) + 1
             if room < 0:
                 log.error("%s: only %d of %d servers fit into a message", self._who, len(servers), len(known))
                 break
             servers.append(entry)
-        messages: list[dict[str, Any]] = [
-            {"op": "discovered", "backend": self.backend, "source": section.name, "servers": servers},
-            {"op": "keep", "key": key_of(self.backend, section.name), "value": self._left()},
-        ]
-        for message in messages:
-            while not self._send(message):
-                await asyncio.sleep(_NO_ROOM)
+        self._orders.discovered(self.backend, section.name, servers)
+        left = {"asks": section.asks, "servers": course.kept(known)}
+        self._orders.keep(key_of(self.backend, section.name), left)
         self._told = True
-
-    def _left(self) -> dict[str, Any]:
-        return {"asks": self.section.asks, "servers": course.kept(self.course.known)}
 
     def status(self) -> dict[str, Any]:
         """For the operator; times in seconds from now."""
@@ -200,7 +191,7 @@ class Discovery:
     Args:
         access: by backend and source, what was read for it before the fork.
         kept: what earlier control planes have kept.
-        send: to the supervisor.
+        orders: to the supervisor.
     """
 
     def __init__(
@@ -208,14 +199,14 @@ class Discovery:
         config: Config,
         access: Mapping[tuple[str, str], Access],
         kept: Mapping[str, object],
-        send: Send,
+        orders: Orders,
     ) -> None:
         self.watches = [
             Watch(
                 section,
                 backend.name,
                 registry.source(section, backend.name, access.get((backend.name, section.name), Access())),
-                send,
+                orders,
                 kept.get(key_of(backend.name, section.name)),
             )
             for backend in config.backends

@@ -20,6 +20,7 @@ from pylb import __version__
 from pylb import log as log_
 from pylb.control import admin, snapshot
 from pylb.control.context import ControlContext
+from pylb.control.discovery import Discovery
 from pylb.control.gate import Gate
 from pylb.control.metrics import BoardCollector, exposition
 from pylb.control.orders import Orders
@@ -40,6 +41,7 @@ class ControlPlane:
         self._context = context
         self.orders = Orders(context.channel)
         self.servers = Servers(context.config, context.board, context.lists, context.version)
+        self.discovery = Discovery(context.config, context.sources, context.kept, self.orders)
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
@@ -104,6 +106,7 @@ class ControlPlane:
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self.servers.indices),
+            "discovery": self.discovery.status(),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
@@ -122,7 +125,7 @@ class ControlPlane:
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
-        collector = BoardCollector(context.board, self.servers.indices, self.scaler)
+        collector = BoardCollector(context.board, self.servers.indices, self.scaler, self.discovery.status)
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(
             self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate
@@ -136,6 +139,7 @@ class ControlPlane:
         tasks = [
             asyncio.create_task(self._keep("the controller's end", self.scaler.controller.run)),
             asyncio.create_task(self._keep("scaling", self._decide)),
+            *(asyncio.create_task(self._keep(name, work)) for name, work in self.discovery.parts()),
         ]
         await self.gone.wait()
         for task in tasks:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -32,11 +33,18 @@ _COUNTERS = {
 class BoardCollector:
     """Reads the scoreboard at each scrape."""
 
-    def __init__(self, board: Scoreboard, servers: dict[ServerKey, int], scaler: Scaler) -> None:
+    def __init__(
+        self,
+        board: Scoreboard,
+        servers: dict[ServerKey, int],
+        scaler: Scaler,
+        discovery: Callable[[], list[dict[str, Any]]] = list,
+    ) -> None:
         self._board = board
         self._servers = servers
         self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
+        self._discovery = discovery
 
     def collect(self) -> Iterator[Metric]:
         totals = snapshot.totals(self._board)
@@ -65,6 +73,7 @@ class BoardCollector:
         yield self._latency()
         yield from self._workers()
         yield from self._per_server()
+        yield from self._sources()
         scaling = self._scaler.status()
         yield GaugeMetricFamily("pylb_scaling_target", "Workers wanted.", value=scaling["target"])
         if scaling["idle_cores"] is not None:
@@ -125,6 +134,20 @@ class BoardCollector:
             requests.add_metric(values, server["requests"])
             errors.add_metric(values, server["errors"])
         yield from (active, requests, errors)
+
+
+    def _sources(self) -> Iterator[Metric]:
+        """Of servers that are looked for; a name of the file's own that can't be resolved is one, too."""
+        labels = ["backend", "source"]
+        servers = GaugeMetricFamily("pylb_discovery_servers", "Servers found.", labels=labels)
+        failures = CounterMetricFamily("pylb_discovery_failures", "Looks without an answer.", labels=labels)
+        failing = GaugeMetricFamily("pylb_discovery_failing", "1 when the last look failed.", labels=labels)
+        for one in self._discovery():
+            values = [one["backend"], one["source"]]
+            servers.add_metric(values, one["servers"])
+            failures.add_metric(values, one["failures"])
+            failing.add_metric(values, bool(one["error"]))
+        yield from (servers, failures, failing)
 
 
 def exposition(collector: BoardCollector) -> bytes:

@@ -61,7 +61,12 @@ class Names:
         """An entry for each that couldn't be resolved yet."""
         return [
             {
-                **{"backend": backend, "source": server, "asks": f"name {address.host}", "servers": 0},
+                **{
+                    "backend": backend,
+                    "source": f"server {server}",
+                    "asks": f"name {address.host}",
+                    "servers": 0,
+                },
                 **{"answered": None, "next": _AGAIN, "doubted": False, "failures": 1},
                 "error": self._errors[address.host],
             }

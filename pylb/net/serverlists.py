@@ -32,6 +32,8 @@ class Listed:
     config: Server
     index: int
     """Of its cells of the scoreboard."""
+    source: str = ""
+    """Which of the backend's sources (``discover``) has found it; empty where none has."""
 
 
 Lists = dict[str, list[Listed]]
@@ -47,6 +49,7 @@ def entry_of(listed: Listed) -> dict[str, Any]:
         "address": str(server.address),
         "weight": server.weight,
         "index": listed.index,
+        **({"source": listed.source} if listed.source else {}),
     }
 
 
@@ -56,11 +59,7 @@ def server_of(entry: Mapping[str, Any], backend: Backend) -> Server:
     Raises:
         ValueError: it is no server.
     """
-    for server in backend.servers:
-        if server.name == entry["name"]:
-            break
-    else:
-        server = None
+    server = _configured(entry, backend)
     told = {key: value for key, value in entry.items() if key in PLAIN or key == "address"}
     if server is None:
         return Server.model_validate(told)
@@ -70,6 +69,16 @@ def server_of(entry: Mapping[str, Any], backend: Backend) -> Server:
             return server
     # What can't be told, as sections, is the same in the configuration of whoever reads this.
     return Server.model_validate({name: getattr(server, name) for name in server.model_fields_set} | told)
+
+
+def _configured(entry: Mapping[str, Any], backend: Backend) -> Server | None:
+    """The server as the configuration has it, or as the section does that has found it."""
+    if source := entry.get("source"):
+        for section in backend.discover:
+            if section.name == source:
+                return section.server(entry["name"], entry["address"])
+        return None
+    return next((server for server in backend.servers if server.name == entry["name"]), None)
 
 
 def packets(backend: str, version: int, servers: Sequence[Listed]) -> Iterator[dict[str, Any]]:
@@ -126,7 +135,9 @@ class Reader:
             known = before.get(index)
             same = known is not None and known[0] == entry
             now[index] = (
-                known if same and known is not None else (entry, Listed(server_of(entry, backend), index))
+                known
+                if same and known is not None
+                else (entry, Listed(server_of(entry, backend), index, entry.get("source", "")))
             )
         self._before[name] = now
         return name, [listed for _, listed in now.values()]

@@ -9,9 +9,10 @@ import ssl
 from dataclasses import dataclass, field
 
 from pylb.config import changes, routing
-from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.files import admin_token, controller_tls, controller_token, source_token
 from pylb.config.model import Config
-from pylb.config.tls import client_context, listener_contexts
+from pylb.config.tls import client_context, listener_contexts, source_context
+from pylb.control.sources.source import Access
 from pylb.rules.maps import Map
 
 
@@ -30,6 +31,8 @@ class Secrets:
     """Of the rules, by name."""
     bodies: dict[str, bytes] = field(default_factory=dict)
     """What the files of answers and error pages hold, by their path."""
+    sources: dict[tuple[str, str], Access] = field(default_factory=dict)
+    """Of servers that are discovered, by backend and source."""
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -51,6 +54,12 @@ def read_secrets(config: Config) -> Secrets:
             admin_token(config),
             routing.read_maps(config),
             changes.read_bodies(config),
+            {
+                (backend.name, source.name): Access(source_token(source), source_context(source))
+                for backend in config.backends
+                for source in backend.discover
+                if source.http is not None
+            },
         )
     except ValueError as error:
         raise OSError(str(error)) from None

@@ -13,7 +13,6 @@ from typing import Any
 
 from pylb.config.backend import Backend, Server
 from pylb.config.model import Config, ServerKey
-from pylb.log import log
 from pylb.net.serverlists import Listed, Lists, server_of
 from pylb.scoreboard import Scoreboard
 from pylb.supervisor.indices import Indices
@@ -35,7 +34,9 @@ class Servers:
         """Of the lists; a process writes down by which one it goes."""
         self.indices = Indices(board)
         self._board = board
-        self._found: dict[tuple[str, str], list[Server]] = {}  # by backend and source
+        self._found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """By backend and source, the entries that tell of what was found. What they leave out the section of
+        the source says, and so each configuration for itself."""
         self.prepare(config)
 
     def prepare(self, config: Config, in_use: Iterable[Config] = ()) -> list[ServerKey]:
@@ -62,8 +63,13 @@ class Servers:
 
     def listed(self, backend: Backend) -> list[Listed]:
         """The servers of one backend."""
-        known, name = self.indices.known, backend.name
-        return [Listed(one, known[name, one.name, str(one.address)]) for one in self._servers(backend)]
+        known, listed = self.indices.known, []
+        for one in self._servers(backend):
+            if isinstance(one, Server):
+                listed.append(Listed(one, known[_key(backend, one)]))
+            else:
+                listed.append(Listed(server_of(one, backend), known[_key(backend, one)], one["source"]))
+        return listed
 
     def discovered(
         self, backend: str, source: str, told: Iterable[Mapping[str, Any]], configs: Sequence[Config]
@@ -74,13 +80,17 @@ class Servers:
             configs: those of all processes, that of the serving generation first.
 
         Raises:
-            ValueError: what it tells are no servers, or there is no such backend.
+            ValueError: what it tells are no servers, or there is no such backend or source.
             BindError: there is no room for them. Either way all is as before.
         """
         section = next((one for one in configs[0].backends if one.name == backend), None)
         if section is None:
             raise ValueError(f"there is no backend {backend!r}")
-        servers = [server_of(one, section.model_copy(update={"servers": ()})) for one in told]
+        if all(one.name != source for one in section.discover):
+            raise ValueError("there is no such source")
+        servers = [{**one, "source": source} for one in told]
+        for one in servers:
+            one["address"] = str(server_of(one, section).address)
         before = self._found.get((backend, source), [])
         if servers == before:
             return False
@@ -102,22 +112,19 @@ class Servers:
             self.indices.give_up(gone, self.version)
         return bool(gone)
 
-    def _servers(self, backend: Backend) -> list[Server]:
-        """Those of the file come first; of those of one name the first one counts."""
-        found = {server.name: server for server in backend.servers}
-        for (name, source), servers in self._found.items():
-            if name != backend.name:
-                continue
-            for server in servers:
-                if server.name in found:
-                    log.debug("%s: %s/%s is another server's name", source, name, server.name)
-                else:
-                    found[server.name] = server
-        return list(found.values())
+    def _servers(self, backend: Backend) -> Iterable[Server | dict[str, Any]]:
+        """Those of the file, then those that its sources have found; of one name the first counts."""
+        found: dict[str, Server | dict[str, Any]] = {server.name: server for server in backend.servers}
+        for source in backend.discover:
+            for one in self._found.get((backend.name, source.name), ()):
+                found.setdefault(one["name"], one)
+        return found.values()
 
     def _keys(self, config: Config) -> list[ServerKey]:
-        return [
-            (backend.name, server.name, str(server.address))
-            for backend in config.backends
-            for server in self._servers(backend)
-        ]
+        return [_key(backend, server) for backend in config.backends for server in self._servers(backend)]
+
+
+def _key(backend: Backend, server: Server | dict[str, Any]) -> ServerKey:
+    if isinstance(server, Server):
+        return backend.name, server.name, str(server.address)
+    return backend.name, server["name"], server["address"]

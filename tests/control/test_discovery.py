@@ -13,8 +13,10 @@ import pytest
 from pylb.config.model import Backend, Config, Discover, Frontend, Server
 from pylb.control.discovery import Discovery, Watch, key_of
 from pylb.control.names import Names
+from pylb.control.orders import Orders
 from pylb.control.sources.source import Source
 from pylb.discover.found import Answer, Failed, Found
+from pylb.net import messages
 
 Said = Sequence[str] | Exception
 
@@ -41,26 +43,22 @@ class Scripted(Source):
         self.closed = True
 
 
-class Supervisor:
+class Supervisor(Orders):
     """Its end of the channel: what it was told, by backend and source, and what it keeps."""
 
-    def __init__(self, busy: int = 0) -> None:
+    def __init__(self) -> None:
         self.servers: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self.kept: dict[str, Any] = {}
         self.messages = 0
-        self.busy = busy
 
-    def send(self, message: dict[str, Any]) -> bool:
-        if self.busy:
-            self.busy -= 1
-            return False
+    def send(self, message: dict[str, Any]) -> None:
+        assert not messages.wrong(message, messages.TO_SUPERVISOR)
         self.messages += 1
         if message["op"] == "discovered":
             self.servers[message["backend"], message["source"]] = message["servers"]
         else:
             assert message["op"] == "keep"
             self.kept[message["key"]] = message["value"]
-        return True
 
     def addresses(self, source: str = "dns") -> list[str]:
         return [server["address"] for server in self.servers["web", source]]
@@ -71,19 +69,19 @@ def section(**more: Any) -> Discover:
 
 
 def watch(source: Source, supervisor: Supervisor, kept: object = None, **more: Any) -> Watch:
-    return Watch(section(**more), "web", source, supervisor.send, kept)
+    return Watch(section(**more), "web", source, supervisor, kept)
 
 
 async def test_the_supervisor_is_told_of_changes_only_and_keeps_them() -> None:
-    supervisor = Supervisor(busy=2)
+    supervisor = Supervisor()
     one = watch(Scripted(["10.0.0.1:80"], ["10.0.0.1:80"], ["10.0.0.1:80", "10.0.0.2:80"]), supervisor)
     await one.look()
     assert supervisor.servers["web", "dns"] == [
-        {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 5, "backup": False}
+        {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 5}
     ]
-    messages = supervisor.messages
+    before = supervisor.messages
     await one.look()
-    assert supervisor.messages == messages
+    assert supervisor.messages == before
     await one.look()
     assert supervisor.addresses() == ["10.0.0.1:80", "10.0.0.2:80"]
     after = Supervisor()
@@ -150,7 +148,7 @@ def test_sources_of_a_configuration() -> None:
         frontends=(Frontend.model_validate({"name": "f", "bind": "127.0.0.1:80", "backend": "web"}),),
         backends=(Backend(name="web", discover=(section(), Discover(file="/etc/servers"))),),
     )
-    found = Discovery(config, {}, {}, Supervisor().send)
+    found = Discovery(config, {}, {}, Supervisor())
     assert [(one["backend"], one["source"], one["asks"]) for one in found.status()] == [
         ("web", "dns", "dns app.internal:80"), ("web", "file", "file /etc/servers"),
     ]  # fmt: skip
@@ -187,7 +185,7 @@ async def test_a_name_that_can_not_be_resolved_is_said_and_when_it_can(
             == 1
         )
         assert [(entry["source"], entry["error"]) for entry in one.status()] == [
-            ("s1", "Name or service not known")
+            ("server s1", "Name or service not known")
         ]
         known.append("app.internal")
         await one.look()
