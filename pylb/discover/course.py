@@ -20,7 +20,7 @@ _LONGEST = 86400.0
 """Seconds after which any answer is asked for again."""
 _CONFIRM_WITHIN = 10.0
 """Seconds until an answer is confirmed at the latest: until its TTL is over it comes from caches again."""
-_RETRY = (1.0, 2.0, 5.0, 10.0)
+_RETRY = (1.0, 2.0, 5.0)
 """Seconds until the question comes again after the first, second, … failure in a row."""
 
 

@@ -164,7 +164,7 @@ def test_when_the_next_question_comes() -> None:
     assert course.pause(one, 0.0, None) == 1.0  # the floor
     assert course.pause(one, 300.0, None) == 300.0
     assert course.pause(one, 300.0, 20.0) == 20.0  # as the file says
-    for seconds in (1.0, 2.0, 5.0, 10.0, 10.0):
+    for seconds in (1.0, 2.0, 5.0, 5.0):
         one.note_failure()
         assert course.pause(one, 300.0, None) == seconds
     take(one, A)
