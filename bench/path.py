@@ -83,13 +83,15 @@ class Path:
         self.client.connection_made(transport)
         self.server = Http1ServerConnection(core, backend.servers[0])
         self.server.connection_made(transport)
-        backend.servers[0].pool.append(self.server)
+        backend.servers[0].pool.idle[self.server] = None
 
     def microseconds(self, requests: list[bytes]) -> float:
         """Per exchange, for these requests one after the other."""
         ask, answer = self.client.data_received, self.server.data_received
         core = self.client.core
-        core.now += 0.1  # a tick, which what is kept from one to the next sees
+        core.now += 0.1  # a tick
+        for look in core.on_tick:
+            look()
         for log in core.access_logs.values():
             log.push()
         began = time.perf_counter_ns()

@@ -8,6 +8,7 @@ starts with ``pylb:`` and exit code 2, never with a traceback.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
@@ -22,7 +23,7 @@ from controller import stderr
 from pylb.config.options import OPTIONS, KeyOption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pylb.config.model import Config
 
@@ -165,22 +166,31 @@ def run(
     raise typer.Exit(arbiter.run())
 
 
-@app.command()
-def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]) -> None:
-    """Check a configuration file: print every mistake, run its tests, warn of rules that can never match."""
-    from pylb.config.load import ConfigError, read_source
-    from pylb.config.unreachable import unreachable
-    from pylb.explain.tested import tested
+@contextlib.contextmanager
+def _mistakes_shown(file: Path) -> Iterator[None]:
+    """End with all mistakes that are found in a configuration file."""
+    from pylb.config.load import ConfigError
 
     try:
-        source = read_source(config)
-        configuration = tested(source)
+        yield
     except ConfigError as error:
         for problem in error.located:
             print(problem, file=sys.stderr)
         raise typer.Exit(1) from None
     except OSError as error:
-        fail(f"{config}: {error.strerror or error}")
+        fail(f"{file}: {error.strerror or error}")
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")]) -> None:
+    """Check a configuration file: print every mistake, run its tests, warn of rules that can never match."""
+    from pylb.config.load import read_source
+    from pylb.config.unreachable import unreachable
+    from pylb.explain.tested import tested
+
+    with _mistakes_shown(config):
+        source = read_source(config)
+        configuration = tested(source)
     for warning in unreachable(configuration, source.places.of):
         print(f"{source.places.of_problem(warning)}: warning: {warning}", file=sys.stderr)
     servers = sum(len(backend.servers) for backend in configuration.backends)
@@ -193,7 +203,12 @@ def check(config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE",
 
 @app.command()
 def explain(
-    url: Annotated[str, typer.Argument(metavar="URL", help="What is asked for: https://HOST/PATH?QUERY.")],
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL", help="https://HOST/PATH?QUERY; in TCP mode tcp://HOST:PORT or tls://NAME."
+        ),
+    ],
     config: Annotated[Path, typer.Option("-c", "--config", metavar="FILE", help="TOML file.")],
     method: Annotated[str, typer.Option("--method", metavar="METHOD", help="The method.")] = "GET",
     header: Annotated[
@@ -201,24 +216,22 @@ def explain(
     ] = None,
     source: Annotated[str, typer.Option("--from", metavar="ADDRESS", help="Who asks.")] = "127.0.0.1",
     frontend: Annotated[str, typer.Option("--frontend", metavar="NAME", help="Who is asked.")] = "",
+    alpn: Annotated[
+        list[str] | None,
+        typer.Option("--alpn", metavar="NAME", help="What a tls:// client offers; may be repeated."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what becomes of a request, rule by rule."""
-    from pylb.config.load import ConfigError, from_source, read_source
+    from pylb.config.load import from_source, read_source
     from pylb.explain import dryrun, show
     from pylb.explain.request import BadRequest, Request, header_of
 
-    try:
+    with _mistakes_shown(config):
         origin = read_source(config)
         configuration = from_source(origin)
-    except ConfigError as error:
-        for problem in error.located:
-            print(problem, file=sys.stderr)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        fail(f"{config}: {error.strerror or error}")
     try:
-        request = Request(url, method.upper(), [header_of(one) for one in header or ()], source)
+        request = Request(url, method.upper(), [header_of(one) for one in header or ()], source, alpn or ())
         outcome = dryrun.DryRun(configuration).ask(request, frontend)
     except BadRequest as error:
         fail(str(error))

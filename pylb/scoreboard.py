@@ -50,6 +50,17 @@ REASONS = (
     "regex",
 )
 """Why a request can be refused."""
+BAD_RESPONSES = (
+    "status_line",
+    "field_line",
+    "content_length",
+    "transfer_encoding",
+    "header_bytes",
+    "syntax",
+    "chunk",
+    "upgrade",
+)
+"""Why a server's response can be one that is not passed on."""
 
 
 class Field(IntEnum):
@@ -89,7 +100,8 @@ class Field(IntEnum):
     ACCESS_LOST = 31  # lines of the access log that were dropped, or could not be written
     LISTS = 32  # gauge: version of the lists of servers that it goes by; the supervisor's until it has begun
     REFUSED_FOR = 33  # first of len(REASONS) counters
-    END = 33 + len(REASONS)
+    BAD_RESPONSE_FOR = 33 + len(REASONS)  # first of len(BAD_RESPONSES) counters
+    END = 33 + len(REASONS) + len(BAD_RESPONSES)
 
 
 GAUGES = frozenset(

@@ -19,6 +19,8 @@ PACKAGES = {
     "nginx": "nginx-light",
     "wrk": "wrk",
     "taskset": "util-linux",
+    "nft": "nftables",
+    "ip": "iproute2",
     "unshare": "util-linux",
     "slowhttptest": "slowhttptest",
     "testssl": "testssl.sh",

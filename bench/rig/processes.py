@@ -70,6 +70,15 @@ def status_of(port: int, path: str = "/", seconds: float = 5.0) -> int:
     return 0
 
 
+def titles(pid: int) -> dict[str, int]:
+    """The children of a process that live, by what they are called; each may end at any time."""
+    found = {}
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):  # ended meanwhile, or ended and not yet waited for
+            found[" ".join(child.cmdline()).strip()] = child.pid
+    return found
+
+
 class Program:
     """A program that serves on a port, with all the processes that it has started."""
 
@@ -92,7 +101,8 @@ class Program:
 
         def found() -> list[psutil.Process] | None:
             children = psutil.Process(self.process.pid).children()
-            workers = [one for one in children if "worker" in " ".join(one.cmdline())] or children
+            ours = [pid for title, pid in titles(self.process.pid).items() if "worker" in title]
+            workers = [one for one in children if one.pid in ours] or children
             return workers if len(workers) == count else None
 
         return wait_for(f"{count} workers", found) or []

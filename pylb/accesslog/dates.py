@@ -14,7 +14,7 @@ _MILLIS = tuple(f".{milli:03d}" for milli in range(1000))
 class Dates:
     """The texts of one second after the other.
 
-    Moments are nanoseconds since 1970. Months have English names, whatever the locale.
+    Moments are counted from 1970. Months have English names, whatever the locale.
     """
 
     def __init__(self) -> None:
@@ -37,16 +37,15 @@ class Dates:
             self._turn(second)
         return self._local + _MILLIS[rest]
 
-    def common(self, moment: int) -> str:
-        """``30/Nov/2026:19:24:16 +0000``, local time; the common log format's."""
-        second = moment // 1_000_000_000
+    def common(self, second: int) -> str:
+        """``30/Nov/2026:19:24:16 +0000``, local time; the common log format's. Of a moment in seconds."""
         if second != self._second:
             self._turn(second)
         return f"{self._local} {self._zone}"
 
-    def iso(self, moment: int) -> str:
-        """``2026-11-30T19:24:16.123Z`` (RFC 3339), UTC."""
-        second, rest = divmod(moment // 1_000_000, 1000)
+    def iso(self, milli: int) -> str:
+        """``2026-11-30T19:24:16.123Z`` (RFC 3339), UTC; of a moment in milliseconds."""
+        second, rest = divmod(milli, 1000)
         if second != self._second:
             self._turn(second)
         return f"{self._utc}{_MILLIS[rest]}Z"

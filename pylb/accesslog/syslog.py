@@ -37,6 +37,7 @@ class Header:
     def at(self, moment: int) -> bytes:
         """The header of a message that is sent at a moment, in nanoseconds since 1970."""
         if self._new:
-            return f"<{self._priority}>1 {self._dates.iso(moment)} {self._host or '-'} {self._rest}".encode()
+            date = self._dates.iso(moment // 1_000_000)
+            return f"<{self._priority}>1 {date} {self._host or '-'} {self._rest}".encode()
         host = f"{self._host} " if self._host else ""
         return f"<{self._priority}>{bsd(moment)} {host}{self._rest}".encode()

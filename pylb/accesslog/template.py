@@ -54,6 +54,8 @@ class Style:
     nothing: dict[Kind, str]
     plain_line: re.Pattern[bytes]
     """A request line that needs no escaping; up to its CR, which it doesn't match."""
+    plain_target: re.Pattern[bytes]
+    """The beginning of a head whose target, the group, needs no escaping."""
     quotes: bool = False
     """Whether texts get quotes from their escaping, so that those without it need some."""
 
@@ -68,6 +70,7 @@ class Format:
 
 VARIABLES: dict[str, tuple[Kind, str]] = {
     "client.ip": (Kind.NAME, "The client; behind trusted_proxies the one that these name."),
+    "client.peer": (Kind.FIELD, "Who has connected: the client, or a proxy."),
     "client.port": (Kind.NUMBER, "Its port; 0 where it was named by a proxy."),
     "frontend.name": (Kind.NAME, ""),
     "backend.name": (Kind.NAME, ""),
@@ -81,7 +84,13 @@ VARIABLES: dict[str, tuple[Kind, str]] = {
     "uri": (Kind.LINE, "Path and query as the client wrote them."),
     "raw_path": (Kind.LINE, "The same without the query."),
     "query": (Kind.LINE, "What stands behind the question mark."),
+    "path": (Kind.LINE, "The path that rules compare, normalised."),
+    "path.": (Kind.FIELD, "A segment of it: `{path.1}` is the first."),
+    "argument.": (Kind.FIELD, "A parameter of the query."),
     "host": (Kind.FIELD, "The Host field, or the host that the target names."),
+    "scheme": (Kind.FIELD, "`http` or `https`."),
+    "port": (Kind.FIELD, "The port that it came by."),
+    "request.id": (Kind.FIELD, "`X-Request-ID`, as the server gets it."),
     "protocol": (Kind.PLAIN, "`HTTP/1.0`, `HTTP/1.1`, `HTTP/2.0` or `TCP`."),
     "header.": (Kind.FIELD, "A field of the request: `{header.user-agent}`."),
     "cookie.": (Kind.FIELD, "A cookie of the request."),
@@ -113,6 +122,7 @@ INNER = frozenset({"(server)", "(timers)", "(retries)"})
 """What HAProxy's formats have beside those: values as HAProxy joins or marks them."""
 
 _MARKS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_SEGMENT = re.compile(r"[1-9][0-9]?")
 _ARGUMENT = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -145,24 +155,28 @@ def variable(name: str) -> Variable:
     if name in VARIABLES and not name.endswith("."):
         return Variable(name)
     family, dot, argument = name.partition(".")
-    if family + dot in VARIABLES and _ARGUMENT.fullmatch(argument):
+    if family + dot in VARIABLES and (_SEGMENT if family == "path" else _ARGUMENT).fullmatch(argument):
         return Variable(family + dot, argument)
     known = ", ".join(f"{one}NAME" if one.endswith(".") else one for one in VARIABLES)
     raise ValueError(f"no variable {name!r}; there are {known}")
 
 
+_TARGET = re.compile(rb"[A-Za-z-]+ ([!#-\[\]-~]{0,%d}) HTTP/" % escape.LINE)
 _HAPROXY = Style(
     *(escape.haproxy_line, escape.haproxy_field, escape.haproxy_name),
     {Kind.LINE: "<BADREQ>", Kind.FIELD: "", Kind.NAME: "-", Kind.NUMBER: "-1"},
     re.compile(rb"[ !$-~]{0,%d}(?=\r)" % escape.LINE),
+    re.compile(rb"[A-Za-z-]+ ([!$-~]{0,%d}) HTTP/" % escape.LINE),
 )
 _QUOTED = Style(
     *(escape.quoted_line, escape.quoted_field, escape.quoted_field, dict.fromkeys(Kind, "-")),
     re.compile(rb"[ !#-\[\]-~]{0,%d}(?=\r)" % escape.LINE),
+    _TARGET,
 )
 _JSON = Style(
     *(escape.json_line, escape.json_field, escape.json_field, dict.fromkeys(Kind, "null")),
     re.compile(rb"(?!)"),  # each has quotes
+    _TARGET,
     quotes=True,
 )
 

@@ -14,6 +14,7 @@ from pylb.config.address import parse_server
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.discovery import DiscoveryKeys, looked_up
 from pylb.config.edits import RouteTimeouts
+from pylb.config.pool import Pool
 from pylb.config.section import Section
 from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress, SizeOrZero
 
@@ -157,6 +158,7 @@ class Backend(Section):
     )
     retries: int = Field(default=3, ge=0, le=16, description="Attempts to connect after the first.")
     timeouts: RouteTimeouts | None = Field(default=None, description="How long pylb waits for them.")
+    pool: Pool = Field(default_factory=Pool, description="Which of their connections are kept.")
     body_bytes: Annotated[SizeOrZero | None, Default("the frontend's")] = Field(
         default=None, description="A request's body: 413 above; 0 is no limit."
     )
@@ -167,7 +169,7 @@ class Backend(Section):
     )
     send_proxy: Literal["off", "v1", "v2"] = Field(
         default="off",
-        description="Send the PROXY protocol's header; such connections are not shared between clients.",
+        description="Send the PROXY protocol's header; such a connection is one client's.",
     )
     send_proxy_tlvs: tuple[Literal["alpn", "authority"], ...] = Field(
         default=(),

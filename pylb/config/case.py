@@ -63,7 +63,9 @@ class Expect(Section):
 class Case(Section):
     """A request that `check`, start and reload put through the rules, before anything is changed."""
 
-    url: str = Field(description="What is asked for: https://HOST/PATH?QUERY.")
+    url: str = Field(
+        description="What is asked for: https://HOST/PATH?QUERY; in TCP mode tcp://HOST:PORT or tls://NAME."
+    )
     method: str = Field(default="GET", description="The method.")
     headers: Annotated[dict[str, Sent], Kind("table of name = text or list of texts")] = Field(
         default_factory=dict, description="Fields of the request."
@@ -71,6 +73,7 @@ class Case(Section):
     source: Annotated[str, Kind("IP address")] = Field(
         default="127.0.0.1", validation_alias="from", description="Who asks."
     )
+    alpn: tuple[str, ...] = Field(default=(), description="The protocols that a tls:// client offers.")
     frontend: Annotated[str | None, Default("by scheme and port")] = Field(
         default=None, description="The frontend that is asked, where the URL doesn't say."
     )

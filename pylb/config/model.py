@@ -36,9 +36,11 @@ from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.map import Map
 from pylb.config.match import Match
+from pylb.config.pool import Pool
 from pylb.config.replies import ErrorPage, Redirect, Reply
 from pylb.config.rule import Rule
 from pylb.config.section import Section
+from pylb.config.tcp import Tcp
 from pylb.config.timeouts import Timeouts
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
 from pylb.config.workers import Workers, workers_range
@@ -65,6 +67,7 @@ __all__ = [
     "Map",
     "Match",
     "PathRewrite",
+    "Pool",
     "QueryRewrite",
     "Redirect",
     "Replace",
@@ -77,6 +80,7 @@ __all__ = [
     "Server",
     "ServerKey",
     "ServerTls",
+    "Tcp",
     "Timeouts",
     "Tls",
     "When",
@@ -113,6 +117,7 @@ class Config(Section):
     )
     timeouts: Timeouts = Field(default_factory=Timeouts, description="How long pylb waits.")
     limits: Limits = Field(default_factory=Limits, description="What a client or server may not exceed.")
+    tcp: Tcp = Field(default_factory=Tcp, description="What the kernel does about peers that are gone.")
     drain: Drain = Field(default_factory=Drain, description="How workers leave.")
     controller: Controller = Field(default_factory=Controller, description="Who knows idle cores.")
     log: Log = Field(default_factory=Log, description="What is written to standard error.")
@@ -145,7 +150,6 @@ class Config(Section):
                 "or use a unix socket or 127.0.0.1"
             )
         return self
-
 
     @model_validator(mode="after")
     def _access_logs_fit(self) -> Config:

@@ -22,7 +22,11 @@ class Timeouts(Section):
         default=60.0, description="For the next request on an idle client connection."
     )
     server: Seconds = Field(default=60.0, description="For a server to answer, or to go on answering (504).")
-    server_idle: Seconds = Field(default=30.0, description="How long an unused server connection is kept.")
+    server_idle: Seconds = Field(
+        default=4.0,
+        description="How long an unused server connection is kept, if the server doesn't say less "
+        "(Keep-Alive: timeout): less than servers do, of which Node closes after 5 s.",
+    )
     tunnel: Seconds = Field(
         default=3600.0, description="Inactivity of an upgraded connection, or of one in TCP mode."
     )

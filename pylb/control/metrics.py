@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -14,7 +14,7 @@ from pylb import latency
 from pylb.config.model import ServerKey
 from pylb.control import snapshot
 from pylb.control.scaler import Scaler
-from pylb.scoreboard import NO_BACKEND, OTHER_BACKENDS, REASONS, Field, Scoreboard
+from pylb.scoreboard import BAD_RESPONSES, NO_BACKEND, OTHER_BACKENDS, REASONS, Field, Scoreboard
 
 _COUNTERS = {
     "accepted": "Client connections accepted.",
@@ -54,11 +54,10 @@ class BoardCollector:
         for status in ("1xx", "2xx", "3xx", "4xx", "5xx"):
             responses.add_metric([status], totals[f"status_{status}"])
         yield responses
-        refused = CounterMetricFamily("pylb_refused", "Requests refused, by reason.", labels=["reason"])
-        for number, reason in enumerate(REASONS, int(Field.REFUSED_FOR)):
-            rows = range(self._board.rows + 1)
-            refused.add_metric([reason], sum(self._board.row(row)[number] for row in rows))
-        yield refused
+        yield self._by_reason("refused", "Requests refused, by reason.", REASONS, Field.REFUSED_FOR)
+        yield self._by_reason(
+            "bad_responses", "Servers' responses refused, by reason.", BAD_RESPONSES, Field.BAD_RESPONSE_FOR
+        )
         yield CounterMetricFamily("pylb_requests", "Requests answered.", value=totals["requests"])
         yield GaugeMetricFamily("pylb_connections", "Open client connections.", value=totals["connections"])
         yield GaugeMetricFamily("pylb_in_flight", "Requests under way.", value=totals["in_flight"])
@@ -86,6 +85,14 @@ class BoardCollector:
         yield GaugeMetricFamily(
             "pylb_controller_connected", "1 when grants come.", value=scaling["controller_connected"]
         )
+
+    def _by_reason(self, name: str, text: str, reasons: Iterable[str], first: Field) -> Metric:
+        """Counters of which there is one for each of some reasons."""
+        found = CounterMetricFamily(f"pylb_{name}", text, labels=["reason"])
+        for number, reason in enumerate(reasons, int(first)):
+            rows = range(self._board.rows + 1)
+            found.add_metric([reason], sum(self._board.row(row)[number] for row in rows))
+        return found
 
     def _latency(self) -> Metric:
         histogram = HistogramMetricFamily(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pylb.config import changes, routing
+from pylb.config.connections import needs_hello
 from pylb.config.model import Config
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.explain.request import Asking, BadRequest, Request
@@ -30,8 +31,8 @@ from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.exchange import begin
-from pylb.worker.frontend import Bind, Frontend
-from pylb.worker.phases import keys, route
+from pylb.worker.frontend import DROP, Bind, Frontend
+from pylb.worker.phases import connection, keys, route
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
@@ -87,7 +88,7 @@ class DryRun:
 
     def __init__(self, config: Config) -> None:
         """Raises OSError or `routing.Unusable` where a file is no good."""
-        self._config = config
+        self._config = config = _with_stand_ins(config)
         self._maps = routing.read_maps(config)
         self._bodies = changes.read_bodies(config)
         loop = asyncio.new_event_loop()
@@ -114,20 +115,24 @@ class DryRun:
         Raises:
             BadRequest: none is, or several are.
         """
-        candidates = [one for one in self._config.frontends if one.mode == "http"]
+        mode, spoken = ("tcp", "TCP") if request.raw else ("http", "HTTP")
+        candidates = [one for one in self._config.frontends if one.mode == mode]
         if name:
             candidates = [one for one in candidates if one.name == name]
             if not candidates:
-                names = ", ".join(one.name for one in self._config.frontends if one.mode == "http")
-                raise BadRequest("frontend", f"no frontend {name!r} for HTTP; there is {names or 'none'}")
+                names = ", ".join(one.name for one in self._config.frontends if one.mode == mode)
+                raise BadRequest("frontend", f"no frontend {name!r} for {spoken}; there is {names or 'none'}")
         elif not candidates:
-            raise BadRequest("url", "no frontend speaks HTTP")
+            raise BadRequest("url", f"no frontend speaks {spoken}")
         at_port = [one for one in candidates if any(bind.port == request.port for bind in one.bind)]
         if at_port:
             candidates = at_port
         elif request.explicit and not name:
             raise BadRequest("url", f"no frontend listens on port {request.port}; name one (frontend)")
-        same = [one for one in candidates if (one.tls is not None) is request.https]
+        ends_tls = request.https
+        if request.raw:  # TLS that passes through is more likely to be meant where names are looked at
+            ends_tls = request.https and not any(_looks_at_tls(one) for one in candidates)
+        same = [one for one in candidates if (one.tls is not None) is ends_tls]
         candidates = same or candidates
         if len(candidates) > 1:
             names = ", ".join(one.name for one in candidates)
@@ -140,14 +145,19 @@ class DryRun:
         """What becomes of a request; raises BadRequest as `frontend_of`."""
         config, bind_key = self.frontend_of(request, name)
         rules, frontend = self._frontend(config)
-        bind = Bind(bind_key, config, frontend, {}, self._core.head_limits)
+        sni = {host: self._backends[backend] for host, backend in config.sni.items()}
+        bind = Bind(bind_key, config, frontend, sni, self._core.head_limits)
         facts = Asking(request, bind_key, bind.tls)
+        facts.requests = 1  # any connection serves a request that is not the client's first
         outcome = Outcome(config.name)
         frontend.on_request = _with_trace(self._phases[config.name], rules, config, outcome)
         server = self._pooled()
         client = NotingClient(facts)
         self._core.reason = ""
         exchange = begin(self._core, facts, frontend)
+        if config.mode == "tcp":
+            self._connected(request, exchange.tx, bind, outcome)
+            return outcome
         head = bind.reader(facts)
         try:
             head.read(request.head())
@@ -165,12 +175,21 @@ class DryRun:
         outcome.refused = self._core.reason
         return outcome
 
+    def _connected(self, request: Request, tx: Transaction, bind: Bind, outcome: Outcome) -> None:
+        """A connection in TCP mode: it has no head, and no server is asked."""
+        if bind.sni:
+            tx.go_to(bind.backend_for(request.name))
+        if any(phase(tx) is DROP for phase in bind.frontend.on_request):
+            return
+        outcome.backend = tx.backend.name
+        self._picked(outcome, tx.backend.servers[0].name)
+
     def _pooled(self) -> NotingServer:
         """Have one side in the pool of each server."""
         side = NotingServer()
         for backend in self._backends.values():
             for server in backend.servers:
-                server.pool[:] = [side]
+                server.pool.idle = {side: None}
         return side
 
     def _frontend(self, config: FrontendConfig) -> tuple[Rules | None, Frontend[Transaction]]:
@@ -184,11 +203,28 @@ class DryRun:
 
     def _passed(self, server: NotingServer, outcome: Outcome) -> None:
         outcome.backend = server.backend
-        section = next(one for one in self._config.backends if one.name == server.backend)
-        usable = tuple(one.name for one in section.servers if one.weight)
-        outcome.servers = (server.name,) if by_request(section.balance) else usable
+        self._picked(outcome, server.name)
         line, outcome.request_headers = _lines(server.head)
         outcome.target = line.split(" ")[1]
+
+    def _picked(self, outcome: Outcome, name: str) -> None:
+        """Which servers may get it, where this one would have now."""
+        section = next(one for one in self._config.backends if one.name == outcome.backend)
+        usable = tuple(one.name for one in section.servers if one.weight)
+        outcome.servers = (name,) if by_request(section.balance) else usable
+
+
+def _looks_at_tls(config: FrontendConfig) -> bool:
+    return config.tls is None and (bool(config.sni) or needs_hello(config.rules))
+
+
+def _with_stand_ins(config: Config) -> Config:
+    """The same, but with a server for each source that would find some."""
+    backends = []
+    for backend in config.backends:
+        found = [source.server(f"any of {source.asks}", "192.0.2.1:1") for source in backend.discover]
+        backends.append(backend.model_copy(update={"servers": (*backend.servers, *found)}))
+    return config.model_copy(update={"backends": tuple(backends)})
 
 
 Phases = tuple[Callable[[Transaction], Any], ...]
@@ -204,15 +240,16 @@ def _with_trace(phases: Phases, rules: Rules | None, config: FrontendConfig, out
     if rules is None:
         return phases
     return tuple(
-        one for phase in phases for one in ([trace, phase] if phase.__module__ == route.__name__ else [phase])
+        one
+        for phase in phases
+        for one in ([trace, phase] if phase.__module__ in (route.__name__, connection.__name__) else [phase])
     )
 
 
 def _trace(rules: Rules, tx: Transaction, config: FrontendConfig, outcome: Outcome) -> None:
     """Ask the rules on their own."""
     view = rules.view()
-    assert tx.head is not None
-    view.begin(tx.head, tx.client)
+    view.begin(tx.head or connection.NO_HEAD, tx.client)
     try:
         decision = rules.decide(view, outcome.steps)
     except Refused:  # the next phase is, too

@@ -21,8 +21,17 @@ _PORT = 50_000
 """The client's port, which nothing depends on."""
 
 
+_SCHEMES = {
+    "http": (False, False, 80),
+    "https": (True, False, 443),
+    "tcp": (False, True, 0),
+    "tls": (True, True, 443),
+}
+"""By scheme: whether it is TLS, whether what is in it is none of pylb's business, and the usual port."""
+
+
 class BadRequest(ValueError):
-    """A request that can't be asked; ``key`` is ``url``, ``method``, ``headers`` or ``from``."""
+    """A request that can't be asked; ``key`` is ``url``, ``method``, ``headers``, ``from`` or ``alpn``."""
 
     def __init__(self, key: str, why: str) -> None:
         super().__init__(why)
@@ -31,12 +40,17 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked; `head` gives the bytes."""
+    """What is asked; `head` gives the bytes. A connection in TCP mode is ``tcp://HOST:PORT``, and one of TLS
+    that passes through ``tls://NAME``."""
 
     url: str
     method: str = "GET"
     headers: Sequence[tuple[str, str]] = ()
     source: str = "127.0.0.1"
+    alpn: Sequence[str] = ()
+    """The protocols that a ``tls://`` client offers."""
+    raw: bool = field(init=False)
+    """Whether it is a connection in TCP mode."""
     https: bool = field(init=False)
     host: str = field(init=False)
     """With the port, where the URL has one."""
@@ -50,8 +64,11 @@ class Request:
     def __post_init__(self) -> None:
         """Raises BadRequest."""
         scheme, separator, rest = self.url.partition("://")
-        if scheme.lower() not in ("http", "https") or not separator:
-            raise BadRequest("url", f"{self.url!r} is no URL; write https://HOST/PATH")
+        if scheme.lower() not in _SCHEMES or not separator:
+            raise BadRequest(
+                "url", f"{self.url!r} is no URL; write https://HOST/PATH, tcp://HOST:PORT or tls://NAME"
+            )
+        tls, raw, usual_port = _SCHEMES[scheme.lower()]
         if not self.url.isprintable() or " " in self.url:
             raise BadRequest(
                 "url", f"{self.url!r}: white space and control characters have no place in a URL"
@@ -69,10 +86,15 @@ class Request:
         target = rest[end:] if rest[end : end + 1] == "/" else "/" + rest[end:]
         ascii_name = name if name.isascii() else _idna(self.url, name)
         host = f"[{ascii_name}]" if ":" in ascii_name else ascii_name
-        _set(self, "https", scheme.lower() == "https")
+        if raw and rest[end:] not in ("", "/"):
+            raise BadRequest("url", f"{self.url!r}: a connection in TCP mode has no path")
+        if self.alpn and not (raw and tls):
+            raise BadRequest("alpn", "only a tls:// client's offer can be told")
+        _set(self, "raw", raw)
+        _set(self, "https", tls)
         _set(self, "name", ascii_name)
         _set(self, "explicit", port is not None)
-        _set(self, "port", port if port is not None else 443 if self.https else 80)
+        _set(self, "port", port if port is not None else usual_port)
         _set(self, "host", f"{host}:{port}" if port is not None else host)
         _set(self, "target", quote(target, safe="".join(map(chr, range(33, 127)))))
         if _TOKEN.fullmatch(self.method) is None:
@@ -119,6 +141,15 @@ def _idna(url: str, name: str) -> str:
         raise BadRequest("url", f"{url!r}: {name!r} is no host name") from None
 
 
+def _name(host: str) -> bytes:
+    """The server name that TLS asks for; an address is none (RFC 6066 §3)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.encode()
+    return b""
+
+
 def _set(request: Request, name: str, value: object) -> None:
     object.__setattr__(request, name, value)
 
@@ -151,12 +182,16 @@ class Asking(Client):
 
     @property
     def tls(self) -> dict[str, bytes]:
+        if self._asks.raw and self._asks.https:
+            return {"authority": _name(self._asks.name)}
         if not self._tls:
             return {}
         return {"alpn": b"http/1.1", "authority": self._asks.name.encode()}
 
     @property
     def alpn(self) -> Sequence[bytes]:
+        if self._asks.raw:
+            return tuple(one.encode() for one in self._asks.alpn)
         return (b"http/1.1",) if self._tls else ()
 
     @property

@@ -34,7 +34,7 @@ def described(config: Config, places: Places, request: Request, outcome: Outcome
             rule["does"] = actions(frontend.rules[step.rule])
         rules.append(rule)
     found: dict[str, Any] = {
-        "request": {"method": request.method, "url": request.url, "from": request.source},
+        "request": _asked(request),
         "frontend": {"name": frontend.name, "place": places.of(("frontend", number))},
         "rules": rules,
         "rules_not_reached": len(frontend.rules) - len(outcome.steps),
@@ -49,11 +49,12 @@ def described(config: Config, places: Places, request: Request, outcome: Outcome
         found["backend"] = backend
         found["servers"] = list(outcome.servers)
         found["balance"] = config.backends[which].balance
-        found["sent"] = {
-            "method": request.method,
-            "target": outcome.target,
-            "headers": [list(pair) for pair in outcome.request_headers],
-        }
+        if not request.raw:
+            found["sent"] = {
+                "method": request.method,
+                "target": outcome.target,
+                "headers": [list(pair) for pair in outcome.request_headers],
+            }
     else:
         found["answer"] = {"status": outcome.status} if outcome.status else {"dropped": True}
         if outcome.refused:
@@ -63,6 +64,13 @@ def described(config: Config, places: Places, request: Request, outcome: Outcome
         if outcome.body:
             found["answer"]["body"] = outcome.body.decode("utf-8", "backslashreplace")
     return found
+
+
+def _asked(request: Request) -> dict[str, Any]:
+    asked: dict[str, Any] = {"url": request.url, "from": request.source}
+    if request.raw:
+        return asked | ({"alpn": list(request.alpn)} if request.alpn else {})
+    return {"method": request.method} | asked
 
 
 def actions(rule: Rule) -> dict[str, Any]:
@@ -77,7 +85,8 @@ def text(found: dict[str, Any]) -> str:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     asked = found["request"]
-    yield f"request   {asked['method']} {asked['url']} from {asked['from']}"
+    what = f"request   {asked['method']} " if "method" in asked else "connects  "
+    yield f"{what}{asked['url']} from {asked['from']}"
     yield f"frontend  {found['frontend']['name']}  ({found['frontend']['place']})"
     names = [f"rule[{rule['rule']}]" for rule in found["rules"]]
     width = max(map(len, names), default=0)
@@ -112,9 +121,10 @@ def _passed(found: dict[str, Any]) -> Iterator[str]:
             if servers
             else "server    none has a weight"
         )
-    sent = found["sent"]
-    yield f"sent      {sent['method']} {sent['target']}"
-    yield from _fields(sent["headers"])
+    if "sent" in found:
+        sent = found["sent"]
+        yield f"sent      {sent['method']} {sent['target']}"
+        yield from _fields(sent["headers"])
 
 
 def _answered(answer: dict[str, Any]) -> Iterator[str]:

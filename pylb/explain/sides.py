@@ -9,8 +9,9 @@ from __future__ import annotations
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.worker.facts import Client
+from pylb.worker.pool import Pooled
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import ClientSide, FromServer, Pipe, ServerSide, Spans, Trailers
+from pylb.worker.sides import ClientSide, FromServer, Pipe, Spans, Trailers
 from pylb.worker.way import Way
 
 
@@ -35,6 +36,8 @@ class NotingClient(ClientSide):
 
     def end(self, trailers: Trailers) -> None: ...
 
+    def stay(self) -> None: ...
+
     def last(self) -> None: ...
 
     def abort(self, reason: Reason) -> None: ...
@@ -48,7 +51,7 @@ class NotingClient(ClientSide):
         return 0
 
 
-class NotingServer(ServerSide):
+class NotingServer(Pooled):
     """Who is asked: ``head`` is the request as an HTTP/1 server gets it."""
 
     def __init__(self) -> None:
@@ -76,6 +79,8 @@ class NotingServer(ServerSide):
     def release(self) -> None: ...
 
     def abort(self) -> None: ...
+
+    def expire(self) -> None: ...
 
     def pause(self) -> None: ...
 

@@ -40,11 +40,12 @@ def failures(config: Config, places: Places) -> Iterator[str]:
     for number, case in enumerate(config.tests):
         key = f"test[{number}]"
         try:
-            outcome = run.ask(request_of(case), case.frontend or "")
+            request = request_of(case)
+            outcome = run.ask(request, case.frontend or "")
         except BadRequest as error:
             yield f"{key}.{error.key}: {error}"
             continue
-        asked = f"{case.method} {shown(case.url, 200)}"
+        asked = shown(case.url, 200) if request.raw else f"{case.method} {shown(case.url, 200)}"
         for name, expected, got in differences(case, outcome):
             why = _why(config, places, case, outcome)
             yield f"{key}.expect.{name}: {asked}: expected {expected}, got {got} ({why})"
@@ -52,7 +53,7 @@ def failures(config: Config, places: Places) -> Iterator[str]:
 
 def request_of(case: Case) -> Request:
     """The request of a test; raises BadRequest."""
-    return Request(case.url, case.method, headers_of(case.headers), case.source)
+    return Request(case.url, case.method, headers_of(case.headers), case.source, case.alpn)
 
 
 def differences(case: Case, outcome: Outcome) -> Iterator[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from pylb.http.errors import Refused
 from pylb.http.requestfields import CONTINUED, OF_THE_CLIENT, TRACED, value_of
+from pylb.http.requestline import same_host
 
 _ADDRESS = re.compile(
     rb"\[?([0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*)(?:\]:[0-9]+|\])?|([0-9.]+)(?::[0-9]+)?"
@@ -90,13 +91,27 @@ def _once(names: frozenset[bytes], scheme: bytes, port: bytes) -> dict[bytes, by
     return once
 
 
+_VIA = b"\r\nVia: %b pylb"
+
+
 class Added:
     """What the requests of one connection get.
 
     Args: as of `RequestHead`.
     """
 
-    __slots__ = ("suffix", "fixed", "_sends", "_client", "_host", "_scheme", "_trusts", "_once", "_always")
+    __slots__ = (
+        "suffix",
+        "fixed",
+        "versions",
+        "_sends",
+        "_client",
+        "_host",
+        "_scheme",
+        "_trusts",
+        "_once",
+        "_always",
+    )
 
     def __init__(
         self,
@@ -107,6 +122,7 @@ class Added:
         port: bytes,
         extra: bytes,
         trusts: Callable[[bytes], bool] | None,
+        version: bytes,
     ) -> None:
         self._sends = sends
         self._client = client
@@ -115,7 +131,9 @@ class Added:
         self._trusts = trusts
         names = sends.names
         once = self._once = _once(names, scheme, port)
-        self._always = b"\r\nVia: 1.1 pylb" if sends.via else b""
+        self.versions = sends.via
+        """Whether a request of HTTP/1.0 gets something else than one of HTTP/1.1."""
+        self._always = _VIA % version if sends.via else b""
         if extra:
             self._always += b"\r\n" + extra[:-2]
         self.suffix = b""
@@ -139,9 +157,17 @@ class Added:
         cut: list[re.Match[bytes]],
         given: list[bytes],
         host: bytes | None,
-        authority: bytes | None,
+        target: tuple[bytes, bytes] | None,
+        http11: bool,
     ) -> bytes:
         """What goes behind a request's own fields, whatever that depends on.
+
+        Args:
+            block: the fields; ``cut`` are the lines that were cut, ``given`` the names of those that mean
+                something and stay.
+            host: the value of ``Host``.
+            target: the scheme and the authority of an absolute target.
+            http11: whether the request came in HTTP/1.1, and not in HTTP/1.0.
 
         Raises:
             Refused: 400, ``Host`` and target name two hosts.
@@ -154,13 +180,13 @@ class Added:
         names = self._sends.names
         out: list[bytes] = []
         if host is None:
-            host = authority or self._host
+            host = (target[1] if target is not None else b"") or self._host
             out.append(b"\r\nHost: " + host)
-        elif authority is not None and authority.lower() != host.lower():
+        elif target is not None and not same_host(target[1], host, target[0]):
             # RFC 9112 §3.2.2 has the authority win, but servers differ; refusing leaves no doubt.
             raise Refused(400, "target")
         out += [line for name, line in self._once.items() if name not in given]
-        out.append(self._always)
+        out.append(self._always if http11 else self._always.replace(_VIA % b"1.1", _VIA % b"1.0", 1))
         if b"x-real-ip" in names and b"x-real-ip" not in given:
             out.append(b"\r\nX-Real-IP: " + self._origin(forwarded_for))
         if b"x-forwarded-for" in names:

@@ -13,6 +13,8 @@ from enum import IntEnum
 from pylb.http.fields import CLIENT_FIELDS
 
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
+# As some servers write it: filled up with zeros or blanks to a fixed width.
+_LENIENT_LINE = re.compile(rb"0*([0-9A-Fa-f]{1,15})[\t ]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 _NOT_TRAILERS = frozenset(
     {b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"}
@@ -42,16 +44,26 @@ class _At(IntEnum):
 
 
 class ChunkScanner:
-    """Follows one chunked body."""
+    """Follows one chunked body.
 
-    __slots__ = ("_at", "_left", "_line", "_trailers", "trailers")
+    Args:
+        lenient: a chunk's size may have zeros before it and blanks behind it, and lines may end with a bare
+            LF (`mended`). Only one reading is left of that; but a client that says it may want somebody to
+            take it for something else.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_at", "_lenient", "_size_line", "_left", "_line", "_trailers", "trailers", "bare")
+
+    def __init__(self, lenient: bool = False) -> None:
         self._at = _At.SIZE
+        self._lenient = lenient
+        self._size_line = _LENIENT_LINE if lenient else _SIZE_LINE
         self._left = 0
         self._line = b""
         self._trailers = 0
         self.trailers: list[bytes] = []
+        self.bare: list[int] = []
+        """Where in what was fed last line ends lack their CR."""
 
     @property
     def done(self) -> bool:
@@ -69,6 +81,8 @@ class ChunkScanner:
         """
         position = 0
         length = len(data)
+        if self.bare:
+            self.bare = []
         while position < length and self._at is not _At.DONE:
             if self._at is _At.DATA:
                 # _left counts the CRLF after the data too.
@@ -77,6 +91,13 @@ class ChunkScanner:
                 if spans is not None and content:
                     spans.append((position, position + content))
                 ending = data[position + content : position + take]
+                if ending[:1] == b"\n" and self._lenient and self._left - content == 2:
+                    position += content
+                    self.bare.append(position)
+                    position += 1
+                    self._left = 0
+                    self._at = _At.SIZE
+                    continue
                 if ending and ending != b"\r\n"[2 - (self._left - content) :][: len(ending)]:
                     raise ChunkError("chunk data does not end with CRLF")
                 position += take
@@ -95,14 +116,38 @@ class ChunkScanner:
             line = self._line + data[position : end + 1]
             self._line = b""
             position = end + 1
-            if len(line) > _MAX_LINE or line[-2:] != b"\r\n":
-                raise ChunkError("bad line ending or line too long")
-            self._end_of_line(line[:-2])
+            if len(line) > _MAX_LINE:
+                raise ChunkError("line too long")
+            if line[-2:] == b"\r\n":
+                self._end_of_line(line[:-2])
+            elif self._lenient:
+                self.bare.append(end)
+                self._end_of_line(line[:-1])
+            else:
+                raise ChunkError("bad line ending")
         return position
+
+    def mended(self, data: bytes, spans: list[tuple[int, int]]) -> tuple[bytes, list[tuple[int, int]]]:
+        """What was fed last, and where in it the contents lie, with the CRs that were missing."""
+        pieces: list[bytes] = []
+        moved: list[tuple[int, int]] = []
+        waiting = iter([*spans, (len(data), 0)])
+        start, end = next(waiting)
+        last = 0
+        for added, position in enumerate(self.bare):
+            while start < position:
+                moved.append((start + added, end + added))
+                start, end = next(waiting)
+            pieces.append(data[last:position])
+            last = position
+        while end:
+            moved.append((start + len(self.bare), end + len(self.bare)))
+            start, end = next(waiting)
+        return b"\r".join([*pieces, data[last:]]), moved
 
     def _end_of_line(self, line: bytes) -> None:
         if self._at is _At.SIZE:
-            match = _SIZE_LINE.fullmatch(line)
+            match = self._size_line.fullmatch(line)
             if match is None:
                 raise ChunkError("bad chunk size")
             size = int(match[1], 16)

@@ -21,6 +21,8 @@ class Refused(Exception):
         super().__init__(f"{status} {reason}")
         self.status = status
         self.reason = reason
+        self.to_head = False
+        """Whether it is the answer to a HEAD request whose head isn't known, and so has no body."""
 
 
 class Answer:

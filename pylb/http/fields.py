@@ -13,7 +13,7 @@ follow it are disjoint, and so are the lines that may follow each other; there i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
@@ -60,23 +60,29 @@ def any_case(text: bytes) -> bytes:
     return b"".join(b"[%c%c]" % (byte - 32, byte) if 97 <= byte <= 122 else bytes([byte]) for byte in text)
 
 
-def unlike(names: Iterable[bytes], spelled: Iterable[bytes]) -> bytes:
+def unlike(
+    names: Iterable[bytes], spelled: Iterable[bytes], telling: Mapping[bytes, Iterable[bytes]] | None = None
+) -> bytes:
     """An expression, without groups, for a field line with its CRLF whose name means nothing.
 
     Those are all but ``names`` and ``spelled`` (in lower case; here the case in a head is of no importance)
-    and what CGI takes for one of them, but ``spelled`` exactly as they are written.
+    and what CGI takes for one of them, but ``spelled`` exactly as they are written; and of the names in
+    ``telling`` those whose values begin otherwise than it says.
     """
     rests: dict[bytes, list[bytes]] = {}
     for name in names:
-        rests.setdefault(name[:1], []).append(any_case(name[1:]).replace(b"-", b"[-_]"))
+        rests.setdefault(name[:1], []).append(any_case(name[1:]).replace(b"-", b"[-_]") + b":")
     for name in spelled:
         rest = any_case(name[1:])
-        rests.setdefault(name[:1], []).append(b"(?!" + rest + b":)" + rest.replace(b"-", b"[-_]"))
+        rests.setdefault(name[:1], []).append(b"(?!" + rest + b":)" + rest.replace(b"-", b"[-_]") + b":")
+    for name, values in (telling or {}).items():
+        begin = b":[\t ]*(?:" + b"|".join(any_case(value) for value in values) + b")"
+        rests.setdefault(name[:1], []).append(any_case(name[1:]).replace(b"-", b"[-_]") + begin)
     # Most lines are told by their first byte; one byte to compare with is found faster than a set of two.
     others = b"".join(byte for byte in _INITIALS if byte.lower() not in rests)
     initials = [b"[" + re.escape(others) + b"]"]
     for initial, some in rests.items():
-        look = b"(?!(?:" + b"|".join(some) + b"):)"
+        look = b"(?!" + b"|".join(some) + b")"
         initials += [initial + look, initial.upper() + look]
     return b"(?:" + b"|".join(initials) + b")" + TOKEN + b"*+:" + TEXT + rb"*+\r\n"
 

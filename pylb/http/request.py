@@ -44,6 +44,7 @@ class RequestHead:
         extra: further field lines for each request, each ending with CRLF.
         trusts: of a peer that is trusted, tells which of those before it are; its own forwarding fields are
             believed and passed on. Those of any other peer are removed.
+        version: of HTTP, that the client speaks if it isn't 1.0, for ``Via``.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class RequestHead:
         "chunked",
         "host",
         "upgrade",
+        "personal",
         # of the last head that was understood
         "raw",
         "_eol",
@@ -89,8 +91,9 @@ class RequestHead:
         port: bytes = b"",
         extra: bytes = b"",
         trusts: Callable[[bytes], bool] | None = None,
+        version: bytes = b"1.1",
     ) -> None:
-        added = self._added = Added(sends, client, host, scheme, port, extra, trusts)
+        added = self._added = Added(sends, client, host, scheme, port, extra, trusts, version)
         self._suffix = added.suffix
         self._fixed = added.fixed
         # Whether nothing else goes behind the fields of usual requests.
@@ -113,6 +116,8 @@ class RequestHead:
         """The ``Host`` field; without one, what an absolute target names."""
         self.upgrade = b""
         """The protocol that the client wants to change to, or nothing."""
+        self.personal = False
+        """Whether it has credentials that authenticate its connection: NTLM, Negotiate."""
         self.raw = b""
         self._eol = 0  # bytes of the request line, where a head with the same fields may follow
         self._edited: bytes | None = None  # line and fields as they go to the server, if not as they came
@@ -233,6 +238,7 @@ class RequestHead:
         self.chunked = False
         self.host = host
         self.upgrade = b""
+        self.personal = False
         self._tail = self._fixed
         # Where fields have differed once, the next aren't compared: it would take a tenth of the time.
         self._eol = 0 if last else usual.end(2)
@@ -269,20 +275,20 @@ class RequestHead:
             raise Refused(431, "header_bytes")
         usual = USUAL_LINE.match(raw)
         line = raw[:eol]
-        authority = None
+        named = None
         if usual is not None:
             method = usual[1]
             http11 = line[-1] == 0x31  # "1"
             if not http11:
                 line = line[:-1] + b"1"
         else:
-            method, http11, line, authority = read_line(line)
+            method, http11, line, named = read_line(line)
         block = raw[eol:]
         # Before anything that takes longer the more there are; shorter ones can't have so many.
         if len(block) > 4 * limits.header_count and block.count(b"\r\n") - 2 > limits.header_count:
             raise Refused(431, "header_count")
         self.raw = b""  # what is known of it changes now
-        self._read_fields(line, block, http11, authority)
+        self._read_fields(line, block, http11, named)
         if self._edited is None and (usual is None or not http11):
             self._edited = line + block[:-4]
         self.http11 = http11
@@ -308,18 +314,23 @@ class RequestHead:
         self.chunked = other.chunked
         self.host = other.host
         self.upgrade = other.upgrade
+        self.personal = other.personal
         self._eol = other._eol
         self._edited = other._edited
         self._tail = None
         self.raw = other.raw
         return True
 
-    def _read_fields(self, line: bytes, block: bytes, http11: bool, authority: bytes | None) -> None:
+    def _read_fields(
+        self, line: bytes, block: bytes, http11: bool, target: tuple[bytes, bytes] | None
+    ) -> None:
         """Understand a block of fields, from the CRLF before the first to the empty line at the end.
 
-        ``line`` is the request line for the server, ``authority`` what an absolute target names.
+        ``line`` is the request line for the server, ``target`` the scheme and authority of an absolute one.
         """
-        host, content_length, chunked, given, cut = understand(block, http11, self._kept, self.host)
+        host, content_length, chunked, given, cut, self.personal = understand(
+            block, http11, self._kept, self.host
+        )
         if host is None and http11:
             raise Refused(400, "host")
         self.keep_alive = http11
@@ -329,10 +340,10 @@ class RequestHead:
             out, self.keep_alive, self.upgrade = edit(block, cut, http11, content_length > 0 or chunked)
             self._edited = line + out
         self._tail = self._fixed
-        if not self._alike or host is None or authority is not None:
-            self._tail = self._added.behind(block, cut, given, host, authority)
+        if not self._alike or host is None or target is not None or (not http11 and self._added.versions):
+            self._tail = self._added.behind(block, cut, given, host, target, http11)
             self._identify, self._trace = self._added.identifies(given)
-        self.host = host if host is not None else authority
+        self.host = host if host is not None or target is None else target[1]
         self.content_length = content_length
         self.chunked = chunked
 

@@ -29,7 +29,10 @@ _NAMES = [
     *(b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"),
     *sorted(CLIENT_FIELDS),
 ]
-FIND = finder([*_NAMES, *TRACED])
+CREDENTIALS = (b"authorization", b"proxy-authorization")
+_OF_CONNECTIONS = (b"negotiate", b"ntlm")
+"""Schemes whose credentials authenticate not the request but its connection (RFC 4559)."""
+FIND = finder([*_NAMES, *TRACED, *CREDENTIALS])
 """Fields that mean something; those that `RequestHead` says nothing about are cut."""
 _KEPT = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"expect", b"via", b"close", b"keep-alive"}
@@ -38,6 +41,7 @@ _KEPT = frozenset(
 """Fields that a client may not have removed by naming them in Connection (RFC 9110 §7.6.1 speaks only of
 hop-by-hop fields; taking these away would change the message or its framing)."""
 _NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_TRAILERS = re.compile(rb"(?:^|,)[\t ]*trailers[\t ]*(?:,|$)")
 _UPGRADE = re.compile(TOKEN + rb"+(?:/" + TOKEN + rb"+)?")
 
 
@@ -53,7 +57,8 @@ def usual(count: int) -> Callable[[bytes], re.Match[bytes] | None]:
     can match one of the alternatives only, and no line can end but at its CRLF.
     """
     space = rb"[\t ]*+"
-    lines = rb"(?:" + unlike(_NAMES, TRACED) + rb"){0,%d}" % ((count - 3) // 4)
+    meaning = unlike(_NAMES, TRACED, dict.fromkeys(CREDENTIALS, _OF_CONNECTIONS))
+    lines = rb"(?:" + meaning + rb"){0,%d}" % ((count - 3) // 4)
     once = [  # (?(3)(?!)) fails where group 3 has matched before
         any_case(b"host") + rb":(?(3)(?!))" + space + rb"(" + COMMON_HOST + rb")" + space + rb"\r\n",
         rb"(?(4)(?!))(" + any_case(b"connection:") + space + any_case(b"keep-alive") + space + rb"\r\n)",
@@ -71,12 +76,13 @@ def value_of(block: bytes, match: re.Match[bytes]) -> bytes:
 
 def understand(
     block: bytes, http11: bool, kept: frozenset[bytes], good_host: bytes | None
-) -> tuple[bytes | None, int, bool, list[bytes], list[re.Match[bytes]]]:
+) -> tuple[bytes | None, int, bool, list[bytes], list[re.Match[bytes]], bool]:
     """Judge a block of fields, from the CRLF before the first to the empty line at the end.
 
     Gives the value of ``Host``; the bytes of a body, and whether it is chunked; the names of fields that mean
-    something and stay as they came; and the lines to be cut. ``kept`` are those of client fields and `TRACED`
-    that stay, ``good_host`` is a host that was judged before.
+    something and stay as they came; the lines to be cut; and whether it has credentials that authenticate the
+    connection. ``kept`` are those of client fields and `TRACED` that stay, ``good_host`` is a host that was
+    judged before.
 
     Raises:
         Refused: 400, 417.
@@ -89,6 +95,7 @@ def understand(
     chunked = False
     given: list[bytes] = []
     cut: list[re.Match[bytes]] = []
+    personal = False
     for match in found:
         name = match[1]
         if name == b"host":
@@ -107,6 +114,8 @@ def understand(
             chunked = True
         elif name == b"expect" and match[2].strip(b"\t ") != b"100-continue":
             raise Refused(417, "expect")
+        elif name.replace(b"_", b"-") in CREDENTIALS:
+            personal = personal or match[2].strip(b"\t ").startswith(_OF_CONNECTIONS)
         elif name in kept or (name == b"expect" and http11):
             given.append(name)
         else:
@@ -114,7 +123,7 @@ def understand(
     if content_length >= 0 and chunked:
         raise Refused(400, "content_length_and_transfer_encoding")
     judge(block)
-    return host, max(content_length, 0), chunked, given, cut
+    return host, max(content_length, 0), chunked, given, cut, personal
 
 
 def judge(block: bytes) -> None:
@@ -141,6 +150,7 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
     end = 0
     tokens: set[bytes] = set()
     upgrades: list[bytes] = []
+    trailers = False
     for match in cut:
         pieces.append(block[end : match.start() - 1])
         end = match.end() - 1
@@ -150,6 +160,8 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
             value = value_of(block, match)
             if value or upgrades:
                 upgrades.append(value)
+        elif match[1] == b"te":
+            trailers = trailers or _TRAILERS.search(match[2].strip(b"\t ")) is not None
     pieces.append(block[end:-4])
     out = b"".join(pieces)
     named = tokens - _KEPT
@@ -167,4 +179,6 @@ def edit(block: bytes, cut: list[re.Match[bytes]], http11: bool, body: bool) -> 
         out += b"\r\nConnection: upgrade\r\nUpgrade: " + upgrade
     else:
         upgrade = b""
+        if trailers and http11:  # they are passed on, so the server may send some (RFC 9110 §10.1.4)
+            out += b"\r\nConnection: TE\r\nTE: trailers"
     return out, b"close" not in tokens and (http11 or b"keep-alive" in tokens), upgrade

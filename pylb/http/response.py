@@ -1,10 +1,14 @@
 """Response heads: what a server sent, and what is sent on to the client (pure).
 
-Judged and edited as in `request.py`, and as strictly: nothing ambiguous reaches a client.
+Judged and edited as in `request.py`; nothing ambiguous reaches a client. Servers are read less strictly than
+clients, as far as one reading is left: what HAProxy takes, a head with bare line feeds, a folded line, a
+length said twice, is written anew as it should have been (`_tidied`), and where it leaves a doubt about where
+the next response begins, the connection is not used again.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -17,17 +21,33 @@ _NAMES = [
     *(b"connection", b"content-length", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding"),
     b"upgrade",
 ]
-_FIND = finder(_NAMES)
+_CHALLENGES = (b"www-authenticate", b"proxy-authenticate")
+_FIND = finder([*_NAMES, *_CHALLENGES])
+_OF_CONNECTIONS = re.compile(rb"(?:^|,)[\t ]*(?:negotiate|ntlm)(?![^\t ,=])")
+"""In a challenge in lower case: a scheme that authenticates not the request but its connection (RFC 4559)."""
+_TIMEOUT = re.compile(rb"(?:^|[\t ,:;])timeout[\t ]*=[\t ]*\"?([0-9]{1,9})")
 _NAMED = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _KEPT = frozenset({b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"date", b"via"})
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: " + TEXT + rb"*)?\r\n")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + TEXT + rb"*)?\r\n")
+# As some servers write it: other versions, several blanks, a phrase of any bytes.
+_ANY_STATUS = re.compile(rb"HTTP/([0-9]\.[0-9])[ \t]+([1-9][0-9][0-9])(?:[ \t]+([^\r]*))?\r\n")
+_LENGTHS = re.compile(rb"[0-9]+(?:[\t ]*,[\t ]*[0-9]+)*")
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_BARE_CR = re.compile(rb"\r[^\n]")
+_FOLD = re.compile(rb"\r\n[ \t]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_DOUBTFUL = re.compile(
+    rb"\n(?:content-length|transfer-encoding)[^\n]*[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", re.IGNORECASE
+)
 
 
 def _usual() -> re.Pattern[bytes]:
     """What matches a usual head as a whole, which needs half the time; `_FIND` tells of all others.
 
-    It has HTTP/1.1, a status with a body, at most one of each ``Content-Length``, ``Transfer-Encoding:
-    chunked``, ``Connection: keep-alive`` with ``Keep-Alive`` behind it, and else fields that mean nothing.
+    It has HTTP/1.1, a status with a body that asks for no credentials, at most one of each
+    ``Content-Length``, ``Transfer-Encoding: chunked``, ``Connection: keep-alive`` with ``Keep-Alive`` behind
+    it, and else fields that mean nothing.
     Groups: the status; the line's end; the length; the whole line of the coding; those that are to be cut.
     """
     space = rb"[\t ]*+"
@@ -39,7 +59,7 @@ def _usual() -> re.Pattern[bytes]:
         rb"(?(5)(?!))(" + any_case(b"connection:") + space + any_case(b"keep-alive") + end,
     ]
     once[2] += rb"(?:" + any_case(b"keep-alive:") + TEXT + rb"*+\r\n)?)"
-    line = rb"HTTP/1\.1 ((?!204|304)[2-5][0-9][0-9])(?: " + TEXT + rb"*+)?()\r\n"
+    line = rb"HTTP/1\.1 ((?!204|304|401|407)[2-5][0-9][0-9])(?: " + TEXT + rb"*+)?()\r\n"
     return re.compile(line + lines + rb"(?:(?:" + rb"|".join(once) + rb")" + lines + rb"){0,3}\r\n")
 
 
@@ -47,7 +67,14 @@ _USUAL = _usual()
 
 
 class BadResponse(Exception):
-    """The server's head is malformed or ambiguous; the client gets 502."""
+    """The server's head is malformed or ambiguous; the client gets 502.
+
+    ``reason`` is a word for the counters, the text is for the log.
+    """
+
+    def __init__(self, reason: str, text: str = "") -> None:
+        super().__init__(text or reason.replace("_", " "))
+        self.reason = reason
 
 
 @dataclass(slots=True)
@@ -60,11 +87,16 @@ class ResponseHead:
     """Whether ``out`` differs from what the server sent."""
     status: int
     keep_alive: bool
+    """Whether the server's connection can serve another request."""
     content_length: int
     """Bytes of body; -1: chunked, or until the connection ends."""
     chunked: bool
     upgrade: bytes
     """With 101: the protocol that the server changes to."""
+    keeps: float = math.inf
+    """Seconds for which the server keeps the connection when it is idle, as far as it says so."""
+    personal: bool = False
+    """Whether what the client will answer authenticates the connection, and not a request."""
 
     def adding(self, lines: bytes) -> ResponseHead:
         """The same head with further field lines, each ending with CRLF."""
@@ -82,7 +114,39 @@ def _judge(block: bytes) -> None:
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
-        raise BadResponse(str(error)) from None
+        raise BadResponse("syntax", str(error)) from None
+
+
+def head_end(data: bytes) -> int:
+    """Where a head ends whose lines may end with a bare LF; 0: not yet."""
+    found = _EMPTY_LINE.search(data)
+    return found.end() if found is not None else 0
+
+
+def can_become_head(data: bytes) -> bool:
+    """Whether this, which is no whole head, can be the beginning of one."""
+    begin = data.lstrip(b"\r\n")
+    return b"HTTP/".startswith(begin[:5]) and _BARE_CR.search(begin) is None
+
+
+def _tidied(raw: bytes) -> bytes:
+    """A head as its server should have written it, where that is beyond doubt (RFC 9112 §2.2, §4, §5.2).
+
+    Lines end with CRLF, folded ones are joined, control bytes are blanks (but where they say how long the
+    body is), and the version is 1.0 or 1.1.
+    """
+    if _DOUBTFUL.search(raw):
+        return raw
+    raw = _BARE_LF.sub(b"\r\n", raw)
+    line = _ANY_STATUS.match(raw)
+    if line is None:
+        return raw
+    version, status, phrase = line.groups()
+    version = version if version == b"1.0" else b"1.1"
+    fields = _FOLD.sub(b" ", raw[line.end() :])
+    return _CONTROL.sub(b" ", b"HTTP/%b %b %b\r\n" % (version, status, phrase or b"")) + _CONTROL.sub(
+        b" ", fields
+    )
 
 
 def read_response(raw: bytes, head_request: bool) -> ResponseHead:
@@ -97,71 +161,133 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
         if length is None or coding is None:
             _judge(raw[usual.end(2) :])
             out = raw
+            keeps = math.inf
             if cut is not None:
                 start, end = usual.span(5)
                 out = raw[:start] + raw[end:]
+                keeps = _keeps(cut.lower())
             content_length = -1 if length is None else int(length)
             return ResponseHead(
-                out, cut is not None, int(code), True, content_length, coding is not None, b""
+                out, cut is not None, int(code), True, content_length, coding is not None, b"", keeps
             )
+    try:
+        return _read_any(raw, head_request)
+    except BadResponse:
+        tidied = _tidied(raw)
+        if tidied == raw:
+            raise
+        return replace(_read_any(tidied, head_request), changed=True)
+
+
+def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
+    """Understand a head of any kind, whose form is right."""
     line = _STATUS.match(raw)
     if line is None:
-        raise BadResponse("status line")
+        raise BadResponse("status_line")
     begin = line.end() - 2
     *found, rest = _FIND.finditer(raw.lower(), begin)
     if rest.start() != len(raw) - 3:
-        raise BadResponse("field line")
+        raise BadResponse("field_line")
     http11 = line[1] == b"1"
     status = int(line[2])
     keep_alive = http11
-    content_length = -1
+    length = -1
     chunked = False
     upgrade = b""
+    keeps = math.inf
+    personal = False
     named: set[bytes] = set()
-    pieces: list[bytes] = []
-    end = 0  # of the last line that was cut
+    lengths: list[re.Match[bytes]] = []
+    codings: list[re.Match[bytes]] = []
+    cut: list[re.Match[bytes]] = []
     for match in found:
         name, value = match.groups()
         value = value.strip(b"\t ")
         if name == b"content-length":
-            if content_length >= 0 or not value.isdigit() or len(value) > 18:
-                raise BadResponse("content-length")
-            content_length = int(value)
+            length = _length(value, length)
+            lengths.append(match)
         elif name == b"transfer-encoding":
-            if chunked or value != b"chunked":
-                raise BadResponse("transfer-encoding")
-            chunked = True
+            if chunked or value not in (b"chunked", b""):
+                raise BadResponse("transfer_encoding")
+            chunked = value == b"chunked"
+            codings.append(match)
+        elif name.replace(b"_", b"-") in _CHALLENGES:
+            personal = personal or (status in (401, 407) and _OF_CONNECTIONS.search(value) is not None)
         else:
-            pieces.append(raw[end : match.start() - 1])
-            end = match.end() - 1
+            cut.append(match)
             if name == b"connection":
                 tokens = _NAMED.findall(value)
                 if b"close" in tokens:
                     keep_alive = False
                 named.update(tokens)
+            elif name == b"keep-alive":
+                keeps = min(keeps, _keeps(value))
             elif name == b"upgrade":
                 upgrade = raw[match.start(2) : match.end(2)].strip(b"\t ")
-    if chunked and (content_length >= 0 or not http11):
-        raise BadResponse("ambiguous length")
-    if status < 200 or status == 204:
-        if chunked or content_length > 0:
-            # RFC 9112 §6.3: no body here, whatever the fields say; some readers would wait for one.
-            raise BadResponse("length where there is no body")
-        content_length = 0
-    _judge(raw[begin:])
-    if head_request or status == 304:
-        content_length, chunked = 0, False
-    if chunked:
-        content_length = -1
+    none = status < 200 or status == 204  # a length neither (RFC 9110 §8.6): some readers would wait for it
+    said = b""
+    if codings:
+        if lengths or not chunked or not http11 or none or status == 304:
+            # RFC 9112 §6.3: the coding counts. Who says both, or it where it can't be, may mean another one.
+            keep_alive = False
+        if none or status == 304 or not chunked:
+            cut += codings
+        if chunked:
+            cut += lengths
+    if none:
+        keep_alive = keep_alive and length <= 0
+        cut += lengths
+    elif not chunked and (len(lengths) > 1 or (lengths and b"," in lengths[0][2])):
+        cut += lengths
+        said = b"Content-Length: %d\r\n" % length
     out = raw
-    if pieces:
-        pieces.append(raw[end:])
-        out = b"".join(pieces)
+    if cut:
+        out = _without(raw, cut)
         named -= _KEPT
         if named:
             out = without(out[:-4], named) + b"\r\n\r\n"
+        out = out[:-2] + said + b"\r\n"
+    _judge(out[begin:])
+    if none or head_request or status == 304:
+        length, chunked = 0, False
+    if chunked:
+        length = -1
     if not http11:
         out = b"HTTP/1.1" + out[8:]
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
-    return ResponseHead(out, out != raw, status, keep_alive, content_length, chunked, upgrade)
+    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade, keeps, personal)
+
+
+def _keeps(value: bytes) -> float:
+    """What ``Keep-Alive``, in lower case, says of the time that the server keeps an idle connection."""
+    found = _TIMEOUT.search(value)
+    return math.inf if found is None else float(found[1])
+
+
+def _length(value: bytes, before: int) -> int:
+    """A ``Content-Length``, which may be said several times if it is the same (RFC 9110 §8.6).
+
+    ``before`` is what another line said; -1: there was none.
+    """
+    if not _LENGTHS.fullmatch(value):
+        raise BadResponse("content_length")
+    (digits, *others) = {one.strip(b"\t ").lstrip(b"0") for one in value.split(b",")}
+    if others or len(digits) > 18:
+        raise BadResponse("content_length")
+    length = int(digits or b"0")
+    if before not in (-1, length):
+        raise BadResponse("content_length")
+    return length
+
+
+def _without(raw: bytes, cut: list[re.Match[bytes]]) -> bytes:
+    """A head without the lines that were found."""
+    pieces: list[bytes] = []
+    end = 0
+    for match in sorted(cut, key=lambda match: match.start()):
+        if match.end() > end:  # else it is to be cut for two reasons
+            pieces.append(raw[end : match.start() - 1])
+            end = match.end() - 1
+    pieces.append(raw[end:])
+    return b"".join(pieces)

@@ -11,10 +11,13 @@ from collections.abc import Iterable
 
 from pylb.http.chunked import no_trailer
 from pylb.http.errors import Refused
+from pylb.http.requestline import same_host
 
 Header = tuple[bytes, bytes]
 
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # what could end a line or split a field
+_TRAILERS = (b"te", b"trailers")
+"""That the sender takes trailers; the only value of the field in HTTP/2 (§8.2.2)."""
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _CONNECTION_FIELDS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
@@ -50,11 +53,13 @@ def request_to_http1(headers: Iterable[Header], ended: bool, websocket_key: byte
         elif name not in _CONNECTION_FIELDS:
             length = length or name == b"content-length"
             lines.append(name + b": " + value)
+        elif (name, value) == _TRAILERS:
+            lines.append(b"TE: trailers")
     method = pseudo.get(b":method", b"")
     path = pseudo.get(b":path", b"")
     protocol = pseudo.get(b":protocol")
     authority = pseudo.get(b":authority", host if host is not None else b"")
-    if host is not None and host.lower() != authority.lower():
+    if host is not None and not same_host(host, authority, pseudo.get(b":scheme", b"")):
         raise Refused(400, "host")
     if method == b"CONNECT" and protocol is not None:
         method = b"GET"
@@ -81,9 +86,9 @@ def request_to_http2(head: bytes, scheme: bytes) -> list[Header]:
     for name, value in _fields(fields):
         if name == b"host":
             headers.append((b":authority", value))
-        elif name not in _CONNECTION_FIELDS and name != b"expect":
+        elif name not in _CONNECTION_FIELDS and name != b"expect" or (name, value) == _TRAILERS:
             rest.append((name, value))
-    return [*headers, *rest, (b"te", b"trailers")]
+    return [*headers, *rest]
 
 
 def response_to_http1(headers: Iterable[Header], ended: bool) -> bytes:

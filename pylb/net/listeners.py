@@ -15,7 +15,8 @@ import struct
 from collections.abc import Sequence
 
 from pylb.config.address import Address, Place, place, resolve
-from pylb.net import strangers
+from pylb.config.model import Tcp
+from pylb.net import strangers, tcpoptions
 
 TCPI_UNACKED = struct.Struct("=8B5I")  # struct tcp_info up to tcpi_unacked
 """For a listening socket tcpi_unacked is the length of the accept queue."""
@@ -221,6 +222,13 @@ class Listeners:
     def groups(self) -> list[list[socket.socket]]:
         """The reuseport groups (TCP binds only), each in slot order."""
         return [group for key, group in self.sockets.items() if not self._addresses[key].is_unix]
+
+    def set_options(self, config: Tcp) -> None:
+        """Have the connections that are accepted from now on watched by the kernel as this says."""
+        wanted = tcpoptions.options(config)
+        for group in self.groups():
+            for sock in group:
+                tcpoptions.apply(sock, wanted)
 
     def accept_queue(self, slot: int) -> int:
         """Connections that the kernel completed for this slot and nobody accepted yet."""

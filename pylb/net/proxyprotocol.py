@@ -89,6 +89,8 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         raise BadProxyHeader("v2: bad version, command or length")
     if len(data) < 16 + length:
         return None
+    if kind == 0x20:  # LOCAL: the proxy's own connection; whatever else it says is of no importance (§2.2)
+        return ProxyHeader(16 + length, None, None)
     body = data[16 : 16 + length]
     size = {1: 4, 2: 16}.get(family >> 4)
     if family & 15 > 2 or family >> 4 > 3:
@@ -110,8 +112,6 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
         size = int.from_bytes(body[1:3], "big")
         tlvs.append((body[0], body[3 : 3 + size]))
         body = body[3 + size :]
-    if kind == 0x20:  # LOCAL: the proxy's own connection
-        source = destination = None
     return ProxyHeader(16 + length, source, destination, tuple(tlvs))
 
 

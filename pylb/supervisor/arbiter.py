@@ -119,6 +119,7 @@ class Arbiter:
         except BaseException:
             listeners.close()
             raise
+        listeners.set_options(config.tcp)
         for _, address in (*binds, ("", admin.address)):
             privileges.give(address, who)
         self.inboxes = Inboxes(rows)
@@ -148,6 +149,7 @@ class Arbiter:
         self.reload = Reload(
             *(reload, self.fleet, self.control, self.identities, self.access_logs, self.guard),
             announced=lambda: self.stop.announced,
+            room_comes=lambda: self.servers.indices.waiting,
         )
 
     @property
@@ -264,7 +266,7 @@ class Arbiter:
                     logging_.tick(self.board.log_lost())
                     guard.tick(now)
                 with guard("ticking"):
-                    if self.control.doubtful or self.fleet.busy():
+                    if self.control.doubtful or self.fleet.busy() or self.servers.indices.waiting:
                         tick_due = now + FAST_TICK
             with guard("the state's message"):
                 self.control.tell(self._state(), now)

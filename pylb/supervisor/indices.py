@@ -30,6 +30,10 @@ def room_for(config: Config) -> int:
     return max(MAX_SERVERS, 3 * len(server_keys(config)) + 2 * found)
 
 
+class NoRoom(BindError):
+    """The scoreboard has no room for so many servers."""
+
+
 class Indices:
     """Servers' indices: given, given up, and free again."""
 
@@ -43,13 +47,13 @@ class Indices:
         """Give new servers an index, and keep those that they have; gives the new ones.
 
         Raises:
-            BindError: the scoreboard has no room for them; nothing was changed.
+            NoRoom: the scoreboard has no room for them; nothing was changed.
         """
         wanted = list(dict.fromkeys(keys))
         fresh = [key for key in wanted if key not in self.known]
         found = self._places(fresh)
         if len(found) < len(fresh):
-            raise BindError(
+            raise NoRoom(
                 f"more than {self._board.servers} servers, with those of workers that still drain; "
                 "try later or restart"
             )
@@ -62,6 +66,11 @@ class Indices:
         """No list holds these servers, from this version on."""
         for key in keys:
             self._given_up.setdefault(key, version)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether some that were given up aren't free yet."""
+        return bool(self._given_up)
 
     def held(self) -> list[ServerKey]:
         """The servers that were not given up."""

@@ -71,6 +71,7 @@ class Pending:
         self._config = config
         self._secrets = read_secrets(config)
         self._opened = self._logs.open(config)
+        self._fleet.index(config)  # before anything is listened on: it may be refused
         listeners = self._fleet.newest.listeners
         address, admin = admin_address_of(config), self._control.admin
         listening = [*listeners.all(), admin.sock]
@@ -80,7 +81,6 @@ class Pending:
                 *(address, self._secrets.admin_token is not None, listening),
                 folder_mode=privileges.folder_mode(who),
             )
-        self._fleet.index(config)
         most, slots = config.workers.max, self._fleet.slots
         if most > slots:
             log.warning("workers.max %d is clamped to %d until restart", most, slots)
@@ -115,6 +115,8 @@ class Pending:
         with self._guard("giving sockets to the user"):  # those that stayed may have had another one
             for _, bind in (*binds_of(config), ("", self._control.admin.address)):
                 privileges.give(bind, self._identities.of(config))
+        with self._guard("setting TCP options"):
+            listeners.set_options(self._config.tcp)
         with self._guard("closing removed binds"):
             for sock in self.removed:
                 if sock.family != socket.AF_UNIX:

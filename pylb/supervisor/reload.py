@@ -20,9 +20,11 @@ from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.controlplane import ControlPlane
 from pylb.supervisor.fleet import EARLY_DEATHS, Fleet
 from pylb.supervisor.guard import Guard
+from pylb.supervisor.indices import NoRoom
 from pylb.supervisor.pending import Pending
 from pylb.supervisor.privileges import Identities
 
+_ROOM = 5.0  # seconds that a reload waits for room for its servers
 _LOOK_EVERY = 2.0  # seconds between looks at the certificates' files
 _CLOSING = 1.0  # seconds after which workers that leave have closed listeners that a reload has removed
 
@@ -38,6 +40,7 @@ class Reload:
         logs: opens the access logs' files.
         guard: of what could fail at its end.
         announced: whether a stop is announced, so that none may begin.
+        room_comes: whether room for servers will be free, once all processes have forgotten others.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Reload:
         logs: AccessLogs,
         guard: Guard,
         announced: Callable[[], bool],
+        room_comes: Callable[[], bool],
     ) -> None:
         self.pending: Pending | None = None
         self.result: dict[str, Any] = {"ok": True, "errors": []}
@@ -60,6 +64,8 @@ class Reload:
         self._logs = logs
         self._guard = guard
         self._announced = announced
+        self._room_comes = room_comes
+        self._no_room_since = 0.0
         self._last_generation = fleet.newest.number
         self._renewal = False
         """Whether the pending one is of certificates alone; the operator has not asked for it."""
@@ -118,10 +124,26 @@ class Reload:
             self._in_use = fingerprint(config)
             self._last_generation += 1
             self.pending.begin(self._last_generation)
+            self._no_room_since = 0.0
         except Exception as error:
+            if isinstance(error, NoRoom) and not renewal and self._waits_for_room():
+                return
             if not isinstance(error, BindError | ConfigError | OSError):
                 self._guard.note("reload", error)
             self._give_up(_reasons(error))
+
+    def _waits_for_room(self) -> bool:
+        """Have this reload begin once more a little later, if there may be room by then."""
+        now = time.monotonic()
+        since = self._no_room_since = self._no_room_since or now
+        if not self._room_comes() or now - since >= _ROOM:
+            self._no_room_since = 0.0
+            return False
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.abandon()
+        self._again = True
+        return True
 
     # -- its end ---------------------------------------------------------------------------------
 

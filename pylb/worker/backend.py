@@ -35,6 +35,7 @@ from pylb.net.serverlists import Listed
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.servers import Table, differing
 from pylb.worker.core import Core
+from pylb.worker.pool import Pool
 from pylb.worker.sides import ServerSide
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
@@ -71,7 +72,7 @@ class Server:
         *("index", "name", "backend", "address", "context"),
         *("server_name", "send_proxy", "send_proxy_tlvs", "http2"),
         *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors", "observe", "returned", "down"),
+        *("_requests", "_errors", "observe", "returned", "down", "avoided"),
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Server:
         index: int,
         row: int,
         context: ssl.SSLContext | None,
+        idle: float = Timeouts().server_idle,
     ) -> None:
         # What it is, for its life.
         self.index = index
@@ -99,8 +101,9 @@ class Server:
         self.private = backend.send_proxy != "off" or config.address.port == CLIENTS_PORT
         """Whether a connection is one client's: its PROXY header names it, or its port is the client's."""
         # Its connections.
-        self.pool: list[ServerSide] = []
-        """Idle ones, the one that was used last behind the others."""
+        self.pool = Pool(backend.pool, idle)
+        self.avoided: dict[Any, float] = {}
+        """Of the addresses of its name, those that did not answer, and until when they are tried last."""
         self.shared: list[Shared] = []
         # Columns over all rows; this worker writes its own row's cell only.
         self.active = board.server_column(ServerField.ACTIVE, index)
@@ -158,11 +161,10 @@ class Server:
 
     def close_idle(self) -> bool:
         """Close the connections that are idle; whether there is nothing left of it."""
-        for side in list(self.pool):
-            side.abort()
+        self.pool.close()
         for shared in list(self.shared):
             shared.leave()
-        return not (self.active[self.row] or self.pool or self.shared)
+        return not (self.active[self.row] or self.shared)
 
 
 class Backend:
@@ -247,7 +249,7 @@ class Backend:
         self.servers = [
             before[one.index][1]
             if one.index in before
-            else Server(one.config, self._config, self._board, one.index, self._row, self._context)
+            else self._server(one)
             for one in listed
         ]
         self._positions = {one.index: position for position, one in enumerate(listed)}
@@ -267,6 +269,10 @@ class Backend:
             elif one.index not in before and not first and one.config.slow_start:
                 self._returned(position)
         self._close_idle()
+
+    def _server(self, one: Listed) -> Server:
+        idle = self.timeouts.server_idle
+        return Server(one.config, self._config, self._board, one.index, self._row, self._context, idle)
 
     def _compile(self) -> None:
         """Make the algorithm for the list as it is."""

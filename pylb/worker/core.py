@@ -23,9 +23,11 @@ from pylb.config.logtarget import Target
 from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
+from pylb.http.response import BadResponse
 from pylb.log import log
+from pylb.net.tcpoptions import Option
 from pylb.repeats import Repeats
-from pylb.scoreboard import REASONS, Field
+from pylb.scoreboard import BAD_RESPONSES, REASONS, Field
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.facts import Client
 from pylb.worker.logwriter import LogWriter
@@ -129,6 +131,8 @@ class Core:
         self.spread = spread
         """Seconds over which clients are asked to connect anew."""
         self.descriptors = descriptors
+        self.tcp_options: tuple[Option, ...] = ()
+        """Of the sockets that are connected to servers."""
         self.recalls = Recalls(spread)
         self.repeats = Repeats()
         # Counted in lists and written to the scoreboard with each tick: a cell costs several times as much.
@@ -143,6 +147,8 @@ class Core:
         self.tunnels: set[Tunnelled] = set()
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
+        self.on_tick: list[Callable[[], None]] = []
+        """Called with each tick: what was worked out until the next one is old."""
         self.access_logs: dict[Target, LogWriter] = {}
         self.adopting = 0
         """Connections that have a descriptor and aren't in `clients` yet: they begin with TLS or a PROXY
@@ -191,6 +197,10 @@ class Core:
         """A client's request is not passed on."""
         self.counters[Field.REFUSED] += 1
         self.counters[Field.REFUSED_FOR + REASONS.index(refused.reason)] += 1
+
+    def count_bad_response(self, why: BadResponse) -> None:
+        """A server's response is not passed on."""
+        self.counters[Field.BAD_RESPONSE_FOR + BAD_RESPONSES.index(why.reason)] += 1
 
     def say(self, level: int, kind: Hashable, text: str) -> None:
         """Log what may happen again and again; repetitions of a ``kind`` are counted."""

@@ -1,7 +1,8 @@
 """The deadlines of a request: one for the client and one for the server.
 
 The client has to send the request's body and to take the response; the server has to be connected to, to
-answer, and to take the body. Who is to do something next has a deadline, and nobody else.
+answer, and to take the body. Who is to do something next has a deadline, and nobody else: while a request
+isn't whole that is the client, unless the server doesn't take what there is.
 
 Floor: above the ends of an exchange, below its way to a server. What happens to a late server is decided
 above: it is told as any other failure of a server.
@@ -61,6 +62,12 @@ class Deadlines(Ends):
 
     def _server_late(self) -> None:
         if self.server is not None:
+            unsent = self.server.unsent
+            if unsent and unsent != self.untaken:
+                # A request that is taken slowly is taken, as with a response.
+                self.untaken = unsent
+                self._await_server()
+                return
             self.server_gone(Reason.SERVER_LATE, "no answer in time (timeouts.server)")
             return
         # A phase waits for too long; or all tries together have taken too long, and as each has a limit of
@@ -74,9 +81,13 @@ class Deadlines(Ends):
     # Set anew
 
     def _await_server(self) -> None:
-        """The server has to do something next, unless it isn't read since the client is stuck."""
-        stuck = self.client_stuck
-        self.server_deadline = NEVER if stuck else self.core.now + self.tx.timeouts.server
+        """The server has to do something next; unless it isn't read since the client is stuck, or waits for
+        more of the request."""
+        body = self.body
+        if self.client_stuck or (body is not None and not body.done and not body.paused):
+            self.server_deadline = NEVER
+        else:
+            self.server_deadline = self.core.now + self.tx.timeouts.server
 
     def _await_body(self) -> None:
         """The client has to send more of the request, if there is more."""

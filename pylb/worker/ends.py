@@ -33,7 +33,7 @@ class Ends(FromClient, FromServer):
 
     __slots__ = (
         *("core", "tx", "client", "server"),
-        *("client_deadline", "server_deadline", "unsent", "client_stuck"),
+        *("client_deadline", "server_deadline", "unsent", "untaken", "client_stuck"),
         *("plain", "body", "waiting", "connecting", "connects_until"),
     )
 
@@ -51,6 +51,7 @@ class Ends(FromClient, FromServer):
         self.client_deadline = NEVER
         self.server_deadline = NEVER
         self.unsent = 0  # bytes that the client had not taken when last looked at
+        self.untaken = 0  # likewise the server
         self.client_stuck = False  # it doesn't take what is sent, so the server isn't read
         # What the request has, and what it waits for.
         self.body: Body | None = None
@@ -96,6 +97,22 @@ class Ends(FromClient, FromServer):
         else:
             tx.state = "Q" if self.waiting is not None else "R"
 
+    def keep(self, side: ServerSide, server: object, personal: bool) -> None:
+        client = self.client
+        if client is None or side.closed:
+            side.abort()
+            return
+        facts = self.tx.client
+        own = facts.own
+        if own is None:
+            own = facts.own = {}
+        before = own.get(server)
+        if before is not None:
+            before.abort()  # one request at a time has used it, so these were more (HTTP/2)
+        own[server] = side
+        if personal:
+            client.stay()
+
     # Ends
 
     def refuse(self, refused: Refused, client: ClientSide | None = None) -> None:
@@ -112,7 +129,7 @@ class Ends(FromClient, FromServer):
             self._abort(Reason.REFUSED)
         elif self.client is not None:
             self.client.last()  # what follows can't be trusted either
-            self._answer(error(refused.status))
+            self._answer(error(refused.status), refused.to_head)
 
     def client_gone(self, reason: Reason) -> None:
         if self.client is None:
@@ -141,11 +158,18 @@ class Ends(FromClient, FromServer):
         self._leave_server()
         self._answer(error(status))
 
-    def _answer(self, answer: Answer) -> None:
-        """Send a response of pylb's own; the exchange is over with it."""
+    def _answer(self, answer: Answer, to_head: bool = False) -> None:
+        """Send a response of pylb's own; the exchange is over with it.
+
+        Args:
+            to_head: it has no body, as where the request's head says so.
+        """
         tx = self.tx
         client = self.client
         if client is None:
+            return
+        if tx.frontend.raw:  # there is nothing to say it with
+            self._abort(Reason.REFUSED)
             return
         page = tx.frontend.page
         if page is not None and answer.error:
@@ -156,7 +180,8 @@ class Ends(FromClient, FromServer):
             head = phase(tx, head)
         tx.answered_ns = now_ns()
         tx.response = head
-        body = answer.body if tx.head is None or tx.head.method != b"HEAD" else b""
+        to_head = to_head or (tx.head is not None and tx.head.method == b"HEAD")
+        body = b"" if to_head else answer.body
         tx.bytes_out = len(body)
         client.respond(head, body, 0, True)
         if self.client is not None:  # as in `response`

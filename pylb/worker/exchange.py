@@ -107,7 +107,7 @@ class Exchange(Way):
         self.client_stuck = False
         self._await_body()
         if self.server is not None:
-            self.server_deadline = self.core.now + self.tx.timeouts.server
+            self._await_server()
             self.server.resume()
 
     # From the server side
@@ -170,7 +170,7 @@ class Exchange(Way):
     def response_body(self, buffer: bytes, spans: Spans = None) -> None:
         client = self.client
         if client is not None:
-            if not self.client_stuck:
+            if self.server_deadline != NEVER:  # else it is the client's turn
                 self.server_deadline = self.core.now + self.tx.timeouts.server
             self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
@@ -206,10 +206,14 @@ class Exchange(Way):
         if body is not None and not body.done and not body.paused and self.client is not None:
             body.pause(self.core.now)
             self.client.pause()
+            if self.server is not None:
+                self._await_server()
 
     def server_ready(self) -> None:
         body = self.body
         if body is not None and body.paused and self.client is not None:
             body.resume(self.core.now)
             self._await_body()
+            if self.server is not None:
+                self._await_server()
             self.client.resume()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from pylb.net.tls import asked_name, subject
 
@@ -27,7 +28,7 @@ class Client:
 
     __slots__ = (
         *("bind", "told", "name", "offered", "protocol", "accepted_ns", "requests", "label", "_transport"),
-        "_source",
+        *("own", "_source"),
     )
 
     def __init__(
@@ -46,8 +47,16 @@ class Client:
         """How many requests have begun on this connection."""
         self.label = ""
         """Address and port as the access log writes them, once it has."""
+        self.own: dict[Any, Any] | None = None
+        """Connections that serve nobody else, by their server (`pool`); None where there are none."""
         self._transport = transport
         self._source: Endpoint | None = told
+
+    def end(self) -> None:
+        """The connection has ended, and with it those to servers that were its own."""
+        own, self.own = self.own, None
+        for side in list((own or {}).values()):
+            side.abort()
 
     @property
     def source(self) -> Endpoint | None:

@@ -151,6 +151,7 @@ class Bind:
             port,
             extra,
             self._trusts if source is not None and self.trusts(source[0]) else None,
+            b"2.0" if client.protocol == "HTTP/2" else b"1.1",
         )
 
     def backend_for(self, name: str) -> Backend:

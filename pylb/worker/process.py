@@ -29,7 +29,7 @@ from pylb import log as logging_
 from pylb.config import changes, routing
 from pylb.config.accesslog import in_force
 from pylb.log import log
-from pylb.net import channel, messages
+from pylb.net import channel, messages, tcpoptions
 from pylb.scoreboard import NO_BACKEND, Field, State, SupervisorField
 from pylb.worker import phases
 from pylb.worker.backend import Backend
@@ -64,6 +64,7 @@ class Worker:
             Descriptors(limit, _open_descriptors() + copies),
         )
         core.now = time.monotonic()
+        core.tcp_options = tcpoptions.options(config.tcp)
         self.board = context.board
         self.row = context.row
         self.cells = context.board.row(context.row)
@@ -134,8 +135,7 @@ class Worker:
     def _free_a_descriptor(self) -> None:
         for backend in self.backends.values():
             for server in backend.servers:
-                if server.pool:
-                    server.pool[0].abort()  # the one that was unused for longest
+                if server.pool.shrink():
                     return
 
     def _count_lost(self, lines: int) -> None:
@@ -334,6 +334,8 @@ class Worker:
         """Write gauges and counters to the scoreboard, and look for deadlines that have passed."""
         core = self.core
         now = core.now = time.monotonic()
+        for look in core.on_tick:
+            look()
         cells = self.cells
         self.flush()
         logging_.tick()

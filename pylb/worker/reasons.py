@@ -28,7 +28,10 @@ class Reason(Enum):
     CONNECT_FAILED = "connect failed", "S"
     CONNECT_LATE = "connect late", "s"
     SERVER_STALE = "server stale", "S"
-    """The server has done nothing with the request: it may be sent again."""
+    """Nothing of a response has come on a connection that had served others: the server was closing it, most
+    likely, and has done nothing with the request."""
+    SERVER_UNSEEN = "server unseen", "S"
+    """The server has surely not looked at the request (HTTP/2: it says so)."""
     SERVER_GONE = "server gone", "S"
     SERVER_LATE = "server late", "s"
     SERVER_BAD = "server bad", "P"

@@ -163,6 +163,10 @@ class ClientSide(ABC):
         """The server has agreed to change the protocol; say so, and be a pipe from now on."""
 
     @abstractmethod
+    def stay(self) -> None:
+        """The client has authenticated a connection to a server: neither can leave this process."""
+
+    @abstractmethod
     def last(self) -> None:
         """The next response is the last one, where a connection has one request at a time."""
 
@@ -191,6 +195,11 @@ class ServerSide(ABC):
 
     closed: bool
     """Whether it can't be used any more."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that the server has not taken yet."""
+        return 0
 
     @abstractmethod
     def request(
@@ -254,6 +263,15 @@ class FromServer(ABC):
     @abstractmethod
     def switched(self, head: ResponseHead) -> None:
         """The server has changed the protocol, as the client has asked for."""
+
+    @abstractmethod
+    def keep(self, side: ServerSide, server: object, personal: bool) -> None:
+        """The server side isn't to serve anybody else from now on: as long as both connections last, it is
+        for the client's further requests to ``server``. Said in place of a return to the pool.
+
+        Args:
+            personal: the client has authenticated the connection, so its requests have to come by it.
+        """
 
     @abstractmethod
     def server_gone(self, reason: Reason, why: str) -> None:

@@ -20,6 +20,7 @@ from pylb.worker.ends import NEVER, now_ns
 from pylb.worker.frontend import Result, Wait
 from pylb.worker.phases import retry
 from pylb.worker.phases.pick import pick
+from pylb.worker.pool import Pooled
 from pylb.worker.reasons import Reason, in_words
 from pylb.worker.server.connect import connect
 from pylb.worker.sides import ServerSide
@@ -103,9 +104,13 @@ class Way(Deadlines):
             self._answer(error(503))
             return
         core = self.core
-        pool = server.pool
-        if pool and not tx.fresh:
-            side = pool.pop()
+        client, pool = tx.client, server.pool
+        side: ServerSide | None
+        if pool.idle and client.requests != 1 and client.own is None and not tx.fresh:
+            side = pool.take(core.now)  # the usual
+        else:
+            side = None if tx.fresh else self._unused(server)
+        if side is not None:
             if self.plain:
                 self.server = side
                 self.server_deadline = core.now + tx.timeouts.server
@@ -120,6 +125,23 @@ class Way(Deadlines):
             self.connects_until = core.now + tx.timeouts.connect * (1 + tx.backend.retries) + _SLACK
         self.server_deadline = self.connects_until
         self.connecting = core.loop.create_task(self._connect(server))
+
+    def _unused(self, server: Server) -> ServerSide | None:
+        """A connection that there is for this request: the client's own, or one of the pool."""
+        tx = self.tx
+        own, pool, now = tx.client.own, server.pool, self.core.now
+        if own is not None:
+            side: Pooled | None = own.pop(server, None)
+            if side is not None:
+                pool.leave(side)
+                if not side.closed and side.idle_until >= now:
+                    return side
+                side.abort()
+        if not pool.idle:
+            return None
+        if tx.client.requests == 1 and not retry.harmless(tx, self.body is None or self.body.whole):
+            return pool.take_for_first(now)
+        return pool.take(now)
 
     def _send(self, side: ServerSide) -> None:
         self.server = side
@@ -197,7 +219,7 @@ class Way(Deadlines):
         if reason is Reason.SERVER_LATE:
             core.counters[Field.TIMEOUTS] += 1
         self._leave_server()
-        if tx.answered_ns:
+        if tx.answered_ns or retry.silent(tx, reason):
             self._abort(reason)
         else:
             self._answer(error(status))

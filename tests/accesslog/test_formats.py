@@ -102,8 +102,8 @@ def test_dates_are_those_of_the_standard_library(zone: str, monkeypatch: pytest.
             stamp = f"{local:%d/%b/%Y:%H:%M:%S}"
             milli = f"{moment // 1_000_000 % 1000:03d}"
             assert dates.haproxy(moment // 1_000_000) == f"{stamp}.{milli}"
-            assert dates.common(moment) == f"{stamp} {local:%z}"
-            parsed = datetime.fromisoformat(dates.iso(moment))
+            assert dates.common(moment // 1_000_000_000) == f"{stamp} {local:%z}"
+            parsed = datetime.fromisoformat(dates.iso(moment // 1_000_000))
             assert parsed.timestamp() == pytest.approx(moment // 1_000_000 / 1000)
             assert bsd(moment) == f"{local:%b} {local.day:2d} {local:%H:%M:%S}"
     finally:

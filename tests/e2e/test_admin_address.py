@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from bench.rig.balancer import free_port
+from bench.rig.processes import titles
 from pylb.config.address import Address
 from pylb.config.load import ConfigError, load_file
 from pylb.control import view
@@ -268,10 +270,8 @@ def test_no_worker_inherits_an_admin_socket(tmp_path: Path) -> None:
 def control_of(pylb: Pylb) -> psutil.Process:
     deadline = time.monotonic() + 50
     while time.monotonic() < deadline:
-        for child in psutil.Process(pylb.process.pid).children():
-            try:
-                if "control" in " ".join(child.cmdline()):
-                    return child
-            except psutil.Error:
-                continue
+        pid = titles(pylb.process.pid).get("pylb: control")
+        if pid is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                return psutil.Process(pid)
     raise AssertionError("no control plane")

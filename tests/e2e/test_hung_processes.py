@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from bench.rig.balancer import Balancer, free_port, frontend
+from bench.rig.processes import titles
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.origin import Origin
 
@@ -134,8 +135,7 @@ def test_a_hung_control_plane_is_replaced(
     balancer: StartBalancer, origin: Origin, tmp_path: Path, stopped: list[int]
 ) -> None:
     running = start(balancer, origin, tmp_path, "1", watchdog="2s")
-    children = psutil.Process(running.process.pid).children()
-    (control,) = [child for child in children if "control" in " ".join(child.cmdline())]
+    control = psutil.Process(titles(running.process.pid)["pylb: control"])
     hang(control.pid, stopped)
     control.wait(30)
     running.wait("asked again", lambda status: True)

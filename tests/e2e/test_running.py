@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from bench.rig.balancer import free_port
+from bench.rig.processes import titles
 from pylb.config.address import parse_address
 from pylb.control import view
 from tests.e2e.conftest import StartBalancer
@@ -189,8 +190,7 @@ def test_a_drain_can_be_watched_when_the_control_plane_has_died(
         running.wait("under way", lambda status: status["servers"][0]["active"] == 1)
         running.signal(signal.SIGTERM)
         running.wait("leaving", lambda status: status["workers"][0]["state"] == "retiring")
-        children = psutil.Process(running.process.pid).children()
-        control = next(child for child in children if "control" in " ".join(child.cmdline()))
+        control = psutil.Process(titles(running.process.pid)["pylb: control"])
         control.kill()
         control.wait(50)
         running.wait("watched", lambda status: status["servers"][0]["active"] == 1)
@@ -227,12 +227,10 @@ def test_a_reload_during_a_reload_follows_it(balancer: StartBalancer, origin: Or
 
 def test_the_dead_are_replaced_and_traffic_goes_on(balancer: StartBalancer, origin: Origin) -> None:
     running = balancer("--workers", "1", servers=(origin.address,))
-    children = psutil.Process(running.process.pid).children()
-    titles = {child.pid: " ".join(child.cmdline()).strip() for child in children}
-    assert sorted(titles.values()) == ["pylb: control", "pylb: worker 0 (gen 1)"]
+    children = titles(running.process.pid)
+    assert sorted(children) == ["pylb: control", "pylb: worker 0 (gen 1)"]
     assert " ".join(psutil.Process(running.process.pid).cmdline()).strip() == "pylb: supervisor"
-    control = next(pid for pid, title in titles.items() if title == "pylb: control")
-    os.kill(control, signal.SIGKILL)
+    os.kill(children["pylb: control"], signal.SIGKILL)
     assert ask(socket.AF_INET, ("127.0.0.1", running.port)).startswith(b"HTTP/1.1 200 ")
     running.wait("control plane again", lambda status: True)
     worker = running.workers()[0]["pid"]

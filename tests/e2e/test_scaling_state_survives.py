@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from bench.rig.balancer import Balancer
 from bench.rig.clients import Tally, keep_alive_clients
+from bench.rig.processes import titles, wait_for
 from controller.address import Address
 from controller.server import ControllerServer
 from tests.e2e.origin import Origin
@@ -91,14 +91,7 @@ def running(origin: Origin, controllers: list[Controller], tmp_path: Path) -> It
 
 def control_plane(balancer: Balancer) -> int:
     """The control plane's pid, once there is one."""
-    children: list[psutil.Process] = []
-    while not children:
-        children = [
-            one
-            for one in psutil.Process(balancer.process.pid).children()
-            if one.status() != psutil.STATUS_ZOMBIE and "pylb: control" in " ".join(one.cmdline())
-        ]
-    return children[0].pid
+    return wait_for("a control plane", lambda: titles(balancer.process.pid).get("pylb: control"))  # type: ignore[return-value]
 
 
 def granted(balancer: Balancer, pid: int) -> None:

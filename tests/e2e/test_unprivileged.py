@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import trustme
 
 from bench.rig.balancer import Balancer, free_port
+from bench.rig.processes import titles
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.http2client import Client
 from tests.e2e.origin import Origin
@@ -133,8 +133,7 @@ def facts(pid: int) -> dict[str, str]:
 
 def children(running: Balancer) -> dict[str, int]:
     """Titles and pids."""
-    found = psutil.Process(running.process.pid).children()
-    return {" ".join(child.cmdline()).strip(): child.pid for child in found}
+    return titles(running.process.pid)
 
 
 def all_are(running: Balancer, uid: int, gid: int, groups: str) -> None:
@@ -249,7 +248,12 @@ def test_a_reload_changes_the_user_or_refuses_a_stranger(balancer: StartBalancer
     site.write(f'user = "{entry.pw_uid}"\ngroup = "{group.gr_name}"')
     running.signal(signal.SIGHUP)
     running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
-    running.wait("its control plane", lambda _: facts(children(running)["pylb: control"])["Uid"][0] != "0")
+
+    def replaced(_: object) -> bool:
+        pid = children(running).get("pylb: control")
+        return pid is not None and facts(pid)["Uid"][0] != "0"
+
+    running.wait("its control plane", replaced)
     groups = " ".join(map(str, sorted(os.getgrouplist(USER, group.gr_gid))))
     all_are(running, entry.pw_uid, group.gr_gid, groups)
     for path in (str(site.front), running.admin.path):

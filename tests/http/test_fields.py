@@ -17,6 +17,12 @@ from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import BadResponse, read_response
 from tests.http.test_refusals import BAD_FIELDS
 
+WRITTEN_ANEW = {b" A: b"} | {
+    field
+    for field in BAD_FIELDS
+    if field.startswith(b"A: b") and b"\r" not in field.replace(b"\r\n", b"") and field[-1:] != b"\n"
+}
+"""Those that are read in a response (`test_responses_as_spoken`)."""
 LINES = [
     *(b"Host: a", b"host: b", b"Connection: close", b"Connection: keep-alive, x-gone", b"X-Gone: 1", b"A: b"),
     *(b"Content-Length: 2", b"content-length:3", b"Transfer-Encoding: chunked", b"A: c", b"A : c", b" d: e"),
@@ -122,8 +128,9 @@ def test_one_bad_line_anywhere_spoils_a_head(
     # A bad host comes too late to be the reason, wherever it stands: what a head says means nothing then.
     lines = [*before, bad, b"Host: a b", *behind]
     assert ask(head(trusted), request(lines)) == (400, "syntax")
-    with pytest.raises(BadResponse):
-        read_response(response([*before, bad, *behind]), False)
+    if bad not in WRITTEN_ANEW:
+        with pytest.raises(BadResponse):
+            read_response(response([*before, bad, *behind]), False)
 
 
 @pytest.mark.parametrize("byte", range(256))
@@ -136,10 +143,11 @@ def test_which_bytes_a_line_may_have(byte: int) -> None:
         said = ask(head(), request([b"Host: a", line]))
         assert said == (400, "syntax") if not fine else line in said[0]  # type: ignore[index]
         try:
-            assert line in read_response(response([line]), False).out
-            assert fine
+            out = read_response(response([line]), False).out
+            # What a value may not have is a blank, or with an LF two lines, of which this second is none.
+            assert line in out if fine else line.replace(one, b" ") in out and one not in b"\r\n"
         except BadResponse:
-            assert not fine
+            assert not fine and (one in b"\r\n" or not line.startswith(b"a: "))
 
 
 @pytest.mark.parametrize("name", [name for name in MEANINGFUL if b"-" in name])

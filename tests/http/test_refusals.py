@@ -187,7 +187,7 @@ add(
     method_too_long=line(b"G" * 33 + b" / HTTP/1.1"),
     method_empty=line(b" / HTTP/1.1"),
     only_method=line(b"GET"),
-    two_empty_lines=b"\r\n\r\n" + get(),
+    many_empty_lines=b"\r\n" * 9 + get(),
     lf_before=b"\n" + get(),
     bare_lf_line=b"GET / HTTP/1.1\nHost: a\r\n\r\n",
     tls=b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",

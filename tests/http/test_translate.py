@@ -39,7 +39,6 @@ def test_there_and_back(fields: list[Header]) -> None:
         (b":path", b"/a?b"),
         (b":authority", b"example.org"),
         *fields,
-        (b"te", b"trailers"),
     ]
     raw = response_to_http1([(b":status", b"200"), *fields], True)
     assert response_to_http2(raw) == [(b":status", b"200"), *fields, (b"content-length", b"0")]
@@ -85,6 +84,36 @@ def test_a_body_of_unknown_length_is_chunked_and_hop_by_hop_fields_go() -> None:
     assert raw.endswith(b"\r\nTransfer-Encoding: chunked\r\n\r\n")
     assert b"gzip" not in raw
     assert b"chunked" not in request_to_http1([*START, (b"content-length", b"3")], False)
+
+
+@pytest.mark.parametrize("fields", [[(b"te", b"trailers")], [(b"te", b"gzip")], []])
+def test_trailers_are_asked_for_as_the_client_does(fields: list[Header]) -> None:
+    head = RequestHead(b"192.0.2.1", b"h", b"https", HeadLimits())
+    out = head.parse(request_to_http1([*START, *fields], True))
+    asked = fields == [(b"te", b"trailers")]
+    assert (b"\r\nConnection: TE\r\nTE: trailers\r\n" in out) is asked
+    assert ((b"te", b"trailers") in request_to_http2(out, b"https")) is asked
+    assert b"connection" not in dict(request_to_http2(out, b"https"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "host", "same"),
+    [
+        (b"https", b"a:443", b"A", True),
+        (b"https", b"a", b"a:443", True),
+        (b"http", b"a:80", b"a", True),
+        (b"https", b"a:80", b"a", False),
+        (b"http", b"a:443", b"a", False),
+        (b"https", b"a", b"b", False),
+    ],
+)
+def test_host_beside_authority(scheme: bytes, authority: bytes, host: bytes, same: bool) -> None:
+    fields = [START[0], (b":scheme", scheme), (b":authority", authority), START[3], (b"host", host)]
+    if same:
+        assert b"\r\nHost: " + authority + b"\r\n" in request_to_http1(fields, True)
+    else:
+        with pytest.raises(Refused):
+            request_to_http1(fields, True)
 
 
 def test_an_extended_connect_is_an_upgrade() -> None:

@@ -15,7 +15,7 @@ import h11
 
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
-from pylb.config.model import Frontend, Limits, Server, Timeouts
+from pylb.config.model import Frontend, Limits, Pool, Server, Timeouts
 from pylb.scoreboard import REASONS, Field, Scoreboard, ServerField
 from pylb.worker import backend, phases
 from pylb.worker.client.http1 import Http1Connection
@@ -25,7 +25,10 @@ from pylb.worker.frontend import Bind
 from pylb.worker.server.http1 import Http1ServerConnection
 
 _CONFIG = BackendConfig(
-    name="b", balance="roundrobin", servers=(Server(name="s", address=parse_address("127.0.0.1:9")),)
+    name="b",
+    balance="roundrobin",
+    servers=(Server(name="s", address=parse_address("127.0.0.1:9")),),
+    pool=Pool(reuse="always"),
 )
 _FRONTEND = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
 _BOARD = Scoreboard(1)
@@ -140,6 +143,8 @@ class Transport:
         self.unsent = 0
         self.reading = True
         self.protocol: Any = None
+        self.socket: Any = None
+        """What the kernel has of it."""
 
     def write(self, data: bytes) -> None:
         """As asyncio's; so are all below."""
@@ -149,7 +154,7 @@ class Transport:
         self.written += b"".join(bytes(piece) for piece in pieces)
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.9", 5) if name == "peername" else None
+        return {"peername": ("192.0.2.9", 5), "socket": self.socket}.get(name)
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -211,13 +216,13 @@ class Wire:
 
     def _refill(self) -> None:
         """There is always a pooled connection, so that nothing has to connect."""
-        if not self.upstream.pool:
+        if not self.upstream.pool.idle:
             transport = Transport()
             connection = Http1ServerConnection(self.worker, self.upstream)
             connection.connection_made(cast(asyncio.BaseTransport, transport))
             transport.protocol = connection
             self.servers.append(transport)
-            self.upstream.pool.append(connection)
+            self.upstream.pool.idle[connection] = None
 
     @property
     def client_closed(self) -> bool:

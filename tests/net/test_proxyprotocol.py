@@ -63,6 +63,26 @@ def test_nothing_to_tell() -> None:
 
 
 @pytest.mark.parametrize(
+    "rest",
+    [
+        b"\x00\x00\x00",
+        b"\x11\x00\x00",  # addresses are said to follow, and don't
+        b"\x11\x00\x04\x01\x02\x03\x04",
+        b"\x51\x00\x00",  # no family
+        b"\x1f\x00\x00",  # no protocol
+        b"\x00\x00\x02\x03\x00",  # half a TLV
+        b"\x31" + (216).to_bytes(2, "big") + bytes(216),
+    ],
+)
+def test_of_a_proxys_own_connection_only_the_length_counts(rest: bytes) -> None:
+    """The family and all that follows are ignored (§2.2)."""
+    header = build_v2(None, None)[:12] + b"\x20" + rest
+    assert parse(header + b"GET") == ProxyHeader(len(header), None, None)
+    for cut in range(len(header)):
+        assert parse(header[:cut]) is None
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"GET / HTTP/1.1\r\n",

@@ -70,6 +70,8 @@ def fake_worker(context: WorkerContext) -> None:
                 for sock in listening:
                     selector.unregister(sock)
                 listening = {}
+            if message["op"] == "servers" and message["part"] == message["parts"]:
+                context.board.row(context.row)[Field.LISTS] = message["version"]
             if message["op"] == "listen":
                 groups = context.listeners.values()
                 wanted = {group[slot]: None for group in groups for slot in message["slots"]}
@@ -93,7 +95,7 @@ from pylb.config.address import parse_address
 from pylb.config.load import ConfigError
 from pylb.config.model import Config
 from pylb.net import channel
-from pylb.scoreboard import Field, State
+from pylb.scoreboard import ControlField, Field, State
 from pylb.supervisor.arbiter import Arbiter
 
 def config():
@@ -108,6 +110,10 @@ def control(context):
     channel.send(context.channel, {"op": "ready"})
     context.channel.setblocking(True)
     while message := channel.recv(context.channel):
+        if message["op"] == "servers":
+            if message["part"] == message["parts"]:
+                context.board.control[ControlField.LISTS] = message["version"]
+            continue
         with open(sys.argv[2] + ".state.new", "w") as file:
             json.dump(message, file)
         os.rename(sys.argv[2] + ".state.new", sys.argv[2] + ".state")

@@ -15,7 +15,7 @@ import pytest
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Limits, Server, Timeouts
+from pylb.config.model import Limits, Pool, Server, Timeouts
 from pylb.http.errors import Answer
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field, Scoreboard, ServerField
@@ -83,7 +83,9 @@ class Scene:
             Server(name=f"s{number}", address=parse_address(f"127.0.0.{number + 1}:9"))
             for number in range(SERVERS)
         )
-        config = BackendConfig(name="b", balance="roundrobin", servers=servers, retries=retries)
+        config = BackendConfig(
+            name="b", balance="roundrobin", servers=servers, retries=retries, pool=Pool(reuse="always")
+        )
         self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
         for number in range(SERVERS):
@@ -97,7 +99,7 @@ class Scene:
         self.connections: list[FakeServer | Exception] = []
         self.idle = [FakeServer() for _ in servers] if pooled else []
         for server, side in zip(self.backend.servers, self.idle, strict=False):
-            server.pool.append(side)
+            server.pool.idle[side] = None
         self.facts = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
         self.client = FakeClient(self.facts)
         self.exchange: Exchange = begin(core, self.facts, self.frontend)
@@ -132,6 +134,12 @@ class Scene:
 
         self.frontend.on_request = tuple(phase(number, result) for number, result in enumerate(results))
         return ran
+
+    def again(self) -> None:
+        """The client's connection goes on to its next request."""
+        assert begin(self.core, self.facts, self.frontend) is self.exchange
+        self.client = FakeClient(self.facts)
+        self.accounts.clear()
 
     # What happens
 

@@ -13,6 +13,7 @@ from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead, read_response
 from pylb.worker.facts import Client
+from pylb.worker.pool import Pooled
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import (
     ClientSide,
@@ -165,6 +166,9 @@ class FakeClient(Told, ClientSide):
         self.hear("tunnel", head.status)
         return self.pipe
 
+    def stay(self) -> None:
+        self.hear("stay")
+
     def last(self) -> None:
         self.hear("last")
 
@@ -190,7 +194,7 @@ class FakeClient(Told, ClientSide):
         )
 
 
-class FakeServer(Told, ServerSide):
+class FakeServer(Told, Pooled):
     """A server side."""
 
     def __init__(self) -> None:
@@ -199,6 +203,7 @@ class FakeServer(Told, ServerSide):
         self.pipe = FakePipe()
         self.free = True
         """Whether it works for nobody."""
+        self.left = 0
 
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
@@ -213,6 +218,14 @@ class FakeServer(Told, ServerSide):
     def end(self, trailers: Trailers) -> None:
         assert not self.free
         self.hear("end", list(trailers))
+
+    def expire(self) -> None:
+        self.closed = True
+        self.hear("expire")
+
+    @property
+    def unsent(self) -> int:
+        return self.left
 
     def tunnel(self) -> Pipe:
         self.hear("tunnel")
@@ -323,6 +336,9 @@ class FakeExchange(Told, FromClient, FromServer):
 
     def switched(self, head: ResponseHead) -> None:
         self.hear("switched", head.upgrade)
+
+    def keep(self, side: ServerSide, server: object, personal: bool) -> None:
+        self.hear("keep", personal)
 
     def server_gone(self, reason: Reason, why: str) -> None:
         self.hear("server_gone", reason)

@@ -6,9 +6,12 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pylb.accesslog import template
 from pylb.accesslog.template import VARIABLES, Format
@@ -23,7 +26,7 @@ from pylb.worker.frontend import Bind
 from pylb.worker.frontend import Frontend as CompiledFrontend
 from pylb.worker.listeners import Listener
 from pylb.worker.logwriter import LogWriter
-from pylb.worker.phases import logline
+from pylb.worker.phases import logfields, logline
 from pylb.worker.phases.accesslog import access_log
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromServer, Spans
@@ -161,7 +164,7 @@ def _waits_too_long(scene: Scene) -> None:
 
 def _cold(scene: Scene) -> None:
     for server in scene.backend.servers:
-        server.pool.clear()
+        server.pool.idle.clear()
 
 
 def _no_connection(scene: Scene) -> None:
@@ -247,7 +250,7 @@ def test_every_end_has_its_line(scene: Scene, play: Play, line: str) -> None:
 
 def test_each_variable_is_known_and_each_has_a_value() -> None:
     core = TestCore()
-    names = [f"{name}x" if name.endswith(".") else name for name in VARIABLES]
+    names = [f"{name}1" if name.endswith(".") else name for name in VARIABLES]
     text = " ".join(f"{{{name}}}" for name in names)
     for format_ in (template.custom(text), Format(template.parse(text), template.haproxy().style)):
         line = logline.line(format_, _config(), core)
@@ -293,6 +296,31 @@ def test_timers_are_haproxys(scene: Scene, marks: dict[str, int], state: str, ti
     text = "/".join(f"{{time.{name}}}" for name in names)
     written = logline.line(template.custom(text), _config(), scene.core)(tx)
     assert written == timers.replace("-1", "-") + "\n"
+
+
+@given(
+    *(st.sampled_from((None, Reason.ANSWERED, Reason.CLIENT_GONE, Reason.SERVER_GONE)), st.booleans()),
+    *(st.sampled_from((0, 990 * MS)), st.sampled_from((0, 1003 * MS)), st.integers(0, 2)),
+    *(st.integers(1004, 3000), st.sampled_from("-QCHD")),
+)
+def test_the_usual_request_is_written_as_any_other(
+    reason: Reason | None, own: bool, first: int, asked: int, retries: int, answered: int, state: str
+) -> None:
+    """What a line leaves out where nothing unusual has happened would have said nothing."""
+    clocks = SimpleNamespace(time_ns=lambda: 1_800_000_000_000_000_000, monotonic_ns=lambda: 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logfields, "time", clocks)
+        scene = Scene(patch)
+        tx = _transaction(server=scene.backend.servers[0], local=False, backend=scene.backend)
+        tx.reason, tx.own, tx.first_byte_ns, tx.asked_ns, tx.retries = reason, own, first, asked, retries
+        tx.answered_ns, tx.ended_ns = answered * MS, answered * MS + 5 * MS
+        tx.state = state if reason else "-"
+        names = [f"{name}1" if name.endswith(".") else name for name in VARIABLES]
+        custom = template.custom(" ".join(f"{{{name}}}" for name in names))
+        formats = (custom, template.haproxy(), template.as_json(False), template.combined())
+        written = [logline.line(one, _config(), scene.core)(tx) for one in formats]
+        patch.setattr(logline, "USUAL", "False")
+        assert written == [logline.line(one, _config(), scene.core)(tx) for one in formats]
 
 
 def test_only_what_is_named_is_captured() -> None:

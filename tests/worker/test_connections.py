@@ -35,7 +35,7 @@ def test_a_server_that_was_held_back_by_the_last_piece_is_read_again() -> None:
 
     wire.near.write = full  # type: ignore[method-assign]
     wire.server_sends(OK)
-    assert server in wire.upstream.pool
+    assert server in wire.upstream.pool.idle
     assert wire.servers[0].reading
 
 
@@ -207,7 +207,7 @@ def test_bodies_pass_as_they_are_framed_however_they_are_cut(
                 assert wire.near.reading is wire.client.body_done  # else more is not wanted now
                 server.resume_writing()
                 assert wire.near.reading
-        transport = wire.servers[-2] if wire.upstream.pool else wire.servers[-1]
+        transport = wire.servers[-2] if wire.upstream.pool.idle else wire.servers[-1]
         sent = transport.take()
         assert sent.partition(b"\r\n\r\n")[2] == raw
         while to_server:

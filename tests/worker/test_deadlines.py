@@ -18,7 +18,7 @@ HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"
 
 
 def _connecting(wire: Wire) -> None:
-    wire.upstream.pool.clear()
+    wire.upstream.pool.idle.clear()
     wire.client_sends(GET)
 
 

@@ -81,7 +81,7 @@ def test_the_same_object_serves_for_the_next_request(scene: Scene) -> None:
     scene.client = FakeClient(scene.facts)
     scene.accounts.clear()
     scene.idle[0].take()
-    scene.backend.servers[0].pool.append(scene.idle[0])
+    scene.backend.servers[0].pool.idle[scene.idle[0]] = None
     scene.request()
     assert scene.server.told == [("request", b"GET", b"", True)]
     assert scene.exchange.tx.bytes_in == 0

@@ -24,7 +24,7 @@ State = Literal["connecting", "waiting", "body", "sent", "answered"]
 def _in(state: State, scene: Scene) -> None:
     if state == "connecting":
         for server in scene.backend.servers:
-            server.pool.clear()
+            server.pool.idle.clear()
     if state == "waiting":
         scene.phases(Waits())
     scene.request(POST, b"a", state not in ("body",))

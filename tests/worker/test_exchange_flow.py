@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pylb.config.model import Limits
+from pylb.config.model import Limits, Timeouts
 from pylb.worker.reasons import Reason
 from tests.worker.scene import TIMEOUTS, Scene
 from tests.worker.stand_ins import HINTS, POST, PUT, STREAM, FakeServer
@@ -108,6 +108,76 @@ def test_a_client_that_sends_no_more_of_its_body(scene: Scene) -> None:
     account = scene.over()
     assert (account["reason"], account["state"]) == (Reason.CLIENT_LATE, "H")
     assert scene.count["TIMEOUTS"] == scene.count["REFUSED"] == 1
+
+
+def test_while_a_request_is_not_whole_its_client_is_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not the server, which waits for the rest, though it could have answered already."""
+    scene = Scene(monkeypatch, timeouts=Timeouts(client=50.0, server=5.0))
+    scene.request(POST, b"a", False)
+    for _ in range(3):
+        scene.pass_(40.0)
+        scene.tell(scene.exchange.request_body, b"b")
+    assert scene.client.told == []
+    scene.tell(scene.exchange.request_end, ())
+    assert scene.exchange.due() == scene.core.now + 5.0
+    scene.late()
+    assert scene.client.told[-1][:2] == ("respond", 504)
+
+
+def test_a_client_that_stalls_is_answered_408_whatever_the_server_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(monkeypatch, timeouts=Timeouts(client=50.0, server=5.0))
+    scene.request(POST, b"a", False)
+    scene.late()
+    assert scene.core.now > 50.0
+    assert scene.client.told[-1][:2] == ("respond", 408)
+    assert scene.over()["reason"] is Reason.CLIENT_LATE
+    assert scene.backend.servers[0].errors == 0
+
+
+def test_a_server_that_pauses_within_a_request_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, timeouts=Timeouts(client=5.0, server=50.0))
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.server_full)
+    for _ in range(8):
+        scene.pass_(6.0)  # the client isn't read, so it is not late
+    scene.tell(scene.exchange.server_ready)
+    assert scene.client.words() == ["pause", "resume"]
+    assert scene.exchange.due() == scene.core.now + 5.0
+    scene.late()
+    assert scene.client.told[-1][:2] == ("respond", 408)
+
+
+def test_a_request_that_is_taken_slowly_is_taken(scene: Scene) -> None:
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.server_full)
+    for left in (500, 400, 300):
+        scene.server.left = left
+        until = scene.exchange.server_deadline
+        while scene.exchange.server_deadline == until:
+            scene.late()
+        assert scene.client.words() == ["pause"]
+    while not scene.accounts:
+        scene.late()
+    assert scene.over()["reason"] is Reason.SERVER_LATE
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_an_early_answer_leaves_the_client_on_the_clock(scene: Scene, stuck: bool) -> None:
+    """Who sends and receives at the same time may do so in any order."""
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.response, STREAM, b"a", 0, False)
+    if stuck:
+        scene.tell(scene.exchange.client_full)
+        scene.tell(scene.exchange.client_ready)
+    for _ in range(5):
+        scene.pass_(8.0)
+        scene.tell(scene.exchange.request_body, b"b")
+    scene.tell(scene.exchange.response_body, b"b")
+    assert scene.exchange.server_deadline == math.inf
+    scene.tell(scene.exchange.request_end, ())
+    assert scene.exchange.due() == scene.core.now + TIMEOUTS.server
 
 
 def test_a_client_whose_body_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pylb.scoreboard import Field
+from pylb.worker.client.lingering import Lingering
 from pylb.worker.reasons import Reason
 from tests.worker.http1_line import CLOSE, GET, OLD, OLD_KEPT, POST, Line
 from tests.worker.stand_ins import OK, STREAM, response_head
@@ -139,6 +140,8 @@ def test_an_answer_before_the_end_of_the_request(line: Line) -> None:
     assert line.transport.finished and not line.transport.closed
     assert line.comes(b"other half", GET) == []
     line.core.stand_in.run_later()
+    assert not line.transport.closed
+    line.core.stand_in.run_later()
     assert line.transport.aborted
 
 
@@ -159,3 +162,56 @@ def test_an_abort_is_a_reset(line: Line) -> None:
     line.codec.connection_lost(None)
     assert line.told == []
     assert not line.core.clients
+
+
+# A client that still sends after its response (RFC 9112 §9.6)
+
+
+def _lingering(line: Line) -> None:
+    line.comes(POST + b"half")
+    line.answer()
+    assert line.transport.finished and not line.transport.closed
+
+
+def test_a_client_that_goes_on_sending_can_read_its_response(line: Line) -> None:
+    _lingering(line)
+    for _ in range(5):
+        assert line.comes(b"x" * 100_000) == []
+        line.core.stand_in.clock += 5.0
+        line.core.stand_in.run_later()
+        line.codec.expire()
+        line.codec.drain()
+        assert not line.transport.closed
+    line.core.stand_in.run_later()  # nothing came meanwhile
+    assert line.transport.aborted
+
+
+def test_it_may_go_on_for_so_long(line: Line) -> None:
+    _lingering(line)
+    for _ in range(6):
+        line.comes(b"x")
+        assert not line.transport.closed
+        line.core.stand_in.clock += 5.0
+        line.core.stand_in.run_later()
+    assert line.transport.aborted
+
+
+def test_it_may_send_so_much(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lingering, "BYTES", 1000)
+    _lingering(line)
+    line.comes(b"x" * 1000)
+    assert not line.transport.closed
+    line.comes(b"x")
+    assert line.transport.aborted
+
+
+def test_a_response_that_is_not_taken_meanwhile_has_the_clients_time(line: Line) -> None:
+    line.transport.unsent = 10
+    _lingering(line)
+    for unsent in (8, 4):
+        line.transport.unsent = unsent
+        line.core.stand_in.run_later()
+        line.codec.expire()
+        assert not line.transport.closed
+    line.codec.expire()
+    assert line.transport.aborted

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,10 +17,11 @@ from pylb.net.serverlists import Listed, packets
 from pylb.scoreboard import Field, Scoreboard, ServerField
 from pylb.servers import Admin, Column, Health, Table
 from pylb.worker.backend import Backend, Server
+from pylb.worker.facts import Client
 from pylb.worker.lists import Lists
 from pylb.worker.phases.pick import pick
 from pylb.worker.transaction import Transaction
-from tests.http.wire import TestCore
+from tests.http.wire import TestCore, Transport
 from tests.worker.stand_ins import FakeServer
 
 ALGORITHMS = ["roundrobin", "leastconn", "random", "first", "leastlatency", "source"]
@@ -45,6 +47,7 @@ def picked(made: Backend, tried: frozenset[int] = frozenset(), count: int = 60) 
     found: Counter[str] = Counter()
     for _ in range(count):
         tx = Transaction()
+        tx.client = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
         tx.backend, tx.tried = made, tried
         server = pick(tx)
         if server is not None:
@@ -149,17 +152,15 @@ def test_a_removed_server_answers_what_it_has_and_then_nothing_is_left_of_it() -
     gone.requests = 5
     gone.active[0] = 1
     idle, late = FakeServer(), FakeServer()
-    gone.pool.append(idle)
-    idle.abort = lambda: gone.pool.remove(idle)  # type: ignore[method-assign]
-    late.abort = lambda: gone.pool.remove(late)  # type: ignore[method-assign]
+    gone.pool.idle[idle] = None
     made.flush()
     made.set_servers(listed("s2"))
-    assert gone.pool == [] and gone.active[0] == 1
+    assert idle.closed and not gone.pool.idle and gone.active[0] == 1
     assert board.server_total(ServerField.REQUESTS, 1) == 0
     gone.active[0] -= 1  # its request ends, and the connection goes back to the pool
-    gone.pool.append(late)
+    gone.pool.idle[late] = None
     made.flush()
-    assert gone.pool == [] and made._leaving == []
+    assert late.closed and not gone.pool.idle and made._leaving == []
     gone.requests += 1
     made.flush()
     assert board.server_total(ServerField.REQUESTS, 1) == 0

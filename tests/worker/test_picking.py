@@ -29,6 +29,8 @@ HEAD = request_head(
 class From:
     """A client of which only the address matters."""
 
+    own = None
+
     def __init__(self, source: tuple[str, int] | None) -> None:
         self.source = source
 

@@ -159,6 +159,8 @@ async def test_without_a_server_the_client_is_closed(line: Line, error: OSError,
     assert line.near.aborted and line.near.written == b""
     assert line.over()[:2] == (reason, "C")
     assert line.core.counters[Field.BYTES_IN] == 2  # was read, though nobody got it
+    assert line.core.counters[Field.STATUS_5XX] == 0  # nothing was said
+    assert line.core.counters[Field.REQUESTS] == 1
 
 
 # The tunnel

@@ -36,7 +36,7 @@ _LONG_NS = 1_000_000_000
 class Http1Connection(Requests, asyncio.Protocol):
     """One client connection, and the client side of each of its exchanges."""
 
-    __slots__ = ("told", "eof", "born", "tunnelled", "_unsent")
+    __slots__ = ("told", "eof", "born", "tunnelled", "lingers", "_unsent")
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client's address, where a PROXY header has given it."""
@@ -47,6 +47,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.born = core.now
         self.recall_at = core.recall_at(self.born)
         self.tunnelled = False
+        self.lingers = False  # it is about to be closed, and what comes is dropped
         self._unsent = 0  # bytes that weren't taken when last looked at
 
     # From the event loop
@@ -73,6 +74,8 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.closed = True
         self.core.clients.discard(self)
         exchange, self.exchange = self.exchange, None
+        if self.facts.own is not None:
+            self.facts.end()
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
@@ -163,10 +166,11 @@ class Http1Connection(Requests, asyncio.Protocol):
 
         Closing a socket with unread input resets the connection, and the reset can overtake the
         response (RFC 9112 §9.6). Where more input is to be expected (``linger``), pylb's side is shut first,
-        and what comes is read and dropped for a moment.
+        and what comes is read and dropped for a while.
         """
         self.deadline = self.core.now + self.core.timeouts.client
         if linger and not self.eof and not self.closed and self.transport.can_write_eof():
+            self.lingers = True
             Lingering(self.core, self.transport, self.reading, self)
         else:
             self.transport.close()
@@ -182,9 +186,16 @@ class Http1Connection(Requests, asyncio.Protocol):
         early, self.buffer = self.buffer, b""
         return ConnectionPipe(self.core, self.transport, early, self.eof, self, self.write_paused)
 
+    def stay(self) -> None:
+        self.movable = False
+
     def abort(self, reason: Reason) -> None:
         self.exchange = None
-        if not self.closed:
+        if self.closed:
+            return
+        if reason in (Reason.SERVER_STALE, Reason.SERVER_UNSEEN):
+            self.close(linger=not self.body_done)  # what it was sent before is to arrive
+        else:
             self.transport.abort()
 
     # From the process
@@ -212,12 +223,14 @@ class Http1Connection(Requests, asyncio.Protocol):
             # A response that is taken slowly is taken; but by the next look there must be a difference.
             self._unsent = left
             self.deadline = self.core.now + self.core.timeouts.client
+        elif self.lingers and not left:
+            self.deadline = math.inf  # that has its own end
         elif left or self.write_paused or self.eof or self.transport.is_closing():
             self.counters[Field.TIMEOUTS] += 1
             self.transport.abort()
-        elif self.buffer not in (b"", b"\r\n"):
+        elif begun := self.buffer.lstrip(b"\r\n"):
             self.counters[Field.TIMEOUTS] += 1
-            self._refuse(Refused(408, "timeout"))
+            self._refuse(Refused(408, "timeout"), begun)
         else:
             self.transport.close()
 
@@ -246,7 +259,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         """
         self.recalled = True
         wait = QUIET
-        if self.closed or self.tunnelled:
+        if self.closed or self.tunnelled or self.lingers:
             return
         exchange = self.exchange
         if exchange is None:

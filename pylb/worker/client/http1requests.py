@@ -9,11 +9,13 @@ long a connection lives.
 from __future__ import annotations
 
 import math
+import re
 import time
 from abc import abstractmethod
 
 from pylb.http.body import RequestBody
 from pylb.http.errors import Refused
+from pylb.http.requestline import judge_beginning
 from pylb.scoreboard import Field
 from pylb.worker.client.http1responses import Responses
 from pylb.worker.core import Core
@@ -27,6 +29,7 @@ from pylb.worker.reasons import Reason
 _BYTES_IN = int(Field.BYTES_IN)
 
 _CR = 13
+_EMPTY_LINES = re.compile(rb"(?:\r\n){1,8}")
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\n"
 
 
@@ -37,7 +40,7 @@ class Requests(Responses):
         # of the connection
         *("core", "bind", "facts", "deadline", "closed", "reading", "write_paused", "moving", "recalled"),
         # between two messages
-        *("buffer", "first_byte_ns"),
+        *("buffer", "first_byte_ns", "judged"),
         # of the request
         *("exchange", "request_body"),
     )
@@ -55,6 +58,7 @@ class Requests(Responses):
         self.recalled = False  # the next response asks the client to connect anew
         self.buffer = b""
         self.first_byte_ns = 0
+        self.judged = 0  # bytes of an unfinished head
         self.exchange: Exchange | None = None
         self.request_body: RequestBody | None = None
 
@@ -86,9 +90,9 @@ class Requests(Responses):
             if data != head.raw:  # else the same again, and no body
                 kept = data
                 end = data.find(b"\r\n\r\n") + 4
-                if data[0] == _CR and data[:2] == b"\r\n":
-                    # RFC 9112 §2.2: an empty line before a request line is skipped; one.
-                    data = data[2:]
+                if data[0] == _CR and (empty := _EMPTY_LINES.match(data)):
+                    # RFC 9112 §2.2: empty lines before a request line are skipped; a few.
+                    data = data[empty.end() :]
                     end = data.find(b"\r\n\r\n") + 4
                     size = len(data)
                 if end < 4:
@@ -99,7 +103,7 @@ class Requests(Responses):
             if data.startswith(_HTTP2) and not head.method:
                 self._become_http2(data)
             else:
-                self._refuse(refused)
+                self._refuse(refused, data)
             return
         except Exception:
             # It is the request that is to be answered with 500.
@@ -119,7 +123,7 @@ class Requests(Responses):
             try:
                 used, spans = body.feed(data[end:])
             except Refused as refused:
-                self._refuse(refused)
+                self._refuse(refused, data)
                 return
             self.buffer = data[end + used :]
             done = self.body_done = body.done
@@ -136,14 +140,17 @@ class Requests(Responses):
         exchange.request(self, head, b"", True)
 
     def _half(self, kept: bytes, data: bytes, first: bool) -> None:
-        """The head isn't whole: keep what has come (``data`` is that without an empty line), or refuse it."""
+        """The head isn't whole: keep what has come (``data`` is that without empty lines), or refuse it."""
         core = self.core
         limits = core.head_limits
         self.buffer = kept
-        if len(data) > limits.line_bytes and data.find(b"\n") < 0:
+        if len(data) > limits.line_bytes and not 0 <= data.find(b"\n") <= limits.line_bytes + 1:
             raise Refused(414, "line_bytes")
         if len(data) > limits.header_bytes:
             raise Refused(431, "header_bytes")
+        if data not in (b"", b"\r") and not _HTTP2.startswith(data):
+            known = self.first_byte_ns and not first
+            self.judged = judge_beginning(data, self.judged if known else 0)
         if first and data:
             self.deadline = core.now + core.timeouts.request
             if not self.first_byte_ns:  # else it is looked at again, as nothing more comes
@@ -182,10 +189,14 @@ class Requests(Responses):
         """Say when the head began, which has come in pieces."""
         exchange.plain = False
         exchange.tx.first_byte_ns = self.first_byte_ns
-        self.first_byte_ns = 0
+        self.first_byte_ns = self.judged = 0
 
-    def _refuse(self, refused: Refused) -> None:
-        """Have an answer sent to what can't be understood, and close: what follows can't be trusted."""
+    def _refuse(self, refused: Refused, data: bytes = b"") -> None:
+        """Have an answer sent to what can't be understood, and close: what follows can't be trusted.
+
+        ``data`` is a head that isn't known yet; to a HEAD request the answer has no body.
+        """
+        refused.to_head = data[:5] == b"HEAD "
         self.close_after = True
         self.body_done = False
         self.buffer = b""

@@ -197,6 +197,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.core.clients.discard(self)
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
+        self.facts.end()
         self.core.emptier()
 
     def eof_received(self) -> bool:

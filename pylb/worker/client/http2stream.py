@@ -130,6 +130,7 @@ class Http2Stream(ClientSide, Pipe):
                 if not self.upgrading:
                     raise Refused(400, "method")  # to no known protocol: its data would be passed on unread
         except Refused as refused:
+            refused.to_head = (b":method", b"HEAD") in headers
             exchange.refuse(refused, self)
             return
         self.chunked = head.chunked
@@ -286,13 +287,20 @@ class Http2Stream(ClientSide, Pipe):
         self._headers([(b":status", b"200"), *fields])
         return self
 
+    def stay(self) -> None:
+        """HTTP/2 does so anyway."""
+
     def last(self) -> None:
         """A stream has one response only."""
 
     def abort(self, reason: Reason = Reason.CUT) -> None:
         """End now; as the end of an exchange with its reason, as that of a pipe without."""
         self.exchange = None
-        self.reset(_CODES.CANCEL if reason in (Reason.CUT, Reason.CLIENT_LATE) else _CODES.INTERNAL_ERROR)
+        if reason is Reason.SERVER_UNSEEN:
+            code = _CODES.REFUSED_STREAM  # nobody has looked at it, so it may be repeated (RFC 9113 §8.7)
+        else:
+            code = _CODES.CANCEL if reason in (Reason.CUT, Reason.CLIENT_LATE) else _CODES.INTERNAL_ERROR
+        self.reset(code)
 
     def pause(self) -> None:
         self.paused = True

@@ -142,6 +142,9 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
     def end(self, trailers: Trailers) -> None:
         self.abort(Reason.ANSWERED)
 
+    def stay(self) -> None:
+        """There is nothing to authenticate in TCP mode."""
+
     def last(self) -> None:
         """There is one response at most."""
 

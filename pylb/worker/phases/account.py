@@ -10,11 +10,12 @@ from pylb.worker.transaction import Transaction
 
 # Plain integers: an enum member costs a lookup and an __index__ call each time.
 _REQUESTS = int(Field.REQUESTS)
-_STATUS = int(Field.STATUS_1XX) - 1
+_CLASS = [int(Field.STATUS_1XX) + hundreds for hundreds in (0, 0, 1, 2, 3, 4, 4, 4, 4, 4)]
+"""The counter of a status, by its hundreds; above 5 it counts as 5xx (RFC 9110 §15)."""
 
 CUT_SHORT = frozenset(
     {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.SERVER_GONE, Reason.SERVER_LATE, Reason.SERVER_BAD}
-    | {Reason.INTERNAL}
+    | {Reason.INTERNAL, Reason.SERVER_STALE, Reason.SERVER_UNSEEN}
 )
 """The ends that count as aborted, where no whole response was sent."""
 
@@ -29,7 +30,7 @@ def account(core: Core, tx: Transaction, status: int, ended_ns: int) -> None:
     counters = core.counters
     counters[_REQUESTS] += 1
     if status:
-        counters[_STATUS + status // 100] += 1
+        counters[_CLASS[status // 100]] += 1
     elif tx.reason in CUT_SHORT:
         counters[Field.ABORTED] += 1
     times = core.times if tx.local else tx.backend.times

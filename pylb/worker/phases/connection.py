@@ -9,6 +9,8 @@ from pylb.rules.decision import Rules
 from pylb.worker.frontend import DROP, Result
 from pylb.worker.transaction import Transaction
 
+NO_HEAD = RequestHead(b"", b"", b"", HeadLimits())
+
 
 def connection(rules: Rules | None) -> Callable[[Transaction], Result] | None:
     """Choose the backend, or drop it. The places of the rules' decisions are backends.
@@ -18,10 +20,9 @@ def connection(rules: Rules | None) -> Callable[[Transaction], Result] | None:
     if rules is None:
         return None
     view = rules.view()
-    no_head = RequestHead(b"", b"", b"", HeadLimits())
 
     def phase(tx: Transaction) -> Result:
-        view.begin(no_head, tx.client)
+        view.begin(NO_HEAD, tx.client)
         decision = rules.decide(view)
         if decision.rule >= 0:
             tx.go_to(decision.place)

@@ -9,6 +9,7 @@ Floor: phases.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 from pylb.accesslog.dates import Dates
 from pylb.accesslog.template import INNER, VARIABLES, Kind, Style, Variable
 from pylb.config.model import Frontend as FrontendConfig
+from pylb.rules.template import getter
 from pylb.rules.view import View
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
@@ -27,17 +29,64 @@ Get = Callable[[Transaction], Any]
 """Gives bytes, text or a number, by its variable's kind; None where there is none."""
 
 
-class Inline:
-    """A variable as an expression of ``tx``, where calling a function would take longer than what it does."""
+USUAL = (
+    "tx.reason is None and tx.response is not None and tx.server is not None "
+    "and not (tx.asked_ns or tx.first_byte_ns or tx.retries or tx.own)"
+)
+"""An expression: a server that was connected to already had the request at once, and has answered it."""
 
-    def __init__(self, source: str, **names: object) -> None:
-        self.source = source
-        self.names = names
-        """What else it names."""
-        self._get: Get = eval(f"lambda tx: {source}", names)
+
+LOWERED = "lowered"
+"""In an `Inline` of a head's field: the head in small letters."""
+LOWERED_FIRST = f"({LOWERED} := tx.head.raw.lower())"
+"""The same in the first one of a function."""
+
+
+class Inline:
+    """A variable as an expression of ``tx``, where calling a function would take longer than what it does.
+
+    Args:
+        source: the expression.
+        usual: the same where `USUAL` holds, if that is less.
+        names: what else they name.
+    """
+
+    _made = itertools.count()
+
+    def __init__(self, source: str, usual: str = "", **names: object) -> None:
+        # Names of their own, so that several can be joined.
+        mark = f"_{next(self._made)}"
+        owned = re.compile(rf"(?<!\.)\b({'|'.join(names)})\b") if names else None
+        self.source, self.usual = (
+            owned.sub(rf"\1{mark}", text) if owned is not None else text for text in (source, usual or source)
+        )
+        self.names = {name + mark: value for name, value in names.items()}
+        self._get: Get = eval(f"lambda tx: {self.source}", dict(self.names))
 
     def __call__(self, tx: Transaction) -> Any:
         return self._get(tx)
+
+
+class _Memo(dict[bytes | None, str]):
+    """Values as they are written, of something of which there are few."""
+
+    def __init__(self, write: Callable[[bytes], str], nothing: str) -> None:
+        self._write = write
+        self._nothing = nothing
+
+    def __missing__(self, value: bytes | None) -> str:
+        if value is None:
+            return self._nothing
+        text = self._write(value)
+        if len(value) <= _MEMO_BYTES:
+            if len(self) >= _MEMO:
+                self.clear()
+            self[value] = text
+        return text
+
+
+_MEMO = 256
+_MEMO_BYTES = 128  # of a value, so that clients can't fill the memory
 
 
 class Fields:
@@ -49,12 +98,11 @@ class Fields:
         self._tcp = config.mode == "tcp"
         self._frontend = config.name
         self._binds = frozenset(str(address) for address in config.bind)
-        self._view: View | None = None
-        if config.trusted_proxies:
-            self._view = View([ipaddress.ip_network(one) for one in config.trusted_proxies])
+        self._tls = config.tls is not None
+        self._trusted = [ipaddress.ip_network(one) for one in config.trusted_proxies]
+        self._view = View(self._trusted) if self._trusted else None
         self.many_clients = self._view is not None
         """Whether one connection's requests may come from several clients."""
-        self._dates = Dates()
         self._of_frontend = (-10.0, 0)
         self._of_backends: dict[Backend, tuple[float, int]] = {}
 
@@ -74,15 +122,37 @@ class Fields:
         if part.name == "request":
             return _request_line(style.plain_line, lambda tx: style.line(_request(tx)), nothing)
         if kind is Kind.PLAIN:
-            return (lambda tx: f'"{get(tx)}"') if style.quotes else get
+            return _quoted(get) if style.quotes else get
+        if part.name == "reason":
+            return Inline("written(tx)", repr(nothing), written=lambda tx: self._text(_reason(tx), nothing))
         if kind is Kind.NAME:
-            return lambda tx: nothing if not (value := get(tx)) else self._name(value)
+            return lambda tx: self._text(get(tx), nothing)
         escape = style.line if kind is Kind.LINE else style.field
         return lambda tx: nothing if (value := get(tx)) is None else escape(value)
 
+    def of_head(self, part: Variable) -> Get:
+        """The same as `written`, for a transaction that has a head; Inline where that is less."""
+        style = self._style
+        nothing = style.nothing.get(VARIABLES[part.name][0], "")
+        if part.name == "method":
+            return Inline("methods[tx.head.method]", methods=_Memo(style.field, nothing))
+        if part.name == "host":
+            return Inline("hosts[tx.head.host]", hosts=_Memo(style.field, nothing))
+        if part.name == "protocol":
+            return Inline(
+                "http11 if tx.client.protocol == 'HTTP/1' and tx.head.http11 else written(tx)",
+                http11='"HTTP/1.1"' if style.quotes else "HTTP/1.1",
+                written=self.written(part),
+            )
+        if part.name == "uri":
+            return _target(style, self.written(part))
+        if part.name == "header.":
+            found = _written_field(part.argument, style.field, nothing)
+            return Inline(f"field(tx.head.raw, {LOWERED})", field=found)
+        return self.written(part)
+
     def raw(self, part: Variable) -> Get:
         """A function that gives a variable as it is."""
-        dates = self._dates
         family = _FAMILIES.get(part.name)
         if family is not None:
             return family(part.argument)
@@ -90,9 +160,6 @@ class Fields:
             "client.ip": self._client_ip,
             "client.port": self._client_port,
             "frontend.name": lambda tx: self._frontend,
-            "date": _date(self._core, dates),
-            "date.common": _at_first_byte(self._core, dates.common),
-            "date.iso": _at_first_byte(self._core, dates.iso),
             "connections.all": lambda tx: self._clients()[0],
             "connections.frontend": lambda tx: self._clients()[1],
             "connections.backend": self._at_backend,
@@ -100,10 +167,30 @@ class Fields:
             "bytes.out": _TUNNEL_BYTES if self._tcp else _BYTES_OUT,
             "bytes.body": _TUNNEL_BYTES if self._tcp else Inline("tx.bytes_out"),
         }
+        if part.name in _OF_RULES:
+            return self._of_rules(part)
+        if part.name in _DATES:
+            return _date(self._core, part.name)
         return own.get(part.name) or _PLAIN[part.name]
 
     def _name(self, name: str) -> str:
         return self._style.name(name.encode("utf-8", "backslashreplace"))
+
+    def _text(self, name: str | None, nothing: str) -> str:
+        return self._name(name) if name else nothing
+
+    def _of_rules(self, part: Variable) -> Get:
+        """A variable that is the same as the rules' one."""
+        value = getter(part.name + part.argument, {})
+        view = View(self._trusted, self._tls)
+
+        def get(tx: Transaction) -> bytes | None:
+            if tx.head is None:
+                return None
+            view.begin(tx.head, tx.client)
+            return value(view)
+
+        return get
 
     # Who
 
@@ -164,22 +251,52 @@ def _at_server(tx: Transaction) -> int:
 # Times
 
 
-def _at_first_byte(core: Core, write: Callable[[int], str]) -> Get:
-    """When the request began, by the calendar's clock."""
-    at = -1.0
-    offset = 0  # nanoseconds from the monotonic clock to that one, which may be set
-
-    def get(tx: Transaction) -> str:
-        nonlocal at, offset
-        if core.now != at:
-            at = core.now
-            offset = time.time_ns() - time.monotonic_ns()
-        return write((tx.first_byte_ns or tx.began_ns) + offset)
-
-    return get
+_DATES: dict[str, tuple[Callable[[Dates], Callable[[int], str]], int]] = {
+    "date": (lambda dates: dates.haproxy, 1_000_000),
+    "date.common": (lambda dates: dates.common, 1_000_000_000),
+    "date.iso": (lambda dates: dates.iso, 1_000_000),
+}
+"""By name, what writes them, and for how many nanoseconds a date is the same."""
 
 
-_TOTAL = Inline("(tx.ended_ns - (tx.first_byte_ns or tx.began_ns)) // 1000000")
+class _Moment:
+    """When requests began, by the calendar's clock. The text of the last one is mostly the next one's."""
+
+    __slots__ = ("offset", "known", "text", "_write", "_unit")
+
+    def __init__(self, write: Callable[[int], str], unit: int) -> None:
+        self._write = write
+        self._unit = unit
+        self.known = -1
+        self.text = ""
+        self.look()
+
+    def look(self) -> None:
+        """Compare the clocks: the calendar's may be set."""
+        self.offset = time.time_ns() - time.monotonic_ns()
+
+    def of(self, tx: Transaction) -> str:
+        """The text for a transaction."""
+        self.known = ((tx.first_byte_ns or tx.began_ns) + self.offset) // self._unit
+        self.text = self._write(self.known)
+        return self.text
+
+
+def _date(core: Core, name: str) -> Inline:
+    write, unit = _DATES[name]
+    moment = _Moment(write(Dates()), unit)
+    core.on_tick.append(moment.look)
+    source = f"moment.text if (BEGAN + moment.offset) // {unit} == moment.known else moment.of(tx)"
+    return Inline(
+        source.replace("BEGAN", "(tx.first_byte_ns or tx.began_ns)"),
+        source.replace("BEGAN", "tx.began_ns"),
+        moment=moment,
+    )
+
+
+_TOTAL = Inline(
+    "(tx.ended_ns - (tx.first_byte_ns or tx.began_ns)) // 1000000", "(tx.ended_ns - tx.began_ns) // 1000000"
+)
 
 
 _NUMBERS = {
@@ -201,31 +318,17 @@ _NUMBERS = {
     ),
 }
 """Those that there may not be, as `Inline`. Timers are in milliseconds."""
+_USUALLY = {
+    "status": "tx.response.status",
+    "time.request": "0",
+    "time.queue": "0",
+    "time.connect": "0",
+    "time.response": "(tx.answered_ns - tx.began_ns) // 1000000",
+}
 
 
 def _number(name: str, nothing: str) -> Inline:
-    return Inline(f"({_NUMBERS[name].replace('NOTHING', repr(nothing))})")
-
-
-def _date(core: Core, dates: Dates) -> Get:
-    """`_at_first_byte` for `Dates.haproxy`, without two calls on the way."""
-    at = -1.0
-    offset = 0  # nanoseconds
-    known = -1  # milliseconds
-    text = ""
-
-    def get(tx: Transaction) -> str:
-        nonlocal at, offset, known, text
-        if core.now != at:
-            at = core.now
-            offset = time.time_ns() - time.monotonic_ns()
-        moment = ((tx.first_byte_ns or tx.began_ns) + offset) // 1_000_000
-        if moment != known:
-            known = moment
-            text = dates.haproxy(moment)
-        return text
-
-    return get
+    return Inline(f"({_NUMBERS[name].replace('NOTHING', repr(nothing))})", _USUALLY[name])
 
 
 _STEPS = tuple(_number(f"time.{name}", "-1") for name in ("request", "queue", "connect", "response"))
@@ -236,22 +339,25 @@ def _unusual_timers(tx: Transaction) -> str:
 
 
 _TIMERS = Inline(
-    "f'0/0/0/{(tx.answered_ns - tx.began_ns) // 1000000}/{(tx.ended_ns - tx.began_ns) // 1000000}' "
-    "if tx.reason is None and not (tx.asked_ns or tx.first_byte_ns) else unusual_timers(tx)",
-    unusual_timers=_unusual_timers,
+    "timers(tx)",
+    "f'0/0/0/{(tx.answered_ns - tx.began_ns) // 1000000}/{(tx.ended_ns - tx.began_ns) // 1000000}'",
+    timers=_unusual_timers,
 )
-"""TR/Tw/Tc/Tr/Ta as HAProxy joins them; mostly the server had the request at once."""
+"""TR/Tw/Tc/Tr/Ta as HAProxy joins them."""
 
 
 # How it went
 
 
-_BYTES_OUT = Inline("tx.bytes_out + (len(tx.response.out) if tx.response is not None else 0)")
+_BYTES_OUT = Inline(
+    "tx.bytes_out + (len(tx.response.out) if tx.response is not None else 0)",
+    "tx.bytes_out + len(tx.response.out)",
+)
 _TUNNEL_BYTES = Inline("0 if tx.own else tx.bytes_out")  # no response can be said in TCP mode
-_TERMINATION = Inline("'--' if tx.reason is None else tx.reason.letter + tx.state")
+_TERMINATION = Inline("'--' if tx.reason is None else tx.reason.letter + tx.state", "'--'")
 
 
-_RETRIES = Inline("'+' * bool(tx.retries) + str(tx.retries) if tx.tried else tx.retries")
+_RETRIES = Inline("'+' * bool(tx.retries) + str(tx.retries) if tx.tried else tx.retries", "0")
 """With a plus where another server was tried, as HAProxy."""
 
 
@@ -338,6 +444,49 @@ def _finder(name: str) -> Callable[[bytes], bytes | None]:
     return field
 
 
+def _written_field(name: str, escape: Callable[[bytes], str], nothing: str) -> Callable[[bytes, bytes], str]:
+    """A function of a head and of the same in small letters; the last value is mostly the next one, too."""
+    mark = b"\n" + name.lower().encode() + b":"
+    length = len(mark)
+    known: bytes | None = None
+    text = ""
+
+    def field(raw: bytes, lowered: bytes) -> str:
+        nonlocal known, text
+        at = lowered.find(mark)
+        if at < 0:
+            return nothing
+        line = raw[at + length : raw.index(b"\r", at + length)]
+        if line != known:
+            text = escape(line.strip(b" \t"))
+            known = line
+        return text
+
+    return field
+
+
+def _target(style: Style, written: Get) -> Get:
+    """The target as the client wrote it, of a head."""
+    match = style.plain_target.match
+    quote = '"' if style.quotes else ""
+
+    def get(tx: Transaction) -> str:
+        found = match(tx.head.raw)  # type: ignore[union-attr]
+        if found is None:
+            return written(tx)  # type: ignore[no-any-return]
+        return f"{quote}{found[1].decode('ascii')}{quote}"
+
+    return get
+
+
+def _quoted(get: Get) -> Get:
+    if isinstance(get, Inline):
+        constant = get.usual[:1] == "'"
+        usual = f"'\"' {get.usual} '\"'" if constant else f"'\"' + ({get.usual}) + '\"'"
+        return Inline(f"'\"' + ({get.source}) + '\"'", usual, **get.names)
+    return lambda tx: f'"{get(tx)}"'
+
+
 def _header(name: str) -> Get:
     field = _finder(name)
     return lambda tx: field(tx.head.raw) if tx.head is not None else None
@@ -362,6 +511,7 @@ def _cookie(name: str) -> Get:
     return get
 
 
+_OF_RULES = frozenset({"client.peer", "path", "path.", "argument.", "scheme", "port", "request.id"})
 _FAMILIES: dict[str, Callable[[str], Get]] = {
     "header.": _header,
     "response_header.": _response_header,
@@ -381,7 +531,7 @@ _PLAIN: dict[str, Get] = {
     "bytes.in": Inline("tx.bytes_in"),
     "termination": _TERMINATION,
     "reason": _reason,
-    "retries": Inline("tx.retries"),
+    "retries": Inline("tx.retries", "0"),
     "time.total": _TOTAL,
     "tls.version": lambda tx: tx.client.tls_version.removeprefix("TLSv"),
     "tls.cipher": lambda tx: tx.client.tls_cipher,

@@ -5,16 +5,20 @@ Floor: phases; above `logfields`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ast
+from collections.abc import Callable, Iterable, Sequence
 
 from pylb.accesslog.template import VARIABLES, Format, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
-from pylb.worker.phases.logfields import Fields, Get, Inline
+from pylb.worker.phases.logfields import LOWERED, LOWERED_FIRST, USUAL, Fields, Get, Inline
 from pylb.worker.transaction import Transaction
 
-_OF_HEAD = frozenset({"method", "uri", "raw_path", "query", "host", "protocol", "header.", "cookie."})
+_OF_HEAD = frozenset(
+    {"method", "uri", "raw_path", "query", "path", "path.", "argument.", "host", "protocol"}
+    | {"header.", "cookie."}
+)
 _OF_SERVER = frozenset(
     {"frontend.name", "backend.name", "server.name", "server.address", "(server)"}
     | {name for name in VARIABLES if name.startswith("connections.")}
@@ -39,7 +43,8 @@ def line(format_: Format, config: FrontendConfig, core: Core) -> Callable[[Trans
         if isinstance(first, str):
             found.append(first)
         elif first.name in _OF_HEAD:
-            found.append(_once_for_a_head(joined))
+            of_head = [part if isinstance(part, str) else fields.of_head(part) for part in run]
+            found.append(_once_for_a_head(_together(of_head), joined))
         elif first.name in _OF_SERVER:
             found.append(_once_for_a_server(joined, core))
         elif first.name in _OF_CLIENT and not labelled:
@@ -70,27 +75,63 @@ def _run(parts: Sequence[str | Variable]) -> list[str | Variable]:
 def _together(parts: Sequence[str | Get]) -> Callable[[Transaction], str]:
     """A function that writes texts and values one behind the other.
 
-    It is an f-string, which takes half the time of ``%`` and a list of values. Its source has names in it,
-    and what is `Inline`; no text of the configuration.
+    It is an f-string, which takes half the time of ``%`` and a list of values, made as a tree, so that texts
+    of the configuration are never read as source. It is another one where `USUAL` holds, if some of the
+    values have less to do then.
     """
-    if len(parts) == 1 and not isinstance(parts[0], str):
+    if len(parts) == 1 and not isinstance(parts[0], str) and not isinstance(parts[0], Inline):
         return parts[0]  # the only value is text already
     names: dict[str, object] = {}
-    source = ""
+    source: list[str | ast.expr] = []
+    usual: list[str | ast.expr] = []
+    lowered = LOWERED_FIRST
     for number, part in enumerate(parts):
-        name = f"part{number}"
-        if isinstance(part, Inline):
+        if isinstance(part, str):
+            source.append(part)
+            usual.append(part)
+        elif isinstance(part, Inline):
             names |= part.names
-            source += f"{{{part.source}}}"
+            text = part.source
+            if LOWERED in text:
+                # Of the fields that are looked for, the first one has the head made small letters for all.
+                text, lowered = text.replace(LOWERED, lowered), LOWERED
+            source.append(_expression(text))
+            usual.append(source[-1] if part.usual == part.source else _expression(part.usual))
         else:
-            names[name] = part
-            source += f"{{{name}}}" if isinstance(part, str) else f"{{{name}(tx)}}"
-    function: Callable[[Transaction], str] = eval(f'lambda tx: f"{source}"', names)
+            names[f"part{number}"] = part
+            source.append(_expression(f"part{number}(tx)"))
+            usual.append(source[-1])
+    body: ast.expr = _joined(source)
+    if any(one is not other for one, other in zip(source, usual, strict=True)):
+        body = ast.IfExp(_expression(USUAL), _joined(usual), body)
+    tree = ast.Expression(_expression("lambda tx: 0"))
+    assert isinstance(tree.body, ast.Lambda)
+    tree.body.body = body
+    code = compile(ast.fix_missing_locations(tree), "a line of the access log", "eval")
+    function: Callable[[Transaction], str] = eval(code, names)
     return function
 
 
-def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
-    """Clients mostly repeat a head, which is then the same object."""
+def _expression(source: str) -> ast.expr:
+    return ast.parse(source, mode="eval").body
+
+
+def _joined(parts: Iterable[str | ast.expr]) -> ast.JoinedStr:
+    """An f-string; texts and constants that follow each other are one."""
+    values: list[ast.expr] = []
+    for part in parts:
+        if isinstance(part, ast.expr) and not isinstance(part, ast.Constant):
+            values.append(ast.FormattedValue(part, -1))
+            continue
+        text = str(part.value) if isinstance(part, ast.Constant) else str(part)
+        if values and isinstance(values[-1], ast.Constant):
+            text = str(values.pop().value) + text  # type: ignore[attr-defined]
+        values.append(ast.Constant(text))
+    return ast.JoinedStr(values)
+
+
+def _once_for_a_head(render: Callable[[Transaction], str], without: Callable[[Transaction], str]) -> Get:
+    """Clients mostly repeat a head, which is then the same object; ``without`` writes where there is none."""
     known: bytes | None = None
     protocol = text = ""
 
@@ -98,7 +139,7 @@ def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
         nonlocal known, protocol, text
         head = tx.head
         if head is None:
-            return render(tx)
+            return without(tx)
         if head.raw is not known or tx.client.protocol != protocol:
             known = None  # should this fail
             text = render(tx)
@@ -109,29 +150,21 @@ def _once_for_a_head(render: Callable[[Transaction], str]) -> Get:
 
 
 def _once_for_a_client(render: Callable[[Transaction], str]) -> Get:
-    def get(tx: Transaction) -> str:
-        client = tx.client
-        if not client.label:
-            client.label = render(tx)
-        return client.label
+    def labelled(tx: Transaction) -> str:
+        text = tx.client.label = render(tx)
+        return text
 
-    return get
+    return Inline("tx.client.label or labelled(tx)", labelled=labelled)
 
 
 def _once_for_a_server(render: Callable[[Transaction], str], core: Core) -> Get:
     known: dict[Server | None, str] = {}
-    at = -1.0
+    core.on_tick.append(known.clear)  # counts are a tenth of a second old at most
 
-    def get(tx: Transaction) -> str:
-        nonlocal at
-        if core.now != at:  # counts are a tenth of a second old at most
-            at = core.now
-            known.clear()
-        text = known.get(tx.server)
-        if text is None:
-            text = render(tx)
-            if tx.server is not None:
-                known[tx.server] = text
+    def written(tx: Transaction) -> str:
+        text = str(render(tx))  # a number alone is one still
+        if tx.server is not None:
+            known[tx.server] = text
         return text
 
-    return get
+    return Inline("known.get(tx.server) or written(tx)", known=known, written=written)

@@ -12,10 +12,11 @@ def pick(tx: Transaction) -> Server | None:
     if backend.versions[0] != backend.seen:
         backend.look()
     key = backend.key
-    tried = tx.tried
-    position = backend.balancer.pick(
-        backend.positions(tried) if tried else tried, None if key is None else key(tx)
-    )
+    if tx.client.own is None or (position := _known(tx)) is None:
+        tried = tx.tried
+        position = backend.balancer.pick(
+            backend.positions(tried) if tried else tried, None if key is None else key(tx)
+        )
     if position is None:
         return None
     server = backend.servers[position]
@@ -24,3 +25,12 @@ def pick(tx: Transaction) -> Server | None:
     server.active[server.row] += 1
     server.requests += 1
     return server
+
+
+def _known(tx: Transaction) -> int | None:
+    """The position of the server to which the client has authenticated a connection, if it has."""
+    for server, side in (tx.client.own or {}).items():
+        servers = tx.backend.servers
+        if side.personal and not side.closed and server in servers and server.index not in tx.tried:
+            return servers.index(server)
+    return None

@@ -13,6 +13,7 @@ from pylb.worker.transaction import Transaction
 # What each way of a server to fail is called in its log line, and what the client is answered.
 _FAILURES = {
     Reason.SERVER_STALE: ("lost", 502),
+    Reason.SERVER_UNSEEN: ("lost", 502),
     Reason.SERVER_GONE: ("lost", 502),
     Reason.SERVER_BAD: ("response", 502),
     Reason.SERVER_LATE: ("late", 504),
@@ -25,11 +26,29 @@ def same_again(tx: Transaction, reason: Reason, whole: bool) -> bool:
     """Whether the request may be sent again though a server may have seen it.
 
     That is safe where the server has closed an idle connection while the request was on its way, the request
-    is kept as a ``whole``, and its method is idempotent (RFC 9112 §9.3.1).
+    is kept as a ``whole``, and its method is idempotent (RFC 9112 §9.3.1); or where it says that it has not
+    looked at it.
     """
-    if reason is not Reason.SERVER_STALE or tx.answered_ns or not whole:
+    if tx.answered_ns or tx.retries > tx.backend.retries:
         return False
-    return tx.head is not None and tx.head.method in IDEMPOTENT
+    if reason is Reason.SERVER_UNSEEN:
+        return whole
+    return reason is Reason.SERVER_STALE and harmless(tx, whole)
+
+
+def harmless(tx: Transaction, whole: bool) -> bool:
+    """Whether a server could get the request twice without harm, and there is a ``whole`` to send again."""
+    return whole and tx.head is not None and tx.head.method in IDEMPOTENT
+
+
+def silent(tx: Transaction, reason: Reason) -> bool:
+    """Whether a request of which a server has done nothing, most likely, is left to the client to repeat: it
+    is told by the end of its connection (HTTP/2: of its stream) alone, and not by an error.
+
+    So HAProxy does. Clients expect it of a connection that has served them before (RFC 9110 §9.2.2); on its
+    first request they would take it for a failure.
+    """
+    return reason in (Reason.SERVER_STALE, Reason.SERVER_UNSEEN) and tx.client.requests > 1
 
 
 def another(tx: Transaction) -> bool:

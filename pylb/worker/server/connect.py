@@ -6,14 +6,17 @@ Floor: server side. Knows all its codecs, and a transaction as far as a PROXY he
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from typing import Any
 
 from pylb.config.address import CLIENTS_PORT
+from pylb.net import tcpoptions
 from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
 from pylb.worker.facts import Client
+from pylb.worker.server.dial import dial, is_literal
 from pylb.worker.server.http1 import Http1ServerConnection
 from pylb.worker.server.http2 import Http2ServerConnection
 from pylb.worker.server.tcp import TcpServerConnection
@@ -33,6 +36,8 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
     for shared in server.shared:
         if shared.free:
             return shared.side()
+    if not server.pool.room(server.active[server.row]):
+        raise OSError(errno.EUSERS, "it has as many connections as it may (pool.connections)")
     if len(core.server_connections) >= core.descriptors.bound:
         core.free_a_descriptor()
     made: list[_Codec] = []
@@ -80,12 +85,18 @@ async def _open(core: Core, server: Server, tx: Transaction, made: list[_Codec])
     if server.context is not None:
         tls = {"ssl": server.context, "server_hostname": server.server_name}
     if server.send_proxy != "off":
-        sock = await _announce(loop, server, tx.client)
+        sock = await _announce(core, server, tx.client)
         _, codec = await loop.create_connection(protocol, sock=sock, **tls)
     elif address.is_unix:
         _, codec = await loop.create_unix_connection(protocol, address.path, **tls)
+    elif is_literal(address.host):
+        transport, codec = await loop.create_connection(
+            protocol, address.host, _port(server, tx.client), **tls
+        )
+        tcpoptions.apply(transport.get_extra_info("socket"), core.tcp_options)
     else:
-        _, codec = await loop.create_connection(protocol, address.host, _port(server, tx.client), **tls)
+        sock = await dial(core, server, _port(server, tx.client))
+        _, codec = await loop.create_connection(protocol, sock=sock, **tls)
     return codec
 
 
@@ -99,19 +110,15 @@ def _port(server: Server, client: Client) -> int:
     return client.destination[1]
 
 
-async def _announce(loop: asyncio.AbstractEventLoop, server: Server, client: Client) -> socket.socket:
+async def _announce(core: Core, server: Server, client: Client) -> socket.socket:
     """A connected socket on which the PROXY header was sent."""
-    address = server.address
-    if address.is_unix:
-        sock = socket.socket(socket.AF_UNIX)
-        target: Any = address.path
-    else:
-        found = await loop.getaddrinfo(address.host, _port(server, client), type=socket.SOCK_STREAM)
-        sock = socket.socket(found[0][0])
-        target = found[0][4]
+    loop = core.loop
+    unix = server.address.is_unix
+    sock = socket.socket(socket.AF_UNIX) if unix else await dial(core, server, _port(server, client))
     try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, target)
+        if unix:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, server.address.path)
         if server.send_proxy == "v1":
             header = build_v1(client.source, client.destination)
         else:

@@ -1,7 +1,8 @@
 """HTTP/1 towards servers: writes requests and reads responses (RFC 9112).
 
 A connection is either in its server's pool (``exchange`` is None) or works for one exchange. Requests are
-never pipelined, so at most one response is outstanding. Anything that comes unasked closes the connection.
+never pipelined, so at most one response is outstanding. Anything that comes unasked closes the connection,
+but for empty lines: some servers end a body with one that they don't count.
 
 Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 """
@@ -9,24 +10,35 @@ Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.request import RequestHead
-from pylb.http.response import BadResponse, ResponseHead, read_response
+from pylb.http.response import BadResponse, ResponseHead, can_become_head, head_end, read_response
 from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import serving
 from pylb.worker.pipe import ConnectionPipe
+from pylb.worker.pool import Pooled
 from pylb.worker.reasons import Reason
-from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers
+from pylb.worker.sides import FromServer, Pipe, Spans, Trailers
 
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
+_EARLY = 65536  # bytes that are read at a time of an answer whose server has closed
+
+_EMPTY_LINES = 8
+"""Bytes of empty lines that are skipped at a time; a server that sends more says something else."""
+
+_EARLIER = 1.0
+"""Seconds by which a connection is given up before the server, as it says, will close it: what is under way
+then takes its time, and clocks differ."""
 
 
-class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol):
+class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     """One connection to a server, and the server side of each exchange that it serves.
 
     Args:
@@ -35,7 +47,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     __slots__ = (
         # of the connection
-        *("core", "server", "transport", "idle_until", "closed", "reused", "usable", "paused"),
+        *("core", "server", "transport", "idle_until", "closed", "uses", "usable", "paused"),
+        *("private", "personal", "old"),
         # what `head` was read from: a server often answers with the same head again
         *("head", "raw_head", "raw_head_only"),
         # of the exchange
@@ -50,8 +63,12 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.idle_until = math.inf
         self.closed = False
-        self.reused = False
-        self.usable = not private  # for another exchange, after this one
+        self.uses = 0
+        self.usable = True  # for another exchange, after this one
+        self.private = private or not server.pool.shares
+        self.personal = False  # a client has authenticated it
+        age = server.pool.age
+        self.old = core.now + age if age else math.inf  # when it is too old
         self.paused = False
         self.head: ResponseHead = None  # type: ignore[assignment]  # set before any use
         self.raw_head = b""
@@ -76,6 +93,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
     @serving
     def connection_lost(self, exc: Exception | None) -> None:
         self.core.server_connections.discard(self)
+        if self.exchange is not None and exc is not None:
+            self._early()
         if not self.closed:
             self._ended(broken=exc is not None)
 
@@ -98,7 +117,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         exchange = self.exchange
         try:
             if exchange is None:
-                self.abort()
+                if not _empty(data):
+                    self.abort()
                 return
             if self.in_body:
                 self._body(exchange, data)
@@ -113,8 +133,8 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
                     head = self.head  # the same again
                     end = len(raw)
                 else:
-                    end = data.find(b"\r\n\r\n") + 4
-                    if not self._read(exchange, data, end, head_only):
+                    end = self._read(exchange, data, data.find(b"\r\n\r\n") + 4, head_only)
+                    if not end:
                         return
                     head = self.head
                 if head.status >= 200:
@@ -135,47 +155,75 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     # The response
 
-    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> bool:
-        """Read a head, which ends at ``end`` if that is above 3; False when there is none or a bad one."""
+    def _read(self, exchange: FromServer, data: bytes, end: int, head_only: bool) -> int:
+        """Read a head, which ends at ``end`` if that is above 3.
+
+        Gives where it ends; 0 when there is none, or a bad one.
+        """
+        rest = data.lstrip(b"\r\n")
+        if 0 < len(data) - len(rest) <= _EMPTY_LINES:  # behind the last response, or before this one
+            if rest:
+                self.data_received(rest)
+            return 0
         limit = self.core.limits.header_bytes
-        if end < 4 and len(data) <= limit:
-            self.buffer = data
-            return False
-        if end < 4 or end > limit:
-            self._bad(exchange, "header_bytes")
-            return False
+        if end < 4:
+            end = head_end(data)  # its lines may end with a bare LF
+            if not end and len(data) <= limit and can_become_head(data):
+                self.buffer = data
+                return 0
+            if not end and len(data) <= limit:
+                self._no_response(exchange, data, BadResponse("status_line"))
+                return 0
+        if not end or end > limit:
+            self._bad(exchange, BadResponse("header_bytes"))
+            return 0
         raw = data[:end]
         try:
             self.head = read_response(raw, head_only)
         except BadResponse as error:
-            self._bad(exchange, str(error))
-            return False
+            sooner = head_end(data)
+            if sooner < end:  # what ends with CRLF is in the body of one whose lines don't
+                return self._read(exchange, data, sooner, head_only)
+            self._no_response(exchange, data, error)
+            return 0
         self.raw_head = raw
         self.raw_head_only = head_only
-        return True
+        return end
+
+    def _no_response(self, exchange: FromServer, data: bytes, error: BadResponse) -> None:
+        """What has come is none."""
+        if self.uses and not self._answered() and not data.startswith(b"HTTP/"):
+            # It had come, unasked, before the request was there.
+            self.abort()
+            exchange.server_gone(Reason.SERVER_STALE, "sent something that is no response")
+        else:
+            self._bad(exchange, error)
 
     def _response(self, exchange: FromServer, head: ResponseHead, data: bytes, end: int) -> None:
         """Pass on a head, and the part of the body that came with it."""
         size = len(data) - end
         if head.chunked:
-            chunks = self.chunks = ChunkScanner()
+            chunks = self.chunks = ChunkScanner(lenient=True)
             self.in_body = True
             spans: list[tuple[int, int]] = []
             try:
                 used = chunks.feed(data[end:], spans)
             except ChunkError:
-                self._bad(exchange, "chunk")
+                self._bad(exchange, BadResponse("chunk"))
                 return
             if used < size:
-                self.usable = False
+                self._behind(data[end + used :])
                 data = data[: end + used]
+            if chunks.bare:
+                body, spans = chunks.mended(data[end:], spans)
+                data = data[:end] + body
             exchange.response(head, data, end, False, [(end + start, end + to) for start, to in spans])
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
             return
         left = self.left = head.content_length
-        if 0 <= left < size:  # something came behind it
-            self.usable = False
+        if 0 <= left < size:
+            self._behind(data[end + left :])
             exchange.response(head, data[: end + left], end, True)
             return
         self.in_body = True
@@ -191,11 +239,13 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             try:
                 used = chunks.feed(data, spans)
             except ChunkError:
-                self._bad(exchange, "chunk")
+                self._bad(exchange, BadResponse("chunk"))
                 return
             if used < len(data):
-                self.usable = False
+                self._behind(data[used:])
                 data = data[:used]
+            if chunks.bare:
+                data, spans = chunks.mended(data, spans)
             exchange.response_body(data, spans)
             if chunks.done and self.exchange is exchange:
                 self._whole(exchange, chunks.trailers)
@@ -206,13 +256,38 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
             return
         size = len(data)
         if size > left:
-            self.usable = False
+            self._behind(data[left:])
             data = data[:left]
             size = left
         self.left = left - size
         exchange.response_body(data)
         if size == left and self.exchange is exchange:
             self._whole(exchange, ())
+
+    def _behind(self, data: bytes) -> None:
+        """Something has come behind a response, with its last bytes."""
+        if not _empty(data):
+            self.usable = False
+
+    def _answered(self) -> bool:
+        """Whether the server has begun to answer the request; with a 1xx response, at least."""
+        head: ResponseHead | None = self.head
+        return self.in_body or (head is not None and head.status < 200)
+
+    def _early(self) -> None:
+        """Writing the request has failed: read the answer that the server may have given before it closed.
+
+        The event loop doesn't look for it any more; the kernel keeps it (not that of a TLS connection, whose
+        records only the loop can read).
+        """
+        transport = self.transport
+        sock = transport.get_extra_info("socket")
+        if sock is None or transport.get_extra_info("ssl_object") is not None:
+            return
+        descriptor: int = sock.fileno()
+        with contextlib.suppress(OSError):
+            while self.exchange is not None and (data := os.read(descriptor, _EARLY)):
+                self.data_received(data)
 
     def _whole(self, exchange: FromServer, trailers: Trailers) -> None:
         self.in_body = False
@@ -221,38 +296,34 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
 
     def _switched(self, exchange: FromServer, head: ResponseHead, rest: bytes) -> None:
         if not self.asked.upgrade or not head.upgrade:
-            self._bad(exchange, "101 that nobody asked for")
+            self._bad(exchange, BadResponse("upgrade", "101 that nobody asked for"))
             return
         self.buffer = rest
         exchange.switched(head)
 
-    def _bad(self, exchange: FromServer, reason: str) -> None:
+    def _bad(self, exchange: FromServer, why: BadResponse) -> None:
         """The server said something that must not be passed on."""
         self.abort()
-        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {reason}")
+        self.core.count_bad_response(why)
+        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {why}")
 
     def _ended(self, broken: bool = False) -> None:
         """The server closed, or the connection broke."""
         self.closed = True
         exchange = self.exchange
         if exchange is None:
-            self._leave_pool()
+            self.server.pool.leave(self)
         elif self.in_body and self.left < 0 and self.chunks is None and not broken:
             self._whole(exchange, ())
         else:
             # Before the first byte of a response on a connection from the pool: the server had closed it.
-            stale = self.reused and not self.in_body and not self.buffer
+            stale = self.uses and not self._answered() and _empty(self.buffer)
             self.exchange = None
             exchange.server_gone(
                 Reason.SERVER_STALE if stale else Reason.SERVER_GONE,
                 "closed the connection before its response was whole",
             )
         self.transport.abort()
-
-    def _leave_pool(self) -> None:
-        pool = self.server.pool
-        if self in pool:
-            pool.remove(self)
 
     # From the exchange
 
@@ -298,23 +369,51 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
         self.core.server_connections.discard(self)
         return ConnectionPipe(self.core, self.transport, self.buffer)
 
+    @property
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
+
     def release(self) -> None:
-        self.exchange = None
-        if not (self.usable and self.sent and self.head.keep_alive) or self.closed:
+        exchange, self.exchange = self.exchange, None
+        head = self.head
+        if not (self.usable and self.sent and head.keep_alive) or self.closed:
             self.abort()
             return
         if self.paused:  # by the last piece of the response
             self.resume()
-        self.reused = True
-        self.idle_until = self.core.now + self.core.timeouts.server_idle
-        self.server.pool.append(self)
+        pool = self.server.pool
+        uses = self.uses = self.uses + 1
+        if uses >= pool.requests:
+            self.abort()
+            return
+        seconds = pool.seconds
+        if head.keeps - _EARLIER < seconds:
+            seconds = max(head.keeps - _EARLIER, head.keeps / 2)
+        self.idle_until = self.core.now + seconds
+        if self.private or head.personal or self.asked.personal or self.personal:
+            self._keep(exchange)
+        elif len(pool.idle) < pool.most_idle:
+            pool.idle[self] = None
+        else:
+            self.abort()
+
+    def _keep(self, exchange: FromServer | None) -> None:
+        """Be one client's."""
+        if self.personal or self.head.personal or self.asked.personal:
+            self.personal = True
+            self.idle_until = self.old = math.inf  # it ends with one of the two
+        if exchange is None:
+            self.abort()
+        else:
+            self.server.pool.own[self] = None
+            exchange.keep(self, self.server, self.personal)
 
     def abort(self) -> None:
         exchange, self.exchange = self.exchange, None
         if not self.closed:
             self.closed = True
             if exchange is None:
-                self._leave_pool()
+                self.server.pool.leave(self)
             self.transport.abort()
 
     def pause(self) -> None:
@@ -328,20 +427,29 @@ class Http1ServerConnection(ServerSide, core_.ServerConnection, asyncio.Protocol
     # From the process
 
     def due(self) -> float:
-        return self.idle_until if self.exchange is None else math.inf
+        return min(self.idle_until, self.old) if self.exchange is None else self.old
 
     @serving
     def expire(self) -> None:
-        self.abort()
+        if self.exchange is None:
+            self.abort()
+        else:
+            self.usable = False  # it is too old for another request
+            self.old = math.inf
 
     def crashed(self, error: Exception, exchange: FromServer | None) -> None:
         """An error of pylb's own: it costs this connection, and the exchange that it worked for."""
         self.closed = True
         self.exchange = None
-        self._leave_pool()
+        self.server.pool.leave(self)
         if self.transport is not None:
             self.transport.abort()
         if exchange is not None:
             exchange.crashed(error)
         else:
             self.core.internal(error)
+
+
+def _empty(data: bytes) -> bool:
+    """Whether these are empty lines, and few."""
+    return len(data) <= _EMPTY_LINES and not data.strip(b"\r\n")

@@ -122,6 +122,10 @@ class Http2ServerStream(ServerSide):
     def tunnel(self) -> Pipe:
         raise RuntimeError("a stream to a server never says that it changes the protocol")
 
+    @property
+    def unsent(self) -> int:
+        return self._queued
+
     def release(self) -> None:
         if self._sent:
             self._forget()
@@ -192,10 +196,10 @@ class Http2ServerStream(ServerSide):
         try:
             head = read_response(response_to_http1(event.headers or [], ended), self._head_only)
         except (BadResponse, ValueError) as error:
-            self._bad(exchange, str(error))
+            self._bad(exchange, error)
             return
         if ended and head.content_length > 0:
-            self._bad(exchange, "less than its length")
+            self._bad(exchange, BadResponse("content_length", "less than its length"))
             return
         self._head = head
         exchange.response(head, b"", 0, ended)
@@ -209,9 +213,9 @@ class Http2ServerStream(ServerSide):
         try:
             head = read_response(response_to_http1(event.headers or [], True), False)
             if head.status == 101:
-                raise BadResponse("101 in HTTP/2")
+                raise BadResponse("upgrade", "101 in HTTP/2")
         except (BadResponse, ValueError) as error:
-            self._bad(exchange, str(error))
+            self._bad(exchange, error)
             return
         exchange.interim(head)
 
@@ -228,7 +232,7 @@ class Http2ServerStream(ServerSide):
         self._came += len(data)
         if self._came > head.content_length >= 0:
             self.connection.acknowledge(self.number, length)
-            self._bad(exchange, "more than its length")
+            self._bad(exchange, BadResponse("content_length", "more than its length"))
             return
         if data:
             exchange.response_body(data)
@@ -251,7 +255,7 @@ class Http2ServerStream(ServerSide):
         if self._head is None:
             self.lost()
         elif self._came < self._head.content_length:
-            self._bad(exchange, "less than its length")
+            self._bad(exchange, BadResponse("content_length", "less than its length"))
         else:
             exchange.response_end(self._response_trailers)
 
@@ -267,14 +271,15 @@ class Http2ServerStream(ServerSide):
         self._forget()
         if exchange is not None:
             exchange.server_gone(
-                Reason.SERVER_STALE if stale and self._head is None else Reason.SERVER_GONE,
+                Reason.SERVER_UNSEEN if stale and self._head is None else Reason.SERVER_GONE,
                 "closed the connection before its response was whole",
             )
 
-    def _bad(self, exchange: FromServer, reason: str) -> None:
+    def _bad(self, exchange: FromServer, why: BadResponse | ValueError) -> None:
         """The server said something that must not be passed on."""
         self.abort()
-        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {reason}")
+        self.core.count_bad_response(why if isinstance(why, BadResponse) else BadResponse("field_line"))
+        exchange.server_gone(Reason.SERVER_BAD, f"bad response: {why}")
 
     # Ends
 

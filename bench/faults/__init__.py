@@ -1,0 +1,1 @@
+"""Twenty and more kinds of faults, and how many of the clients' requests fail at pylb and at HAProxy."""
