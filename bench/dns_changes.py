@@ -248,8 +248,8 @@ def main() -> None:
     lines = [
         *("# DNS that changes under load", ""),
         *(f"Written by `python -m bench.dns_changes`. {in_words()}.", ""),
-        f"{CLIENTS} keep-alive clients send without pause for {seconds:.0f} s; 2 workers, a TTL of 1 s. A "
-        f"server that the DNS no longer names is stopped {STOPPED_AFTER:g} s later. {answered} requests answered, "
+        f"{CLIENTS} keep-alive clients send for {seconds:.0f} s without pause; 2 workers, TTL 1 s. A server "
+        f"that is no longer named is stopped {STOPPED_AFTER:g} s later. {answered} requests answered, "
         f"**{lost} lost**{': ' + what if what else ''}.",
         *(
             "",

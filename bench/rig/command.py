@@ -24,6 +24,8 @@ PACKAGES = {
     "unshare": "util-linux",
     "slowhttptest": "slowhttptest",
     "testssl": "testssl.sh",
+    "docker": "docker.io",
+    "dockerd": "docker.io",
 }
 """Debian's package of each tool."""
 
