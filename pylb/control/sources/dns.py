@@ -12,10 +12,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.nameserver
+import dns.rdata
+import dns.rdataclass
+import dns.rdatatype
 import dns.resolver
 
 from pylb.config.model import Discover
@@ -30,6 +34,12 @@ _TYPES = {"any": ("A", "AAAA"), "ipv4": ("A",), "ipv6": ("AAAA",)}
 _ALIASES = 8  # that are followed one after the other, where the server doesn't
 _AT_ONCE = 16  # targets of a service that are looked up at a time
 _NONE_THERE = 2.0  # seconds for which an answer without any record holds
+
+
+# dnspython imports these when they are needed first, which may be when its files can no longer be read.
+dns.asyncbackend.set_default_backend("asyncio")
+for _name in ("A", "AAAA", "CNAME", "DNAME", "SRV", "SOA", "NS", "OPT"):
+    dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_name))
 
 
 class DnsSource(Source):
