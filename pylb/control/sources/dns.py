@@ -8,6 +8,7 @@ name's two kinds of addresses (A, AAAA) can't be had, those that were known of i
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +18,6 @@ import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.nameserver
-import dns.rdata
-import dns.rdataclass
-import dns.rdatatype
 import dns.resolver
 
 from pylb.config.model import Discover
@@ -38,8 +36,8 @@ _NONE_THERE = 2.0  # seconds for which an answer without any record holds
 
 # dnspython imports these when they are needed first, which may be when its files can no longer be read.
 dns.asyncbackend.set_default_backend("asyncio")
-for _name in ("A", "AAAA", "CNAME", "DNAME", "SRV", "SOA", "NS", "OPT"):
-    dns.rdata.get_rdata_class(dns.rdataclass.IN, dns.rdatatype.from_text(_name))
+for _module in ("IN.A", "IN.AAAA", "IN.SRV", "ANY.CNAME", "ANY.DNAME", "ANY.SOA", "ANY.NS", "ANY.OPT"):
+    importlib.import_module(f"dns.rdtypes.{_module}")
 
 
 class DnsSource(Source):
