@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from pylb.config import stickiness
 from pylb.config.accesslog import AccessLog
 from pylb.config.address import parse_address
 from pylb.config.logtarget import open_file, target_of
@@ -34,6 +35,7 @@ from pylb.worker.core import Core
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.frontend import Bind
 from pylb.worker.logwriter import writer
+from pylb.worker.phases import choose
 from pylb.worker.server.http1 import Http1ServerConnection
 
 REQUEST = b"GET /index.html HTTP/1.1\r\nHost: example.org\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
@@ -62,17 +64,23 @@ class Path:
     Args:
         rules: makes the frontend's rules, given the one backend that there is.
         log: its access log, to a file.
+        keys: of the backend's configuration.
     """
 
     def __init__(
-        self, rules: Callable[[Backend], Rules | None] = lambda backend: None, log: AccessLog | None = None
+        self,
+        rules: Callable[[Backend], Rules | None] = lambda backend: None,
+        log: AccessLog | None = None,
+        **keys: Any,
     ) -> None:
         core = Core(
             *(cast(asyncio.AbstractEventLoop, None), Timeouts(), Limits(), 2.0), Descriptors(1 << 16, 0)
         )
-        address = parse_address("127.0.0.1:9")
-        config = BackendConfig(name="b", balance="roundrobin", servers=(Server(name="s", address=address),))
+        server = Server(name="s", address=parse_address("127.0.0.1:9"))
+        config = BackendConfig(name="b", balance="roundrobin", servers=(server,), **keys)
         backend = Backend(config, Scoreboard(1), lambda server: 0, 0)
+        backend.stick(stickiness.compiled(config, b"of a benchmark"))
+        backend.choose = choose.compiled(backend)
         frontend = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
         if log is not None:
             core.access_logs[target_of(log)] = writer(target_of(log), open_file(log.to))

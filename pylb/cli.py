@@ -307,6 +307,22 @@ def status(
 
 @app.command()
 @takes("admin")
+def why(
+    server: Annotated[str, typer.Argument(metavar="SERVER", help="BACKEND/SERVER, or the server alone.")],
+    token_file: TokenOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    *,
+    admin: str | None,
+) -> None:
+    """Say since when and why a server is up, down, ejected, draining or in maintenance."""
+    from urllib.parse import quote
+
+    answer = _ask(admin, token_file, "GET", f"/why?server={quote(server, safe='')}")
+    print(json.dumps(answer["servers"], indent=2) if json_ else answer["message"])
+
+
+@app.command()
+@takes("admin")
 def scale(
     count: Annotated[str, typer.Argument(metavar="N|auto", help="A number of workers, or auto.")],
     token_file: TokenOption = None,

@@ -137,6 +137,8 @@ class ServerField(IntEnum):
     ACTIVE = 0  # gauge: requests now at the server
     REQUESTS = 1  # requests sent to it
     ERRORS = 2  # connect failures, timeouts, broken or malformed responses
+    GOOD = 3  # good answers, where the backend has outliers
+    BAD = 4  # answers with a status that is a failure there
 
 
 class SlotField(IntEnum):
@@ -317,7 +319,7 @@ class Scoreboard:
             cells[index] = 0
         self.active(row)[:] = bytes(4 * self.servers)
         for server in range(self.servers):
-            for field in (ServerField.REQUESTS, ServerField.ERRORS):
+            for field in (ServerField.REQUESTS, ServerField.ERRORS, ServerField.GOOD, ServerField.BAD):
                 column = self.server_column(field, server)
                 if column[row]:
                     column[self.rows] += column[row]

@@ -11,9 +11,10 @@ what is expensive is done for those alone that have changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 
+from pylb.health.panic import Member
 from pylb.scoreboard import RECORD, Scoreboard
 
 
@@ -44,21 +45,35 @@ class Forced(IntEnum):
     DOWN = 2
 
 
+class Ejected(IntEnum):
+    """What outlier detection says of a server."""
+
+    IN = 0
+    OUT = 1
+    TRIED = 2
+    """It gets a small share, since it may work again."""
+
+
 class Column(IntEnum):
     """A cell of a server's record. To add one takes a line here, as long as there are fewer than `RECORD`."""
 
     HEALTH = 0  # see Health; written by the control plane
-    EJECTED = 1  # 1 while passive health keeps requests from it; written by the control plane
+    EJECTED = 1  # see Ejected; written by the control plane
     ADMIN = 2  # see Admin; written by the supervisor, as those below
     FORCED = 3  # see Forced
     WEIGHT = 4  # the operator's, 0..256; -1 for the configuration's
     MAXCONN = 5  # the operator's: most requests at a time, 0 for any number; -1 for the configuration's
+    SHARE = 6  # percent of its weight that it asks for by itself; -1: none; written by the control plane
 
 
-OF_THE_CONTROL_PLANE = frozenset({Column.HEALTH, Column.EJECTED})
+OF_THE_CONTROL_PLANE = frozenset({Column.HEALTH, Column.EJECTED, Column.SHARE})
 """Columns that the control plane writes; the supervisor writes all others."""
 
-_SHIFT = {Column.WEIGHT: 1, Column.MAXCONN: 1}  # the memory is 0 at first, which is to mean -1 there
+_SHIFT = {Column.WEIGHT: 1, Column.MAXCONN: 1, Column.SHARE: 1}
+"""The memory is 0 at first, which is to mean -1 there."""
+
+TRIED = 0.05
+"""Part of its weight that a server has while it is tried."""
 
 _BYTES = 4 * RECORD
 _HALF = 0x7FFFFFFF
@@ -90,7 +105,7 @@ class Table:
     def control_set(self, column: Column, index: int, value: int) -> None:
         """Write a cell; the control plane only."""
         assert column in OF_THE_CONTROL_PLANE
-        self._cells[RECORD * index + column] = value
+        self._cells[RECORD * index + column] = value + _SHIFT.get(column, 0)
         self._bump(_CONTROL)
 
     def supervisor_set(self, column: Column, index: int, value: int) -> None:
@@ -109,7 +124,22 @@ class Table:
         forced = self._cells[at + Column.FORCED]
         if forced:
             return forced == Forced.UP
-        return self._cells[at + Column.HEALTH] != Health.DOWN and not self._cells[at + Column.EJECTED]
+        ejected = self._cells[at + Column.EJECTED] == Ejected.OUT
+        return self._cells[at + Column.HEALTH] != Health.DOWN and not ejected
+
+    def checked(self, index: int) -> bool:
+        """The same by checks and the operator alone, whatever its responses say."""
+        at = RECORD * index
+        forced = self._cells[at + Column.FORCED]
+        return forced == Forced.UP or (not forced and self._cells[at + Column.HEALTH] != Health.DOWN)
+
+    def ready(self, index: int) -> bool:
+        """Whether the operator lets it take new clients."""
+        return self._cells[RECORD * index + Column.ADMIN] == Admin.READY
+
+    def part(self, index: int) -> float:
+        """How much of its weight it has."""
+        return TRIED if self._cells[RECORD * index + Column.EJECTED] == Ejected.TRIED else 1.0
 
     def usable(self, index: int) -> bool:
         """Whether it takes new clients."""
@@ -134,8 +164,12 @@ class Table:
 
     def weight(self, index: int, configured: int) -> int:
         """Its share of the requests."""
-        said = self._cells[RECORD * index + Column.WEIGHT]
-        return said - 1 if said else configured
+        at = RECORD * index
+        said, share = self._cells[at + Column.WEIGHT], self._cells[at + Column.SHARE]
+        weight = said - 1 if said else configured
+        if not share or not weight:
+            return weight
+        return min(256, max(weight * (share - 1) // 100, 1 if share > 1 else 0))
 
     def maxconn(self, index: int, configured: int) -> int:
         """How many requests it takes at a time; 0 for any number."""
@@ -155,3 +189,11 @@ def differing(before: bytes, after: bytes, first: int = 0) -> Iterator[int]:
     at = _BYTES * half
     yield from differing(before[:at], after[:at], first)
     yield from differing(before[at:], after[at:], first + half)
+
+
+def members(table: Table, servers: Iterable[tuple[int, int, bool]]) -> list[Member]:
+    """What the table says of these servers: their index, configured weight, and whether they are backups."""
+    return [
+        Member(table.ready(index) and table.weight(index, weight) > 0, table.healthy(index), backup)
+        for index, weight, backup in servers
+    ]

@@ -92,6 +92,11 @@ class AccessLog(Section):
     when: Annotated[tuple[LogCondition, ...], ONE_OR_MORE, Default("all")] = Field(
         default=(), description="Which requests are logged; those that fit one of several tables."
     )
+    without_request: bool = Field(
+        default=False,
+        description="Whether connections are logged, too, that end before a byte of a request has come, or "
+        "in their TLS handshake (HAProxy's without `dontlognull`).",
+    )
     request_headers: tuple[HeaderName, ...] = Field(
         default=(), max_length=32, description="Fields of requests that `haproxy` and `json` have, too."
     )

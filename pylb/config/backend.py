@@ -11,11 +11,14 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS, known
 from pylb.config.address import parse_server
+from pylb.config.check import CheckOrNone
 from pylb.config.declaration import Default, Kind, Option
 from pylb.config.discovery import DiscoveryKeys, looked_up
 from pylb.config.edits import RouteTimeouts
+from pylb.config.outliers import Outliers
 from pylb.config.pool import Pool
 from pylb.config.section import Section
+from pylb.config.sticky import Sticky
 from pylb.config.values import ONE_OR_MORE, FilePath, HostName, SecondsOrZero, ServerAddress, SizeOrZero
 
 
@@ -59,6 +62,11 @@ class ServerPlace(Section):
     address: ServerAddress = Field(
         description="Where the server listens; without a port, at the port to which the client has connected."
     )
+    cookie: Annotated[str, Default("its name")] = Field(
+        default="",
+        pattern=r"^[!#-&(-+./0-9:<-@A-Z^_`a-z{}-]*$",
+        description="What it is called in the cookie of sticky.",
+    )
     discover: Literal["dns"] | None = Field(
         default=None,
         description="All addresses of the name are servers, and are looked up again and again; see "
@@ -84,6 +92,10 @@ class ServerKeys(Section):
         ge=0,
         le=1 << 30,
         description='With balance = "first": requests at a time, before the next server gets some; 0: any.',
+    )
+    check: bool = Field(default=True, description="Whether it is checked, where the backend has a check.")
+    check_port: Annotated[int, Default("check.port, or the server's")] = Field(
+        default=0, ge=0, le=65535, description="Where its checks connect to."
     )
 
 
@@ -167,6 +179,29 @@ class Backend(Section):
         default=False,
         description="Speak HTTP/2 to the servers: by ALPN with tls, by prior knowledge without.",
     )
+    outliers: Outliers | None = Field(
+        default=None, description="Servers that answer badly are taken out for a while."
+    )
+    panic: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of healthy servers, below which all are used, healthy or not; 0: never.",
+    )
+    min_servers: int = Field(
+        default=0,
+        ge=0,
+        le=1 << 30,
+        description="Usable servers, below which the health path of its frontends answers 503.",
+    )
+    on_marked_down: Literal["none", "shutdown-sessions"] = Field(
+        default="none",
+        description="What becomes of a server's connections when it goes down by checks or maintenance: "
+        "they stay, or are closed.",
+    )
+    sticky: Sticky | None = Field(
+        default=None, description="A cookie by which clients keep to their servers."
+    )
     send_proxy: Literal["off", "v1", "v2"] = Field(
         default="off",
         description="Send the PROXY protocol's header; such a connection is one client's.",
@@ -174,6 +209,10 @@ class Backend(Section):
     send_proxy_tlvs: tuple[Literal["alpn", "authority"], ...] = Field(
         default=(),
         description='With "v2": what the client\'s TLS agreed on, and the name that it asked for.',
+    )
+    check: CheckOrNone = Field(
+        default=None,
+        description="How it is found out whether servers work: a table, `true` (tcp, tls), or a path (http).",
     )
 
     @field_validator("servers")

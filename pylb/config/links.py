@@ -75,6 +75,8 @@ def _unknown_backends(frontends: list[dict[str, Any]], backends: list[dict[str, 
                 yield f"{path}: no backend {name!r}; {hint}defined: {defined}"
             elif frontend.get("mode") == "tcp" and backends[names.index(name)].get("http2") is True:
                 yield f'{path}: {name!r} has http2, which mode "tcp" can\'t speak'
+            elif frontend.get("mode") == "tcp" and backends[names.index(name)].get("sticky") is not None:
+                yield f'{path}: {name!r} has sticky, but mode "tcp" reads no cookies'
             elif frontend.get("mode") == "tcp":
                 balance = str(backends[names.index(name)].get("balance", ""))
                 if balance.partition(":")[0] in _OF_REQUESTS:

@@ -15,6 +15,7 @@ from pylb.config.accesslog import AccessLog, LogCondition, in_force, misfit
 from pylb.config.address import loopback
 from pylb.config.backend import Backend, Discover, Server, ServerTls
 from pylb.config.case import Case, Expect
+from pylb.config.check import Check, CheckType
 from pylb.config.controller import Controller
 from pylb.config.declaration import Default, Option
 from pylb.config.drain import Drain
@@ -36,10 +37,12 @@ from pylb.config.limits import Limits
 from pylb.config.log import Log
 from pylb.config.map import Map
 from pylb.config.match import Match
+from pylb.config.outliers import Outliers
 from pylb.config.pool import Pool
 from pylb.config.replies import ErrorPage, Redirect, Reply
 from pylb.config.rule import Rule
 from pylb.config.section import Section
+from pylb.config.sticky import Sticky
 from pylb.config.tcp import Tcp
 from pylb.config.timeouts import Timeouts
 from pylb.config.values import ONE_OR_MORE, BindAddress, FilePath
@@ -49,6 +52,8 @@ __all__ = [
     "AccessLog",
     "Backend",
     "Case",
+    "Check",
+    "CheckType",
     "Config",
     "Controller",
     "CookieEdits",
@@ -66,6 +71,7 @@ __all__ = [
     "LogCondition",
     "Map",
     "Match",
+    "Outliers",
     "PathRewrite",
     "Pool",
     "QueryRewrite",
@@ -80,6 +86,7 @@ __all__ = [
     "Server",
     "ServerKey",
     "ServerTls",
+    "Sticky",
     "Tcp",
     "Timeouts",
     "Tls",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
-from pylb.config import changes, identity, routing
+from pylb.config import changes, checked, identity, routing, stickiness
 from pylb.config.files import admin_token, controller_tls, controller_token, source_token
 from pylb.config.logtarget import targets, try_out
 from pylb.config.model import Backend, Config, Discover
@@ -34,6 +34,8 @@ def problems(config: Config) -> list[str]:
     for number, backend in enumerate(config.backends):
         if backend.tls is not None:
             tried(f"backend[{number}].tls", partial(_try_client, backend))
+        if backend.sticky is not None:
+            tried(f"backend[{number}].sticky.secret_file", partial(stickiness.secret, backend.sticky))
         for position, source in enumerate(backend.discover):
             key = f"backend[{number}].discover[{position}]"
             tried(f"{key}.ca", partial(source_context, source))
@@ -42,6 +44,7 @@ def problems(config: Config) -> list[str]:
     for key, target in targets(config):
         tried(key, partial(try_out, target))
     found += _rules(config)
+    found += checked.problems(config)
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))
     tried("admin_token_file", lambda: admin_token(config))

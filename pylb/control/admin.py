@@ -27,6 +27,7 @@ def application(
     metrics: Callable[[], bytes],
     limits: tuple[int, int],
     gate: Gate,
+    why: Callable[[str], dict[str, Any]] = lambda name: {"servers": []},
 ) -> web.Application:
     """The HTTP application; ``limits`` are the fewest and most workers that ``/scale`` takes."""
     least, most = limits
@@ -59,6 +60,13 @@ def application(
             body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
+    async def get_why(request: web.Request) -> web.Response:
+        name = request.query.get("server", "")
+        found = why(name)
+        if not found["servers"]:
+            return web.json_response({"error": f"no server {name!r}; write BACKEND/SERVER"}, status=404)
+        return web.json_response(found)
+
     async def post_scale(request: web.Request) -> web.Response:
         body = await _json(request)
         count = body.get("n") if isinstance(body, dict) else None
@@ -77,6 +85,7 @@ def application(
     )
     app.router.add_get("/status", get_status)
     app.router.add_get("/metrics", get_metrics)
+    app.router.add_get("/why", get_why)
     app.router.add_post("/scale", post_scale)
     return app
 

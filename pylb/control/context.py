@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pylb.config.address import Address
-from pylb.config.model import Config
+from pylb.config.model import Backend, Config, Server
 from pylb.control.sources.source import Access
 from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard
@@ -37,7 +37,21 @@ class ControlContext:
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
+    check_contexts: Mapping[str, ssl.SSLContext]
+    """For checks of servers by TLS, by backend."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
     sources: Mapping[tuple[str, str], Access] = field(default_factory=dict)
     """By backend and source of servers, what was read for it."""
+
+
+@dataclass
+class FirstContext:
+    """What the process needs that checks servers before a generation serves."""
+
+    servers: Sequence[tuple[Backend, Server, int]]
+    """With their index in the scoreboard."""
+    board: Scoreboard
+    contexts: Mapping[str, ssl.SSLContext]
+    """For checks by TLS, by backend."""
+    unsafe_regex: bool

@@ -18,11 +18,14 @@ from aiohttp import web
 
 from pylb import __version__
 from pylb import log as log_
-from pylb.control import admin, snapshot
+from pylb.control import admin, backends, snapshot, why
+from pylb.control.checks import Checks
 from pylb.control.context import ControlContext
 from pylb.control.discovery import Discovery
+from pylb.control.ejections import Ejections
 from pylb.control.gate import Gate
 from pylb.control.metrics import BoardCollector, exposition
+from pylb.control.observations import Observations
 from pylb.control.orders import Orders
 from pylb.control.scaler import Scaler
 from pylb.control.servers import Servers
@@ -41,12 +44,22 @@ class ControlPlane:
         self._context = context
         self.orders = Orders(context.channel)
         self.servers = Servers(context.config, context.board, context.lists, context.version)
+        self.checks = Checks(
+            *(self.servers.table, context.check_contexts, context.kept, self.orders.keep),
+            *(self.orders.changed, context.config.unsafe_regex),
+        )
         self.discovery = Discovery(context.config, context.sources, context.kept, self.orders)
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
         self._site: web.SockSite | None = None
         self._stopping_site: asyncio.Future[None] | None = None
+        self.observations = Observations(self.orders.keep)
+        self.observations.take_back(context.kept)
+        self.ejections = Ejections(
+            *(context.board, self.servers, self.observations, self.orders.keep, self.orders.changed),
+            *(context.kept, self._reason),
+        )
         log_.count_lost(self._count_lost)
         self.scaler = Scaler(
             *(context.config, context.board, self._scale, context.controller_token, context.controller_tls)
@@ -105,13 +118,32 @@ class ControlPlane:
             "generation": self._state.get("generation", self._context.generation),
             "reload": self._state.get("reload"),
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
-            "servers": snapshot.servers(board, self.servers.indices),
+            "servers": snapshot.servers(board, self.servers.indices, self.checks.status),
+            "backends": backends.told(self.servers, self.ejections.panics),
             "discovery": self.discovery.status(),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
             "accept_queue": snapshot.accept_queue(board),
             "scaling": self.scaler.status(),
         }
+
+    def _reason(self, index: int) -> str:
+        """What the checks of a server say."""
+        check = self.checks.status(index) or {}
+        return str(check.get("reason") or "")
+
+    def why(self, name: str) -> dict[str, Any]:
+        """What ``/why`` answers of a server: ``BACKEND/SERVER``, or the server's name alone."""
+        entries = snapshot.servers(self._context.board, self.servers.indices)
+        now = time.time()
+        found = [
+            why.described(
+                entry, self.observations.told((entry["backend"], entry["name"], entry["address"])), now
+            )
+            for entry in entries
+            if name in (entry["name"], f"{entry['backend']}/{entry['name']}")
+        ]
+        return {"message": "\n".join(map(why.text, found)), "servers": found}
 
     def _beat(self) -> None:
         """Write the heartbeat, now and every `_BEAT` seconds."""
@@ -125,10 +157,13 @@ class ControlPlane:
         loop.add_signal_handler(signal.SIGTERM, self.gone.set)
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
-        collector = BoardCollector(context.board, self.servers.indices, self.scaler, self.discovery.status)
+        collector = BoardCollector(
+            *(context.board, self.servers.indices, self.scaler, self.checks.status, self.ejections.counts),
+            self.discovery.status,
+        )
         gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
         app = admin.application(
-            self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate
+            self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate, self.why
         )
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -136,9 +171,12 @@ class ControlPlane:
             self._site = web.SockSite(runner, context.admin_socket.dup())
             await self._site.start()
         channel.send(context.channel, {"op": "ready"})
+        self.servers.on_change.append(self.checks.change)
+        self.checks.change(list(self.servers), [])
         tasks = [
             asyncio.create_task(self._keep("the controller's end", self.scaler.controller.run)),
             asyncio.create_task(self._keep("scaling", self._decide)),
+            asyncio.create_task(self._keep("outlier detection", self.ejections.run)),
             *(asyncio.create_task(self._keep(name, work)) for name, work in self.discovery.parts()),
         ]
         await self.gone.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 
 from pylb import latency
 from pylb.config.model import ServerKey
-from pylb.control import snapshot
+from pylb.control import checkmetrics, snapshot
 from pylb.control.scaler import Scaler
 from pylb.scoreboard import BAD_RESPONSES, NO_BACKEND, OTHER_BACKENDS, REASONS, Field, Scoreboard
 
@@ -38,13 +38,17 @@ class BoardCollector:
         board: Scoreboard,
         servers: dict[ServerKey, int],
         scaler: Scaler,
+        check: Callable[[int], dict[str, Any] | None] = lambda index: None,
+        ejections: Mapping[int, int] | None = None,
         discovery: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._board = board
+        self._check = check
         self._servers = servers
         self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
         self._discovery = discovery
+        self._ejections = {} if ejections is None else ejections
 
     def collect(self) -> Iterator[Metric]:
         totals = snapshot.totals(self._board)
@@ -135,13 +139,21 @@ class BoardCollector:
         active = GaugeMetricFamily("pylb_server_active", "Requests at the server.", labels=labels)
         requests = CounterMetricFamily("pylb_server_requests", "Requests sent.", labels=labels)
         errors = CounterMetricFamily("pylb_server_errors", "Failures of the server.", labels=labels)
-        for server in snapshot.servers(self._board, self._servers):
+        servers = snapshot.servers(self._board, self._servers, self._check)
+        for server in servers:
             values = [server["backend"], server["name"]]
             active.add_metric(values, server["active"])
             requests.add_metric(values, server["requests"])
             errors.add_metric(values, server["errors"])
         yield from (active, requests, errors)
-
+        yield from checkmetrics.families(servers)
+        ejections = CounterMetricFamily(
+            "pylb_server_ejections", "Times that the server was taken out for its answers.", labels=labels
+        )
+        for (backend, name, _), index in self._servers.items():
+            if index in self._ejections:
+                ejections.add_metric([backend, name], self._ejections[index])
+        yield ejections
 
     def _sources(self) -> Iterator[Metric]:
         """Of servers that are looked for; a name of the file's own that can't be resolved is one, too."""

@@ -5,7 +5,7 @@ The lowest floor of `pylb.control`, above the scoreboard.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import add
 from typing import Any
 
@@ -126,8 +126,12 @@ def workers(board: Scoreboard, busy: Mapping[int, float]) -> list[dict[str, Any]
     return sorted(found, key=lambda worker: (worker["slot"], worker["generation"]))
 
 
-def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str, Any]]:
-    """One entry per server."""
+def servers(
+    board: Scoreboard,
+    index: Mapping[ServerKey, int],
+    check: Callable[[int], dict[str, Any] | None] = lambda index: None,
+) -> list[dict[str, Any]]:
+    """One entry per server; ``check`` gives what is known of one by its checks."""
     table = Table(board)
     return [
         {
@@ -138,6 +142,7 @@ def servers(board: Scoreboard, index: Mapping[ServerKey, int]) -> list[dict[str,
             "active": board.server_total(ServerField.ACTIVE, number),
             "requests": board.server_total(ServerField.REQUESTS, number),
             "errors": board.server_total(ServerField.ERRORS, number),
+            "check": check(number),
         }
         for (backend, name, address), number in index.items()
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -16,6 +17,8 @@ from rich.text import Text
 
 from pylb.config.address import Address
 from pylb.net.adminsocket import aside_of
+
+_MOST_FAILING = 10
 
 
 class AdminError(Exception):
@@ -135,6 +138,20 @@ def _sources(sources: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _failing(servers: list[dict[str, Any]]) -> Text:
+    """A line for each server whose last health check has failed, up to `_MOST_FAILING`."""
+    text = Text()
+    failing = [(one, one["check"]) for one in servers if one.get("check") and one["check"]["last"]]
+    failing = [(one, check) for one, check in failing if not check["last"]["passed"]]
+    for server, check in failing[:_MOST_FAILING]:
+        reason, since = check["last"]["reason"], check["since"]
+        how = f"{check['phase']} for {_duration(time.time() - since)}" if since else check["phase"]
+        text.append(f"{server['backend']}/{server['name']}, {how}: {reason}\n", "red")
+    if len(failing) > _MOST_FAILING:
+        text.append(f"… and {len(failing) - _MOST_FAILING} further servers whose checks fail\n", "red")
+    return text
+
+
 def render(status: dict[str, Any]) -> RenderableType:
     """``/status`` as tables."""
     scaling = status["scaling"]
@@ -187,7 +204,15 @@ def render(status: dict[str, Any]) -> RenderableType:
             f"{server['requests']:,}",
             f"{server['errors']:,}",
         )
+    failing = _failing(status["servers"])
     totals = status["totals"]
+    troubles = Text("", "yellow")
+    for backend in status.get("backends", ()):
+        if backend["panic"] or backend["short"]:
+            of = f"{backend['usable']} of {backend['servers']} servers are usable"
+            least = f"; at least {backend['min_servers']} should be" if backend["short"] else ""
+            panic = "; all are used (panic)" if backend["panic"] else ""
+            troubles.append(f"\nbackend {backend['name']}: {of}{least}{panic}")
     foot = Text(
         f"{totals['requests']:,} requests: {totals['status_2xx']:,} 2xx, {totals['status_3xx']:,} 3xx, "
         f"{totals['status_4xx']:,} 4xx, {totals['status_5xx']:,} 5xx; {totals['retries']:,} retries, "
@@ -197,5 +222,6 @@ def render(status: dict[str, Any]) -> RenderableType:
         foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     if lost := totals.get("access_lost"):
         foot.append(f"\n{lost:,} lines of the access log are missing", "yellow")
+    foot.append_text(troubles)
     discovery: list[RenderableType] = [_sources(status["discovery"]), ""] if status.get("discovery") else []
-    return Group(head, "", workers, "", servers, "", *discovery, foot)
+    return Group(head, "", workers, "", servers, failing, *discovery, foot)

@@ -11,11 +11,12 @@ Floor: above `request`; below what shows or judges an outcome.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pylb.config import changes, routing
+from pylb.config import changes, routing, stickiness
 from pylb.config.connections import needs_hello
 from pylb.config.model import Config
 from pylb.config.model import Frontend as FrontendConfig
@@ -32,7 +33,7 @@ from pylb.worker.core import Core
 from pylb.worker.descriptors import Descriptors
 from pylb.worker.exchange import begin
 from pylb.worker.frontend import DROP, Bind, Frontend
-from pylb.worker.phases import connection, keys, route
+from pylb.worker.phases import choose, connection, keys, route
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
@@ -56,6 +57,8 @@ class Outcome:
     """Where chance decides: the backends it may go to, by weight; ``backend`` is one of them."""
     servers: tuple[str, ...] = ()
     """The servers of which one gets it; a single one where the request decides that."""
+    cookie: str = ""
+    """The cookie that has chosen the server; empty where none has."""
     target: str = ""
     """Path and query as the server gets them."""
     request_headers: list[tuple[str, str]] = field(default_factory=list)
@@ -91,6 +94,8 @@ class DryRun:
         self._config = config = _with_stand_ins(config)
         self._maps = routing.read_maps(config)
         self._bodies = changes.read_bodies(config)
+        # Without a secret_file pylb has made one up, so that no signature is known here.
+        secrets = stickiness.secrets(config, os.urandom(32))
         loop = asyncio.new_event_loop()
         loop.close()  # there is a pooled connection to each server, so nothing is begun on it
         self._core = _Core(loop, config.timeouts, config.limits, 0.0, Descriptors(1024, 0))
@@ -102,7 +107,10 @@ class DryRun:
             for backend in config.backends
         }
         for backend in config.backends:
-            self._backends[backend.name].key = keys.compiled(backend)
+            made = self._backends[backend.name]
+            made.key = keys.compiled(backend)
+            made.stick(stickiness.compiled(backend, secrets.get(backend.name, b"")))
+            made.choose = choose.compiled(made)
         self._compiled: dict[str, tuple[Rules | None, Frontend[Transaction]]] = {}
         self._phases: dict[str, Phases] = {}
 
@@ -166,7 +174,7 @@ class DryRun:
         else:
             exchange.request(client, head, b"", True)
         if server.asked:
-            self._passed(server, outcome)
+            self._passed(server, outcome, exchange.tx)
             exchange.client_gone(Reason.CLIENT_GONE)
         elif client.response is not None:
             outcome.status = client.response.status
@@ -201,8 +209,11 @@ class DryRun:
             found = self._compiled[config.name] = rules, frontend
         return found
 
-    def _passed(self, server: NotingServer, outcome: Outcome) -> None:
+    def _passed(self, server: NotingServer, outcome: Outcome, tx: Transaction) -> None:
         outcome.backend = server.backend
+        sticky = tx.backend.sticky
+        if sticky is not None and tx.visit is not None and sticky.names(tx.visit.token, server.name):
+            outcome.cookie = sticky.cookie.name.decode()
         self._picked(outcome, server.name)
         line, outcome.request_headers = _lines(server.head)
         outcome.target = line.split(" ")[1]
@@ -211,7 +222,7 @@ class DryRun:
         """Which servers may get it, where this one would have now."""
         section = next(one for one in self._config.backends if one.name == outcome.backend)
         usable = tuple(one.name for one in section.servers if one.weight)
-        outcome.servers = (name,) if by_request(section.balance) else usable
+        outcome.servers = (name,) if outcome.cookie or by_request(section.balance) else usable
 
 
 def _looks_at_tls(config: FrontendConfig) -> bool:

@@ -49,6 +49,8 @@ def described(config: Config, places: Places, request: Request, outcome: Outcome
         found["backend"] = backend
         found["servers"] = list(outcome.servers)
         found["balance"] = config.backends[which].balance
+        if outcome.cookie:
+            found["kept_by"] = outcome.cookie
         if not request.raw:
             found["sent"] = {
                 "method": request.method,
@@ -113,7 +115,9 @@ def _passed(found: dict[str, Any]) -> Iterator[str]:
         whole = sum(shares.values())
         parts = (f"{name} {100 * weight / whole:g} %" for name, weight in shares.items())
         yield f"          by chance: {', '.join(parts)}"
-    if len(servers) == 1:
+    if "kept_by" in found:
+        yield f"server    {servers[0]}, by the cookie {found['kept_by']}"
+    elif len(servers) == 1:
         yield f"server    {servers[0]}" + (f", by {balance}" if by_request(balance) else "")
     else:
         yield (

@@ -92,6 +92,7 @@ _HEALTH = {
     status: _render(status, text)
     for status, text in ((200, "This load balancer serves."), (503, "This load balancer is about to stop."))
 }
+_SHORT = _render(503, "Too few servers are usable.")
 
 
 def error(status: int) -> Answer:
@@ -105,6 +106,11 @@ def error(status: int) -> Answer:
 def health(status: int) -> Answer:
     """The response of the health path: 200, or 503 before a stop."""
     return _HEALTH[status]
+
+
+def short() -> Answer:
+    """The response of the health path where fewer servers are usable than there should be."""
+    return _SHORT
 
 
 def redirect(location: bytes) -> Answer:

@@ -98,9 +98,15 @@ class ResponseHead:
     personal: bool = False
     """Whether what the client will answer authenticates the connection, and not a request."""
 
+    def with_out(self, out: bytes) -> ResponseHead:
+        """The same with another text, of the same status and framing."""
+        return ResponseHead(
+            *(out, True, self.status, self.keep_alive, self.content_length, self.chunked, self.upgrade)
+        )
+
     def adding(self, lines: bytes) -> ResponseHead:
         """The same head with further field lines, each ending with CRLF."""
-        return replace(self, out=b"%b%b\r\n" % (self.out[:-2], lines), changed=True)
+        return self.with_out(b"%b%b\r\n" % (self.out[:-2], lines))
 
 
 def _judge(block: bytes) -> None:

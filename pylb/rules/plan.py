@@ -125,9 +125,7 @@ class Plan:
                 out = edit.edits.apply(out, self.view)
         if out is head.out:
             return head
-        return ResponseHead(
-            *(out, True, head.status, head.keep_alive, head.content_length, head.chunked, head.upgrade)
-        )
+        return head.with_out(out)
 
     def page(self, status: int, own: bool) -> Answer | None:
         """The page of the last rule that has one, for an error of pylb's ``own`` or a server's answer."""

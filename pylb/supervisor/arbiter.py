@@ -33,6 +33,7 @@ from pylb.supervisor import privileges, signals
 from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.channels import Channels
 from pylb.supervisor.controlplane import ControlPlane
+from pylb.supervisor.firstchecks import FirstChecks
 from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.generations import Generation, admin_address_of, binds_of
 from pylb.supervisor.guard import Guard
@@ -123,6 +124,7 @@ class Arbiter:
         for _, address in (*binds, ("", admin.address)):
             privileges.give(address, who)
         self.inboxes = Inboxes(rows)
+        self.first_checks = FirstChecks(self.board, self.servers, self._in_first_checks)
         self.fleet = Fleet(
             Generation(1, config, secrets, listeners, opened),
             self.board,
@@ -130,6 +132,7 @@ class Arbiter:
             self.inboxes,
             Starter(self.board, self.inboxes, self.servers, worker_entry, self._in_worker),
             self.guard,
+            self.first_checks,
             flipped=lambda: self.reload.flipped(),
             started=lambda worker: self.channels.watch(worker),
         )
@@ -187,6 +190,12 @@ class Arbiter:
         self.inboxes.close()
         self.fleet.newest.listeners.close(unlink=False)
         logging_.setup(generation.config.log.format, generation.config.log.level)
+
+    def _in_first_checks(self, generation: Generation) -> None:
+        self._in_control(generation)
+        self.control.admin.sock.close()
+        if self.control.child is not None:
+            self.control.child.channel.close()
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -257,6 +266,8 @@ class Arbiter:
                 with guard("the control plane's tick"):
                     self.control.tick(now)
                 with guard("the reload's tick"):
+                    if self.first_checks.late(now):
+                        self.fleet.reconcile()
                     self.reload.check()
                 with guard("the roster of servers"):
                     self.roster.tick()
@@ -325,6 +336,9 @@ class Arbiter:
         if child is not None and pid == child.pid:
             self.channels.forget(child)
             self.control.ended(status)
+            return
+        if self.first_checks.ended(pid):
+            self.fleet.reconcile()
             return
         for worker in list(self.fleet.workers.values()):
             if worker.pid == pid:

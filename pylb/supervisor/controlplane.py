@@ -92,7 +92,7 @@ class ControlPlane:
         context = ControlContext(
             served.config, self._board, theirs, self._servers.lists(served.config), self._servers.version,
             dict(self._kept), self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address,
-            secrets.admin_token, served.number, self._started_at,
+            secrets.admin_token, served.number, self._started_at, secrets.checks,
             secrets.controller_token, secrets.controller_tls, secrets.sources,
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pylb.config.model import Config
 from pylb.log import log
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, SupervisorField
+from pylb.supervisor.firstchecks import FirstChecks
 from pylb.supervisor.generations import Generation
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
@@ -56,6 +57,7 @@ class Fleet:
         inboxes: of the workers.
         starter: starts one.
         guard: of each step of the tick.
+        first_checks: of the servers that a new generation brings; it serves once they are over.
         flipped: called when a new generation serves, before the old one is retired.
         started: called with each new worker.
     """
@@ -68,6 +70,7 @@ class Fleet:
         inboxes: Inboxes,
         starter: Starter,
         guard: Guard,
+        first_checks: FirstChecks,
         flipped: Callable[[], None],
         started: Callable[[Worker], None],
     ) -> None:
@@ -83,6 +86,7 @@ class Fleet:
         self._inboxes = inboxes
         self._starter = starter
         self._guard = guard
+        self._first_checks = first_checks
         self._flipped = flipped
         self._started = started
         self._backoff = Backoff()
@@ -148,6 +152,7 @@ class Fleet:
         self._backoff.forget()
         self._not_before.clear()
         log.info("reload: starting generation %d", generation.number)
+        self._first_checks.begin(generation, self.served.config)
         self.wanted.fit()
         self.spreading.attach(list(self.spreading.weights))
         self.reconcile()
@@ -158,6 +163,7 @@ class Fleet:
         for worker in new:
             worker.retiring = True
             worker.signal(signal.SIGKILL)
+        self._first_checks.cancel()
         self.newest = before.newest
         self.wanted.slots, self.wanted.pinned = set(before.wanted), before.pinned
         self._not_before.clear()
@@ -253,8 +259,13 @@ class Fleet:
         for slot in self._lacking(time.monotonic()):
             self.spawn(slot)
         current = self._current()
-        if self.newest.number != self.served.number and all(
-            slot in current and current[slot].ready and not current[slot].stuck for slot in self.wanted.slots
+        if (
+            self.newest.number != self.served.number
+            and all(
+                slot in current and current[slot].ready and not current[slot].stuck
+                for slot in self.wanted.slots
+            )
+            and not self._first_checks.under_way
         ):
             log.info("generation %d serves", self.newest.number)
             self.served = self.newest

@@ -5,15 +5,18 @@ A bottom floor of the supervisor: it knows the configuration, and no process.
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from dataclasses import dataclass, field
 
-from pylb.config import changes, routing
+from pylb.config import changes, checked, routing, stickiness
 from pylb.config.files import admin_token, controller_tls, controller_token, source_token
 from pylb.config.model import Config
 from pylb.config.tls import client_context, listener_contexts, source_context
 from pylb.control.sources.source import Access
 from pylb.rules.maps import Map
+
+_RANDOM = secrets.token_bytes(32)  # the same for all generations
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Secrets:
     """Of the rules, by name."""
     bodies: dict[str, bytes] = field(default_factory=dict)
     """What the files of answers and error pages hold, by their path."""
+    sticky: dict[str, bytes] = field(default_factory=dict)
+    """Of the values of sticky cookies, by backend."""
+    checks: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """By the name of a backend; for checks of its servers."""
     sources: dict[tuple[str, str], Access] = field(default_factory=dict)
     """Of servers that are discovered, by backend and source."""
 
@@ -54,6 +61,8 @@ def read_secrets(config: Config) -> Secrets:
             admin_token(config),
             routing.read_maps(config),
             changes.read_bodies(config),
+            stickiness.secrets(config, _RANDOM),
+            checked.contexts(config),
             {
                 (backend.name, source.name): Access(source_token(source), source_context(source))
                 for backend in config.backends

@@ -64,7 +64,7 @@ class Starter:
             theirs, self._inboxes.readers[row], self._inboxes.writers,
             self._servers.lists(generation.config), self._servers.version, generation.secrets.listeners,
             generation.secrets.backends, generation.secrets.maps, generation.secrets.bodies,
-            generation.access_logs,
+            generation.access_logs, generation.secrets.sticky,
         )  # fmt: skip
 
         def prepare() -> None:

@@ -23,7 +23,7 @@ from pylb.scoreboard import Field
 from pylb.worker.core import Core
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Endpoint
-from pylb.worker.reasons import in_words
+from pylb.worker.reasons import Reason, in_words
 
 _PEEK = 8192
 _ACCEPT_AT_ONCE = 64
@@ -37,6 +37,8 @@ class ByHand:
         announced: whether a peer, by its address, begins with a PROXY header.
         tls: what asyncio is told of TLS.
         protocol: makes a connection's codec, given the client's address by a PROXY header.
+        tell: is told of connections that fail in their handshake: the peer's address, the client's by a PROXY
+            header, and why.
     """
 
     def __init__(
@@ -46,20 +48,22 @@ class ByHand:
         announced: Callable[[str], bool],
         tls: dict[str, Any],
         protocol: Callable[[Endpoint | None], asyncio.Protocol],
+        tell: Callable[[object, Endpoint | None, Reason], None],
     ) -> None:
         self.core = core
         self._bind = bind
         self._announced = announced
         self._tls = tls
         self._protocol = protocol
+        self._tell = tell
 
     def begin(self, connection: socket.socket, address: object) -> None:
         """Serve an accepted connection, from ``address``."""
         host = address[0] if isinstance(address, tuple) else ""
-        self.core.spawn(self._begin(connection, host))
+        self.core.spawn(self._begin(connection, host, address))
         self.core.adopting += 1
 
-    async def _begin(self, connection: socket.socket, host: str) -> None:
+    async def _begin(self, connection: socket.socket, host: str, address: object) -> None:
         core = self.core
         told: Endpoint | None = None
         try:
@@ -80,6 +84,7 @@ class ByHand:
             why = f"{self._bind}: connection of {host} failed: {in_words(error)}"
             core.say(level, ("handshake", self._bind, level), why)
             connection.close()
+            self._tell(address, told, Reason.CLIENT_GONE if level == logging.DEBUG else Reason.REFUSED)
         except BaseException:
             connection.close()
             raise

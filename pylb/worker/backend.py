@@ -30,11 +30,15 @@ from pylb.config.address import CLIENTS_PORT
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Server as ServerConfig
 from pylb.config.model import Timeouts
+from pylb.health import panic
 from pylb.log import log
 from pylb.net.serverlists import Listed
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, ServerField
 from pylb.servers import Table, differing
+from pylb.servers import members as members_of
+from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
+from pylb.worker.outcomes import Outcomes
 from pylb.worker.pool import Pool
 from pylb.worker.sides import ServerSide
 
@@ -69,10 +73,10 @@ class Server:
     """One server: its address, its connections, its cells of the scoreboard."""
 
     __slots__ = (
-        *("index", "name", "backend", "address", "context"),
+        *("index", "name", "backend", "cookie", "address", "context"),
         *("server_name", "send_proxy", "send_proxy_tlvs", "http2"),
         *("private", "pool", "shared", "active", "row", "requests", "errors", "failing", "_failing_since"),
-        *("_requests", "_errors", "observe", "returned", "down", "avoided"),
+        *("_requests", "_errors", "observe", "returned", "down", "avoided", "outcomes"),
     )
 
     def __init__(
@@ -90,6 +94,7 @@ class Server:
         """Of its cells of the scoreboard: no other server has it as long as a process knows this one."""
         self.name = config.name
         self.backend = backend.name
+        self.cookie = config.cookie
         self.address = config.address
         self.context = context
         """What its connections speak TLS with."""
@@ -115,6 +120,10 @@ class Server:
         self.errors = 0
         self.failing = 0
         """How many connections in a row could not be made."""
+        self.outcomes: Outcomes | None = None
+        """Its answers, where its backend judges servers by them."""
+        if backend.outliers is not None:
+            self.outcomes = Outcomes(board, index, row, frozenset(backend.outliers.statuses))
         self._failing_since = 0.0
         # What its backend wants to know of it.
         self.observe: Callable[[float], None] | None = None
@@ -152,11 +161,15 @@ class Server:
         """Write the counters to the scoreboard."""
         self._requests[self.row] = self.requests
         self._errors[self.row] = self.errors
+        if self.outcomes is not None:
+            self.outcomes.flush()
 
     def removed(self) -> None:
         """It is none of its backend's servers any more: from now on it writes nothing but its active
         requests, since another server may have its index as soon as there are none."""
         self._requests[self.row] = self._errors[self.row] = 0
+        if self.outcomes is not None:
+            self.outcomes.removed()
         self.observe = self.returned = None
 
     def close_idle(self) -> bool:
@@ -194,6 +207,10 @@ class Backend:
         self.name = config.name
         self.retries = config.retries
         self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
+        self.counted = config.min_servers > 0
+        """Whether so many servers are to be usable; `short` says whether they are."""
+        self.judged = config.outliers is not None
+        """Whether servers are judged by their answers."""
         self.body_bytes = config.body_bytes
         """The most bytes of a request's body; 0 for no limit, None for the frontend's."""
         # Counted here and written to the scoreboard with each tick.
@@ -201,6 +218,9 @@ class Backend:
         self._times = board.times(board.backends.get(config.name, OTHER_BACKENDS), row)
         self.key: Callable[[Any], bytes | None] | None = None
         """Of a transaction, what the algorithm hashes; None where it hashes nothing. (`phases.keys`)"""
+        self.choose: Callable[[Any], int | None] | None = None
+        """Picks for a transaction that has a say in it; None where the algorithm picks alone."""
+        self.sticky: Sticky | None = None
         self.on_down: list[Callable[[Server], None]] = []
         """Called with each server that goes down (`pylb.servers.Table.down`), once each time."""
         self._config = config
@@ -220,6 +240,10 @@ class Backend:
         self._table = Table(board)
         self.versions = self._table.versions
         """One cell, which another number in means that `look` has something to see."""
+        self.panicking = False
+        """Whether all servers are used, healthy or not."""
+        self.short = False
+        """Whether fewer servers are usable than there should be."""
         self.seen = -1
         """The number that was in it then."""
         self._span = (0, 0)  # of the indices
@@ -262,6 +286,7 @@ class Backend:
                 if one.index not in before:
                     server.flush()  # the cells may hold what another server of this index has left
         self._compile()
+        self.stick(self.sticky)
         now = time.monotonic()
         for position, one in enumerate(listed):
             if one.index in started:
@@ -280,7 +305,7 @@ class Backend:
         indices = [one.index for one in listed]
         self._loads = Loads(indices, self._board.active(self._row))
         self.look_at(self._rows)
-        weights = [self._table.weight(one.index, one.config.weight) for one in listed]
+        weights = [self._weight(one) for one in listed]
         factor = self._config.hash_factor
         members = Members(
             weights=weights,
@@ -303,12 +328,22 @@ class Backend:
         self._span = (min(indices), max(indices) + 1) if indices else (0, 0)
         self.seen = self._table.version
         self._records = self._table.records(*self._span)
+        self._judge()
         for position, one in enumerate(listed):
             self._apply(position, one)
+
+    def _weight(self, one: Listed) -> float:
+        return self._table.weight(one.index, one.config.weight) * self._table.part(one.index)
 
     def positions(self, indices: frozenset[int]) -> frozenset[int]:
         """Of these servers, those that are in the list."""
         return frozenset(self._positions[index] for index in indices if index in self._positions)
+
+    def stick(self, sticky: Sticky | None) -> None:
+        """Have clients keep to their servers by a cookie."""
+        self.sticky = sticky
+        if sticky is not None:
+            sticky.know([(server.name, server.cookie, str(server.address)) for server in self.servers])
 
     def _returned(self, position: int) -> None:
         """A server can be connected to again: it begins slowly."""
@@ -331,18 +366,34 @@ class Backend:
             return
         self._records = after
         now = time.monotonic()
+        if self._judge():
+            for at, one in enumerate(self._listed):
+                self._apply(at, one)
         for index in differing(before, after, self._span[0]):
             position = self._positions.get(index)
             if position is not None:
                 one = self._listed[position]
-                self.shares.weigh(position, self._table.weight(index, one.config.weight), now)
+                self.shares.weigh(position, self._weight(one), now)
                 self._apply(position, one)
+
+    def _judge(self) -> bool:
+        """Whether so few servers are healthy that all are used; gives whether that is so from now on, or not
+        any more."""
+        config = self._config
+        if not config.panic and not config.min_servers:
+            return False
+        servers = ((one.index, one.config.weight, one.config.backup) for one in self._listed)
+        found = members_of(self._table, servers)
+        self.short = panic.usable(found) < config.min_servers
+        before, self.panicking = self.panicking, panic.panics(found, config.panic)
+        return before is not self.panicking
 
     def _apply(self, position: int, one: Listed) -> None:
         """Take a server into the picks, or out of them."""
         table, server = self._table, self.servers[position]
-        if table.usable(one.index) is not self.shares.is_usable(position):
-            self.shares.usable(position, table.usable(one.index), time.monotonic())
+        usable = table.usable(one.index) or (self.panicking and table.ready(one.index))
+        if usable is not self.shares.is_usable(position):
+            self.shares.usable(position, usable, time.monotonic())
         down = table.down(one.index)
         if down is not server.down:
             server.down = down

@@ -48,3 +48,5 @@ class WorkerContext:
     """What the files of answers and error pages held, by their path."""
     access_logs: dict[Target, int | Destination] = field(default_factory=dict)
     """Of each target of an access log, the open file, or the address of a syslog server."""
+    sticky: dict[str, bytes] = field(default_factory=dict)
+    """Backend's name to the secret of its sticky cookie's values, where they have one."""

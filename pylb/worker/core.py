@@ -102,10 +102,16 @@ class Tunnelled(ABC):
     __slots__ = ()
 
     deadline: float
+    server: object
+    """Whose the far end is."""
 
     @abstractmethod
     def expire(self) -> None:
         """Nothing has moved for too long."""
+
+    @abstractmethod
+    def down(self) -> None:
+        """The server went down, and keeps none of its connections."""
 
     @abstractmethod
     def cut(self) -> None:

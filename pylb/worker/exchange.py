@@ -193,13 +193,20 @@ class Exchange(Way):
             return
         core = self.core
         tx = self.tx
-        tx.response = head
         tx.answered_ns = now_ns()
+        if tx.server is not None and tx.server.outcomes is not None:
+            tx.server.outcomes.good += 1
+        if tx.head is not None:  # it is HTTP's: the client may be told which server to keep to
+            for phase in tx.frontend.on_response:
+                head = phase(tx, head)
+        tx.response = head
         near = client.tunnel(head)
         far = side.tunnel()
         self.server = None
         self.client_deadline = self.server_deadline = NEVER  # the tunnel has one
-        Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel).start()
+        tunnel = Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel)
+        tunnel.server = tx.server
+        tunnel.start()
 
     def server_full(self) -> None:
         body = self.body

@@ -56,7 +56,7 @@ class Frontend(Generic[T]):
 
     __slots__ = (
         *("name", "backend", "raw", "body_bytes", "most_bytes", "body_rate"),
-        *("on_request", "on_response", "on_account", "page", "sends"),
+        *("on_request", "on_response", "on_account", "tells_all", "page", "sends"),
     )
 
     def __init__(self, config: FrontendConfig, backend: Backend, body_bytes: int, body_rate: int) -> None:
@@ -77,6 +77,8 @@ class Frontend(Generic[T]):
         """What each final response's head goes through, pylb's own included."""
         self.on_account: tuple[Callable[[T], None], ...] = ()
         """What is done with a transaction that is over, beside counting it."""
+        self.tells_all = False
+        """Whether that is done for connections, too, that end without a byte of a request."""
         self.page: Callable[[T, int, bool], Answer | None] | None = None
         """The user's page for a status, of an error of pylb's own (True) or of a server's response. Where
         there are pages, `on_response` isn't empty."""

@@ -286,7 +286,7 @@ class HandOver:
                 lambda: Http1Connection(core, known, whose), sock
             )
             core.counters[Field.ADOPTED] += 1
-            client.born, client.recall_at = born, core.recall_at(born)
+            client.born, client.recall_at, client.fresh = born, core.recall_at(born), False
             if pending:
                 client.data_received(pending)
             elif core.moves:

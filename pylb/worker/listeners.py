@@ -77,7 +77,7 @@ class Listener:
                 tls["ssl_shutdown_timeout"] = _SHUTDOWN
             proxied = config.accept_proxy
             self.by_hand = ByHand(
-                core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol
+                core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol, self._failed
             )
 
     def accepted(self) -> asyncio.Protocol:
@@ -108,6 +108,12 @@ class Listener:
         connection.movable = connection.movable and not self.going
         return connection
 
+    def _failed(self, address: object, told: Endpoint | None, reason: Reason) -> None:
+        """Tell the phases of the account, where they want it, of a connection that had no codec yet."""
+        frontend = self.bind.frontend
+        if frontend.tells_all:
+            ended = asyncio.BaseTransport({"peername": address})
+            begin(self._core, Client(ended, self.bind.key, told), frontend).never(reason)
 
     def _overflown(self, transport: asyncio.BaseTransport, told: Endpoint | None, speak: bool) -> None:
         """Tell the phases of the account of a connection above the limit, of which nothing is read."""

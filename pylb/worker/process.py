@@ -26,11 +26,12 @@ from typing import Any
 import uvloop
 
 from pylb import log as logging_
-from pylb.config import changes, routing
+from pylb.config import changes, routing, stickiness
 from pylb.config.accesslog import in_force
 from pylb.log import log
 from pylb.net import channel, messages, tcpoptions
 from pylb.scoreboard import NO_BACKEND, Field, State, SupervisorField
+from pylb.servers import Table
 from pylb.worker import phases
 from pylb.worker.backend import Backend
 from pylb.worker.context import WorkerContext
@@ -42,8 +43,9 @@ from pylb.worker.listeners import Listener, Listeners
 from pylb.worker.lists import Lists
 from pylb.worker.logwriter import LAST, writer
 from pylb.worker.mapfiles import MapFiles
-from pylb.worker.phases import keys
+from pylb.worker.phases import choose, keys
 from pylb.worker.runqueue import RunQueue
+from pylb.worker.server.down import shutting_sessions
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
 _STOP = {"op": "retire", "to": [], "binds": []}
@@ -86,7 +88,12 @@ class Worker:
                 context.backend_tls.get(backend.name),
                 config.timeouts,
             )
-            self.backends[backend.name].key = keys.compiled(backend)
+            made = self.backends[backend.name]
+            made.key = keys.compiled(backend)
+            made.stick(stickiness.compiled(backend, context.sticky.get(backend.name, b"")))
+            made.choose = choose.compiled(made)
+            if backend.on_marked_down == "shutdown-sessions":
+                made.on_down.append(shutting_sessions(core, Table(context.board)))
         self._lists = Lists(core, self.cells, config.backends, self.backends, context.version)
         core.access_logs = {target: writer(target, to) for target, to in context.access_logs.items()}
         binds: dict[str, Bind] = {}

@@ -34,6 +34,8 @@ class Reason(Enum):
     """The server has surely not looked at the request (HTTP/2: it says so)."""
     SERVER_GONE = "server gone", "S"
     SERVER_LATE = "server late", "s"
+    SERVER_DOWN = "server down", "D"
+    """The server went down, and its connections were closed (``on_marked_down``)."""
     SERVER_BAD = "server bad", "P"
     """The server said something that must not be passed on."""
     NO_RESOURCES = "no resources", "R"

@@ -11,6 +11,7 @@ from pylb.config.model import Timeouts
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.rules.plan import Plan
+from pylb.sticky.sticky import Visit
 from pylb.worker.backend import Backend, Server
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
@@ -27,7 +28,7 @@ class Transaction:
         *("client", "frontend", "head", "backend", "server", "counted", "index", "tried", "fresh", "local"),
         *("retries", "first_byte_ns", "began_ns", "asked_ns", "connected_ns", "answered_ns", "ended_ns"),
         *("response", "own", "reason", "state", "bytes_in", "bytes_out"),
-        *("plan", "timeouts", "body_bytes"),
+        *("plan", "visit", "timeouts", "body_bytes"),
     )
 
     def __init__(self) -> None:
@@ -53,6 +54,9 @@ class Transaction:
         """Forget a request."""
         self.plan: Plan | None = None
         """None where no rule edits anything."""
+        self.visit: Visit | None = None
+        """What the client's cookie says of the server to keep to. Where a backend is sticky, a phase sets it
+        for each request before anything reads it."""
         self.head: RequestHead | None = None
         """None where none could be read, and in TCP mode."""
         self.server: Server | None = None

@@ -44,6 +44,7 @@ class Tunnel(Tunnelled):
         self.idle = idle
         self.deadline = core.now + self.idle
         self.cutting = False
+        self.server: object = None
         self._over = over
         self._reason: Reason | None = None
         self._open = 2
@@ -64,6 +65,12 @@ class Tunnel(Tunnelled):
     def expire(self) -> None:
         self.core.counters[Field.TIMEOUTS] += 1
         self._reason = Reason.TUNNEL_LATE
+        self._near.pipe.abort()
+        self._far.pipe.abort()
+
+    @guarded
+    def down(self) -> None:
+        self._reason = Reason.SERVER_DOWN
         self._near.pipe.abort()
         self._far.pipe.abort()
 

@@ -46,7 +46,7 @@ def test_every_mistake_is_named_with_its_key_and_what_is_allowed(tmp_path: Path)
         "timeouts.connect: expected seconds or a duration",
         "frontend[0].bind[0]: port 99999 is greater than 65535",
         "backend[0].balance: unknown algorithm 'foo'; allowed: cookie:NAME, first, header:NAME, leastconn, ",
-        "backend[0].server[0].adress: unknown key; allowed: address, backup, discover, fill, ",
+        "backend[0].server[0].adress: unknown key; allowed: address, backup, check, check_port, cookie, ",
         "backend[0].server[0].address: missing",
         "frontend[0].backend: no backend 'x'; defined: b",
     ):

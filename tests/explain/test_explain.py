@@ -204,3 +204,22 @@ def test_any_field_is_one_line_or_a_clear_mistake(name: str, value: str) -> None
         assert str(error)
     else:
         assert head.count(b"\r") == head.count(b"\n") == head.count(b"\r\n")
+
+
+def test_a_sticky_cookie_says_which_server(tmp_path: Path) -> None:
+    file = tmp_path / "pylb.toml"
+    file.write_text(
+        '[[frontend]]\nname = "web"\nbind = "127.0.0.1:80"\nbackend = "site"\n'
+        '[[backend]]\nname = "site"\nserver = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]\n'
+        'sticky = { cookie = "SRV" }\n'
+    )
+
+    def said(cookie: str) -> str:
+        asked = ["explain", "http://a.example/", "-c", str(file), "--header", f"Cookie: x=1; {cookie}"]
+        result = CliRunner().invoke(app, asked)
+        assert result.exit_code == 0
+        return result.output
+
+    assert "server    s2, by the cookie SRV\n" in said("SRV=s2")
+    assert "Cookie: x=1\n" in said("SRV=s2")
+    assert "server    one of s1, s2, s3, by leastconn\n" in said("SRV=s9")

@@ -12,10 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from pylb.config import stickiness
 from pylb.config.address import parse_address
 from pylb.config.model import Backend as BackendConfig
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.config.model import Limits, Pool, Server, Timeouts
+from pylb.config.model import Limits, Pool, Server, Sticky, Timeouts
 from pylb.http.errors import Answer
 from pylb.http.request import RequestHead
 from pylb.scoreboard import Field, Scoreboard, ServerField
@@ -24,6 +25,7 @@ from pylb.worker.ends import Ends
 from pylb.worker.exchange import Exchange, begin
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Wait
+from pylb.worker.phases import choose
 from pylb.worker.sides import ServerSide
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore, Transport
@@ -51,7 +53,7 @@ class Waits(Wait):
 class _InOrder:
     """A balancer that picks the first server that was not tried."""
 
-    def pick(self, tried: frozenset[int], key: bytes | None) -> int | None:
+    def pick(self, tried: frozenset[int], key: bytes | None = None) -> int | None:
         return min(set(range(SERVERS)) - tried, default=None)
 
 
@@ -76,6 +78,7 @@ class Scene:
         retries: int = 1,
         timeouts: Timeouts | None = None,
         limits: Limits | None = None,
+        sticky: Sticky | None = None,
         **frontend: Any,
     ) -> None:
         core = self.core = TestCore(timeouts, limits)
@@ -84,17 +87,24 @@ class Scene:
             for number in range(SERVERS)
         )
         config = BackendConfig(
-            name="b", balance="roundrobin", servers=servers, retries=retries, pool=Pool(reuse="always")
+            name="b",
+            balance="roundrobin",
+            servers=servers,
+            retries=retries,
+            pool=Pool(reuse="always"),
+            sticky=sticky,
         )
         self.backend = backend.Backend(config, _BOARD, servers.index, 0, None, core.timeouts)
         self.backend.balancer = cast(Any, _InOrder())
+        self.backend.stick(stickiness.compiled(config))
+        self.backend.choose = choose.compiled(self.backend)
         for number in range(SERVERS):
             _BOARD.server_column(ServerField.ACTIVE, number)[0] = 0
         front = FrontendConfig(
             **{"name": "f", "bind": (parse_address("127.0.0.1:80"),), "backend": "b", **frontend}
         )
         self.frontend = phases.compiled(front, {"b": self.backend}, core)
-        self.frontend.on_account = (self._account,)
+        self.frontend.on_account = (*self.frontend.on_account, self._account)
         self.accounts: list[Account] = []
         self.connections: list[FakeServer | Exception] = []
         self.idle = [FakeServer() for _ in servers] if pooled else []

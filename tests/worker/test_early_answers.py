@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from pylb.worker.reasons import Reason
-from tests.worker.stand_ins import POST
 from tests.worker.server_line import Line
+from tests.worker.stand_ins import POST
 
 TOO_LARGE = b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno!"
 

@@ -195,7 +195,7 @@ def test_all_tries_together_have_a_deadline(cold: Scene) -> None:
 
 
 def test_without_any_server_it_is_answered(cold: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cold.backend.balancer, "pick", lambda tried, key: None)
+    monkeypatch.setattr(cold.backend.balancer, "pick", lambda tried, key=None: None)
     cold.request()
     assert [told[:2] for told in cold.client.told] == [("respond", 503)]
     account = cold.over()

@@ -236,6 +236,35 @@ def test_a_connection_that_ends(
     assert not line.core.clients
 
 
+@pytest.mark.parametrize(
+    ("wanted", "comes", "fresh", "told"),
+    [
+        (True, b"", True, [("never", Reason.CLIENT_GONE)]),
+        (False, b"", True, []),
+        (True, b"", False, []),
+        (False, GET[:5], False, [("never", Reason.CLIENT_GONE)]),
+    ],
+)
+def test_who_says_nothing_is_told_where_that_is_wanted(
+    line: Line, wanted: bool, comes: bytes, fresh: bool, told: list[Any]
+) -> None:
+    line.codec.bind.frontend.tells_all = wanted
+    line.codec.fresh = fresh
+    if comes:
+        line.comes(comes)
+    line.codec.connection_lost(None)
+    assert line.told == told
+
+
+def test_of_who_has_said_something_it_is_known(line: Line) -> None:
+    line.codec.bind.frontend.tells_all = True
+    line.comes(GET)
+    line.answer()
+    line.codec.facts.requests = 1
+    line.codec.connection_lost(None)
+    assert "never" not in [word for word, *_ in line.told]
+
+
 def test_an_idle_connection_is_closed_in_time(line: Line) -> None:
     assert line.codec.due() == line.core.timeouts.keep_alive
     line.codec.expire()

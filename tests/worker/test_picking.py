@@ -14,7 +14,7 @@ from pylb.http.request import RequestHead
 from pylb.scoreboard import Scoreboard, ServerField
 from pylb.worker import phases
 from pylb.worker.backend import Backend
-from pylb.worker.phases import keys
+from pylb.worker.phases import choose, keys
 from pylb.worker.phases.pick import pick
 from pylb.worker.transaction import Transaction
 from tests.http.wire import TestCore
@@ -49,6 +49,7 @@ def backend(balance: str, board: Scoreboard | None = None, row: int = 0, **more:
     found = config(balance, **more)
     made = Backend(found, board or Scoreboard(1), found.servers.index, row)
     made.key = keys.compiled(found)
+    made.choose = choose.compiled(made)
     return made
 
 

@@ -17,7 +17,12 @@ from tests.rules.requests import BACKENDS, Facts, configuration, head_of
 
 def compiled(config: Config) -> tuple[Frontend[Transaction], dict[str, Backend]]:
     backends = {
-        name: cast(Backend, SimpleNamespace(timeouts=Timeouts(), body_bytes=None, observes=False))
+        name: cast(
+            Backend,
+            SimpleNamespace(
+                timeouts=Timeouts(), body_bytes=None, observes=False, sticky=None, judged=False, counted=False
+            ),
+        )
         for name in BACKENDS
     }
     (frontend,) = config.frontends

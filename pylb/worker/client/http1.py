@@ -36,7 +36,7 @@ _LONG_NS = 1_000_000_000
 class Http1Connection(Requests, asyncio.Protocol):
     """One client connection, and the client side of each of its exchanges."""
 
-    __slots__ = ("told", "eof", "born", "tunnelled", "lingers", "_unsent")
+    __slots__ = ("told", "eof", "born", "tunnelled", "lingers", "fresh", "_unsent")
 
     def __init__(self, core: Core, bind: Bind, told: Endpoint | None = None) -> None:
         """``told`` is the client's address, where a PROXY header has given it."""
@@ -48,7 +48,13 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.recall_at = core.recall_at(self.born)
         self.tunnelled = False
         self.lingers = False  # it is about to be closed, and what comes is dropped
+        self.fresh = True  # accepted, and not given by another worker
         self._unsent = 0  # bytes that weren't taken when last looked at
+
+    @property
+    def _silent(self) -> bool:
+        """Whether nothing of a request has ever come, and that is to be told."""
+        return self.bind.frontend.tells_all and self.fresh and not self.facts.requests
 
     # From the event loop
 
@@ -79,7 +85,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.buffer and not self.moving and self.head is not None:
+            elif self.head is not None and not self.moving and (self.buffer or self._silent):
                 self._never(Reason.CLIENT_GONE)
         except Exception as error:
             if exchange is not None:

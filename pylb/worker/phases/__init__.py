@@ -20,7 +20,18 @@ from pylb.rules.decision import Rules
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Frontend
-from pylb.worker.phases import accesslog, answers, connection, fields, limits, observe, pages, route
+from pylb.worker.phases import (
+    accesslog,
+    answers,
+    connection,
+    fields,
+    limits,
+    observe,
+    outcomes,
+    pages,
+    route,
+    sticky,
+)
 from pylb.worker.transaction import Transaction
 
 
@@ -44,25 +55,29 @@ def compiled(
         config, backends[config.backend], body_bytes, core.limits.body_rate
     )
     limited = body_bytes or any(backend.body_bytes for backend in backends.values()) or _limited(rules)
+    sticks = config.mode == "http" and any(backend.sticky is not None for backend in backends.values())
     on_request = [
-        answers.health_path(config, core),
+        answers.health_path(config, core, _counted(config, backends)),
         answers.redirect_to_https(config),
         route.route(config, rules) if config.mode == "http" else connection.connection(rules),
+        sticky.request(rules is not None and rules.edit) if sticks else None,
         limits.body if limited else None,
     ]
     pages_ = pages.pages(config, rules, bodies or {})
     on_response = [
         fields.strict_transport_security(config),
         route.edit_response(rules),
+        sticky.response if sticks else None,
         fields.unchanged if pages_ is not None else None,
     ]
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
     frontend.on_response = tuple(phase for phase in on_response if phase is not None)
     frontend.page = pages_
-    on_account = [observe.response_times(backends.values())]
+    on_account = [observe.response_times(backends.values()), outcomes.outcomes(backends.values())]
     if log is not None:
         writer = core.access_logs[target_of(log)]
         on_account.append(accesslog.access_log(config, log, writer, core))
+        frontend.tells_all = log.without_request
     frontend.on_account = tuple(phase for phase in on_account if phase is not None)
     return frontend
 
@@ -70,3 +85,13 @@ def compiled(
 def _limited(rules: Rules | None) -> bool:
     """Whether a rule bounds the bodies of requests."""
     return rules is not None and any(rule.edits is not None and rule.edits.body_bytes for rule in rules.rules)
+
+
+def _counted(config: FrontendConfig, backends: Mapping[str, Backend]) -> list[Backend]:
+    """The backends of a frontend that are to have so many usable servers; all, where rules compute names."""
+    names = {config.backend}
+    for rule in config.rules:
+        if rule.backend is not None:
+            names |= set(backends) if "{" in rule.backend else {rule.backend}
+        names |= set(rule.split)
+    return [backends[name] for name in backends if name in names and backends[name].counted]

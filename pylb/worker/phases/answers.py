@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.http.errors import health, https_location, redirect
+from pylb.http.errors import health, https_location, redirect, short
+from pylb.worker.backend import Backend
 from pylb.worker.core import Core
 from pylb.worker.frontend import Result
 from pylb.worker.transaction import Transaction
 
 
-def health_path(config: FrontendConfig, core: Core) -> Callable[[Transaction], Result] | None:
+def health_path(
+    config: FrontendConfig, core: Core, backends: Sequence[Backend] = ()
+) -> Callable[[Transaction], Result] | None:
     """Tell load balancers before this one whether it serves, whatever the method and the query.
 
-    As HAProxy's ``monitor-uri``: 200, or 503 when a stop is announced.
+    As HAProxy's ``monitor-uri`` and ``monitor fail if { nbsrv(b) lt 2 }``: 200, or 503 when a stop is
+    announced, or one of these backends has fewer usable servers than it should have.
     """
     if config.health is None:
         return None
@@ -23,7 +27,14 @@ def health_path(config: FrontendConfig, core: Core) -> Callable[[Transaction], R
     def answer(tx: Transaction) -> Result:
         if tx.head is None or tx.head.target.partition(b"?")[0] != path:
             return None
-        return health(503 if core.announcing() else 200)
+        if core.announcing():
+            return health(503)
+        for backend in backends:
+            if backend.versions[0] != backend.seen:
+                backend.look()
+            if backend.short:
+                return short()
+        return health(200)
 
     return answer
 

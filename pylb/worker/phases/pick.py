@@ -11,12 +11,13 @@ def pick(tx: Transaction) -> Server | None:
     backend = tx.backend
     if backend.versions[0] != backend.seen:
         backend.look()
-    key = backend.key
     if tx.client.own is None or (position := _known(tx)) is None:
-        tried = tx.tried
-        position = backend.balancer.pick(
-            backend.positions(tried) if tried else tried, None if key is None else key(tx)
-        )
+        choose = backend.choose
+        if choose is None:
+            tried = tx.tried
+            position = backend.balancer.pick(backend.positions(tried) if tried else tried)
+        else:
+            position = choose(tx)
     if position is None:
         return None
     server = backend.servers[position]
@@ -31,6 +32,8 @@ def _known(tx: Transaction) -> int | None:
     """The position of the server to which the client has authenticated a connection, if it has."""
     for server, side in (tx.client.own or {}).items():
         servers = tx.backend.servers
-        if side.personal and not side.closed and server in servers and server.index not in tx.tried:
+        if not side.personal or side.closed or server.down or server.index in tx.tried:
+            continue
+        if server in servers:
             return servers.index(server)
     return None

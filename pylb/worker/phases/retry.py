@@ -15,6 +15,7 @@ _FAILURES = {
     Reason.SERVER_STALE: ("lost", 502),
     Reason.SERVER_UNSEEN: ("lost", 502),
     Reason.SERVER_GONE: ("lost", 502),
+    Reason.SERVER_DOWN: ("down", 503),
     Reason.SERVER_BAD: ("response", 502),
     Reason.SERVER_LATE: ("late", 504),
     Reason.CONNECT_FAILED: ("connect", 503),
