@@ -226,6 +226,14 @@ class Discovery:
         return [watch.status() for watch in self.watches] + self.names.status()
 
 
+    def why(self, backend: str, server: str) -> dict[str, Any]:
+        """Who has found a server; empty where nobody has."""
+        for watch in self.watches:
+            if watch.backend == backend and server in watch.course.known:
+                return {"found_by": watch.status()}
+        return {}
+
+
 def key_of(backend: str, source: str) -> str:
     """By which a source's last answer is kept."""
     return f"discovered {backend} {source}"

@@ -140,6 +140,7 @@ class ControlPlane:
             why.described(
                 entry, self.observations.told((entry["backend"], entry["name"], entry["address"])), now
             )
+            | self.discovery.why(entry["backend"], entry["name"])
             for entry in entries
             if name in (entry["name"], f"{entry['backend']}/{entry['name']}")
         ]

@@ -75,6 +75,7 @@ def watch(source: Source, supervisor: Supervisor, kept: object = None, **more: A
 async def test_the_supervisor_is_told_of_changes_only_and_keeps_them() -> None:
     supervisor = Supervisor()
     one = watch(Scripted(["10.0.0.1:80"], ["10.0.0.1:80"], ["10.0.0.1:80", "10.0.0.2:80"]), supervisor)
+    assert one.status()["answered"] is None
     await one.look()
     assert supervisor.servers["web", "dns"] == [
         {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 5}

@@ -43,6 +43,8 @@ def test_a_name_comes_late_and_stays_over_reload_and_restart(names: NameServer, 
         names.records[NAME] = ["127.0.0.1"]
         running.wait("found", lambda status: addresses(status) == [origin.address])
         assert status_of(front) == 200
+        told = view.fetch(running.admin, "GET", f"/why?server={origin.address}")["message"]
+        assert f"found by dns app.test:{port}, which answered " in told
         names.silent = True
         running.signal(signal.SIGHUP)
         running.wait("reloaded", lambda status: [w["generation"] for w in status["workers"]] == [2])
