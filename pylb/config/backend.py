@@ -62,6 +62,10 @@ class ServerPlace(Section):
     address: ServerAddress = Field(
         description="Where the server listens; without a port, at the port to which the client has connected."
     )
+    state: Literal["ready", "drain", "maintenance"] = Field(
+        default="ready",
+        description="Whether it takes requests; with drain only those of clients that stick to it.",
+    )
     cookie: Annotated[str, Default("its name")] = Field(
         default="",
         pattern=r"^[!#-&(-+./0-9:<-@A-Z^_`a-z{}-]*$",
@@ -238,6 +242,10 @@ class Backend(Section):
         named: dict[str, Discover] = {}
         for source in sources:
             name = source.name or _unused(source.kind, {*named, *(one.name for one in sources)})
+            if name == "added":
+                raise ValueError(
+                    "a source can't be named 'added': so servers are that you add while pylb runs"
+                )
             if name in named:
                 raise ValueError(f"two sources of servers are named {name!r}")
             named[name] = source.model_copy(update={"name": name})

@@ -25,6 +25,10 @@ PLAIN = frozenset(
 """The keys of a server whose values are numbers, truths and texts, so that they can be told."""
 
 
+ADDED = "added"
+"""The source of servers that the operator has added while pylb runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A server of a list."""
@@ -33,7 +37,7 @@ class Listed:
     index: int
     """Of its cells of the scoreboard."""
     source: str = ""
-    """Which of the backend's sources (``discover``) has found it; empty where none has."""
+    """Who has named it: empty for the configuration's file, `ADDED`, or a source of discovery."""
 
 
 Lists = dict[str, list[Listed]]
@@ -44,12 +48,13 @@ def entry_of(listed: Listed) -> dict[str, Any]:
     """A server as it is told: name, address, weight, index, and what else differs from the defaults."""
     server = listed.config
     entry = {key: getattr(server, key) for key in PLAIN & server.model_fields_set}
+    if listed.source:
+        entry["source"] = listed.source
     return entry | {
         "name": server.name,
         "address": str(server.address),
         "weight": server.weight,
         "index": listed.index,
-        **({"source": listed.source} if listed.source else {}),
     }
 
 
