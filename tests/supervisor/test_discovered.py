@@ -8,6 +8,7 @@ from pylb.config.load import from_document
 from pylb.config.model import Config
 from pylb.net.serverlists import Reader, packets
 from pylb.scoreboard import Scoreboard
+from pylb.supervisor.overlay import Refused
 from pylb.supervisor.servers import Servers
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
@@ -47,6 +48,6 @@ def test_a_source_that_is_none_is_refused_and_changes_nothing() -> None:
     first = config()
     servers = Servers(Scoreboard(1), first)
     for backend, source, told in (("x", "dns", found(A)), ("b", "x", found(A)), ("b", "dns", found("?"))):
-        with pytest.raises(ValueError):
+        with pytest.raises((ValueError, Refused)):
             servers.discovered(backend, source, told, [first])
     assert len(servers.listed(first.backends[0])) == 1
