@@ -129,12 +129,6 @@ def head_end(data: bytes) -> int:
     return found.end() if found is not None else 0
 
 
-def can_become_head(data: bytes) -> bool:
-    """Whether this, which is no whole head, can be the beginning of one."""
-    begin = data.lstrip(b"\r\n")
-    return b"HTTP/".startswith(begin[:5]) and _BARE_CR.search(begin) is None
-
-
 def _tidied(raw: bytes) -> bytes:
     """A head as its server should have written it, where that is beyond doubt (RFC 9112 §2.2, §4, §5.2).
 
@@ -183,6 +177,35 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
         if tidied == raw:
             raise
         return replace(_read_any(tidied, head_request), changed=True)
+
+
+def find_head(data: bytes, end: int, limit: int, head_request: bool) -> tuple[ResponseHead, int] | None:
+    """The head at the beginning of ``data``, and where it ends; None while more of it is to come.
+
+    Args:
+        end: where the first CRLF CRLF ends; below 4: there is none.
+        limit: the most bytes of a head.
+
+    Raises:
+        BadResponse: it can be no head any more, or one that must not be passed on.
+    """
+    if end < 4:
+        end = head_end(data)  # its lines may end with a bare LF
+        if not end and len(data) <= limit:
+            begin = data.lstrip(b"\r\n")
+            if b"HTTP/".startswith(begin[:5]) and _BARE_CR.search(begin) is None:
+                return None
+            raise BadResponse("status_line")
+    if not end or end > limit:
+        raise BadResponse("header_bytes")
+    try:
+        return read_response(data[:end], head_request), end
+    except BadResponse:
+        sooner = head_end(data)
+        if sooner >= end:
+            raise
+        # What ends with CRLF is in the body of one whose lines don't.
+        return read_response(data[:sooner], head_request), sooner
 
 
 def _read_any(raw: bytes, head_request: bool) -> ResponseHead:

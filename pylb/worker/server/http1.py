@@ -10,13 +10,11 @@ Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import os
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.request import RequestHead
-from pylb.http.response import BadResponse, ResponseHead, can_become_head, head_end, read_response
+from pylb.http.response import BadResponse, ResponseHead, find_head
 from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -24,11 +22,11 @@ from pylb.worker.guard import serving
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.pool import Pooled
 from pylb.worker.reasons import Reason
+from pylb.worker.server.early import left_behind
 from pylb.worker.sides import FromServer, Pipe, Spans, Trailers
 
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
-_EARLY = 65536  # bytes that are read at a time of an answer whose server has closed
 
 _EMPTY_LINES = 8
 """Bytes of empty lines that are skipped at a time; a server that sends more says something else."""
@@ -94,7 +92,10 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.core.server_connections.discard(self)
         if self.exchange is not None and exc is not None:
-            self._early()
+            for data in left_behind(self.transport):
+                self.data_received(data)
+                if self.exchange is None:
+                    break
         if not self.closed:
             self._ended(broken=exc is not None)
 
@@ -165,28 +166,16 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
             if rest:
                 self.data_received(rest)
             return 0
-        limit = self.core.limits.header_bytes
-        if end < 4:
-            end = head_end(data)  # its lines may end with a bare LF
-            if not end and len(data) <= limit and can_become_head(data):
-                self.buffer = data
-                return 0
-            if not end and len(data) <= limit:
-                self._no_response(exchange, data, BadResponse("status_line"))
-                return 0
-        if not end or end > limit:
-            self._bad(exchange, BadResponse("header_bytes"))
-            return 0
-        raw = data[:end]
         try:
-            self.head = read_response(raw, head_only)
+            found = find_head(data, end, self.core.limits.header_bytes, head_only)
         except BadResponse as error:
-            sooner = head_end(data)
-            if sooner < end:  # what ends with CRLF is in the body of one whose lines don't
-                return self._read(exchange, data, sooner, head_only)
             self._no_response(exchange, data, error)
             return 0
-        self.raw_head = raw
+        if found is None:
+            self.buffer = data
+            return 0
+        self.head, end = found
+        self.raw_head = data[:end]
         self.raw_head_only = head_only
         return end
 
@@ -273,21 +262,6 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         """Whether the server has begun to answer the request; with a 1xx response, at least."""
         head: ResponseHead | None = self.head
         return self.in_body or (head is not None and head.status < 200)
-
-    def _early(self) -> None:
-        """Writing the request has failed: read the answer that the server may have given before it closed.
-
-        The event loop doesn't look for it any more; the kernel keeps it (not that of a TLS connection, whose
-        records only the loop can read).
-        """
-        transport = self.transport
-        sock = transport.get_extra_info("socket")
-        if sock is None or transport.get_extra_info("ssl_object") is not None:
-            return
-        descriptor: int = sock.fileno()
-        with contextlib.suppress(OSError):
-            while self.exchange is not None and (data := os.read(descriptor, _EARLY)):
-                self.data_received(data)
 
     def _whole(self, exchange: FromServer, trailers: Trailers) -> None:
         self.in_body = False
