@@ -25,6 +25,8 @@ PACKAGES = {
     "slowhttptest": "slowhttptest",
     "h2load": "nghttp2-client",
     "testssl": "testssl.sh",
+    "docker": "docker.io",
+    "dockerd": "docker.io",
 }
 """Debian's package of each tool."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pylb.config.model import Config
 from pylb.control.context import ControlContext
+from pylb.control.sources import registry
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.adminsocket import AdminSocket
@@ -90,11 +91,12 @@ class ControlPlane:
         ours, theirs = channel.pair()
         served = self._served()
         secrets = served.secrets
+        registry.load(served.config)
         context = ControlContext(
             served.config, self._board, theirs, self._servers.lists(served.config), self._servers.version,
             dict(self._kept), self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address,
             secrets.admin_token, secrets.admin_read_token, self._file, served.number, self._started_at,
-            secrets.checks, secrets.controller_token, secrets.controller_tls,
+            secrets.checks, secrets.controller_token, secrets.controller_tls, secrets.sources,
         )  # fmt: skip
 
         def prepare() -> None:
