@@ -23,6 +23,7 @@ PACKAGES = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "slowhttptest": "slowhttptest",
+    "h2load": "nghttp2-client",
     "testssl": "testssl.sh",
 }
 """Debian's package of each tool."""

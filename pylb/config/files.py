@@ -76,6 +76,11 @@ def admin_token(config: Config) -> str | None:
     return None if config.admin_token_file is None else read_token(config.admin_token_file)
 
 
+def admin_read_token(config: Config) -> str | None:
+    """The token with which a client of the admin address may read; raises as `controller_token`."""
+    return None if config.admin_read_token_file is None else read_token(config.admin_read_token_file)
+
+
 def read_token(path: str) -> str:
     """A token that fits into a header field; raises as `controller_token`."""
     token = _token(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from pylb.config import changes, checked, identity, routing, stickiness
-from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.files import admin_read_token, admin_token, controller_tls, controller_token
 from pylb.config.logtarget import targets, try_out
 from pylb.config.model import Backend, Config
 from pylb.config.tls import client_context, server_context
@@ -42,6 +42,7 @@ def problems(config: Config) -> list[str]:
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))
     tried("admin_token_file", lambda: admin_token(config))
+    tried("admin_read_token_file", lambda: admin_read_token(config))
     return found + identity.problems(config)
 
 

@@ -33,6 +33,10 @@ class ControlContext:
     admin_address: Address
     admin_token: str | None
     """What a client on TCP must know; read by the supervisor, since its file need not be readable here."""
+    admin_read_token: str | None
+    """With which a client on TCP may read."""
+    file: str | None
+    """The configuration's file, for the operator; None where there is none."""
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""

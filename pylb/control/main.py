@@ -18,7 +18,7 @@ from aiohttp import web
 
 from pylb import __version__
 from pylb import log as log_
-from pylb.control import admin, backends, snapshot, why
+from pylb.control import admin, backends, operate, snapshot, why
 from pylb.control.checks import Checks
 from pylb.control.context import ControlContext
 from pylb.control.ejections import Ejections
@@ -157,10 +157,13 @@ class ControlPlane:
         collector = BoardCollector(
             *(context.board, self.servers.indices, self.scaler, self.checks.status, self.ejections.counts)
         )
-        gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
+        gate = Gate(
+            *(context.admin_address, context.admin_token, os.uname().nodename, context.admin_read_token)
+        )
         app = admin.application(
             self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate, self.why
         )
+        operate.add_routes(app, self.servers, context.file, self.orders.ask)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         if context.admin_socket is not None:

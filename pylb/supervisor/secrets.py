@@ -10,7 +10,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from pylb.config import changes, checked, routing, stickiness
-from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.files import admin_read_token, admin_token, controller_tls, controller_token
 from pylb.config.model import Config
 from pylb.config.tls import client_context, listener_contexts
 from pylb.rules.maps import Map
@@ -29,6 +29,7 @@ class Secrets:
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
     admin_token: str | None = None
+    admin_read_token: str | None = None
     maps: dict[str, Map] = field(default_factory=dict)
     """Of the rules, by name."""
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -56,6 +57,7 @@ def read_secrets(config: Config) -> Secrets:
             controller_token(config.controller),
             controller_tls(config.controller),
             admin_token(config),
+            admin_read_token(config),
             routing.read_maps(config),
             changes.read_bodies(config),
             stickiness.secrets(config, _RANDOM),
