@@ -63,6 +63,10 @@ class Server(Section):
     weight: int = Field(
         default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
     )
+    state: Literal["ready", "drain", "maintenance"] = Field(
+        default="ready",
+        description="Whether it takes requests; with drain only those of clients that stick to it.",
+    )
     cookie: Annotated[str, Default("its name")] = Field(
         default="",
         pattern=r"^[!#-&(-+./0-9:<-@A-Z^_`a-z{}-]*$",

@@ -135,6 +135,14 @@ class Config(Section):
     admin_token_file: FilePath | None = Field(
         default=None, description="File with the token that an admin address on TCP asks for; see below."
     )
+    admin_read_token_file: FilePath | None = Field(
+        default=None,
+        description="File with a second token for the admin address on TCP, with which one may only read.",
+    )
+    state_file: FilePath | None = Field(
+        default=None,
+        description="File in which changes of servers are kept that are made while pylb runs; see below.",
+    )
     user: Annotated[str | None, Default("who started pylb")] = Field(
         default=None, description="Whom workers and control plane run as when root starts pylb; see below."
     )

@@ -131,7 +131,7 @@ class ControlPlane:
 
     def why(self, name: str) -> dict[str, Any]:
         """What ``/why`` answers of a server: ``BACKEND/SERVER``, or the server's name alone."""
-        entries = snapshot.servers(self._context.board, self.servers.indices)
+        entries = snapshot.servers(self._context.board, self.servers.indices, self.checks.status)
         now = time.time()
         found = [
             why.described(

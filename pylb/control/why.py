@@ -49,7 +49,12 @@ def described(server: Mapping[str, Any], told: Mapping[str, Any], now: float) ->
     if change is not None:
         found |= {"since": change["at"], "seconds": round(max(0.0, now - change["at"]), 1)}
         found |= {"why": change["why"], "aspect": change["aspect"]}
-    return {**found, "changes": told["changes"], "seen": told["seen"]}
+    seen = dict(told["seen"])
+    last = (server.get("check") or {}).get("last")
+    if last is not None:
+        passed = "passed" if last["passed"] else "failed"
+        seen["check"] = {"at": last["at"], "text": f"{passed} in {last['took_ms']:g} ms: {last['reason']}"}
+    return {**found, "changes": told["changes"], "seen": seen}
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -25,6 +25,10 @@ PLAIN = frozenset(
 """The keys of a server whose values are numbers, truths and texts, so that they can be told."""
 
 
+ADDED = "added"
+"""The source of servers that the operator has added while pylb runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A server of a list."""
@@ -32,6 +36,8 @@ class Listed:
     config: Server
     index: int
     """Of its cells of the scoreboard."""
+    source: str = ""
+    """Who has named it: empty for the configuration's file, `ADDED`, or a source of discovery."""
 
 
 Lists = dict[str, list[Listed]]
@@ -42,6 +48,8 @@ def entry_of(listed: Listed) -> dict[str, Any]:
     """A server as it is told: name, address, weight, index, and what else differs from the defaults."""
     server = listed.config
     entry = {key: getattr(server, key) for key in PLAIN & server.model_fields_set}
+    if listed.source:
+        entry["source"] = listed.source
     return entry | {
         "name": server.name,
         "address": str(server.address),
@@ -126,7 +134,9 @@ class Reader:
             known = before.get(index)
             same = known is not None and known[0] == entry
             now[index] = (
-                known if same and known is not None else (entry, Listed(server_of(entry, backend), index))
+                known
+                if same and known is not None
+                else (entry, Listed(server_of(entry, backend), index, entry.get("source", "")))
             )
         self._before[name] = now
         return name, [listed for _, listed in now.values()]

@@ -29,7 +29,7 @@ from pylb.net import messages
 from pylb.net.adminsocket import AdminSocket
 from pylb.net.listeners import BindError, Listeners
 from pylb.scoreboard import Scoreboard, SupervisorField
-from pylb.supervisor import privileges, signals
+from pylb.supervisor import privileges, signals, statefile
 from pylb.supervisor.accesslogs import AccessLogs
 from pylb.supervisor.channels import Channels
 from pylb.supervisor.controlplane import ControlPlane
@@ -49,6 +49,7 @@ from pylb.supervisor.servers import Servers
 from pylb.supervisor.signals import Signals
 from pylb.supervisor.slots import descriptors_for, rows_for
 from pylb.supervisor.starting import Starter
+from pylb.supervisor.statefile import StateFile
 from pylb.supervisor.stopping import Stop
 from pylb.worker.context import WorkerContext
 
@@ -109,7 +110,9 @@ class Arbiter:
         opened = self.access_logs.open(config)
         self.board = Scoreboard(slots, room_for(config), rows)
         logging_.count_lost(self._count_lost)
-        self.servers = Servers(self.board, config)
+        self.servers = Servers(self.board, config, statefile.read(config.state_file))
+        self.servers.serves(config)
+        self.state_file = StateFile()
         self.kept = Kept()
         listeners = Listeners(binds, slots, config.backlog)
         try:
@@ -133,7 +136,7 @@ class Arbiter:
             Starter(self.board, self.inboxes, self.servers, worker_entry, self._in_worker),
             self.guard,
             self.first_checks,
-            flipped=lambda: self.reload.flipped(),
+            flipped=self._flipped,
             started=lambda worker: self.channels.watch(worker),
         )
         self.control = ControlPlane(
@@ -147,13 +150,19 @@ class Arbiter:
             started=lambda child: self.channels.watch(child),
         )
         self.pins = Pins(self.fleet)
-        self.roster = Roster(self.board, self.servers, self.fleet, self.control)
+        self.roster = Roster(
+            *(self.board, self.servers, self.fleet, self.control), changed=self.state_file.changed
+        )
         self.stop = Stop(self.board, self._drain, self.fleet.kill)
         self.reload = Reload(
             *(reload, self.fleet, self.control, self.identities, self.access_logs, self.guard),
             announced=lambda: self.stop.announced,
             room_comes=lambda: self.servers.indices.waiting,
         )
+
+    def _flipped(self) -> None:
+        self.reload.flipped()
+        self.roster.flipped()
 
     @property
     def admin_address(self) -> Address:
@@ -271,6 +280,8 @@ class Arbiter:
                     self.reload.check()
                 with guard("the roster of servers"):
                     self.roster.tick()
+                with guard("the state file"):
+                    self.state_file.tick(self.fleet.served.config.state_file)
                 with guard("the access logs"):
                     self.access_logs.tick()
                 with guard("the log"):
@@ -300,6 +311,8 @@ class Arbiter:
             self.roster.look()
         elif op == "discovered":
             self.roster.discovered(message["backend"], message["source"], message["servers"])
+        elif op == "change":
+            self.roster.change(message["id"], message["backend"], message["server"], message["what"])
         elif op == "keep":
             self.kept.keep(message["key"], message["value"])
 

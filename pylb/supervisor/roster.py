@@ -8,7 +8,7 @@ message comes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pylb.config.model import Config
@@ -19,6 +19,7 @@ from pylb.net.serverlists import packets
 from pylb.scoreboard import ControlField, Field, Scoreboard
 from pylb.supervisor.controlplane import ControlPlane
 from pylb.supervisor.fleet import Fleet
+from pylb.supervisor.overlay import Overlay, Refused
 from pylb.supervisor.processes import Child
 from pylb.supervisor.servers import Servers
 
@@ -33,13 +34,22 @@ class Roster:
         servers: the lists.
         fleet: whose workers are told.
         control: whose process is told.
+        changed: called with the operator's changes when they are others.
     """
 
-    def __init__(self, board: Scoreboard, servers: Servers, fleet: Fleet, control: ControlPlane) -> None:
+    def __init__(
+        self,
+        board: Scoreboard,
+        servers: Servers,
+        fleet: Fleet,
+        control: ControlPlane,
+        changed: Callable[[Overlay], None],
+    ) -> None:
         self._board = board
         self._servers = servers
         self._fleet = fleet
         self._control = control
+        self._changed = changed
 
     # -- what the control plane says -------------------------------------------------------------
 
@@ -56,8 +66,32 @@ class Roster:
         try:
             if self._servers.discovered(backend, source, servers, self._configs()):
                 self.tell(backend)
-        except (ValueError, BindError) as error:
+        except (ValueError, BindError, Refused) as error:
             log.error("backend %s: servers of %s are passed over: %s", backend, source, error)
+
+    def change(self, number: int, backend: str, server: str, what: dict[str, Any]) -> None:
+        """The operator changes a server; the answer goes to the control plane."""
+        status = 200
+        try:
+            said, another = self._servers.change(backend, server, what, self._configs())
+            log.info("operator: %s", said)
+            if another:
+                self.tell(backend)
+            self.look()
+            self._changed(self._servers.overlay)
+        except Refused as refused:
+            status, said = refused.status, str(refused)
+        except BindError as error:
+            status, said = 409, str(error)
+        if self._control.child is not None:
+            self._control.child.send({"op": "done", "id": number, "status": status, "said": said})
+
+    def flipped(self) -> None:
+        """Another configuration serves from now on."""
+        for lost in self._servers.serves(self._fleet.served.config):
+            log.warning("changes of servers: %s", lost)
+        self._changed(self._servers.overlay)
+        self.look()
 
     # -- telling ---------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,9 @@ backend = "http2"
 [[frontend.rule]]
 match = { path = "/judged" }
 backend = "judged"
+[[frontend.rule]]
+match = { path = "/closing" }
+backend = "closing"
 """
 BACKENDS = """
 [[backend]]
@@ -50,6 +55,11 @@ server = [{ name = "good", address = "A" }, { name = "bad", address = "BAD" }]
 failures = 3
 statuses = [500]
 [[backend]]
+name = "closing"
+server = "HELD"
+check = { interval = "100ms", fall = 1, port = CHECKED }
+on_marked_down = "shutdown-sessions"
+[[backend]]
 name = "inner-a"
 server = "A"
 [[backend]]
@@ -71,28 +81,46 @@ def _says(name: str, status: str = "200 OK") -> Callable[[socket.socket], None]:
     return play
 
 
+class Held(Balancer):
+    """A balancer with a server that never answers, and what the checks of that one connect to."""
+
+    checked: socket.socket
+    access: Path
+
+
+def _held(connection: socket.socket) -> None:
+    """Change the protocol where that is asked for; answer nothing else."""
+    if b"upgrade: x" in read_head(connection).lower():
+        connection.sendall(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhello")
+    connection.recv(1)
+
+
 @pytest.fixture(scope="module")
-def running() -> Iterator[Balancer]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
     with ExitStack() as stack:
+        access = tmp_path_factory.mktemp("log") / "access"
+        checked = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         places = {
             "A": stack.enter_context(Scripted(_says("a"))).address,
             "B": stack.enter_context(Scripted(_says("b"))).address,
             "BAD": stack.enter_context(Scripted(_says("bad", "500 Oops"))).address,
+            "HELD": stack.enter_context(Scripted(_held)).address,
             "GONE": f"127.0.0.1:{free_port()}",
         }
         port, inner_a, inner_b = (free_port() for _ in range(3))
         text = BACKENDS.replace("INNER_A", str(inner_a)).replace("INNER_B", str(inner_b))
+        text = text.replace("CHECKED", str(checked.getsockname()[1]))
         for name, address in places.items():
             text = text.replace(f'"{name}"', f'"{address}"')
         text = (
-            "workers = {min = 2, max = 2}\n"
+            f"workers = {{min = 2, max = 2}}\nlog = {{ access = {{ to = '{access}' }} }}\n"
             + frontend("web", port, RULES, "http1")
             + frontend("inner-a", inner_a, "", "inner-a")
             + frontend("inner-b", inner_b, "", "inner-b")
             + text
         )
-        one = stack.enter_context(Balancer(text=text))
-        one.port = port
+        one = stack.enter_context(Held(text=text))
+        one.port, one.checked, one.access = port, checked, access
         yield one
 
 
@@ -174,3 +202,36 @@ def test_a_server_that_answers_badly_is_taken_out_and_why_tells(running: Balance
         while piece := sock.recv(65536):
             metrics += piece
     assert b'pylb_server_ejections_total{backend="judged",server="bad"} 1.0' in metrics
+
+
+def test_requests_and_tunnels_at_a_server_that_goes_down_end(running: Held) -> None:
+    waiting, upgraded = (
+        socket.create_connection(("127.0.0.1", running.port), timeout=50) for _ in range(2)
+    )
+    with closing(waiting), closing(upgraded):
+        waiting.sendall(b"GET /closing HTTP/1.1\r\nHost: a\r\n\r\n")
+        upgraded.sendall(
+            b"GET /closing HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
+        )
+        assert upgraded.recv(5000).startswith(b"HTTP/1.1 101 ")
+
+        def active(status: dict[str, Any]) -> int:
+            return sum(one["active"] for one in status["servers"] if one["backend"] == "closing")
+
+        running.wait("both under way", lambda status: active(status) == 2)
+        running.checked.close()
+        assert waiting.recv(5000).startswith(b"HTTP/1.1 503 ")
+        while upgraded.recv(5000):
+            pass
+    states = r" closing/s1 \S+ (503|101) \d+ - - (..)--"
+    found: list[tuple[str, str]] = []
+
+    def logged(status: object) -> bool:
+        found[:] = re.findall(states, running.access.read_text())
+        return len(found) == 2
+
+    running.wait("both lines", logged)
+    assert sorted(found) == [("101", "DD"), ("503", "DH")]
+    command = [sys.executable, "-m", "pylb", "why", "closing/s1", "--admin", str(running.admin)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"closing/s1 at \S+ is down since .* ago\): .*refused", said), said

@@ -39,9 +39,10 @@ def backend_of(count: int = 3, board: Scoreboard | None = None, **more: Any) -> 
     return Backend(config, board or Scoreboard(1), servers.index, 0)
 
 
-def transaction() -> Transaction:
+def transaction(backend: Backend) -> Transaction:
     tx = Transaction()
     tx.client = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
+    tx.backend = backend
     return tx
 
 
@@ -72,8 +73,8 @@ def test_answers_are_counted_once(status: int, reason: Reason | None, good: int,
     backend = backend_of(outliers=Outliers(statuses=(502, 503)))
     count = outcomes.outcomes([backend])
     assert count is not None
-    tx = transaction()
-    tx.backend, tx.response, tx.reason, tx.answered_ns = backend, head_of(status), reason, 1
+    tx = transaction(backend)
+    tx.response, tx.reason, tx.answered_ns = head_of(status), reason, 1
     assert pick(tx) is not None and tx.server is not None
     count(tx)
     found = tx.server.outcomes
@@ -110,8 +111,7 @@ def test_a_backend_that_judges_nobody_counts_nothing() -> None:
 
 
 def picked(backend: Backend, times: int = 60) -> dict[str, int]:
-    tx = transaction()
-    tx.backend = backend
+    tx = transaction(backend)
     found: dict[str, int] = {}
     for _ in range(times):
         server = pick(tx)
@@ -161,7 +161,7 @@ def test_the_health_path_says_so_where_too_few_servers_are_usable() -> None:
     )
     frontend = phases.compiled(config, {"b": short, "other": other}, TestCore())
     (phase,) = frontend.on_request
-    tx = transaction()
+    tx = transaction(short)
     tx.head = request_head(b"GET /up HTTP/1.1\r\nHost: a\r\n\r\n")
 
     def status() -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 
@@ -15,9 +16,11 @@ from pylb.net.serverlists import Listed
 from pylb.scoreboard import Scoreboard
 from pylb.servers import OF_THE_CONTROL_PLANE, Admin, Column, Health, Table
 from pylb.worker.backend import Backend
+from pylb.worker.facts import Client
 from pylb.worker.phases import choose, sticky
 from pylb.worker.phases.pick import pick
 from pylb.worker.transaction import Transaction
+from tests.http.wire import Transport
 from tests.worker.scene import Scene
 from tests.worker.stand_ins import OK, SWITCH, FakeServer, request_head
 
@@ -102,6 +105,7 @@ def test_who_drains_keeps_its_clients_and_who_is_down_loses_them(
     backend.stick(stickiness.compiled(config))
     backend.choose = choose.compiled(backend)
     tx = Transaction()
+    tx.client = Client(cast(asyncio.BaseTransport, Transport()), "127.0.0.1:80")
     tx.backend = backend
 
     def picks(cookie: str, times: int = 6) -> set[str]:

@@ -15,7 +15,7 @@ _CLASS = [int(Field.STATUS_1XX) + hundreds for hundreds in (0, 0, 1, 2, 3, 4, 4,
 
 CUT_SHORT = frozenset(
     {Reason.CLIENT_GONE, Reason.CLIENT_LATE, Reason.SERVER_GONE, Reason.SERVER_LATE, Reason.SERVER_BAD}
-    | {Reason.SERVER_DOWN, Reason.INTERNAL, Reason.SERVER_STALE, Reason.SERVER_UNSEEN}
+    | {Reason.INTERNAL, Reason.SERVER_STALE, Reason.SERVER_UNSEEN, Reason.SERVER_DOWN}
 )
 """The ends that count as aborted, where no whole response was sent."""
 
