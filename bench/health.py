@@ -37,7 +37,7 @@ from pylb.config.address import Address
 from pylb.control import view
 
 RATE = 200.0  # requests per second
-BREAKS, WORKS, ENDS = 1.0, 5.0, 9.0  # seconds since the load began
+BREAKS, WORKS, ENDS = 1.0, 5.5, 8.5  # seconds since the load began
 INTERVAL, TIMEOUT, RISE, FALL = 0.5, 1.0, 2, 3
 FAULTS = ("killed", "stopped", "slow", "flapping", "lying", "withdrawn")
 _FLAP = 0.7  # seconds for which a flapping server works, and doesn't
@@ -131,8 +131,8 @@ class Faulty:
         return float(self.pipe.recv())
 
 
-def pylb_text(folder: Path, port: int, servers: list[str]) -> str:
-    """pylb's configuration."""
+def pylb_text(folder: Path, port: int, servers: list[str], passive: bool) -> str:
+    """pylb's configuration; ``passive``: what clients get counts, too."""
     return (
         f'admin = "unix:{folder}/admin.sock"\nworkers = {{min = 2, max = 2}}\n'
         "[timeouts]\nserver = 2\nconnect = 1\n"
@@ -140,11 +140,13 @@ def pylb_text(folder: Path, port: int, servers: list[str]) -> str:
         f'[[backend]]\nname = "b"\nbalance = "roundrobin"\nserver = {servers!r}\n'
         f'[backend.check]\npath = "/health"\ninterval = {INTERVAL}\ntimeout = {TIMEOUT}\n'
         f"rise = {RISE}\nfall = {FALL}\n"
+        + ('[backend.outliers]\nfailures = 5\nstatuses = "5xx"\neject = 1\n' if passive else "")
     )
 
 
-def haproxy_text(folder: Path, port: int, servers: list[str]) -> str:
+def haproxy_text(folder: Path, port: int, servers: list[str], passive: bool) -> str:
     """HAProxy's."""
+    observe = " observe layer7 error-limit 5 on-error mark-down" if passive else ""
     lines = "".join(f"  server s{number} {server} check\n" for number, server in enumerate(servers, 1))
     return (
         f"global\n  nbthread 2\n  stats socket {folder}/haproxy.sock level admin\n"
@@ -152,7 +154,7 @@ def haproxy_text(folder: Path, port: int, servers: list[str]) -> str:
         "  timeout connect 1s\n  timeout client 60s\n  timeout server 2s\n"
         f"  timeout check {TIMEOUT * 1000:.0f}ms\nfrontend f\n  bind 127.0.0.1:{port}\n  default_backend b\n"
         "backend b\n  balance roundrobin\n  option httpchk GET /health\n"
-        f"  default-server inter {INTERVAL * 1000:.0f}ms rise {RISE} fall {FALL}\n{lines}"
+        f"  default-server inter {INTERVAL * 1000:.0f}ms rise {RISE} fall {FALL}{observe}\n{lines}"
     )
 
 
@@ -178,19 +180,26 @@ def haproxy_is_up(folder: Path) -> bool:
     return next(row["status"] for row in rows if row["svname"] == "s1").startswith("UP")
 
 
-IS_UP: dict[str, Callable[[Path], bool]] = {"pylb": pylb_is_up, "haproxy": haproxy_is_up}
+PASSIVE = ", by responses"
+"""Of a balancer's name: servers are taken out by what clients get, too."""
+IS_UP: dict[str, Callable[[Path], bool]] = {
+    name + passive: is_up
+    for passive in ("", PASSIVE)
+    for name, is_up in (("pylb", pylb_is_up), ("haproxy", haproxy_is_up))
+}
 
 
 @contextmanager
 def running(name: str, folder: Path, port: int, servers: list[str]) -> Iterator[None]:
     """One of the balancers, with all servers up."""
     folder.mkdir()
-    if name == "pylb":
-        (folder / "pylb.toml").write_text(pylb_text(folder, port, servers))
+    passive = name.endswith(PASSIVE)
+    if name.startswith("pylb"):
+        (folder / "pylb.toml").write_text(pylb_text(folder, port, servers, passive))
         command = [sys.executable, "-m", "pylb", "serve", "-c", str(folder / "pylb.toml")]
         end = signal.SIGQUIT
     else:
-        (folder / "haproxy.cfg").write_text(haproxy_text(folder, port, servers))
+        (folder / "haproxy.cfg").write_text(haproxy_text(folder, port, servers, passive))
         command, end = ["haproxy", "-db", "-q", "-f", str(folder / "haproxy.cfg")], signal.SIGTERM
     program = start(command, folder / "out", port, listens, end)
     try:
@@ -283,6 +292,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for fault in chosen.only:
             for name in IS_UP:
+                if name.endswith(PASSIVE) and fault != "lying":
+                    continue
                 console.print(f"{fault}, {name} …")
                 found.append(measure(name, fault, Path(folder) / f"{fault}-{name}"))
     write("health", {"versions": versions("haproxy"), "faults": found}, _page(found), chosen.out)
@@ -297,7 +308,8 @@ def _page(found: list[dict[str, Any]]) -> list[str]:
         f"Three servers and {RATE:.0f} requests per second, each on a connection of its own. One server "
         f"breaks after {BREAKS:g} s and works again after {WORKS:g} s. Both balancers: two workers, "
         f"`roundrobin`, an HTTP check every {INTERVAL:g} s with a timeout of {TIMEOUT:g} s, rise {RISE}, "
-        f"fall {FALL}; 1 s to connect, 2 s to answer, 3 retries.",
+        f"fall {FALL}; 1 s to connect, 2 s to answer, 3 retries. By responses: after 5 failures in a row, "
+        "too (pylb: `outliers` for 1 s; HAProxy: `observe layer7`, marked down).",
         "",
         "| fault | balancer | requests | failed | slower than 0.5 s | p99 | out after | back after |",
         "|---|---|---|---|---|---|---|---|",

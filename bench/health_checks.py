@@ -93,13 +93,16 @@ def main() -> None:
     options.add_argument("--servers", type=int, default=1000, help="[1,000]")
     options.add_argument("--interval", type=float, default=2.0, help="seconds between two checks [2]")
     options.add_argument("--seconds", type=float, default=15.0, help="of each measurement [15]")
+    options.add_argument(
+        "--only", nargs="+", choices=list(KINDS), default=list(KINDS), help="of these checks"
+    )
     chosen = options.parse_args()
     found = []
     with TemporaryDirectory() as folder:
         certificate(Path(folder))
         with child(_run, folder) as pipe:
             ports = pipe.recv()
-            for kind in KINDS:
+            for kind in dict.fromkeys(["none", *chosen.only]):
                 console.print(f"{kind} …")
                 found.append(measure(kind, ports, chosen.servers, chosen.interval, chosen.seconds))
     idle = found[0]["share"]

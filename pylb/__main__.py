@@ -20,6 +20,7 @@ def main() -> None:
 
     fill()  # before anything else is opened
 
+    import pylb.clirunning  # noqa: F401  # adds its commands
     from pylb.cli import main as command_line
 
     command_line()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import os
 import re
 import sys
 import time
@@ -154,7 +155,9 @@ def run(
         fail(f"{source}: {error.strerror or error}")
     log.setup(configuration.log.format, configuration.log.level)
     try:
-        arbiter = Arbiter(configuration, read, hangup_ends=hangup_ends)
+        arbiter = Arbiter(
+            configuration, read, hangup_ends=hangup_ends, file=os.path.abspath(source) if source else None
+        )
     except (BindError, OSError) as error:
         fail(str(error))
     binds = ", ".join(str(bind) for frontend in configuration.frontends for bind in frontend.bind)
@@ -288,7 +291,7 @@ def status(
 
     from pylb.control import view
 
-    answer = _ask(admin, token_file, "GET", "/status")
+    answer = ask(admin, token_file, "GET", "/status")
     console = Console()
     if json_:
         print(json.dumps(answer, indent=2))
@@ -300,7 +303,7 @@ def status(
         with Live(view.render(answer), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(1)
-                live.update(view.render(_ask(admin, token_file, "GET", "/status")), refresh=True)
+                live.update(view.render(ask(admin, token_file, "GET", "/status")), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -317,7 +320,7 @@ def why(
     """Say since when and why a server is up, down, ejected, draining or in maintenance."""
     from urllib.parse import quote
 
-    answer = _ask(admin, token_file, "GET", f"/why?server={quote(server, safe='')}")
+    answer = ask(admin, token_file, "GET", f"/why?server={quote(server, safe='')}")
     print(json.dumps(answer["servers"], indent=2) if json_ else answer["message"])
 
 
@@ -333,11 +336,11 @@ def scale(
     if count != "auto" and re.fullmatch(r"\d{1,6}", count, re.ASCII) is None:
         fail(f"scale takes a number or 'auto' (got {count!r:.40})")
     body = {"n": count if count == "auto" else int(count)}
-    answer = _ask(admin, token_file, "POST", "/scale", body)
+    answer = ask(admin, token_file, "POST", "/scale", body)
     print(answer["message"])
 
 
-def _ask(
+def ask(
     admin: str | None, token_file: Path | None, method: str, path: str, body: object = None
 ) -> dict[str, object]:
     """The admin address's answer: of ``admin``, or of the first usual place where one answers."""

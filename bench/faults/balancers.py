@@ -18,7 +18,7 @@ NAMES = ("pylb", "haproxy")
 WORKERS = 2
 _PYLB = """\
 admin = "unix:{folder}/admin.sock"
-workers = {{min = {workers}, max = {workers}, watchdog = "1s"}}
+workers = {{min = {workers}, max = {workers}}}
 timeouts = {{connect = "300ms", server = "1s", client = "5s", server_idle = "4s"}}
 [log.access]
 to = "{disk}/pylb.log"
@@ -28,7 +28,6 @@ balance = "roundrobin"
 retries = 3
 check = {path = "/health", interval = "200ms", timeout = "200ms", rise = 2, fall = 2}
 outliers = {failures = 5, statuses = ["5xx"], eject = "1s"}
-retry = {on = ["all-retryable-errors"]}
 """
 _HAPROXY = """\
 global

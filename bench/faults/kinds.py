@@ -108,7 +108,7 @@ FAULTS = (
     ),
     Fault("half of the servers refuse", _mode("refuse", 0, 1)),
     Fault("all but one refuse", _mode("refuse", 0, 1, 2)),
-    Fault("all refuse for half a second", _mode("refuse", *ALL, seconds=0.5)),
+    Fault("all refuse for half a second", _mode("refuse", *ALL, seconds=0.5), covered=False),
     Fault("all refuse for two seconds", _mode("refuse", *ALL, seconds=2.0), covered=False),
     Fault("one flaps, five times down and up in two seconds", _flap),
     Fault("all restart, one after the other, for 0.3 s", _rolling),

@@ -35,7 +35,7 @@ class _Reset(Exception):
 
 
 async def _never(writer: asyncio.StreamWriter) -> None:
-    await asyncio.Event().wait()
+    await asyncio.sleep(3600)
 
 
 async def _reset(writer: asyncio.StreamWriter) -> None:
@@ -60,7 +60,7 @@ async def _cut(writer: asyncio.StreamWriter) -> None:
 
 async def _stall(writer: asyncio.StreamWriter) -> None:
     writer.write(_LONG)
-    await asyncio.Event().wait()
+    await asyncio.sleep(3600)
 
 
 async def _slow(writer: asyncio.StreamWriter) -> None:

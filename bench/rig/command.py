@@ -23,7 +23,10 @@ PACKAGES = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "slowhttptest": "slowhttptest",
+    "h2load": "nghttp2-client",
     "testssl": "testssl.sh",
+    "docker": "docker.io",
+    "dockerd": "docker.io",
 }
 """Debian's package of each tool."""
 

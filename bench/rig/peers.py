@@ -88,6 +88,7 @@ def haproxy(
     connections: int = 8000,
     settings: str = "",
     master: bool = False,
+    reuse: str = "always",
 ) -> list[str]:
     """The command.
 
@@ -96,6 +97,7 @@ def haproxy(
         connections: of clients that it accepts; 0: what its descriptors allow.
         settings: lines of the section ``global``.
         master: in master-worker mode, which can be reloaded (`RELOAD`); ``haproxy.sock`` takes commands.
+        reuse: how connections to servers are shared (``http-reuse``).
     """
     text = f"global\n  nbthread {workers}\n{settings}"
     if connections:
@@ -103,7 +105,8 @@ def haproxy(
     if master:
         text += f"  stats socket {folder}/haproxy.sock level admin expose-fd listeners\n"
     text += (
-        "defaults\n  mode http\n  log global\n  backlog 4096\n  option forwardfor\n  http-reuse always\n"
+        "defaults\n  mode http\n  log global\n  backlog 4096\n  option forwardfor\n"
+        f"  http-reuse {reuse}\n"
         "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n"
     )
     for number, site in enumerate(sites):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
+from itertools import chain, count
 from math import inf
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pylb.balance import ALGORITHMS, known
+from pylb.config.address import parse_server
 from pylb.config.check import CheckOrNone
 from pylb.config.declaration import Default, Kind, Option
+from pylb.config.discovery import DiscoveryKeys, looked_up
 from pylb.config.edits import RouteTimeouts
 from pylb.config.outliers import Outliers
 from pylb.config.pool import Pool
@@ -53,19 +57,14 @@ def server_of_text(text: str) -> dict[str, Any]:
     return server
 
 
-class Server(Section):
-    """One server of a backend; may be written as its address alone: ``server = ["10.0.0.1:80"]``."""
-
-    short: ClassVar[str] = "address"
+class ServerPlace(Section):
+    """What a server of the file has of its own."""
 
     name: Annotated[str, Default("s1, s2, …")] = Field(
         default="", description="What the server is called in the log, in status and in metrics."
     )
     address: ServerAddress = Field(
         description="Where the server listens; without a port, at the port to which the client has connected."
-    )
-    weight: int = Field(
-        default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
     )
     state: Literal["ready", "drain", "maintenance"] = Field(
         default="ready",
@@ -75,6 +74,19 @@ class Server(Section):
         default="",
         pattern=r"^[!#-&(-+./0-9:<-@A-Z^_`a-z{}-]*$",
         description="What it is called in the cookie of sticky.",
+    )
+    discover: Literal["dns"] | None = Field(
+        default=None,
+        description="All addresses of the name are servers, and are looked up again and again; see "
+        "`backend.discover`.",
+    )
+
+
+class ServerKeys(Section):
+    """What is said of a server, whoever names its address."""
+
+    weight: int = Field(
+        default=1, ge=0, le=256, description="Share of the requests, beside the others' weights; 0 is none."
     )
     backup: bool = Field(
         default=False, description="Gets requests only while none of the other servers can be picked."
@@ -99,6 +111,27 @@ class Server(Section):
     check_port: Annotated[int, Default("check.port, or the server's")] = Field(
         default=0, ge=0, le=65535, description="Where its checks connect to."
     )
+
+
+class Server(ServerKeys, ServerPlace):
+    """One server of a backend; may be written as its address alone: ``server = ["10.0.0.1:80"]``."""
+
+    short: ClassVar[str] = "address"
+
+    @model_validator(mode="after")
+    def _can_be_looked_up(self) -> Server:
+        if self.discover is not None:
+            looked_up(self.address)
+        return self
+
+
+class Discover(ServerKeys, DiscoveryKeys):
+    """A source of servers; what it finds gets the keys of a server from here."""
+
+    def server(self, name: str, address: str) -> Server:
+        """One that was found, as the file would have it; raises ValueError where it can't be one."""
+        given = {key: getattr(self, key) for key in ServerKeys.model_fields if key in self.model_fields_set}
+        return Server(name=name, address=parse_server(address), **given)
 
 
 class ServerTls(Section):
@@ -129,11 +162,15 @@ class Backend(Section):
     """A group of servers that answer the same requests."""
 
     name: str = Field(description="What the backend is called, in frontends, in status and in metrics.")
+    discover: tuple[Discover, ...] = Field(
+        default=(), description="Where further servers are looked for while pylb runs."
+    )
     servers: Annotated[
         tuple[Server, ...],
         ONE_OR_MORE,
         Option("--server", "ADDRESS[,weight=N]", server_of_text),
-    ] = Field(min_length=1, validation_alias="server", description="Who answers requests.")
+        Default("required without discover"),
+    ] = Field(default=(), validation_alias="server", description="Who answers requests.")
     balance: Annotated[Algorithm, Option("--balance")] = Field(
         default="leastconn",
         description="How a server is picked: the one with the fewest requests over all workers, or by "
@@ -223,14 +260,39 @@ class Backend(Section):
     @classmethod
     def _named(cls, servers: tuple[Server, ...]) -> tuple[Server, ...]:
         named = tuple(
-            server if server.name else server.model_copy(update={"name": f"s{index}"})
+            server if server.name or server.discover else server.model_copy(update={"name": f"s{index}"})
             for index, server in enumerate(servers, 1)
         )
         names = [server.name for server in named]
-        for name in names:
+        for name in filter(None, names):
             if names.count(name) > 1:
                 raise ValueError(f"two servers are named {name!r}")
         return named
+
+    @model_validator(mode="after")
+    def _sources_apart(self) -> Backend:
+        """A server with ``discover`` is a source of servers, and none itself; sources have names."""
+        if not self.servers and not self.discover:
+            raise ValueError("it has no server; expected server, or discover")
+        named_once = [server for server in self.servers if server.discover is not None]
+        sources = [*self.discover, *map(_source, named_once)]
+        named: dict[str, Discover] = {}
+        for source in sources:
+            name = source.name or _unused(source.kind, {*named, *(one.name for one in sources)})
+            if name == "added":
+                raise ValueError(
+                    "a source can't be named 'added': so servers are that you add while pylb runs"
+                )
+            if name in named:
+                raise ValueError(f"two sources of servers are named {name!r}")
+            named[name] = source.model_copy(update={"name": name})
+            if source.dns is not None and self.tls is not None and self.tls.verify and not self.tls.name:
+                host = source.dns.host
+                raise ValueError(f'tls.name must be set, as in "{host}": what is found are addresses')
+        # The section is frozen once it is made, which it is here.
+        self.__dict__["servers"] = tuple(server for server in self.servers if server.discover is None)
+        self.__dict__["discover"] = tuple(named.values())
+        return self
 
     @field_validator("hash_factor")
     @classmethod
@@ -238,3 +300,14 @@ class Backend(Section):
         if value and value <= 1:
             raise ValueError("expected 0, or more than 1")
         return value
+
+
+def _source(server: Server) -> Discover:
+    """What a server with ``discover`` stands for; raises ValueError."""
+    given = {key: getattr(server, key) for key in ServerKeys.model_fields if key in server.model_fields_set}
+    return Discover(dns=server.address, name=server.name, **given)
+
+
+def _unused(kind: str, names: Container[str]) -> str:
+    numbered = (f"{kind}{number}" for number in count(2))
+    return next(name for name in chain([kind], numbered) if name not in names)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from controller.client import client_tls
-from pylb.config.model import Config, Controller
+from pylb.config.model import Config, Controller, Discover
 
 _LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
 
@@ -74,6 +74,16 @@ def controller_token(section: Controller) -> str:
 def admin_token(config: Config) -> str | None:
     """The token that an admin address on TCP asks for, if there is one; raises as `controller_token`."""
     return None if config.admin_token_file is None else read_token(config.admin_token_file)
+
+
+def source_token(section: Discover) -> str:
+    """The token that a URL is asked with for servers; raises as `controller_token`."""
+    return "" if section.token_file is None else read_token(section.token_file)
+
+
+def admin_read_token(config: Config) -> str | None:
+    """The token with which a client of the admin address may read; raises as `controller_token`."""
+    return None if config.admin_read_token_file is None else read_token(config.admin_read_token_file)
 
 
 def read_token(path: str) -> str:

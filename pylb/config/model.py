@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from pylb.config.accesslog import AccessLog, LogCondition, in_force, misfit
 from pylb.config.address import loopback
-from pylb.config.backend import Backend, Server, ServerTls
+from pylb.config.backend import Backend, Discover, Server, ServerTls
 from pylb.config.case import Case, Expect
 from pylb.config.check import Check, CheckType
 from pylb.config.controller import Controller
@@ -61,6 +61,7 @@ __all__ = [
     "Controller",
     "CookieEdits",
     "CookiePart",
+    "Discover",
     "Drain",
     "ErrorPage",
     "Expect",

@@ -82,6 +82,11 @@ class Places:
     def add(self, file: _File) -> None:
         self._files.append(file)
 
+    @property
+    def files(self) -> list[str]:
+        """The names of all files, the one that includes the others first."""
+        return [file.name for file in self._files]
+
     def of(self, location: Location) -> str:
         """``pylb.toml:12`` for a key, or for the table that it is missing in; the first file for none."""
         name, line = self.file_and_line(location)

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from pylb.config.files import require_regular
-from pylb.config.model import Config, ServerTls, Tls
+from pylb.config.model import Config, Discover, ServerTls, Tls
 
 # Mozilla's "intermediate" list: forward secrecy and authenticated encryption only.
 CIPHERS = (
@@ -186,3 +186,10 @@ def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
     if config.certificate is not None:
         _load_chain(context, Path(config.certificate), Path(config.key or config.certificate))
     return context
+
+
+def source_context(config: Discover) -> ssl.SSLContext | None:
+    """The context for asking a URL for servers, None where it isn't https; raises as `server_context`."""
+    if config.http is None or not config.http.startswith("https:"):
+        return None
+    return client_context(ServerTls(ca=config.ca))

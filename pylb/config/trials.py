@@ -9,12 +9,19 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 
 from pylb.config import changes, checked, identity, routing, stickiness
-from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.files import (
+    admin_read_token,
+    admin_token,
+    controller_tls,
+    controller_token,
+    source_token,
+)
 from pylb.config.logtarget import targets, try_out
-from pylb.config.model import Backend, Config
-from pylb.config.tls import client_context, server_context
+from pylb.config.model import Backend, Config, Discover
+from pylb.config.tls import client_context, server_context, source_context
 
 
 def problems(config: Config) -> list[str]:
@@ -35,6 +42,11 @@ def problems(config: Config) -> list[str]:
             tried(f"backend[{number}].tls", partial(_try_client, backend))
         if backend.sticky is not None:
             tried(f"backend[{number}].sticky.secret_file", partial(stickiness.secret, backend.sticky))
+        for position, source in enumerate(backend.discover):
+            key = f"backend[{number}].discover[{position}]"
+            tried(f"{key}.ca", partial(source_context, source))
+            tried(f"{key}.token_file", partial(source_token, source))
+            tried(f"{key}.function", partial(_findable, source))
     for key, target in targets(config):
         tried(key, partial(try_out, target))
     found += _rules(config)
@@ -42,6 +54,7 @@ def problems(config: Config) -> list[str]:
     tried("controller.token_file", lambda: controller_token(config.controller))
     tried("controller.tls_ca", lambda: controller_tls(config.controller))
     tried("admin_token_file", lambda: admin_token(config))
+    tried("admin_read_token_file", lambda: admin_read_token(config))
     return found + identity.problems(config)
 
 
@@ -66,6 +79,19 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ssl.SSLError):
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     return str(error) or type(error).__name__
+
+
+def _findable(source: Discover) -> None:
+    """Raise ValueError unless a function's module is on Python's path; none of it is run."""
+    if source.function is None:
+        return
+    name = source.function.partition(":")[0].partition(".")[0]
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise ValueError(f"no module {name!r} on Python's path; set PYTHONPATH to the folder that it is in")
 
 
 def _try_client(backend: Backend) -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pylb.config import checked
-from pylb.config.model import Backend, Check, Server, ServerKey
+from pylb.config.model import Check, ServerKey
+from pylb.control.poll import Poll
 from pylb.control.servers import Server as Known
 from pylb.control.watch import Places, Plan, Watch
 from pylb.health.exchange import Verdict
@@ -80,6 +81,7 @@ class Checks:
         self._unsafe_regex = unsafe_regex
         self._silent = silent
         self._places = Places(_room())
+        self._poll: Poll | None = None
         self._checked: dict[str, _Checked] = {}
         """By what is the same for all that share a check."""
         self._of: dict[int, _Checked] = {}
@@ -93,13 +95,18 @@ class Checks:
             if server.index not in stay:
                 self._keep(_name(server.key), None)
                 self._forget(server.index)
+        indices = [(server.backend.name, server.index) for server in come]
+        indices += [(one.members[index][0], index) for index, one in self._of.items()]
+        up = {name for name, index in indices if self._table.get(Column.HEALTH, index) == Health.UP}
         for server in come:
             try:
-                self._add(server.backend, server.config, server.index, server.key)
+                self._add(server, server.backend.name in up)
             except Exception:  # the others are to be checked all the same
                 log.exception("server %s/%s can't be checked", *server.key[:2])
 
-    def _add(self, backend: Backend, server: Server, index: int, key: ServerKey) -> None:
+    def _add(self, known: Known, others_up: bool) -> None:
+        """Check a server; ``others_up``: some of its backend have passed their checks."""
+        backend, server, index, key = known.backend, known.config, known.index, known.key
         check = checked.check_of(backend, server)
         if check is None:
             self._forget(index)
@@ -129,7 +136,7 @@ class Checks:
         one.members[index] = key
         self._of[index] = one
         up = one.watch.tracker.up
-        if up is None and (check.init == "up" or check.init == "check" and self._none_is_up(backend.name)):
+        if up is None and (check.init == "up" or check.init == "check" and not others_up):
             return
         if self._set(index, Column.HEALTH, Health.UP if up else Health.DOWN):
             self._changed()
@@ -154,8 +161,11 @@ class Checks:
         if tracker.up is not (None if known == Health.UNKNOWN else known == Health.UP):
             # Nothing was kept, or of a server that had this key before. (One may be down unchecked: `init`.)
             tracker = Tracker(tracker.bounds, Phase.UP if known == Health.UP else Phase.UNKNOWN)
+        loop = asyncio.get_running_loop()
+        if self._poll is None:
+            self._poll = Poll(loop)
         watch = Watch(
-            *(asyncio.get_running_loop(), plan, tracker, self._places),
+            *(loop, self._poll, plan, tracker, self._places),
             came=lambda watch, verdict, changed: self._came(one, verdict, changed),
             paused=lambda: self._in_maintenance(one),
         )
@@ -243,10 +253,6 @@ class Checks:
 
     def _up(self, index: int) -> bool:
         return self._table.get(Column.HEALTH, index) != Health.DOWN
-
-    def _none_is_up(self, backend: str) -> bool:
-        """Whether no server of the backend has passed its checks yet."""
-        return not any(self._table.get(Column.HEALTH, one) == Health.UP for one in self._indices(backend))
 
     def _in_maintenance(self, one: _Checked) -> bool:
         """Whether no server of those that share a check is to get requests: then it isn't checked, either."""

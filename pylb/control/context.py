@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pylb.config.address import Address
 from pylb.config.model import Backend, Config, Server
+from pylb.control.sources.source import Access
 from pylb.net.serverlists import Lists
 from pylb.scoreboard import Scoreboard
 
@@ -33,6 +34,10 @@ class ControlContext:
     admin_address: Address
     admin_token: str | None
     """What a client on TCP must know; read by the supervisor, since its file need not be readable here."""
+    admin_read_token: str | None
+    """With which a client on TCP may read."""
+    file: str | None
+    """The configuration's file, for the operator; None where there is none."""
     generation: int
     started_at: float
     """``time.time()`` of the supervisor's start."""
@@ -40,6 +45,8 @@ class ControlContext:
     """For checks of servers by TLS, by backend."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
+    sources: Mapping[tuple[str, str], Access] = field(default_factory=dict)
+    """By backend and source of servers, what was read for it."""
 
 
 @dataclass

@@ -35,12 +35,16 @@ class Gate:
     Args:
         address: where it listens.
         token: what a client on TCP must know; without one it may only read.
+        reading: with which it may read, beside that.
         machine: this machine's own name, under which it may be asked, too.
     """
 
-    def __init__(self, address: Address, token: str | None, machine: str = "") -> None:
+    def __init__(
+        self, address: Address, token: str | None, machine: str = "", reading: str | None = None
+    ) -> None:
         self._open = address.is_unix
         self._token = None if token is None else token.encode()
+        self._reading = None if reading is None else reading.encode()
         self._names = {address.host.lower(), "localhost", machine.lower()} - {""}
 
     def refusal(self, asked: Asked) -> tuple[int, str] | None:
@@ -51,9 +55,13 @@ class Gate:
             return 403, "the Host field is neither an address nor a name of this machine"
         if asked.origin is not None and not self._same(asked.origin, asked.host):
             return 403, "a page of another origin may not ask"
-        if self._token is not None and not self._authorized(asked.authorization):
+        reads = asked.method in _READING
+        tokens = [one for one in (self._token, self._reading if reads else None) if one is not None]
+        if tokens and not any(_authorized(asked.authorization, one) for one in tokens):
+            if not reads and self._reading is not None and _authorized(asked.authorization, self._reading):
+                return 403, "with the token of admin_read_token_file one may only read"
             return 401, "the token of admin_token_file is needed (Authorization: Bearer, or --token-file)"
-        if asked.method in _READING:
+        if reads:
             return None
         if self._token is None:
             return 403, "changes need a unix socket as admin address, or admin_token_file"
@@ -78,12 +86,12 @@ class Gate:
         scheme, _, authority = origin.partition("://")
         return scheme in ("http", "https") and authority.lower() == host.lower()
 
-    def _authorized(self, field: str | None) -> bool:
-        assert self._token is not None
-        scheme, _, given = (field or "").partition(" ")
-        # Compared in constant time, whatever was given.
-        same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), self._token)
-        return same and scheme.lower() == "bearer"
+
+def _authorized(field: str | None, token: bytes) -> bool:
+    scheme, _, given = (field or "").partition(" ")
+    # Compared in constant time, whatever was given.
+    same = hmac.compare_digest(given.strip().encode(errors="surrogateescape"), token)
+    return same and scheme.lower() == "bearer"
 
 
 def _host(field: str) -> str | None:

@@ -18,9 +18,10 @@ from aiohttp import web
 
 from pylb import __version__
 from pylb import log as log_
-from pylb.control import admin, backends, snapshot, why
+from pylb.control import admin, backends, operate, snapshot, why
 from pylb.control.checks import Checks
 from pylb.control.context import ControlContext
+from pylb.control.discovery import Discovery
 from pylb.control.ejections import Ejections
 from pylb.control.gate import Gate
 from pylb.control.metrics import BoardCollector, exposition
@@ -47,6 +48,7 @@ class ControlPlane:
             *(self.servers.table, context.check_contexts, context.kept, self.orders.keep),
             *(self.orders.changed, context.config.unsafe_regex),
         )
+        self.discovery = Discovery(context.config, context.sources, context.kept, self.orders)
         self._state: dict[str, Any] = {}
         self._heard = asyncio.Event()
         self.gone = asyncio.Event()
@@ -118,6 +120,7 @@ class ControlPlane:
             "workers": snapshot.workers(board, self.scaler.busy.fractions),
             "servers": snapshot.servers(board, self.servers.indices, self.checks.status),
             "backends": backends.told(self.servers, self.ejections.panics),
+            "discovery": self.discovery.status(),
             "queues": snapshot.queues(board),
             "totals": snapshot.totals(board),
             "log_lost": board.log_lost(),
@@ -138,6 +141,7 @@ class ControlPlane:
             why.described(
                 entry, self.observations.told((entry["backend"], entry["name"], entry["address"])), now
             )
+            | self.discovery.why(entry["backend"], entry["name"])
             for entry in entries
             if name in (entry["name"], f"{entry['backend']}/{entry['name']}")
         ]
@@ -156,12 +160,16 @@ class ControlPlane:
         loop.add_reader(context.channel.fileno(), self._read)
         self._beat()
         collector = BoardCollector(
-            *(context.board, self.servers.indices, self.scaler, self.checks.status, self.ejections.counts)
+            *(context.board, self.servers.indices, self.scaler, self.checks.status, self.ejections.counts),
+            self.discovery.status,
         )
-        gate = Gate(context.admin_address, context.admin_token, os.uname().nodename)
+        gate = Gate(
+            *(context.admin_address, context.admin_token, os.uname().nodename, context.admin_read_token)
+        )
         app = admin.application(
             self.status, self._pin, lambda: exposition(collector), self.scaler.limits, gate, self.why
         )
+        operate.add_routes(app, self.servers, context.file, self.orders.ask)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         if context.admin_socket is not None:
@@ -174,6 +182,7 @@ class ControlPlane:
             asyncio.create_task(self._keep("the controller's end", self.scaler.controller.run)),
             asyncio.create_task(self._keep("scaling", self._decide)),
             asyncio.create_task(self._keep("outlier detection", self.ejections.run)),
+            *(asyncio.create_task(self._keep(name, work)) for name, work in self.discovery.parts()),
         ]
         await self.gone.wait()
         for task in tasks:

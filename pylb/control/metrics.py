@@ -40,12 +40,14 @@ class BoardCollector:
         scaler: Scaler,
         check: Callable[[int], dict[str, Any] | None] = lambda index: None,
         ejections: Mapping[int, int] | None = None,
+        discovery: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
         self._board = board
         self._check = check
         self._servers = servers
         self._backends = list(dict.fromkeys(backend for backend, _, _ in servers))
         self._scaler = scaler
+        self._discovery = discovery
         self._ejections = {} if ejections is None else ejections
 
     def collect(self) -> Iterator[Metric]:
@@ -74,6 +76,7 @@ class BoardCollector:
         yield self._latency()
         yield from self._workers()
         yield from self._per_server()
+        yield from self._sources()
         scaling = self._scaler.status()
         yield GaugeMetricFamily("pylb_scaling_target", "Workers wanted.", value=scaling["target"])
         if scaling["idle_cores"] is not None:
@@ -167,6 +170,19 @@ class BoardCollector:
             for key, counter in counters.items():
                 counter.add_metric([queue["backend"]], queue[key])
         yield from (waiting, *counters.values())
+
+    def _sources(self) -> Iterator[Metric]:
+        """Of servers that are looked for; a name of the file's own that can't be resolved is one, too."""
+        labels = ["backend", "source"]
+        servers = GaugeMetricFamily("pylb_discovery_servers", "Servers found.", labels=labels)
+        failures = CounterMetricFamily("pylb_discovery_failures", "Looks without an answer.", labels=labels)
+        failing = GaugeMetricFamily("pylb_discovery_failing", "1 when the last look failed.", labels=labels)
+        for one in self._discovery():
+            values = [one["backend"], one["source"]]
+            servers.add_metric(values, one["servers"])
+            failures.add_metric(values, one["failures"])
+            failing.add_metric(values, bool(one["error"]))
+        yield from (servers, failures, failing)
 
 
 def exposition(collector: BoardCollector) -> bytes:

@@ -7,7 +7,6 @@ started it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import ssl
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pylb.control.poll import ENDED, READ, WRITE, Poll
 from pylb.health.exchange import LARGEST, Exchange, Verdict
 from pylb.log import log
 
@@ -43,25 +43,26 @@ class Probe:
     """
 
     __slots__ = (
-        *("_loop", "_way", "_exchange", "_done", "_sock", "_fd", "_out", "_writing", "_reading", "_taken"),
+        *("_poll", "_way", "_exchange", "_done", "_sock", "_fd", "_out", "_watched", "_taken"),
         *("_tls", "_incoming", "_outgoing", "_state"),
     )
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poll: Poll,
         way: Way,
         exchange: Exchange,
         done: Callable[[Verdict], None],
     ) -> None:
-        self._loop = loop
+        self._poll = poll
         self._way = way
         self._exchange = exchange
         self._done: Callable[[Verdict], None] | None = done
         self._sock: socket.socket | None = None
         self._fd = -1
         self._out = b""
-        self._writing = self._reading = False
+        self._watched = 0
+        """What is waited for; only while it connects not for reading, too."""
         self._taken = 0
         self._state = "it doesn't take a connection"
         self._tls: ssl.SSLObject | None = None
@@ -78,12 +79,27 @@ class Probe:
             if self._way.family == socket.AF_UNIX:  # EAGAIN: its queue is full (man 2 connect)
                 self._fail(_said(error))
                 return
-            self._writing = True
-            self._loop.add_writer(self._fd, self._guarded, self._connected)
+            self._watch(WRITE)
         except OSError as error:
             self._fail(_said(error))
         else:
             self._guarded(self._stands)
+
+    def _watch(self, events: int) -> None:
+        """Wait for these events."""
+        if events != self._watched:
+            self._watched = events
+            self._poll.watch(self._fd, events, self._ready)
+
+    def _ready(self, event: int) -> None:
+        """The socket can be read, written to, or is at its end."""
+        if not self._watched & READ:
+            self._guarded(self._connected)
+            return
+        if event & (READ | ENDED):
+            self._guarded(self._readable)
+        if event & WRITE and self._done is not None:
+            self._guarded(self._flush)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Take a step; an error of pylb's own costs this one check."""
@@ -109,7 +125,6 @@ class Probe:
         if error:
             self._fail(os.strerror(error).lower())
             return
-        self._quiet()
         self._stands()
 
     def _stands(self) -> None:
@@ -139,9 +154,6 @@ class Probe:
         verdict = self._exchange.verdict
         if verdict is None:
             self._flush()
-            if self._done is not None and not self._reading:
-                self._reading = True
-                self._loop.add_reader(self._fd, self._guarded, self._readable)
             return
         if self._exchange.bye or self._out:
             self._say(self._exchange.bye)
@@ -189,15 +201,11 @@ class Probe:
             except OSError as error:
                 # An answer may have come before the connection broke.
                 self._out = b""
-                if not self._reading:
+                if not self._watched & READ:
                     self._fail(_said(error))
                     return
-        if self._done is not None and bool(self._out) is not self._writing:
-            self._writing = bool(self._out)
-            if self._writing:
-                self._loop.add_writer(self._fd, self._flush)
-            else:
-                self._loop.remove_writer(self._fd)
+        if self._done is not None and self._exchange.verdict is None:
+            self._watch(READ | WRITE if self._out else READ)
 
     def _readable(self) -> None:
         """Bytes, the end or an error have come."""
@@ -256,19 +264,11 @@ class Probe:
         if done is not None:
             done(verdict)
 
-    def _quiet(self) -> None:
-        """Stop watching for writability."""
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._fd)
-
     def _close(self) -> None:
         if self._sock is None:
             return
-        self._quiet()
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._fd)
+        if self._watched:
+            self._poll.forget(self._fd)
         self._sock.close()
         self._sock = None
 

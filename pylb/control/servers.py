@@ -25,6 +25,8 @@ class Server:
     backend: BackendConfig
     config: ServerConfig
     index: int
+    source: str = ""
+    """Who has named it (`pylb.net.serverlists.Listed`)."""
 
     @property
     def key(self) -> ServerKey:
@@ -51,8 +53,8 @@ class Servers:
         self.indices: dict[ServerKey, int] = {}
         """By backend, server, address; changed in place."""
         self._board = board
-        self._backends = {backend.name: backend for backend in config.backends}
-        self._reader = Reader(self._backends)
+        self.backends = {backend.name: backend for backend in config.backends}
+        self._reader = Reader(self.backends)
         self._by_index: dict[int, Server] = {}
         self._lost = False
         for name, listed in lists.items():
@@ -91,9 +93,9 @@ class Servers:
             self._board.control[ControlField.LISTS] = message["version"]
 
     def _set(self, name: str, listed: Sequence[Listed]) -> tuple[list[Server], list[Server]]:
-        backend = self._backends[name]
+        backend = self.backends[name]
         before = {index: one for index, one in self._by_index.items() if one.backend is backend}
-        now = {one.index: Server(backend, one.config, one.index) for one in listed}
+        now = {one.index: Server(backend, one.config, one.index, one.source) for one in listed}
         come = [one for index, one in now.items() if before.get(index) != one]
         gone = [one for index, one in before.items() if now.get(index) != one]
         for one in gone:

@@ -120,6 +120,24 @@ def _table(title: str, *columns: str, numbers: frozenset[str]) -> Table:
     return table
 
 
+def _sources(sources: list[dict[str, Any]]) -> Table:
+    """Where servers are looked for."""
+    table = _table(
+        "Discovery",
+        *("backend", "source", "asks", "servers", "answered", "next", "last error"),
+        numbers=frozenset({"servers"}),
+    )
+    for one in sources:
+        answered = "never" if one["answered"] is None else f"{_duration(one['answered'])} ago"
+        error = one["error"] or ("its answer is asked for again" if one["doubted"] else "")
+        table.add_row(
+            *(Text(one[key]) for key in ("backend", "source", "asks")),
+            *(f"{one['servers']:,}", answered, f"in {_duration(one['next'])}", Text(error, "yellow")),
+        )
+    table.columns[-1].no_wrap = False
+    return table
+
+
 def _failing(servers: list[dict[str, Any]]) -> Text:
     """A line for each server whose last health check has failed, up to `_MOST_FAILING`."""
     text = Text()
@@ -217,5 +235,6 @@ def render(status: dict[str, Any]) -> RenderableType:
     if lost := totals.get("access_lost"):
         foot.append(f"\n{lost:,} lines of the access log are missing", "yellow")
     foot.append_text(troubles)
-    between = (queues, "") if queues.row_count else ()
-    return Group(head, "", workers, "", servers, failing, *between, foot)
+    discovery: list[RenderableType] = [_sources(status["discovery"]), ""] if status.get("discovery") else []
+    waiting = (queues, "") if queues.row_count else ()
+    return Group(head, "", workers, "", servers, failing, *waiting, *discovery, foot)

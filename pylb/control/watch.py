@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pylb.config.address import Address
+from pylb.control.poll import Poll
 from pylb.control.probe import Probe, Way
 from pylb.health.exchange import Exchange, Verdict
 from pylb.health.pace import Pace
@@ -72,6 +73,7 @@ class Watch:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        poll: Poll,
         plan: Plan,
         tracker: Tracker,
         places: Places,
@@ -80,6 +82,7 @@ class Watch:
     ) -> None:
         # For its life.
         self._loop = loop
+        self._poll = poll
         self._plan = plan
         self._places = places
         self._came = came
@@ -137,7 +140,7 @@ class Watch:
             self._go(self._way)
 
     def _go(self, way: Way) -> None:
-        probe = self._probe = Probe(self._loop, way, self._plan.make(), self._ended)
+        probe = self._probe = Probe(self._poll, way, self._plan.make(), self._ended)
         left = self._plan.timeout - (self._loop.time() - self._began)
         self._timer = self._loop.call_later(left, probe.late, self._plan.timeout)
         probe.start()

@@ -64,6 +64,10 @@ def text(found: Mapping[str, Any]) -> str:
         lines[0] += f" since {_moment(found['since'])} ({_span(found['seconds'])} ago): {found['why']}"
     else:
         lines[0] += ": nothing has changed since pylb knows it"
+    if source := found.get("found_by"):
+        answered = "not yet" if source["answered"] is None else f"{_span(source['answered'])} ago"
+        error = f"; {source['error']}" if source["error"] else ""
+        lines.append(f"  found by {source['asks']}, which answered {answered}{error}")
     for change in reversed(found["changes"]):
         lines.append(f"  {_moment(change['at'])}  {change['aspect']}: {change['state']}, {change['why']}")
     for kind, seen in found["seen"].items():

@@ -91,7 +91,7 @@ class DryRun:
 
     def __init__(self, config: Config) -> None:
         """Raises OSError or `routing.Unusable` where a file is no good."""
-        self._config = config
+        self._config = config = _with_stand_ins(config)
         self._maps = routing.read_maps(config)
         self._bodies = changes.read_bodies(config)
         # Without a secret_file pylb has made one up, so that no signature is known here.
@@ -227,6 +227,15 @@ class DryRun:
 
 def _looks_at_tls(config: FrontendConfig) -> bool:
     return config.tls is None and (bool(config.sni) or needs_hello(config.rules))
+
+
+def _with_stand_ins(config: Config) -> Config:
+    """The same, but with a server for each source that would find some."""
+    backends = []
+    for backend in config.backends:
+        found = [source.server(f"any of {source.asks}", "192.0.2.1:1") for source in backend.discover]
+        backends.append(backend.model_copy(update={"servers": (*backend.servers, *found)}))
+    return config.model_copy(update={"backends": tuple(backends)})
 
 
 Phases = tuple[Callable[[Transaction], Any], ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import httptools
 
 from pylb.health.exchange import Exchange, quoted
@@ -59,6 +61,7 @@ class Http1(Exchange):
             judge_body(self, self._expected, self._status, b"".join(self._body))
 
 
+@lru_cache(4096)
 def written(request: Request) -> bytes:
     """The request; its connection is closed after the response."""
     names = {name.lower() for name, _ in request.headers}

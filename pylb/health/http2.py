@@ -1,17 +1,18 @@
 """A check by one request over HTTP/2: a stream on a connection of its own. Pure.
 
-The few frames that one stream needs are made and read here (RFC 9113); header lists are ``hpack``'s. Nothing
-is announced but that the server shall not push, so that its first 64 KiB need no window of ours.
+The few frames that one stream needs are made and read here (RFC 9113); header lists are `pylb.http2`'s.
+Nothing is announced but that the server shall not push, so that its first 64 KiB need no window of ours.
 """
 
 from __future__ import annotations
 
 import struct
 
-import hpack
-
 from pylb.health.exchange import Buffered
 from pylb.health.expect import Expected, Request, judge_body, judge_status
+from pylb.http2.codes import Fault
+from pylb.http2.decode import Decoder
+from pylb.http2.encode import field
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _CONTINUATION = 0, 1, 3, 4, 6, 7, 9
@@ -35,7 +36,7 @@ class Http2(Buffered):
         self._expected = expected
         self._scheme = scheme
         self._sent = body
-        self._decoder = hpack.Decoder(LARGEST_LIST)
+        self._decoder = Decoder(LARGEST_LIST)
         self._block: bytes | None = None  # a header block that goes on
         self._block_ends = False  # and ends the stream
         self.status = 0
@@ -51,7 +52,7 @@ class Http2(Buffered):
         ]  # fmt: skip
         given = {name.lower(): value for name, value in request.headers}
         fields[2] = (":authority", given.pop("host", request.host))
-        block = hpack.Encoder().encode([*fields, *given.items()])
+        block = b"".join(field(name.encode(), value.encode()) for name, value in (*fields, *given.items()))
         flags = _END_HEADERS | (0 if self._sent else _END_STREAM)
         out = _PREFACE + frame(_SETTINGS, 0, 0, _NO_PUSH) + frame(_HEADERS, flags, 1, block)
         return out + (frame(_DATA, _END_STREAM, 1, self._sent) if self._sent else b"")
@@ -69,7 +70,7 @@ class Http2(Buffered):
             payload, self.data = self.data[9 : 9 + size], self.data[9 + size :]
             try:
                 out += self._take(kind, flags, stream, payload)
-            except (hpack.HPACKError, ValueError, IndexError, struct.error):
+            except (Fault, ValueError, IndexError, struct.error):
                 self.failed("what it answers is malformed HTTP/2")
         return out
 
@@ -107,7 +108,10 @@ class Http2(Buffered):
         if not flags & _END_HEADERS:
             return
         block, self._block = self._block or b"", None
-        fields = {str(name): str(value) for name, value in self._decoder.decode(block)}
+        found = self._decoder.read(block).fields
+        if found is None:
+            raise ValueError("a header list that is too large")
+        fields = {name.decode("latin-1"): value.decode("latin-1") for _, name, value, _, _ in found}
         status = fields.get(":status", "")
         interim = status.startswith("1")
         if not interim:

@@ -93,10 +93,9 @@ class ResponseHead:
     chunked: bool
     upgrade: bytes
     """With 101: the protocol that the server changes to."""
-    keeps: float = math.inf
-    """Seconds for which the server keeps the connection when it is idle, as far as it says so."""
-    personal: bool = False
-    """Whether what the client will answer authenticates the connection, and not a request."""
+    says: tuple[float, bool] | None = None
+    """What else it says of the connection, if anything: for how many seconds the server keeps it when it is
+    idle, and whether the client's answer to a challenge authenticates it, and not a request."""
 
     def with_out(self, out: bytes) -> ResponseHead:
         """The same with another text, of the same status and framing."""
@@ -127,12 +126,6 @@ def head_end(data: bytes) -> int:
     """Where a head ends whose lines may end with a bare LF; 0: not yet."""
     found = _EMPTY_LINE.search(data)
     return found.end() if found is not None else 0
-
-
-def can_become_head(data: bytes) -> bool:
-    """Whether this, which is no whole head, can be the beginning of one."""
-    begin = data.lstrip(b"\r\n")
-    return b"HTTP/".startswith(begin[:5]) and _BARE_CR.search(begin) is None
 
 
 def _tidied(raw: bytes) -> bytes:
@@ -167,14 +160,15 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
         if length is None or coding is None:
             _judge(raw[usual.end(2) :])
             out = raw
-            keeps = math.inf
+            says = None
             if cut is not None:
                 start, end = usual.span(5)
                 out = raw[:start] + raw[end:]
                 keeps = _keeps(cut.lower())
+                says = None if keeps == math.inf else (keeps, False)
             content_length = -1 if length is None else int(length)
             return ResponseHead(
-                out, cut is not None, int(code), True, content_length, coding is not None, b"", keeps
+                out, cut is not None, int(code), True, content_length, coding is not None, b"", says
             )
     try:
         return _read_any(raw, head_request)
@@ -183,6 +177,35 @@ def read_response(raw: bytes, head_request: bool) -> ResponseHead:
         if tidied == raw:
             raise
         return replace(_read_any(tidied, head_request), changed=True)
+
+
+def find_head(data: bytes, end: int, limit: int, head_request: bool) -> tuple[ResponseHead, int] | None:
+    """The head at the beginning of ``data``, and where it ends; None while more of it is to come.
+
+    Args:
+        end: where the first CRLF CRLF ends; below 4: there is none.
+        limit: the most bytes of a head.
+
+    Raises:
+        BadResponse: it can be no head any more, or one that must not be passed on.
+    """
+    if end < 4:
+        end = head_end(data)  # its lines may end with a bare LF
+        if not end and len(data) <= limit:
+            begin = data.lstrip(b"\r\n")
+            if b"HTTP/".startswith(begin[:5]) and _BARE_CR.search(begin) is None:
+                return None
+            raise BadResponse("status_line")
+    if not end or end > limit:
+        raise BadResponse("header_bytes")
+    try:
+        return read_response(data[:end], head_request), end
+    except BadResponse:
+        sooner = head_end(data)
+        if sooner >= end:
+            raise
+        # What ends with CRLF is in the body of one whose lines don't.
+        return read_response(data[:sooner], head_request), sooner
 
 
 def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
@@ -262,7 +285,8 @@ def _read_any(raw: bytes, head_request: bool) -> ResponseHead:
         out = b"HTTP/1.1" + out[8:]
     if status == 101:
         out = out[:-2] + b"Connection: upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
-    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade, keeps, personal)
+    says = (keeps, personal) if personal or keeps < math.inf else None
+    return ResponseHead(out, out != raw, status, keep_alive, length, chunked, upgrade, says)
 
 
 def _keeps(value: bytes) -> float:

@@ -64,11 +64,7 @@ def server_of(entry: Mapping[str, Any], backend: Backend) -> Server:
     Raises:
         ValueError: it is no server.
     """
-    for server in backend.servers:
-        if server.name == entry["name"]:
-            break
-    else:
-        server = None
+    server = _configured(entry, backend)
     told = {key: value for key, value in entry.items() if key in PLAIN or key == "address"}
     if server is None:
         return Server.model_validate(told)
@@ -78,6 +74,16 @@ def server_of(entry: Mapping[str, Any], backend: Backend) -> Server:
             return server
     # What can't be told, as sections, is the same in the configuration of whoever reads this.
     return Server.model_validate({name: getattr(server, name) for name in server.model_fields_set} | told)
+
+
+def _configured(entry: Mapping[str, Any], backend: Backend) -> Server | None:
+    """The server as the configuration has it, or as the section does that has found it."""
+    if source := entry.get("source"):
+        for section in backend.discover:
+            if section.name == source:
+                return section.server(entry["name"], entry["address"])
+        return None
+    return next((server for server in backend.servers if server.name == entry["name"]), None)
 
 
 def packets(backend: str, version: int, servers: Sequence[Listed]) -> Iterator[dict[str, Any]]:

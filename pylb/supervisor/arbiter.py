@@ -74,6 +74,7 @@ class Arbiter:
         reload: reads the configuration again; raises ``ConfigError``.
         worker_entry: what a worker process runs (for tests).
         control_entry: what the control plane's process runs (for tests).
+        file: the configuration's, for the operator; absolute.
         hangup_ends: HUP says that the terminal was closed, and ends it; otherwise it is the order to reload.
 
     Raises:
@@ -88,6 +89,7 @@ class Arbiter:
         worker_entry: Callable[[WorkerContext], None] = _real_worker,
         control_entry: Callable[[ControlContext], None] = _real_control,
         hangup_ends: bool = False,
+        file: str | None = None,
     ) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
@@ -145,6 +147,7 @@ class Arbiter:
             self.board,
             self.servers,
             self.kept.values,
+            file,
             control_entry,
             self._in_control,
             served=lambda: self.fleet.served,

@@ -13,6 +13,7 @@ from typing import Any
 
 from pylb.config.model import Config
 from pylb.control.context import ControlContext
+from pylb.control.sources import registry
 from pylb.log import log
 from pylb.net import channel
 from pylb.net.adminsocket import AdminSocket
@@ -36,6 +37,7 @@ class ControlPlane:
         board: the scoreboard.
         servers: their lists.
         kept: what earlier ones have left.
+        file: the configuration's.
         entry: what the process runs.
         in_child: there first: closes what only the supervisor needs, and drops its rights.
         served: gives the generation that serves.
@@ -48,6 +50,7 @@ class ControlPlane:
         board: Scoreboard,
         servers: Servers,
         kept: Mapping[str, Any],
+        file: str | None,
         entry: Callable[[ControlContext], None],
         in_child: Callable[[Generation], None],
         served: Callable[[], Generation],
@@ -60,6 +63,7 @@ class ControlPlane:
         self._board = board
         self._servers = servers
         self._kept = kept
+        self._file = file
         self._entry = entry
         self._in_child = in_child
         self._served = served
@@ -87,11 +91,12 @@ class ControlPlane:
         ours, theirs = channel.pair()
         served = self._served()
         secrets = served.secrets
+        registry.load(served.config)
         context = ControlContext(
             served.config, self._board, theirs, self._servers.lists(served.config), self._servers.version,
             dict(self._kept), self.admin.sock if self.admin.sock.fileno() >= 0 else None, self.admin.address,
-            secrets.admin_token, served.number, self._started_at, secrets.checks,
-            secrets.controller_token, secrets.controller_tls,
+            secrets.admin_token, secrets.admin_read_token, self._file, served.number, self._started_at,
+            secrets.checks, secrets.controller_token, secrets.controller_tls, secrets.sources,
         )  # fmt: skip
 
         def prepare() -> None:

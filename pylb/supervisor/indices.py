@@ -26,7 +26,8 @@ MAX_SERVERS = 512
 
 def room_for(config: Config) -> int:
     """How many servers the scoreboard is to tell apart."""
-    return max(MAX_SERVERS, 3 * len(server_keys(config)))
+    found = sum(source.most for backend in config.backends for source in backend.discover)
+    return max(MAX_SERVERS, 3 * len(server_keys(config)) + 2 * found)
 
 
 class NoRoom(BindError):

@@ -10,9 +10,16 @@ import ssl
 from dataclasses import dataclass, field
 
 from pylb.config import changes, checked, routing, stickiness
-from pylb.config.files import admin_token, controller_tls, controller_token
+from pylb.config.files import (
+    admin_read_token,
+    admin_token,
+    controller_tls,
+    controller_token,
+    source_token,
+)
 from pylb.config.model import Config
-from pylb.config.tls import client_context, listener_contexts
+from pylb.config.tls import client_context, listener_contexts, source_context
+from pylb.control.sources.source import Access
 from pylb.rules.maps import Map
 
 _RANDOM = secrets.token_bytes(32)  # the same for all generations
@@ -29,6 +36,7 @@ class Secrets:
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
     admin_token: str | None = None
+    admin_read_token: str | None = None
     maps: dict[str, Map] = field(default_factory=dict)
     """Of the rules, by name."""
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -37,6 +45,8 @@ class Secrets:
     """Of the values of sticky cookies, by backend."""
     checks: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """By the name of a backend; for checks of its servers."""
+    sources: dict[tuple[str, str], Access] = field(default_factory=dict)
+    """Of servers that are discovered, by backend and source."""
 
 
 def read_secrets(config: Config) -> Secrets:
@@ -56,10 +66,17 @@ def read_secrets(config: Config) -> Secrets:
             controller_token(config.controller),
             controller_tls(config.controller),
             admin_token(config),
+            admin_read_token(config),
             routing.read_maps(config),
             changes.read_bodies(config),
             stickiness.secrets(config, _RANDOM),
             checked.contexts(config),
+            {
+                (backend.name, source.name): Access(source_token(source), source_context(source))
+                for backend in config.backends
+                for source in backend.discover
+                if source.http is not None
+            },
         )
     except ValueError as error:
         raise OSError(str(error)) from None

@@ -42,7 +42,11 @@ class Servers:
         self.overlay = overlay or Overlay()
         self._table = Table(board)
         self._board = board
-        self._found: dict[tuple[str, str], list[Server]] = {}  # by backend and source
+        self._found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """By backend and source, the entries that tell of what was found. What they leave out the section of
+        the source says, and so each configuration for itself."""
+        self._made: dict[tuple[int, str], tuple[Backend, list[dict[str, Any]], list[Server]]] = {}
+        """What `_found_by` has made of them, by the identity of a section, and source."""
         self.prepare(config)
 
     # -- lists -----------------------------------------------------------------------------------
@@ -58,6 +62,7 @@ class Servers:
         Raises:
             BindError: there is no room for them; nothing was changed.
         """
+        self._made.clear()  # else those of former configurations would stay
         fresh = self._index([config])
         self._board.add_backends(
             [backend.name for backend in config.backends],
@@ -73,12 +78,7 @@ class Servers:
         """The servers of one backend."""
         known, name = self.indices.known, backend.name
         static = {server.name for server in backend.servers}
-        source = {
-            server.name: source
-            for (of, source), servers in self._found.items()
-            if of == name
-            for server in servers
-        }
+        source = {one.name: by.name for by in backend.discover for one in self._found_by(backend, by.name)}
         found = []
         for one in self._servers(backend):
             who = "" if one.name in static else source.get(one.name, ADDED)
@@ -100,11 +100,19 @@ class Servers:
     def _servers(self, backend: Backend) -> list[Server]:
         """Those of the file come first; of those of one name the first one counts."""
         found = {server.name: server for server in backend.servers}
-        for (name, _), servers in self._found.items():
-            if name == backend.name:
-                for server in servers:
-                    found.setdefault(server.name, server)
+        for source in backend.discover:
+            for server in self._found_by(backend, source.name):
+                found.setdefault(server.name, server)
         return self.overlay.laid_over(backend.name, list(found.values()))
+
+    def _found_by(self, backend: Backend, source: str) -> list[Server]:
+        """The servers that a source has found, as this configuration has them."""
+        told = self._found.get((backend.name, source), [])
+        made = self._made.get((id(backend), source))
+        if made is None or made[0] is not backend or made[1] is not told:
+            servers = [server_of(one, backend) for one in told]
+            self._made[id(backend), source] = made = (backend, told, servers)
+        return made[2]
 
     def _keys(self, config: Config) -> list[ServerKey]:
         return [
@@ -134,11 +142,15 @@ class Servers:
 
         Raises:
             Refused: there is no such backend.
-            ValueError: what it tells are no servers.
+            ValueError: there is no such source, or what it tells are no servers.
             BindError: there is no room for them. In any case all is as before.
         """
-        section = _backend(configs[0], backend).model_copy(update={"servers": ()})
-        servers = [server_of(one, section) for one in told]
+        section = _backend(configs[0], backend)
+        if all(one.name != source for one in section.discover):
+            raise ValueError("there is no such source")
+        servers = [{**one, "source": source} for one in told]
+        for one in servers:
+            one["address"] = str(server_of(one, section).address)
         before = self._found.get((backend, source), [])
         if servers == before:
             return False
@@ -205,7 +217,7 @@ class Servers:
         which there is nothing any more; gives the latter in words."""
         known: dict[str, set[str]] = {}
         for (backend, _), servers in self._found.items():
-            known.setdefault(backend, set()).update(one.name for one in servers)
+            known.setdefault(backend, set()).update(one["name"] for one in servers)
         lost = self.overlay.settle(config.backends, known)
         self._write(config)
         return lost

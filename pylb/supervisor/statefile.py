@@ -56,9 +56,10 @@ class StateFile:
             self._failed = ""
         except OSError as error:
             self._unwritten = overlay  # with the next tick again
-            if str(error) != self._failed:
-                log.error("state_file %s can't be written: %s", path, error)
-            self._failed = str(error)
+            why = error.strerror or str(error)
+            if why != self._failed:
+                log.error("state_file %s can't be written: %s", path, why)
+            self._failed = why
 
 
 def _write(path: str, text: str) -> None:

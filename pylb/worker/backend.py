@@ -196,6 +196,12 @@ class Backend:
         ValueError: the configuration says TLS, and there is no context.
     """
 
+    # What each request reads. (An object of more than 30 attributes is a slow one to Python 3.11.)
+    __slots__ = (
+        *("versions", "seen", "choose", "balancer", "servers", "timeouts", "body_bytes", "times", "retries"),
+        "__dict__",
+    )
+
     def __init__(
         self,
         config: BackendConfig,

@@ -15,6 +15,8 @@ from abc import abstractmethod
 from pylb.config.model import Pool as PoolConfig
 from pylb.worker.sides import ServerSide
 
+UNBOUNDED = 1 << 62
+
 
 class Pooled(ServerSide):
     """A server side that serves several requests, one after the other."""
@@ -46,10 +48,10 @@ class Pool:
         self.own: dict[Pooled, None] = {}
         """Those that wait for one client, likewise."""
         self.seconds = seconds
-        self.most_idle = config.idle or 1 << 62
+        self.most_idle = config.idle or UNBOUNDED
         self.most = config.connections
         self.age = config.age
-        self.requests = config.requests or 1 << 62
+        self.requests = config.requests or UNBOUNDED
         self.reuse = config.reuse
         self.shares = config.reuse != "never"
         """Whether a connection may serve several clients."""
@@ -60,11 +62,7 @@ class Pool:
         """The one that was used last, which the server is the least likely to be closing; None if it is too
         late for all."""
         idle = self.idle
-        side, _ = idle.popitem()
-        if side.idle_until >= now:
-            return side
-        side.expire()
-        while idle:  # these have waited for longer
+        while idle:
             side, _ = idle.popitem()
             if side.idle_until >= now:
                 return side

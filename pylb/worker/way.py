@@ -109,9 +109,12 @@ class Way(Deadlines):
                     return
         core = self.core
         client, pool = tx.client, server.pool
-        side: ServerSide | None
+        side: Pooled | None
         if pool.idle and client.requests != 1 and client.own is None and not tx.fresh:
-            side = pool.take(core.now)  # the usual
+            side, _ = pool.idle.popitem()  # the usual
+            if side.idle_until < core.now:
+                side.expire()
+                side = pool.take(core.now)
         else:
             side = None if tx.fresh else self._unused(server)
         if side is not None:
@@ -206,7 +209,7 @@ class Way(Deadlines):
         except Exception as error:
             self.crashed(error)
 
-    def _unused(self, server: Server) -> ServerSide | None:
+    def _unused(self, server: Server) -> Pooled | None:
         """A connection that there is for this request: the client's own, or one of the pool."""
         tx = self.tx
         own, pool, now = tx.client.own, server.pool, self.core.now

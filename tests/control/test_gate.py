@@ -203,3 +203,20 @@ def test_any_body_is_answered(body: bytes) -> None:
     status = asyncio.run(run())
     assert status == (200 if asked else 400)
     assert all(count is None or count in range(1, 5) for count in asked)
+
+
+def test_with_the_reading_token_one_may_only_read() -> None:
+    gate = Gate(parse_address("127.0.0.1:9"), "change", reading="read")
+
+    def refusal(method: str, token: str | None) -> int | None:
+        authorization = None if token is None else f"Bearer {token}"
+        found = gate.refusal(Asked(method, "127.0.0.1", None, "application/json", authorization))
+        return None if found is None else found[0]
+
+    assert [refusal("GET", token) for token in ("read", "change", "other", None)] == [None, None, 401, 401]
+    assert [refusal("POST", token) for token in ("read", "change", "other", None)] == [403, None, 401, 401]
+    assert [refusal("DELETE", token) for token in ("read", "change")] == [403, None]
+    alone = Gate(parse_address("127.0.0.1:9"), None, reading="read")
+    asked = Asked("POST", "127.0.0.1", None, "application/json", "Bearer read")
+    assert alone.refusal(asked) == (403, "changes need a unix socket as admin address, or admin_token_file")
+    assert alone.refusal(Asked("GET", "127.0.0.1", None, None, "Bearer read")) is None

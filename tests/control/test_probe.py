@@ -20,6 +20,7 @@ import trustme
 
 from bench.rig.balancer import PATIENCE, free_port
 from bench.rig.processes import listens, wait_for
+from pylb.control.poll import Poll
 from pylb.control.probe import Probe, Way
 from pylb.health.exchange import LARGEST, Verdict
 from pylb.health.expect import Expected, Request
@@ -55,7 +56,7 @@ async def check(
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[Verdict] = asyncio.Queue()
     exchange = PROTOCOLS[protocol](settings or Settings())
-    probe = Probe(loop, Way(socket.AF_INET, ("127.0.0.1", port), **way), exchange, told.put_nowait)
+    probe = Probe(Poll(loop), Way(socket.AF_INET, ("127.0.0.1", port), **way), exchange, told.put_nowait)
     timer = loop.call_later(seconds, probe.late, seconds)
     probe.start()
     verdict = await asyncio.wait_for(told.get(), PATIENCE)
@@ -269,11 +270,11 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     one = await asyncio.start_unix_server(_silent, path)
     told: list[Verdict] = []
     Probe(
-        asyncio.get_running_loop(), Way(socket.AF_UNIX, path), PROTOCOLS["tcp"](Settings()), told.append
+        Poll(asyncio.get_running_loop()), Way(socket.AF_UNIX, path), PROTOCOLS["tcp"](Settings()), told.append
     ).start()
     one.close()
     Path(path).unlink(missing_ok=True)
     Probe(
-        asyncio.get_running_loop(), Way(socket.AF_UNIX, path), PROTOCOLS["tcp"](Settings()), told.append
+        Poll(asyncio.get_running_loop()), Way(socket.AF_UNIX, path), PROTOCOLS["tcp"](Settings()), told.append
     ).start()
     assert told == [Verdict(True, "it takes connections"), Verdict(False, "no such file or directory")]

@@ -7,12 +7,12 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import h2.config
+import h2.connection
 import h2.events
 import pytest
+from hyperframe.frame import Frame, GoAwayFrame
 
 from bench.rig.balancer import Balancer, free_port
-from pylb.http.frames import H2Connection
 from tests.e2e.conftest import StartBalancer
 from tests.e2e.http2client import Client, nothing_left
 from tests.e2e.origin import Origin
@@ -20,10 +20,20 @@ from tests.e2e.origin import Origin
 ANY_STREAM = (1 << 31) - 1
 
 
+class OutlivesGoaway(h2.connection.H2Connection):
+    """For h2 a connection is over with a GOAWAY; here it is an event and no more."""
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
+        event = h2.events.ConnectionTerminated()
+        event.error_code = frame.error_code
+        event.last_stream_id = frame.last_stream_id
+        return [], [event]
+
+
 class Patient(Client):
     """A client whose streams outlive a GOAWAY, and that opens more of them if it is told to."""
 
-    machine = H2Connection
+    machine = OutlivesGoaway
 
     def __init__(self, port: int, sock: socket.socket | None = None) -> None:
         self.goaways: list[int] = []

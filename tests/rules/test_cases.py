@@ -8,7 +8,8 @@ import pytest
 
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits, RequestHead
-from pylb.http.translate import request_to_http1
+from pylb.http2.fields import field
+from pylb.http2.heads import request_head
 from pylb.rules.decision import Rules, Step
 from tests.rules.cases import CASES, SCENARIOS, Case
 from tests.rules.requests import Facts, rules_of, seen
@@ -33,10 +34,11 @@ def heads(case: Case) -> dict[str, bytes]:
     lines += [f"{name}: {value}" for name, value in case.fields]
     pseudo = [(":method", case.method), (":path", case.target), (":authority", case.host)]
     fields = [(name.lower(), value) for name, value in case.fields]
-    encoded = [(name.encode(), value.encode()) for name, value in [*pseudo, *fields]]
+    pseudo.append((":scheme", "http"))
+    encoded = [field(name.encode(), value.encode()) for name, value in [*pseudo, *fields]]
     return {
         "HTTP/1": "\r\n".join([*lines, "", ""]).encode(),
-        "HTTP/2": request_to_http1(encoded, True),
+        "HTTP/2": request_head(encoded, True),
     }
 
 

@@ -89,7 +89,7 @@ def test_a_connect_that_never_ends_is_answered() -> None:
 def test_an_error_before_the_response_is_answered_with_500(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire()
     seen = wire.worker.errors = []
-    monkeypatch.setattr("pylb.worker.server.http1.read_response", lambda raw, head_only: {}[raw])
+    monkeypatch.setattr("pylb.http.response.read_response", lambda raw, head_only: {}[raw])
     wire.client_sends(GET)
     wire.server_sends(HALF)
     assert [type(error) for error in seen] == [KeyError]

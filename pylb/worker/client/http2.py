@@ -1,8 +1,8 @@
 """HTTP/2 towards clients (RFC 9113): one connection; its streams are client sides (`http2stream`).
 
-h2 keeps the protocol's state; this module hands what it says to the streams. Flow control is passed on both
-ways: what a client sends is acknowledged when there is room towards the server, and a server is read only
-while the client's window is open.
+`pylb.http2` keeps the protocol's state and tells the streams what comes. Flow control is passed on both ways:
+what a client sends is given back to its window when there is room towards the server, and a server is read
+only while the client's window is open.
 
 How a connection ends (RFC 9113 §6.8). First the client is asked to open no more streams, by a GOAWAY that
 names the highest number there is, so that nothing that it has sent meanwhile is refused. When `GRACE` has
@@ -22,35 +22,32 @@ Floor: client side. Knows nothing of servers.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import math
 import termios
 from array import array
 from collections.abc import Callable
 
-import h2.errors
-import h2.events
-import h2.exceptions
-from hyperframe.frame import GoAwayFrame
-
 from pylb.http.errors import Refused
-from pylb.http.flood import Patience
-from pylb.http.frames import towards_client
-from pylb.http.translate import trailers_to_http1
+from pylb.http2 import frames
+from pylb.http2.codes import Code, Fault, Setting
+from pylb.http2.connection import Connection
+from pylb.http2.decode import Section
+from pylb.http2.stream import Stream
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
 from pylb.worker.client.http2stream import Http2Stream, Streams
-from pylb.worker.core import WRITE_BUFFER, Core
+from pylb.worker.client.lingering import Lingering
+from pylb.worker.core import Core
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Bind
 from pylb.worker.guard import guarded
 
 MAX_STREAMS = 100
-WINDOW = 256 * 1024  # bytes that a client may send ahead, per stream
-_CONNECTION_WINDOW = 1 << 20
-_ENHANCE_YOUR_CALM = int(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-_ANY_STREAM = (1 << 31) - 1
+_CONNECTION_WINDOW = 1 << 20  # bytes that a client may send ahead on all streams, once it has sent so much
+_WRITE_BUFFER = 128 * 1024  # bytes that wait in the transport: what is in it can't be overtaken
+_ANY_STREAM = frames.MOST
+_BYTES_IN, _BYTES_OUT = int(Field.BYTES_IN), int(Field.BYTES_OUT)  # an enum member costs a lookup each time
 GRACE = 2.0
 """Seconds in which a client reads the first GOAWAY and what it had sent before arrives: a long round trip."""
 QUIET = 1.0
@@ -58,10 +55,19 @@ QUIET = 1.0
 _LONG = 1.0  # seconds from which a stream is long
 
 
-class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
-    """Reads frames and hands them to streams."""
+class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Protocol):
+    """Reads requests and hands them to streams."""
 
     def __init__(self, core: Core, bind: Bind, facts: Client) -> None:
+        limits = core.limits
+        settings = {
+            Setting.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
+            Setting.MAX_HEADER_LIST_SIZE: limits.header_bytes,
+            Setting.ENABLE_CONNECT_PROTOCOL: 1,
+        }
+        # Room for HPACK's 32 bytes of overhead per field.
+        most = limits.header_bytes + 32 * limits.header_count
+        super().__init__(False, most, settings, _CONNECTION_WINDOW, _CONNECTION_WINDOW)
         self.core = core
         self.bind = bind
         self.facts = facts
@@ -69,9 +75,8 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before any use
         self.movable = False
         self.closed = False
-        self.write_paused = False
         self.leaving = False
-        self.streams: dict[int, Http2Stream] = {}
+        self.spare: list[Http2Stream] = []
         self.born = core.now
         self.recall_at = math.inf
         self._idle_deadline = math.inf
@@ -80,11 +85,8 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         self._announced = math.inf  # when it was asked
         self._farewell = b""  # a GOAWAY that leaves with the next write
         self._unsent = 0  # bytes that weren't taken when last looked at
-        self._last_stream = 0
+        self._last_stream = 0  # that something was done with
         self._flushing = False
-        self._patience = Patience()
-        limits = core.limits
-        self.h2 = towards_client(limits.header_bytes, limits.header_count, MAX_STREAMS, WINDOW)
 
     # From the process
 
@@ -98,15 +100,16 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         return any(stream.tunnelled or stream.born < since for stream in self.streams.values())
 
     def due(self) -> float:
-        if not self.streams or self.transport.is_closing():
+        if not self.streams or self.over or self.transport.is_closing():
             return self._idle_deadline
-        return min(stream.due() for stream in self.streams.values())
+        due: float = min(stream.due() for stream in self.streams.values())
+        return due
 
     @guarded
     def expire(self) -> None:
         """A deadline has passed: that of a stream, or of an idle connection."""
         now = self.core.now
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.over:
             left = self.unsent
             if left and left != self._unsent:
                 self._unsent = left  # taken slowly, but taken
@@ -116,14 +119,15 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
             return
         late = [stream for stream in self.streams.values() if stream.due() < now]
         for stream in late:
-            self._of(stream, stream.expire)
+            if not stream.closed:
+                self._of(stream, stream.expire)
         if late or self.streams:
             return
         if self._announced == math.inf:
             self._announce()
             self.flush()
         else:
-            self._goaway(0)
+            self._say_goaway(Code.NO_ERROR)
             self._close()
 
     def _close(self) -> None:
@@ -173,7 +177,7 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         """Ask for no more streams; those that come nevertheless are served, for a while."""
         self._announced = self.core.now
         self._idle_deadline = self._announced + GRACE
-        self._farewell = GoAwayFrame(0, last_stream_id=_ANY_STREAM).serialize()
+        self._farewell = frames.goaway(_ANY_STREAM, Code.NO_ERROR)
         self.soon()
 
     # From the event loop
@@ -181,11 +185,9 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     @guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        self.transport.set_write_buffer_limits(WRITE_BUFFER)
+        self.transport.set_write_buffer_limits(_WRITE_BUFFER)
         self.core.clients.add(self)
         self._idle_deadline = self.core.now + self.core.timeouts.keep_alive
-        self.h2.initiate_connection()
-        self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
         self.flush()
         if self.core.leaving:
             self.recall()
@@ -212,34 +214,20 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
+        self.pump()
         for stream in list(self.streams.values()):
-            self._of(stream, stream.push)
+            self._of(stream, stream.update)
         self.flush()
 
     @guarded
     def data_received(self, data: bytes) -> None:
-        self.core.counters[Field.BYTES_IN] += len(data)
+        self.core.counters[_BYTES_IN] += len(data)
+        if self.over:
+            return  # it has to end; what still comes is dropped
         try:
-            events = self.h2.receive_data(data)
-        except h2.exceptions.ProtocolError:
-            # Also a header list that is too large, and a flood of CONTINUATION; h2 has written the GOAWAY.
-            self._refuse()
-            return
-        if self.h2.silent:
-            count, self.h2.silent = self.h2.silent, 0
-            if self._had_enough(self._patience.updates, count):
-                return
-        for event in events:
-            handler = _HANDLERS.get(type(event))
-            if handler is not None:
-                try:
-                    handler(self, event)
-                except Exception as error:
-                    # What is a stream's is that stream's error, all else the connection's.
-                    (self.streams.get(getattr(event, "stream_id", None) or 0) or self).crashed(error)
-                if self.closed or self.transport.is_closing():
-                    return
-        self.flush()
+            self.receive(data)
+        except Fault as fault:
+            self._refuse(fault)
 
     def _of(self, stream: Http2Stream, do: Callable[..., None], *arguments: object) -> None:
         """Call a stream's method; an error there costs that stream alone."""
@@ -257,95 +245,60 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
         for stream in list(self.streams.values()):
             self._of(stream, stream.gone)
 
-    def _refuse(self) -> None:
+    def failed(self, number: int, error: Exception) -> None:
+        # What is a stream's is that stream's error, all else the connection's.
+        (self.streams.get(number) or self).crashed(error)
+
+    def _refuse(self, fault: Fault) -> None:
+        """The client has broken a rule of the connection: say so, and read no more."""
         self.core.count_refusal(Refused(400, "http2"))
-        self.flush()
-        self._close()
-
-    def _goaway(self, code: int) -> None:
-        # By hand: for h2 a connection is over with its GOAWAY, but streams may still be under way.
-        self.flush()
-        frame = GoAwayFrame(0, last_stream_id=self._last_stream, error_code=code)
-        self.transport.write(frame.serialize())
-
-    def _had_enough(self, spend: Callable[..., bool], *count: int) -> bool:
-        """Spend of the connection's `Patience`; when it is used up, end the connection and give True."""
-        if spend(self.core.loop.time(), *count):
-            return False
-        self.core.count_refusal(Refused(400, "http2"))
-        self._goaway(_ENHANCE_YOUR_CALM)
-        self.transport.abort() if self.write_paused else self._close()
-        return True
-
-    # Events
-
-    def _request(self, event: h2.events.RequestReceived) -> None:
-        number = event.stream_id
-        assert number is not None
-        if self.leaving and number > self._last_stream:
-            with contextlib.suppress(h2.exceptions.H2Error):  # it may have been reset in the same packet
-                self.h2.reset_stream(number, h2.errors.ErrorCodes.REFUSED_STREAM)
+        self._say_goaway(fault.code)
+        for stream in list(self.streams.values()):
+            self._of(stream, stream.gone)
+        if self.write_paused:
+            self.transport.abort()
+        elif self.closed or self.transport.is_closing():
             return
-        self._last_stream = max(self._last_stream, number)
-        stream = Http2Stream(self, number)
-        self.streams[number] = stream
-        stream.begin(event.headers or [], event.stream_ended is not None)
-        if not self.leaving and self.core.now - self._announced > GRACE:
-            self.leaving = True  # the client opens streams all the same: this one was the last
-            self._goaway(0)
-
-    def _data(self, event: h2.events.DataReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        length = event.flow_controlled_length or 0
-        if not event.data and event.stream_ended is None and self._had_enough(self._patience.noise):
-            return
-        if stream is None:
-            self.acknowledge(event.stream_id or 0, length)
+        elif self.transport.can_write_eof():
+            # A close with unread input resets the connection, and the client might not read why it ended.
+            self._idle_deadline = self.core.now + self.core.timeouts.client
+            Lingering(self.core, self.transport, True, self)
         else:
-            stream.received(event.data or b"", length)
-
-    def _ended(self, event: h2.events.StreamEnded) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        if stream is not None:
-            stream.request_ended()
-
-    def _trailers(self, event: h2.events.TrailersReceived) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        if stream is not None:
-            stream.request_trailers = trailers_to_http1(event.headers or [])
-
-    def _reset(self, event: h2.events.StreamReset) -> None:
-        stream = self.streams.get(event.stream_id or 0)
-        if stream is not None:
-            if self._had_enough(self._patience.reset):
-                return
-            stream.gone()
-
-    def _window(self, event: h2.events.WindowUpdated) -> None:
-        if self._had_enough(self._patience.updates, 1):
-            return
-        if event.stream_id:
-            stream = self.streams.get(event.stream_id)
-            if stream is not None:
-                stream.push()
-        else:
-            for stream in list(self.streams.values()):
-                self._of(stream, stream.push)
-
-    def _noise(self, event: h2.events.Event) -> None:
-        self._had_enough(self._patience.noise)
-
-    def _settings(self, event: h2.events.Event) -> None:
-        if not self._had_enough(self._patience.noise):
-            for stream in list(self.streams.values()):
-                self._of(stream, stream.push)  # the initial window may have grown
-
-    def _closed(self, event: h2.events.Event) -> None:
-        self.leaving = True
-        if not self.streams:
             self._close()
-        else:
-            self._had_enough(self._patience.noise)
+
+    def cut_off(self) -> None:
+        """An error of pylb's own while it closes."""
+        self.transport.abort()
+
+    def _say_goaway(self, code: int) -> None:
+        self.out.append(frames.goaway(self._last_stream, code))
+        self.flush()
+
+    # From the protocol
+
+    def now(self) -> float:
+        return self.core.loop.time()
+
+    def opened(self, number: int, section: Section, ended: bool) -> None:
+        if self.leaving:
+            self.refuse(number)
+            return
+        self._last_stream = number
+        spare = self.spare
+        stream = spare.pop() if spare else Http2Stream(self)
+        stream.begin(number)
+        self.streams[number] = stream
+        stream.ask(section, ended)
+        if self.core.now - self._announced > GRACE and not self.leaving:
+            self.leaving = True  # the client opens streams all the same: this one was the last
+            self._say_goaway(Code.NO_ERROR)
+
+    def went_away(self, last: int, code: int) -> None:
+        """The client opens no more streams."""
+        if not self.leaving:
+            self.leaving = True
+            if not self.streams:
+                self._close()
 
     # From the streams
 
@@ -353,62 +306,38 @@ class Http2Connection(Streams, core_.ClientConnection, asyncio.Protocol):
     def unsent(self) -> int:
         return self.transport.get_write_buffer_size()
 
-    def sent(self, size: int) -> None:
-        self._patience.sent(size)
-
-    def acknowledge(self, number: int, length: int) -> None:
-        if length and not self.closed:
-            try:
-                self.h2.acknowledge_received_data(length, number)
-            except h2.exceptions.ProtocolError:
-                return  # the connection or the stream has ended
-            self.soon()
-
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.loop.call_soon(self.flush)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:
         self._flushing = False
-        data = self.h2.data_to_send()
+        out = self.out
         if self._farewell:
-            data, self._farewell = data + self._farewell, b""
-        if data and not self.closed:
-            self.core.counters[Field.BYTES_OUT] += len(data)
+            out.append(self._farewell)
+            self._farewell = b""
+        if out and not self.closed:
+            data = b"".join(out)
+            out.clear()
+            self.core.counters[_BYTES_OUT] += len(data)
             self.transport.write(data)
 
-    def stream_over(self, number: int) -> None:
-        self.streams.pop(number, None)
-        if self.closed:
+    def forget(self, stream: Stream, reset: bool) -> None:
+        known = self.streams.get(stream.number) is stream
+        super().forget(stream, reset)
+        if not known or self.closed or self.over:
             return
         if not self.streams:
             now = self._idle_since = self.core.now
             if self.leaving or now - self._announced > GRACE:
                 if not self.leaving:
                     self.leaving = True
-                    self._goaway(0)
+                    self._say_goaway(Code.NO_ERROR)
                 self.flush()
                 self._close()
                 return
             self._idle_deadline = min(now + self.core.timeouts.keep_alive, self._announced + GRACE)
         if self._good_moment():
             self._announce()
-
-
-_HANDLERS: dict[type[h2.events.Event], Callable[[Http2Connection, object], None]] = {
-    h2.events.RequestReceived: Http2Connection._request,  # type: ignore[dict-item]
-    h2.events.DataReceived: Http2Connection._data,  # type: ignore[dict-item]
-    h2.events.TrailersReceived: Http2Connection._trailers,  # type: ignore[dict-item]
-    h2.events.StreamEnded: Http2Connection._ended,  # type: ignore[dict-item]
-    h2.events.StreamReset: Http2Connection._reset,  # type: ignore[dict-item]
-    h2.events.WindowUpdated: Http2Connection._window,  # type: ignore[dict-item]
-    h2.events.RemoteSettingsChanged: Http2Connection._settings,  # type: ignore[dict-item]
-    h2.events.PingReceived: Http2Connection._noise,  # type: ignore[dict-item]
-    h2.events.PingAckReceived: Http2Connection._noise,  # type: ignore[dict-item]
-    h2.events.SettingsAcknowledged: Http2Connection._noise,  # type: ignore[dict-item]
-    h2.events.PriorityUpdated: Http2Connection._noise,  # type: ignore[dict-item]
-    h2.events.UnknownFrameReceived: Http2Connection._noise,  # type: ignore[dict-item]
-    h2.events.ConnectionTerminated: Http2Connection._closed,  # type: ignore[dict-item]
-}

@@ -1,9 +1,6 @@
-"""A stream of HTTP/2 towards clients: the client side of one exchange, and a pipe after an extended CONNECT.
+"""A stream of HTTP/2 towards clients: the client side of one exchange, and after an extended CONNECT a pipe.
 
-A stream outlives its exchange while the client has not taken all of the response; then it has a deadline of
-its own.
-
-Floor: client side. Makes an exchange, knows of its connection what `Streams` says, and nothing of servers.
+Floor: client side. Knows its exchange, its connection as `Streams`, and nothing of servers.
 """
 
 from __future__ import annotations
@@ -11,16 +8,17 @@ from __future__ import annotations
 import base64
 import math
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from functools import partial
 
-import h2.errors
-import h2.exceptions
-
 from pylb.http.errors import Refused
-from pylb.http.frames import H2Connection
+from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
-from pylb.http.translate import Header, request_to_http1, response_to_http2, trailers_to_http2
+from pylb.http2.codes import Code
+from pylb.http2.decode import Section
+from pylb.http2.encode import response_block, trailers_block, tunnel_block
+from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines
+from pylb.http2.stream import Stream, Wire
 from pylb.scoreboard import Field
 from pylb.worker.core import Core
 from pylb.worker.exchange import Exchange, begin
@@ -32,18 +30,25 @@ from pylb.worker.sides import ClientSide, FromPipe, Pipe, Spans, Trailers, conte
 
 QUEUE = 128 * 1024
 """Bytes of a response that wait for the client's window; the server isn't read above it."""
+QUEUES = 1024 * 1024
+"""The same over all streams of a connection; above it no server is read whose response waits."""
+LINGER = 5.0
+"""Seconds in which a client that was answered may still send the rest of its request; it is dropped."""
+LINGER_BYTES = 4 * 1024 * 1024
+"""How much of it, at most."""
+SPARE = 32
+"""Streams that a connection keeps to use them again."""
 
-_CODES = h2.errors.ErrorCodes
 
-
-class Streams(ABC):
+class Streams(Wire):
     """What a stream asks of its connection."""
 
     core: Core
     bind: Bind
     facts: Client
-    h2: H2Connection
-    write_paused: bool
+    streams: dict[int, Http2Stream]
+    spare: list[Http2Stream]
+    """Streams that are over and serve again."""
 
     @property
     @abstractmethod
@@ -51,128 +56,169 @@ class Streams(ABC):
         """Bytes that were written and that the client has not taken yet."""
 
     @abstractmethod
-    def acknowledge(self, number: int, length: int) -> None:
-        """Let the client send so much more."""
-
-    @abstractmethod
-    def sent(self, size: int) -> None:
-        """A frame of DATA goes to the client."""
-
-    @abstractmethod
-    def soon(self) -> None:
-        """Send what h2 has to say at the end of this turn of the loop."""
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Send what h2 has to say."""
-
-    @abstractmethod
-    def stream_over(self, number: int) -> None:
-        """A stream has ended."""
+    def now(self) -> float:
+        """The time in seconds."""
 
 
-class Http2Stream(ClientSide, Pipe):
-    """One request of an HTTP/2 connection."""
+class Http2Stream(Stream, ClientSide, Pipe):
+    """One request of an HTTP/2 connection; when that is over, the same object serves for another one."""
 
     __slots__ = (
-        *("connection", "core", "facts", "number", "born", "closed", "exchange", "deadline"),
+        *("connection", "core", "facts", "born", "closed", "exchange", "deadline", "_reader"),
         # of the request
-        *("upgrading", "chunked", "length", "came", "body_done", "request_trailers", "paused", "_held"),
+        *("upgrading", "chunked", "length", "came", "body_done", "request_trailers", "_bad", "_dropped"),
         # of the response
-        *("_queue", "_queued", "_full", "_trailers", "_ending", "_ended"),
-        # of a tunnel
-        *("tunnelled", "_listener", "_early", "_forgotten"),
+        *("_full", "tunnelled", "_listener", "_early", "_stopped"),
     )
 
-    def __init__(self, connection: Streams, number: int) -> None:
+    def __init__(self, connection: Streams) -> None:
         self.connection = connection
         self.core = connection.core
         self.facts = connection.facts
-        self.number = number
-        self.born = connection.core.now
+        self._reader: RequestHead | None = None
+        super().__init__(connection)
+
+    def begin(self, number: int) -> None:
+        super().begin(number)
+        self.born = self.core.now
         self.closed = False
         self.exchange: Exchange | None = None
-        self.deadline = math.inf  # of a response that is being taken after its exchange
+        self.deadline = math.inf  # of a response that is being taken, or a request that is dropped
         self.upgrading = False  # an extended CONNECT that is not answered yet
         self.chunked = False  # the body's length is not known
         self.length = 0  # of the body, unless it is chunked
         self.came = 0  # bytes of the body
-        self.body_done = True
+        self.body_done = True  # the exchange has been told that the request is whole
         self.request_trailers: list[bytes] = []
-        self.paused = False  # what comes is not acknowledged
-        self._held = 0  # bytes that the client's window lacks for it
-        self._queue: list[bytes] = []  # waits for the client's window
-        self._queued = 0
+        self._bad = False  # the client has broken a rule of HTTP/2
+        self._dropped = 0  # bytes that have come after the response
         self._full = False  # the exchange, or the tunnel, has been told so
-        self._trailers: list[Header] = []
-        self._ending = False  # nothing more will be put in the queue
-        self._ended = False  # END_STREAM is sent
         self.tunnelled = False
         self._listener: FromPipe | None = None
-        self._forgotten = False  # the connection knows it no more
         self._early = b""  # what has come for the tunnel before there was one
+        self._stopped = False  # the tunnel, or the exchange, reads nothing for the moment
 
     # From the connection: the request
 
-    def begin(self, headers: list[Header], ended: bool) -> None:
-        """The header section has come; ``ended``: that is all."""
+    def ask(self, section: Section, ended: bool) -> None:
+        """The header section of the request has come; ``ended``: that is all."""
         connection = self.connection
-        exchange = self.exchange = begin(self.core, self.facts, connection.bind.frontend)
+        bind = connection.bind
+        exchange = self.exchange = begin(self.core, self.facts, bind.frontend)
         exchange.client = self  # from here on, whatever happens, the client is to be answered
-        head = connection.bind.reader(self.facts)
-        self.body_done = ended
+        self.peer_ended = self.body_done = ended
+        head = self._reader
+        if head is None:
+            head = self._reader = bind.reader(self.facts)
+        connect = False
         try:
-            head.parse(request_to_http1(headers, ended, base64.b64encode(os.urandom(16))))
+            raw = section.made.get(ended)
+            if raw is None:
+                fields = section.fields
+                if fields is None:
+                    raise Refused(431, "header_bytes")
+                connect = is_connect(fields)
+                key = base64.b64encode(os.urandom(16)) if connect else b""
+                raw = request_head(fields, ended, key)
+                if not connect:
+                    section.made[ended] = raw
+            head.read(raw)
             if ended and head.content_length:
-                raise Refused(400, "content_length")
-            if (b":method", b"CONNECT") in headers:
+                raise Malformed("content_length")
+            if connect:
                 self.upgrading = bool(head.upgrade)
                 if not self.upgrading:
                     raise Refused(400, "method")  # to no known protocol: its data would be passed on unread
-        except Refused as refused:
-            refused.to_head = (b":method", b"HEAD") in headers
-            exchange.refuse(refused, self)
+                self.pause_peer()  # until there is a tunnel
+        except Refused as error:
+            error.to_head = (b":method", b"HEAD") in [one[1:3] for one in section.fields or ()]
+            self._refused(exchange, error)
             return
-        self.chunked = head.chunked
-        self.length = head.content_length
-        exchange.request(self, head, b"", ended or self.upgrading)
+        if not ended and not connect:
+            self.chunked = head.chunked
+            self.length = head.content_length
+            # A length of nothing says all; the END_STREAM that follows says nothing more.
+            ended = self.body_done = not head.chunked and not head.content_length
+        exchange.request(self, head, b"", ended or connect)
 
-    def received(self, data: bytes, length: int) -> None:
-        """A piece of the body, and how much of the window it has cost."""
+    def _refused(self, exchange: Exchange, refused: Refused) -> None:
+        self.body_done = True
+        self._bad = isinstance(refused, Malformed)
+        exchange.refuse(refused, self)
+        if self._bad:
+            self.connection.patience.reset(self.connection.now())
+
+    def data(self, payload: bytes) -> None:
         exchange = self.exchange
         if self._listener is not None:
-            if data:
-                self._listener.came(data)
+            self._listener.came(payload)
         elif self.upgrading or self.tunnelled:
-            self._early += data  # bounded by the window: it isn't acknowledged before there is a tunnel
-            self._held += length
-            return
+            self._early += payload  # bounded by the window: nothing is given back before there is a tunnel
         elif exchange is not None and not self.body_done:
-            self.came += len(data)
+            self.came += len(payload)
             if self.came > self.length and not self.chunked:
-                exchange.refuse(Refused(400, "content_length"), self)
-            elif data:
-                exchange.request_body(data)
-        if self.paused:
-            self._held += length
+                self._refused(exchange, Malformed("content_length"))
+            else:
+                exchange.request_body(payload)
+        elif exchange is not None:
+            if not self._bad:
+                self._refused(exchange, Malformed("content_length"))  # it has said that there is none
         else:
-            self.connection.acknowledge(self.number, length)
+            self._dropped += len(payload)
+            if self._dropped > LINGER_BYTES:
+                self.reset(Code.NO_ERROR)
 
-    def request_ended(self) -> None:
-        """The client has sent END_STREAM."""
-        if self.body_done:
-            return
-        self.body_done = True
+    def section(self, section: Section, ended: bool) -> None:
+        fields = section.fields
+        self.peer_ended = ended
+        why = ""
+        if not ended:
+            why = "a second header section"
+        elif fields is None:
+            why = "trailers that are too long"
+        else:
+            try:
+                self.request_trailers = trailer_lines(fields)
+            except ValueError as error:
+                why = str(error)
+        if why:
+            self.broken(Code.PROTOCOL_ERROR, why)
+            self.connection.patience.reset(self.connection.now())
+        else:
+            self.end_came()
+
+    def end_came(self) -> None:
         exchange = self.exchange
         if self._listener is not None:
             if not self._listener.ended():
                 self.close()
-        elif exchange is not None and not self.upgrading:
-            if self.came < self.length and not self.chunked:
-                # h2 looks at this, but not where trailers follow. The server would wait for the rest.
-                exchange.refuse(Refused(400, "content_length"), self)
-            else:
-                exchange.request_end(self.request_trailers)
+        elif self.ended:
+            self._end_clean()  # it was answered before
+        elif not self.body_done:
+            self.body_done = True
+            if exchange is not None and not self.upgrading:
+                if self.came < self.length and not self.chunked:
+                    self._refused(exchange, Malformed("content_length"))
+                else:
+                    exchange.request_end(self.request_trailers)
+
+    def broken(self, code: Code, why: str) -> None:
+        """The client has broken a rule; where it was not answered yet, it gets 400 and then the reset."""
+        exchange = self.exchange
+        if exchange is not None and code is Code.PROTOCOL_ERROR and not self._bad:
+            self.body_done = True
+            self._bad = True
+            exchange.refuse(Refused(400, "http2"), self)
+        elif not self.closed:
+            self.core.count_refusal(Refused(400, "http2"))
+            self.reset(code)
+
+    def was_reset(self, code: int) -> None:
+        over = self.exchange is None and not self.tunnelled
+        self.over()
+        self.gone()
+        if not over:
+            self.connection.patience.reset(self.connection.now())
 
     def gone(self) -> None:
         """The client has reset the stream, or the connection is gone."""
@@ -186,7 +232,13 @@ class Http2Stream(ClientSide, Pipe):
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
-        self._over()
+        self.over()
+        self._tell_tunnel()
+
+    def _tell_tunnel(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            self.core.loop.call_soon(listener.gone, False)  # later: who ends it isn't called back
 
     # From the connection: deadlines and room
 
@@ -195,49 +247,25 @@ class Http2Stream(ClientSide, Pipe):
         return self.deadline if self.exchange is None else self.exchange.due()
 
     def expire(self) -> None:
-        """The exchange's deadline has passed, or the response wasn't taken in time."""
+        """The exchange's deadline has passed; or the response wasn't taken, or the request ended, in time."""
         if self.exchange is not None:
             self.exchange.expire(say=False)
+        elif self.ended:
+            self.reset(Code.NO_ERROR)  # RFC 9113 §8.1: the answer is whole; the rest isn't needed
         else:
             self.core.counters[Field.TIMEOUTS] += 1
-            self.reset(_CODES.CANCEL)
+            self.reset(Code.CANCEL)
 
-    def push(self) -> None:
-        """Send of the queue what the client's window and the connection take."""
-        connection = self.connection
-        if self.closed:
-            return
-        try:
-            while self._queue and not connection.write_paused:
-                window = connection.h2.local_flow_control_window(self.number)
-                size = min(window, connection.h2.max_outbound_frame_size, len(self._queue[0]))
-                if size <= 0:
-                    break
-                piece = self._queue[0]
-                connection.h2.send_data(self.number, piece[:size])
-                connection.sent(size)
-                if size == len(piece):
-                    del self._queue[0]
-                else:
-                    self._queue[0] = piece[size:]
-                self._queued -= size
-                if self._queued:
-                    connection.flush()
-                else:
-                    connection.soon()
-                if self._ending:
-                    self._await()
-            if self._ending and not self._queue:
-                self._end()
-                return
-        except h2.exceptions.H2Error:
-            self.reset(None)
-            return
+    def level(self) -> None:
+        if self.whole:
+            self._await()
         self.update()
 
     def update(self) -> None:
         """Tell who writes to the stream when it should not, and when it may again."""
-        full = self._queued > QUEUE or self.connection.write_paused
+        connection = self.connection
+        queued = self.queued
+        full = queued > QUEUE or connection.write_paused or (queued > 0 and connection.queued > QUEUES)
         if full is self._full or self.closed:
             return
         listener, exchange = self._listener, self.exchange
@@ -251,40 +279,41 @@ class Http2Stream(ClientSide, Pipe):
     # From the exchange
 
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
-        exchange = self.exchange
-        if self.upgrading and head.status < 300 and exchange is not None:
+        if self.upgrading and head.status < 300 and self.exchange is not None:
             # To a CONNECT this would mean that there is a tunnel (RFC 8441 §5).
-            exchange.unusable(f"{head.status} to a request for another protocol")
+            self.exchange.unusable(f"{head.status} to a request for another protocol")
             return
-        piece = contents(buffer, spans) if spans is not None else buffer[at:]
-        # In one frame where there is no body: gRPC reads such a head as its trailers.
-        self._ended = end and not piece
-        if not self._headers(response_to_http2(head.out), self._ended):
+        if self.closed:
             return
-        self._write(piece)
+        piece = contents(buffer, spans) if spans is not None else buffer[at:] if at else buffer
+        block = response_block(head.out)
         if end:
-            self._finish()
+            self._let_go()
+            self.send_message(block, piece)
         else:
-            self.push()
+            self.send_head(block)
+            self._write(piece)
 
     def interim(self, head: ResponseHead) -> None:
-        self._headers(response_to_http2(head.out))
+        if not self.closed:
+            self.send_head(response_block(head.out))
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
         self._write(contents(buffer, spans))
-        self.push()
 
     def end(self, trailers: Trailers) -> None:
-        self._trailers = trailers_to_http2(trailers)
-        self._finish()
+        block = trailers_block(trailers) if trailers else b""
+        if not self.closed:
+            self._let_go()
+            self.finish_sending(block)
 
     def tunnel(self, head: ResponseHead) -> Pipe:
-        fields = [field for field in response_to_http2(head.out)[1:] if field[0] != b"sec-websocket-accept"]
         self.exchange = None  # the tunnel has it from now on, and its deadline
         self.upgrading = False
         self.tunnelled = True
         self._full = False
-        self._headers([(b":status", b"200"), *fields])
+        if not self.closed:
+            self.send_head(tunnel_block(head.out))
         return self
 
     def stay(self) -> None:
@@ -296,24 +325,29 @@ class Http2Stream(ClientSide, Pipe):
     def abort(self, reason: Reason = Reason.CUT) -> None:
         """End now; as the end of an exchange with its reason, as that of a pipe without."""
         self.exchange = None
-        if reason is Reason.SERVER_UNSEEN:
-            code = _CODES.REFUSED_STREAM  # nobody has looked at it, so it may be repeated (RFC 9113 §8.7)
+        if self._bad:
+            code = Code.PROTOCOL_ERROR
+        elif reason is Reason.SERVER_UNSEEN:
+            code = Code.REFUSED_STREAM  # nobody has looked at it, so it may be repeated (RFC 9113 §8.7)
+        elif reason in (Reason.CUT, Reason.CLIENT_LATE):
+            code = Code.CANCEL
         else:
-            code = _CODES.CANCEL if reason in (Reason.CUT, Reason.CLIENT_LATE) else _CODES.INTERNAL_ERROR
+            code = Code.INTERNAL_ERROR
         self.reset(code)
 
     def pause(self) -> None:
-        self.paused = True
+        self._stopped = True
+        self.pause_peer()
 
     def resume(self) -> None:
-        self.paused = False
-        length, self._held = self._held, 0
-        self.connection.acknowledge(self.number, length)
+        self._stopped = False
+        if not self.upgrading and (not self.tunnelled or self._listener is not None):
+            self.resume_peer()
 
     @property
     def unsent(self) -> int:
         connection = self.connection
-        return self._queued + (connection.unsent if connection.write_paused else 0)
+        return self.queued + (connection.unsent if connection.write_paused else 0)
 
     # From the tunnel (RFC 8441)
 
@@ -325,99 +359,78 @@ class Http2Stream(ClientSide, Pipe):
         early, self._early = self._early, b""
         if early:
             listener.came(early)
-        if not self.paused:
-            self.resume()
-        if self.body_done and not listener.ended():
+        if not self._stopped:
+            self.resume_peer()
+        if self.peer_ended and not listener.ended():
             self.close()
         self.update()
 
     def send(self, data: bytes) -> None:
         if not self.closing:
             self._write(data)
-            self.push()
 
     def finish(self) -> bool:
         return False  # END_STREAM is sent when both directions are done
 
     def close(self) -> None:
         if not self.closing:
-            self._finish()
+            self._let_go()
+            self.finish_sending()
 
     @property
     def closing(self) -> bool:
-        return self._ending or self.closed
+        return self.whole or self.closed
 
     # To the client
 
-    def _headers(self, headers: list[Header], end: bool = False) -> bool:
-        """Send a head; False where the stream has ended meanwhile."""
-        try:
-            self.connection.h2.send_headers(self.number, headers, end_stream=end)
-        except h2.exceptions.H2Error:
-            self.reset(_CODES.INTERNAL_ERROR)
-            return False
-        self.connection.soon()
-        return True
-
     def _write(self, data: bytes) -> None:
         if data and not self.closed:
-            self._queue.append(data)
-            self._queued += len(data)
+            self.write(data)
+            self.update()
 
-    def _finish(self) -> None:
-        """Nothing more will be written; end when the client has taken what was."""
+    def _let_go(self) -> None:
+        """Nothing more will be written by whoever has written."""
         self.exchange = None
-        self._ending = True
         if self.paused:
-            self.resume()  # what still comes is dropped
+            self.resume_peer()  # what still comes is dropped
         self._await()
-        self.push()
 
     def _await(self) -> None:
         # Of a tunnel the deadline is the tunnel's.
         if not self.tunnelled:
             self.deadline = self.core.now + self.core.timeouts.client
 
-    def _end(self) -> None:
-        connection = self.connection
-        if self._ended:
-            pass
-        elif self._trailers:
-            connection.h2.send_headers(self.number, self._trailers, end_stream=True)
+    def sent_end(self) -> None:
+        if self.peer_ended:
+            self._end_clean()
+        elif self._bad:
+            self.reset(Code.PROTOCOL_ERROR)
         else:
-            connection.h2.end_stream(self.number)
-        if not (self.body_done or self.upgrading or self.tunnelled):
-            # RFC 9113 §8.1: the answer is whole; the rest of the request isn't needed.
-            connection.h2.reset_stream(self.number, _CODES.NO_ERROR)
-        connection.soon()
-        self.closed = True
-        self._over()
+            # The answer is whole, and the request isn't. A reset at once makes clients lose the answer, and
+            # most end the stream by themselves.
+            self.deadline = self.core.now + LINGER
+            if self.tunnelled:
+                self._tell_tunnel()
 
-    def reset(self, code: h2.errors.ErrorCodes | None) -> None:
-        """End the stream from this side with an error code; None where it has ended for h2."""
-        if self.closed:
-            if not self._forgotten:
-                self._over()  # an error has kept it from that
+    def _end_clean(self) -> None:
+        """Both directions have come to their end."""
+        if self._bad:
+            self.reset(Code.PROTOCOL_ERROR)
             return
-        if code is not None:
-            try:
-                self.connection.h2.reset_stream(self.number, code)
-                self.connection.soon()
-            except h2.exceptions.H2Error:
-                pass
-        self.gone()
+        self.closed = True
+        connection = self.connection
+        connection.patience.good += 1
+        if self._listener is None and len(connection.spare) < SPARE:
+            connection.spare.append(self)
+        self.over()
+        self._tell_tunnel()
 
-    def _over(self) -> None:
-        """The stream has ended, whoever has ended it."""
-        self._queue = []
-        self._queued = 0
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            self.core.loop.call_soon(listener.gone, False)  # later: who ends it isn't called back
-        self.connection.acknowledge(self.number, self._held)
-        self.connection.stream_over(self.number)
-        self._forgotten = True
+    def reset(self, code: Code) -> None:
+        """End the stream from this side with an error code."""
+        if self.connection.streams.get(self.number) is self:
+            self.cancel(code)
+        self.gone()
 
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own: the request is answered with 500, or the stream ends; raises nothing."""
-        hand_back(self, error, partial(self.reset, _CODES.INTERNAL_ERROR))
+        hand_back(self, error, partial(self.reset, Code.INTERNAL_ERROR))

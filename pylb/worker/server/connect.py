@@ -23,6 +23,9 @@ from pylb.worker.server.tcp import TcpServerConnection
 from pylb.worker.sides import ServerSide
 from pylb.worker.transaction import Transaction
 
+_opening: dict[Server, asyncio.Future[OSError | None]] = {}
+"""By server: a connection for several requests at a time that is being made, with how that ends."""
+
 _Codec = Http1ServerConnection | Http2ServerConnection | TcpServerConnection
 
 
@@ -33,9 +36,41 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
         OSError: refused, unreachable, no such host, or its certificate is not good.
         TimeoutError: not accepted within ``timeouts.connect``.
     """
-    for shared in server.shared:
-        if shared.free:
-            return shared.side()
+    if server.http2 and not server.private and not tx.frontend.raw:
+        return await _shared(core, server, tx)
+    return await _make(core, server, tx)
+
+
+async def _shared(core: Core, server: Server, tx: Transaction) -> ServerSide:
+    """A side of a connection that there is, or is being made, or else of a new one."""
+    while True:
+        for shared in server.shared:
+            if shared.free:
+                return shared.side()
+        opening = _opening.get(server)
+        if opening is None:
+            break
+        # Many requests at a time would make as many connections, where one does.
+        done, _ = await asyncio.wait((opening,), timeout=tx.timeouts.connect)
+        if not done:
+            raise TimeoutError
+        problem = opening.result()
+        if problem is not None:
+            raise problem
+    opening = _opening[server] = core.loop.create_future()
+    problem = None
+    try:
+        return await _make(core, server, tx)
+    except OSError as error:
+        problem = error
+        raise
+    finally:
+        del _opening[server]
+        opening.set_result(problem)
+
+
+async def _make(core: Core, server: Server, tx: Transaction) -> ServerSide:
+    """A side of a new connection."""
     if not server.pool.room(server.active[server.row]):
         raise OSError(errno.EUSERS, "it has as many connections as it may (pool.connections)")
     if len(core.server_connections) >= core.descriptors.bound:

@@ -10,25 +10,23 @@ Floor: server side. Knows the exchange as `FromServer` and nothing of clients.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import os
 
 from pylb.http.chunked import ChunkError, ChunkScanner
 from pylb.http.request import RequestHead
-from pylb.http.response import BadResponse, ResponseHead, can_become_head, head_end, read_response
+from pylb.http.response import BadResponse, ResponseHead, find_head
 from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import serving
 from pylb.worker.pipe import ConnectionPipe
-from pylb.worker.pool import Pooled
+from pylb.worker.pool import UNBOUNDED, Pooled
 from pylb.worker.reasons import Reason
+from pylb.worker.server.early import left_behind
 from pylb.worker.sides import FromServer, Pipe, Spans, Trailers
 
 # Up to here head and body are joined into one write; a larger piece is not worth copying.
 _JOIN = 16384
-_EARLY = 65536  # bytes that are read at a time of an answer whose server has closed
 
 _EMPTY_LINES = 8
 """Bytes of empty lines that are skipped at a time; a server that sends more says something else."""
@@ -48,7 +46,7 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     __slots__ = (
         # of the connection
         *("core", "server", "transport", "idle_until", "closed", "uses", "usable", "paused"),
-        *("private", "personal", "old"),
+        *("private", "personal", "special", "old"),
         # what `head` was read from: a server often answers with the same head again
         *("head", "raw_head", "raw_head_only"),
         # of the exchange
@@ -67,6 +65,7 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         self.usable = True  # for another exchange, after this one
         self.private = private or not server.pool.shares
         self.personal = False  # a client has authenticated it
+        self.special = self.private or server.pool.requests < UNBOUNDED
         age = server.pool.age
         self.old = core.now + age if age else math.inf  # when it is too old
         self.paused = False
@@ -94,7 +93,10 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.core.server_connections.discard(self)
         if self.exchange is not None and exc is not None:
-            self._early()
+            for data in left_behind(self.transport):
+                self.data_received(data)
+                if self.exchange is None:
+                    break
         if not self.closed:
             self._ended(broken=exc is not None)
 
@@ -165,28 +167,16 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
             if rest:
                 self.data_received(rest)
             return 0
-        limit = self.core.limits.header_bytes
-        if end < 4:
-            end = head_end(data)  # its lines may end with a bare LF
-            if not end and len(data) <= limit and can_become_head(data):
-                self.buffer = data
-                return 0
-            if not end and len(data) <= limit:
-                self._no_response(exchange, data, BadResponse("status_line"))
-                return 0
-        if not end or end > limit:
-            self._bad(exchange, BadResponse("header_bytes"))
-            return 0
-        raw = data[:end]
         try:
-            self.head = read_response(raw, head_only)
+            found = find_head(data, end, self.core.limits.header_bytes, head_only)
         except BadResponse as error:
-            sooner = head_end(data)
-            if sooner < end:  # what ends with CRLF is in the body of one whose lines don't
-                return self._read(exchange, data, sooner, head_only)
             self._no_response(exchange, data, error)
             return 0
-        self.raw_head = raw
+        if found is None:
+            self.buffer = data
+            return 0
+        self.head, end = found
+        self.raw_head = data[:end]
         self.raw_head_only = head_only
         return end
 
@@ -273,21 +263,6 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         """Whether the server has begun to answer the request; with a 1xx response, at least."""
         head: ResponseHead | None = self.head
         return self.in_body or (head is not None and head.status < 200)
-
-    def _early(self) -> None:
-        """Writing the request has failed: read the answer that the server may have given before it closed.
-
-        The event loop doesn't look for it any more; the kernel keeps it (not that of a TLS connection, whose
-        records only the loop can read).
-        """
-        transport = self.transport
-        sock = transport.get_extra_info("socket")
-        if sock is None or transport.get_extra_info("ssl_object") is not None:
-            return
-        descriptor: int = sock.fileno()
-        with contextlib.suppress(OSError):
-            while self.exchange is not None and (data := os.read(descriptor, _EARLY)):
-                self.data_received(data)
 
     def _whole(self, exchange: FromServer, trailers: Trailers) -> None:
         self.in_body = False
@@ -381,32 +356,33 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
             return
         if self.paused:  # by the last piece of the response
             self.resume()
+        self.uses += 1
         pool = self.server.pool
-        uses = self.uses = self.uses + 1
-        if uses >= pool.requests:
-            self.abort()
+        idle = pool.idle
+        if self.special or head.says is not None or self.asked.personal or len(idle) >= pool.most_idle:
+            self._unusual(exchange)
             return
-        seconds = pool.seconds
-        if head.keeps - _EARLIER < seconds:
-            seconds = max(head.keeps - _EARLIER, head.keeps / 2)
-        self.idle_until = self.core.now + seconds
-        if self.private or head.personal or self.asked.personal or self.personal:
-            self._keep(exchange)
+        self.idle_until = self.core.now + pool.seconds
+        idle[self] = None
+
+    def _unusual(self, exchange: FromServer | None) -> None:
+        """What becomes of a connection that could serve again, where it is not just put into the pool."""
+        pool = self.server.pool
+        keeps, personal = self.head.says or (math.inf, False)
+        self.idle_until = self.core.now + min(pool.seconds, max(keeps - _EARLIER, keeps / 2))
+        if personal or self.asked.personal:
+            self.personal = self.special = True
+        if self.personal:
+            self.idle_until = self.old = math.inf  # it ends with one of the two
+        if self.uses >= pool.requests or exchange is None:
+            self.abort()
+        elif self.personal or self.private:
+            pool.own[self] = None
+            exchange.keep(self, self.server, self.personal)
         elif len(pool.idle) < pool.most_idle:
             pool.idle[self] = None
         else:
             self.abort()
-
-    def _keep(self, exchange: FromServer | None) -> None:
-        """Be one client's."""
-        if self.personal or self.head.personal or self.asked.personal:
-            self.personal = True
-            self.idle_until = self.old = math.inf  # it ends with one of the two
-        if exchange is None:
-            self.abort()
-        else:
-            self.server.pool.own[self] = None
-            exchange.keep(self, self.server, self.personal)
 
     def abort(self) -> None:
         exchange, self.exchange = self.exchange, None

@@ -1,6 +1,8 @@
 """HTTP/2 towards servers (RFC 9113): a connection that several exchanges share; its streams are server sides.
 
-h2 keeps the protocol's state; this module hands what it says to the streams (`http2stream`).
+`pylb.http2` keeps the protocol's state and tells the streams (`http2stream`) what comes. What comes is given
+back to the connection's window at once, and to a stream's when its client takes it: so a client that doesn't
+read holds up its own stream, and no other.
 
 Floor: server side. Knows nothing of exchanges and clients.
 """
@@ -9,13 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 
-import h2.errors
-import h2.events
-import h2.exceptions
-
-from pylb.http.frames import towards_server
+from pylb.http2 import frames
+from pylb.http2.codes import Code, Fault, Setting
+from pylb.http2.connection import Connection
+from pylb.http2.decode import Section
+from pylb.http2.stream import Stream
 from pylb.worker import core as core_
 from pylb.worker.backend import Server, Shared
 from pylb.worker.core import WRITE_BUFFER, Core
@@ -23,15 +24,23 @@ from pylb.worker.guard import guarded
 from pylb.worker.server.http2stream import Http2ServerStream, Streams
 from pylb.worker.sides import ServerSide
 
-_WINDOW = 256 * 1024  # bytes that a server may send ahead, per stream
-_CONNECTION_WINDOW = 16 << 20
+_CONNECTION_WINDOW = 16 << 20  # bytes that a server may send ahead on all streams, once it has sent so much
 _LAST_STREAM = 2**31 - 1000  # identifiers are used once (RFC 9113 §5.1.1)
+_AT_FIRST = 100  # streams until the server has said how many it takes (§6.5.2)
+_SILENCE = (
+    1.0  # seconds without a byte after which a request that isn't answered makes the connection doubtful
+)
+_PROBE = b"pylb?pyl"
 
 
-class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Protocol):
+class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared, asyncio.Protocol):
     """A connection to a server."""
 
     def __init__(self, core: Core, server: Server) -> None:
+        limits = core.limits
+        most = limits.header_bytes + 32 * limits.header_count
+        settings = {Setting.ENABLE_PUSH: 0, Setting.MAX_HEADER_LIST_SIZE: limits.header_bytes}
+        super().__init__(True, most, settings, _CONNECTION_WINDOW)
         self.core = core
         self.server = server
         self.scheme = b"https" if server.context is not None else b"http"
@@ -39,21 +48,22 @@ class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Pro
         self.closed = False
         self.leaving = False
         """Whether no more streams are to be opened on it."""
-        self.write_paused = False
-        self.streams: dict[int, Http2ServerStream] = {}
+        self.spare: list[Http2ServerStream] = []
+        self.peer_streams = _AT_FIRST
         self.idle_until = math.inf
+        self._heard = 0.0  # when something has come last
+        self._probing = math.inf  # until when a PING must be answered
         self._flushing = False
-        limits = core.limits
-        self.h2 = towards_server(limits.header_bytes, limits.header_count, _WINDOW)
 
     @property
     def free(self) -> bool:
-        most = self.h2.remote_settings.max_concurrent_streams
-        used_up = self.h2.highest_outbound_stream_id > _LAST_STREAM
-        return not (self.closed or self.leaving or used_up) and len(self.streams) < most
+        if self.closed or self.leaving or self._probing < math.inf or self.next > _LAST_STREAM:
+            return False
+        return len(self.streams) < self.peer_streams
 
     def side(self) -> ServerSide:
-        return Http2ServerStream(self)
+        spare = self.spare
+        return spare.pop() if spare else Http2ServerStream(self)
 
     def leave(self) -> None:
         self.leaving = True
@@ -68,9 +78,8 @@ class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Pro
         self.transport = transport  # type: ignore[assignment]
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         self.core.server_connections.add(self)
+        self._heard = self.core.now
         self.idle_until = self.core.now + self.core.timeouts.server_idle
-        self.h2.initiate_connection()
-        self.h2.increment_flow_control_window(_CONNECTION_WINDOW - 65535)
         self.flush()
 
     @guarded
@@ -95,45 +104,50 @@ class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Pro
     @guarded
     def resume_writing(self) -> None:
         self.write_paused = False
-        for stream in list(self.streams.values()):
-            stream.push()
+        self.pump()
         self.flush()
 
     @guarded
     def data_received(self, data: bytes) -> None:
+        if self.over:
+            return  # it closes; what still comes is dropped
+        self._heard = self.core.now
         try:
-            events = self.h2.receive_data(data)
-        except h2.exceptions.ProtocolError as error:
-            self.server.failed(self.core, "http2", f"broke the rules of HTTP/2: {error}")
+            self.receive(data)
+        except Fault as fault:
+            self.server.failed(self.core, "http2", f"broke the rules of HTTP/2: {fault}")
+            self.out.append(frames.goaway(0, fault.code))
             self.flush()
             self.transport.close()
-            return
-        for event in events:
-            if isinstance(event, h2.events.ConnectionTerminated):
-                self._goaway(event)
-            elif isinstance(event, h2.events.RemoteSettingsChanged) or (
-                isinstance(event, h2.events.WindowUpdated) and not event.stream_id
-            ):
-                for stream in list(self.streams.values()):
-                    stream.push()
-            else:
-                known = self.streams.get(getattr(event, "stream_id", None) or 0)
-                handler = _HANDLERS.get(type(event))
-                if known is not None and handler is not None:
-                    handler(known, event)
-                elif isinstance(event, h2.events.DataReceived):
-                    self.acknowledge(event.stream_id or 0, event.flow_controlled_length or 0)
-        self.flush()
 
-    def _goaway(self, event: h2.events.ConnectionTerminated) -> None:
+    # From the protocol
+
+    def now(self) -> float:
+        return self.core.loop.time()
+
+    def opened(self, number: int, section: Section, ended: bool) -> None:
+        raise Fault(Code.PROTOCOL_ERROR, "a server opens no streams")
+
+    def failed(self, number: int, error: Exception) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.crashed(error, stream.exchange)
+        else:
+            self.crashed(error)
+
+    def went_away(self, last: int, code: int) -> None:
         """The server takes no more streams, and has not looked at those above the last one."""
         self.leaving = True
         self._leave()
         for number, stream in list(self.streams.items()):
-            if number > (event.last_stream_id or 0):
-                stream.lost(stale=True)
+            if number > last:
+                stream.lost(unseen=True)
         if not self.streams:
             self.transport.close()
+
+    def pong(self, payload: bytes) -> None:
+        if payload == _PROBE:
+            self._probing = math.inf
 
     def _leave(self) -> None:
         if self in self.server.shared:
@@ -142,58 +156,49 @@ class Http2ServerConnection(Streams, core_.ServerConnection, Shared, asyncio.Pro
     # From the process
 
     def due(self) -> float:
-        return self.idle_until
+        return min(self.idle_until, self._probing)
 
     @guarded
     def expire(self) -> None:
         if self.transport.is_closing():
             self.transport.abort()  # it does not take what was written
+        elif self._probing <= self.core.now:
+            self._leave()
+            self.transport.abort()
         elif not self.streams:
             self.transport.close()
 
     # From the streams
 
-    def acknowledge(self, number: int, length: int) -> None:
-        if length and not self.closed:
-            try:
-                self.h2.acknowledge_received_data(length, number)
-            except h2.exceptions.ProtocolError:
-                return
-            self.soon()
-
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.loop.call_soon(self.flush)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:
-        """Send what h2 has to say."""
         self._flushing = False
-        data = self.h2.data_to_send()
-        if data and not self.closed:
+        out = self.out
+        if out and not self.closed:
+            data = b"".join(out)
+            out.clear()
             self.transport.write(data)
 
-    def stream_begun(self, stream: Http2ServerStream) -> None:
-        self.streams[stream.number] = stream
+    def stream_begun(self) -> None:
         self.idle_until = math.inf
+
+    def doubt(self) -> None:
+        core = self.core
+        if self.closed or self._probing < math.inf or core.now - self._heard < _SILENCE:
+            return
+        self._probing = core.now + core.timeouts.connect
+        self.out.append(frames.ping(_PROBE, False))
         self.soon()
 
-    def stream_over(self, number: int) -> None:
-        self.streams.pop(number, None)
+    def forget(self, stream: Stream, reset: bool) -> None:
+        super().forget(stream, reset)
         if not self.streams:
             self.idle_until = self.core.now + self.core.timeouts.server_idle
-            if self.leaving and not self.closed:
+            if self.leaving and not self.closed and not self.over:
                 self.flush()
                 self.transport.close()
-
-
-_HANDLERS: dict[type[h2.events.Event], Callable[[Http2ServerStream, object], None]] = {
-    h2.events.ResponseReceived: Http2ServerStream.response,  # type: ignore[dict-item]
-    h2.events.InformationalResponseReceived: Http2ServerStream.interim,  # type: ignore[dict-item]
-    h2.events.DataReceived: Http2ServerStream.data,  # type: ignore[dict-item]
-    h2.events.TrailersReceived: Http2ServerStream.trailers,  # type: ignore[dict-item]
-    h2.events.StreamEnded: Http2ServerStream.finished,  # type: ignore[dict-item]
-    h2.events.StreamReset: Http2ServerStream.reset,  # type: ignore[dict-item]
-    h2.events.WindowUpdated: lambda stream, event: stream.push(),
-}

@@ -5,297 +5,283 @@ Floor: server side. Knows the exchange as `FromServer`, its connection as `Strea
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
-import h2.errors
-import h2.events
-import h2.exceptions
-
-from pylb.http.frames import H2Connection
 from pylb.http.request import RequestHead
 from pylb.http.response import BadResponse, ResponseHead, read_response
-from pylb.http.translate import request_to_http2, response_to_http1, trailers_to_http1, trailers_to_http2
+from pylb.http2.codes import Code
+from pylb.http2.decode import Section
+from pylb.http2.encode import request_blocks, trailers_block
+from pylb.http2.heads import response_head, trailer_lines
+from pylb.http2.stream import Stream, Wire
 from pylb.worker.core import Core
 from pylb.worker.guard import serving
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers, contents
 
 _QUEUE = 128 * 1024  # bytes of a request that wait for the server's window before the client is paused
+SPARE = 32
+"""Streams that a connection keeps to use them again."""
 
 
-class Streams(ABC):
+class Streams(Wire):
     """What a stream asks of its connection."""
 
     core: Core
-    h2: H2Connection
     scheme: bytes
-    write_paused: bool
+    streams: dict[int, Http2ServerStream]
+    next: int
+    spare: list[Http2ServerStream]
+    """Streams that are over and serve again."""
 
     @abstractmethod
-    def acknowledge(self, number: int, length: int) -> None:
-        """Let the server send so much more."""
-
-    @abstractmethod
-    def soon(self) -> None:
-        """Send what h2 has to say at the end of this turn of the loop."""
-
-    @abstractmethod
-    def stream_begun(self, stream: Http2ServerStream) -> None:
+    def stream_begun(self) -> None:
         """A stream has been opened."""
 
     @abstractmethod
-    def stream_over(self, number: int) -> None:
-        """A stream has ended."""
+    def doubt(self) -> None:
+        """A stream was given up before its response began: it may be the connection that is to blame."""
 
     @abstractmethod
     def crashed(self, error: Exception) -> None:
         """An error of pylb's own that is no single stream's; raises nothing."""
 
 
-class Http2ServerStream(ServerSide):
-    """One request to a server."""
+class Http2ServerStream(Stream, ServerSide):
+    """One request to a server; when that is over, the same object serves for another one."""
 
     __slots__ = (
-        *("connection", "core", "number", "exchange", "closed"),
+        *("connection", "core", "exchange", "closed"),
         # of the request
-        *("_head_only", "_queue", "_queued", "_full", "_trailers", "_whole", "_sent"),
+        *("_head_only", "_full"),
         # of the response
-        *("_head", "_came", "_response_trailers", "_paused", "_held"),
+        *("_head", "_came", "_response_trailers"),
     )
 
     def __init__(self, connection: Streams) -> None:
         self.connection = connection
         self.core = connection.core
-        self.number = 0
+        super().__init__(connection)
+
+    def begin(self, number: int) -> None:
+        super().begin(number)
         self.exchange: FromServer | None = None
         self.closed = False
         self._head_only = False  # it is a HEAD: the response has no body, whatever it says
-        self._queue: list[bytes] = []  # of the body, waiting for the server's window
-        self._queued = 0
         self._full = False  # the exchange has been told so
-        self._trailers: Trailers = ()
-        self._whole = False  # nothing more will be put in the queue
-        self._sent = False  # END_STREAM is sent
         self._head: ResponseHead | None = None
         self._came = 0  # bytes of the response's body
         self._response_trailers: list[bytes] = []
-        self._paused = False  # what comes is not acknowledged
-        self._held = 0  # bytes that the server's window lacks for it
 
     # From the exchange
 
     def request(
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
     ) -> None:
+        connection = self.connection
+        number = connection.next
+        connection.next = number + 2
+        self.begin(number)
         self.exchange = exchange
         self._head_only = head.method == b"HEAD"
-        connection = self.connection
+        connection.streams[number] = self
+        connection.stream_begun()
+        block = request_blocks[connection.scheme](head.printed())
         piece = contents(buffer, spans)
-        bare = end and not piece
-        try:
-            self.number = connection.h2.get_next_available_stream_id()
-            headers = request_to_http2(head.printed(), connection.scheme)
-            connection.h2.send_headers(self.number, headers, end_stream=bare)
-        except h2.exceptions.H2Error as error:
-            self.closed = True
-            exchange.server_gone(Reason.SERVER_GONE, f"HTTP/2: {error}")
-            return
-        connection.stream_begun(self)
-        self._whole = end
-        self._sent = bare
-        self._add(piece)
+        if end:
+            self.send_message(block, piece)
+        else:
+            self.send_head(block)
+            self.write(piece)
+            self.level()
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
-        self._add(contents(buffer, spans))
-
-    def _add(self, piece: bytes) -> None:
-        if piece:
-            self._queue.append(piece)
-            self._queued += len(piece)
-            self.push()
+        if not self.closed:
+            self.write(contents(buffer, spans))
+            self.level()
 
     def end(self, trailers: Trailers) -> None:
-        self._trailers = trailers
-        self._whole = True
-        self.push()
+        if not self.closed:
+            self.finish_sending(trailers_block(trailers) if trailers else b"")
 
     def tunnel(self) -> Pipe:
         raise RuntimeError("a stream to a server never says that it changes the protocol")
 
     @property
     def unsent(self) -> int:
-        return self._queued
+        return self.queued
 
     def release(self) -> None:
-        if self._sent:
-            self._forget()
+        self.exchange = None
+        if self.closed:
+            return
+        if self.ended and self.peer_ended:
+            self.closed = True
+            connection = self.connection
+            connection.patience.good += 1
+            if len(connection.spare) < SPARE:
+                connection.spare.append(self)
+            self.over()
         else:
             self.abort()  # the server has answered before it had all of the request
 
     def abort(self) -> None:
+        self.exchange = None
         if not self.closed:
-            self._cancel()
-        self._forget()
+            self.closed = True
+            early = self._head is None
+            self.cancel(Code.CANCEL)
+            if early:
+                self.connection.doubt()
 
     def pause(self) -> None:
-        self._paused = True
+        self.pause_peer()
 
     def resume(self) -> None:
-        self._paused = False
-        length, self._held = self._held, 0
-        self.connection.acknowledge(self.number, length)
+        if not self.closed:
+            self.resume_peer()
 
     # From the connection: the request
 
+    def sent_end(self) -> None:
+        """Nothing is to be done: the stream is over with the response."""
+
     @serving
-    def push(self) -> None:
-        """Send of the queue what the server's window and the connection take."""
-        connection = self.connection
-        if self.closed or self._sent:
-            return
-        try:
-            while self._queue and not connection.write_paused:
-                window = connection.h2.local_flow_control_window(self.number)
-                size = min(window, connection.h2.max_outbound_frame_size, len(self._queue[0]))
-                if size <= 0:
-                    break
-                piece = self._queue[0]
-                connection.h2.send_data(self.number, piece[:size])
-                if size == len(piece):
-                    del self._queue[0]
-                else:
-                    self._queue[0] = piece[size:]
-                self._queued -= size
-            if self._whole and not self._queue:
-                self._sent = True
-                trailers = trailers_to_http2(self._trailers)
-                if trailers:
-                    connection.h2.send_headers(self.number, trailers, end_stream=True)
-                else:
-                    connection.h2.end_stream(self.number)
-        except h2.exceptions.H2Error:
-            return  # the stream has ended; the event for it is on its way
-        connection.soon()
-        full = self._queued > _QUEUE
-        if full is not self._full and self.exchange is not None:
+    def level(self) -> None:
+        """The exchange is told when too much waits for the server, and when it no longer does."""
+        exchange = self.exchange
+        full = self.queued > _QUEUE
+        if full is not self._full and exchange is not None:
             self._full = full
             if full:
-                self.exchange.server_full()
+                exchange.server_full()
             else:
-                self.exchange.server_ready()
+                exchange.server_ready()
 
     # From the connection: the response
 
     @serving
-    def response(self, event: h2.events.ResponseReceived) -> None:
-        """The head of the final response has come."""
+    def section(self, section: Section, ended: bool) -> None:
         exchange = self.exchange
         if exchange is None:
             return
-        ended = event.stream_ended is not None
+        made = section.made
+        head: ResponseHead | None = self._head
         try:
-            head = read_response(response_to_http1(event.headers or [], ended), self._head_only)
+            if head is not None:
+                if section.fields is None or not ended:
+                    raise ValueError("trailers that are too long" if ended else "a second header section")
+                trailers = made.get(None)
+                if trailers is None:
+                    trailers = made[None] = trailer_lines(section.fields)
+                self._response_trailers = trailers
+            else:
+                kind = ended + 2 * self._head_only
+                head = made.get(kind)
+                if head is None:
+                    head = made[kind] = self._read(section, ended)
         except (BadResponse, ValueError) as error:
             self._bad(exchange, error)
             return
-        if ended and head.content_length > 0:
+        self.peer_ended = ended
+        if self._head is not None:
+            self._finished(exchange)
+        elif head.status < 200:
+            exchange.interim(head)
+        elif ended and head.content_length > 0:
             self._bad(exchange, BadResponse("content_length", "less than its length"))
-            return
-        self._head = head
-        exchange.response(head, b"", 0, ended)
+        else:
+            self._head = head
+            exchange.response(head, b"", 0, ended)
+
+    def _read(self, section: Section, ended: bool) -> ResponseHead:
+        """A head that has come.
+
+        Raises:
+            BadResponse, ValueError: it must not be passed on.
+        """
+        if section.fields is None:
+            raise BadResponse("header_bytes", "its header section is too long")
+        head = read_response(response_head(section.fields, ended), self._head_only)
+        if head.status == 101:
+            raise BadResponse("upgrade", "101 in HTTP/2")
+        if head.status < 200 and ended:
+            raise BadResponse("status_line", "an interim response that ends")
+        return head
 
     @serving
-    def interim(self, event: h2.events.InformationalResponseReceived) -> None:
-        """A 1xx response has come."""
-        exchange = self.exchange
-        if exchange is None:
-            return
-        try:
-            head = read_response(response_to_http1(event.headers or [], True), False)
-            if head.status == 101:
-                raise BadResponse("upgrade", "101 in HTTP/2")
-        except (BadResponse, ValueError) as error:
-            self._bad(exchange, error)
-            return
-        exchange.interim(head)
-
-    @serving
-    def data(self, event: h2.events.DataReceived) -> None:
-        """A piece of the body has come."""
+    def data(self, payload: bytes) -> None:
         exchange = self.exchange
         head = self._head
-        length = event.flow_controlled_length or 0
-        if exchange is None or head is None:
-            self.connection.acknowledge(self.number, length)
-            return
-        data = event.data or b""
-        self._came += len(data)
-        if self._came > head.content_length >= 0:
-            self.connection.acknowledge(self.number, length)
-            self._bad(exchange, BadResponse("content_length", "more than its length"))
-            return
-        if data:
-            exchange.response_body(data)
-        if self._paused and not self.closed:
-            self._held += length
-        else:
-            self.connection.acknowledge(self.number, length)
-
-    @serving
-    def trailers(self, event: h2.events.TrailersReceived) -> None:
-        """Fields have come behind the body."""
-        self._response_trailers = trailers_to_http1(event.headers or [])
-
-    @serving
-    def finished(self, event: h2.events.StreamEnded) -> None:
-        """The server has sent END_STREAM."""
-        exchange = self.exchange
         if exchange is None:
             return
-        if self._head is None:
-            self.lost()
-        elif self._came < self._head.content_length:
+        if head is None:
+            self._bad(exchange, BadResponse("status_line", "a body without a head"))
+            return
+        self._came += len(payload)
+        if self._came > head.content_length >= 0:
+            self._bad(exchange, BadResponse("content_length", "more than its length"))
+        else:
+            exchange.response_body(payload)
+
+    @serving
+    def end_came(self) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            self._finished(exchange)
+
+    def _finished(self, exchange: FromServer) -> None:
+        head = self._head
+        if head is None:
+            self._bad(exchange, BadResponse("status_line", "an end without a head"))
+        elif self._came < head.content_length:
             self._bad(exchange, BadResponse("content_length", "less than its length"))
         else:
             exchange.response_end(self._response_trailers)
 
     @serving
-    def reset(self, event: h2.events.StreamReset) -> None:
-        """The server has given it up: whole responses have ended before."""
-        self.lost(stale=event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM)
+    def was_reset(self, code: int) -> None:
+        exchange = self.exchange
+        head = self._head
+        self.over()
+        if (
+            code == Code.NO_ERROR
+            and exchange is not None
+            and head is not None
+            and self._came == head.content_length
+        ):
+            self.closed = True  # all of the response is there: it has not waited for the rest of the request
+            exchange.response_end(())
+        else:
+            self.lost(code == Code.REFUSED_STREAM)
 
     @serving
-    def lost(self, stale: bool = False) -> None:
-        """The stream or its connection is gone; ``stale``: the server has done nothing with the request."""
+    def broken(self, code: Code, why: str) -> None:
         exchange = self.exchange
-        self._forget()
+        if exchange is not None:
+            self._bad(exchange, BadResponse("field_line", why))
+        elif not self.closed:
+            self.abort()
+
+    @serving
+    def lost(self, unseen: bool = False) -> None:
+        """The stream or its connection is gone; ``unseen``: the server has done nothing with the request."""
+        exchange, self.exchange = self.exchange, None
+        self.closed = True
+        self.over()
         if exchange is not None:
             exchange.server_gone(
-                Reason.SERVER_UNSEEN if stale and self._head is None else Reason.SERVER_GONE,
-                "refused the request" if stale else "closed the connection before its response was whole",
+                Reason.SERVER_UNSEEN if unseen and self._head is None else Reason.SERVER_GONE,
+                "refused the request" if unseen else "closed the connection before its response was whole",
             )
 
     def _bad(self, exchange: FromServer, why: BadResponse | ValueError) -> None:
         """The server said something that must not be passed on."""
-        self.abort()
+        self.exchange = None
+        self.closed = True
+        self.cancel(Code.PROTOCOL_ERROR)
         self.core.count_bad_response(why if isinstance(why, BadResponse) else BadResponse("field_line"))
         exchange.server_gone(Reason.SERVER_BAD, f"bad response: {why}")
-
-    # Ends
-
-    def _cancel(self) -> None:
-        try:
-            self.connection.h2.reset_stream(self.number, h2.errors.ErrorCodes.CANCEL)
-            self.connection.soon()
-        except h2.exceptions.H2Error:
-            pass  # it had ended
-
-    def _forget(self) -> None:
-        self.exchange = None
-        if not self.closed:
-            self.closed = True
-            self.connection.acknowledge(self.number, self._held)
-            self.connection.stream_over(self.number)
 
     def crashed(self, error: Exception, exchange: FromServer | None) -> None:
         """An error of pylb's own: it costs this stream, and the exchange that it worked for."""
@@ -303,9 +289,8 @@ class Http2ServerStream(ServerSide):
         self.exchange = None
         self.closed = True
         try:
-            connection.stream_over(self.number)
-            self._cancel()
-            connection.acknowledge(self.number, self._held)
+            if connection.streams.get(self.number) is self:
+                self.cancel(Code.CANCEL)
         except Exception as another:
             connection.crashed(another)
         if exchange is not None:
