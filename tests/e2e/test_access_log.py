@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -159,7 +160,9 @@ def test_lnav_reads_what_syslog_gets(setup: Setup) -> None:
     _requests(setup, "sys")
     messages = [setup.syslog.recv(65536).decode() for _ in range(5)]
     file = setup.folder / "syslog"
-    file.write_text("".join(message.partition(">")[2] + "\n" for message in messages))
+    # lnav's format wants two digits of the day, where RFC 3164 §4.1.2 has a blank: "Dec  1".
+    lines = [re.sub(r"^(\w{3})  (\d) ", r"\1 1\2 ", message.partition(">")[2]) for message in messages]
+    file.write_text("".join(line + "\n" for line in lines))
     columns = "status_code, frontend_name, backend_name, server_name, termination_state, http_url, client_ip"
     said = _run(
         *("lnav", "-n", "-c", f";SELECT {columns} FROM haproxy_log", "-c", ":write-json-to -", str(file))

@@ -16,11 +16,11 @@ from pylb.supervisor.overlay import Overlay, Refused
 from pylb.supervisor.servers import Servers
 
 
-def config(*servers: Any, backend: str = "web") -> Config:
+def config(*servers: Any, backend: str = "web", **more: Any) -> Config:
     return from_document(
         {
             "frontend": [{"name": "f", "bind": "127.0.0.1:0", "backend": backend}],
-            "backend": [{"name": backend, "server": list(servers)}],
+            "backend": [{"name": backend, "server": list(servers), **more}],
         }
     )
 
@@ -28,10 +28,10 @@ def config(*servers: Any, backend: str = "web") -> Config:
 class Made:
     """Lists of one configuration."""
 
-    def __init__(self, *servers: Any, overlay: Overlay | None = None) -> None:
+    def __init__(self, *servers: Any, overlay: Overlay | None = None, **more: Any) -> None:
         self.board = Scoreboard(1, 16)
         self.table = Table(self.board)
-        self.config = config(*servers)
+        self.config = config(*servers, **more)
         self.servers = Servers(self.board, self.config, overlay)
         self.servers.serves(self.config)
 
@@ -181,7 +181,7 @@ def test_the_configurations_state_holds_until_the_operator_says_otherwise() -> N
 
 
 def test_discovered_servers_can_be_changed_and_kept_out() -> None:
-    made = Made(*TWO)
+    made = Made(*TWO, discover=[{"dns": "app.internal:80"}])
     found = [
         {"name": "d1", "address": "10.1.0.1:80", "weight": 1},
         {"name": "d2", "address": "10.1.0.2:80", "weight": 1},
