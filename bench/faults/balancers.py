@@ -28,6 +28,7 @@ balance = "roundrobin"
 retries = 3
 check = {path = "/health", interval = "200ms", timeout = "200ms", rise = 2, fall = 2}
 outliers = {failures = 5, statuses = ["5xx"], eject = "1s"}
+retry = {on = ["all-retryable-errors"]}
 """
 _HAPROXY = """\
 global
