@@ -14,7 +14,7 @@ from pylb.config.actions import Actions
 from pylb.config.edits import CookieEdits, HeaderEdits, LocationRewrite, RouteTimeouts, When
 from pylb.config.files import read_regular
 from pylb.config.means import Means, named
-from pylb.config.model import Config
+from pylb.config.model import Config, Timeouts
 from pylb.config.replies import Body, ErrorPage, Redirect, Reply
 from pylb.http.response import ResponseHead
 from pylb.rules import answers, cookies, edits, match, rewrite
@@ -84,6 +84,11 @@ def reply(section: Actions, means: Means) -> Ending | None:
     if section.deny is not None:
         return Ending("deny", action=answers.deny(section.deny))
     return Ending("drop") if section.drop else None
+
+
+def with_waits(timeouts: Timeouts, waits: Mapping[str, float]) -> Timeouts:
+    """The same, but for some, in seconds by their key."""
+    return timeouts.model_copy(update=dict(waits)) if waits else timeouts
 
 
 def waits(section: RouteTimeouts | None) -> dict[str, float]:

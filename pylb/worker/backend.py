@@ -15,7 +15,7 @@ import ssl
 import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,11 +46,6 @@ from pylb.worker.sides import ServerSide
 _AT_ONCE = 100  # servers whose counters are written with each tick
 _TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests
 _FAILED = 5.0  # seconds that count as the response time of a try that has failed
-
-
-def with_waits(timeouts: Timeouts, waits: Mapping[str, float]) -> Timeouts:
-    """The same, but for some, in seconds by their key."""
-    return timeouts.model_copy(update=dict(waits)) if waits else timeouts
 
 
 class Shared(ABC):
@@ -223,7 +218,7 @@ class Backend:
             if wanted is not None and wanted.budget is not None
             else None
         )
-        self.timeouts = with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
+        self.timeouts = changes.with_waits(timeouts or Timeouts(), changes.waits(config.timeouts))
         self.counted = config.min_servers > 0
         """Whether so many servers are to be usable; `short` says whether they are."""
         self.judged = config.outliers is not None

@@ -45,7 +45,7 @@ from pylb.worker.logwriter import LAST, writer
 from pylb.worker.mapfiles import MapFiles
 from pylb.worker.phases import choose, keys
 from pylb.worker.phases.gates import Gates
-from pylb.worker.runqueue import RunQueue
+from pylb.worker.runqueue import RunQueue, open_descriptors
 from pylb.worker.server.down import shutting_sessions
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
@@ -64,7 +64,7 @@ class Worker:
         limit = limit if limit != resource.RLIM_INFINITY else 1 << 30
         core = self.core = Core(
             *(loop, config.timeouts, config.limits, config.drain.spread),
-            Descriptors(limit, _open_descriptors() + copies),
+            Descriptors(limit, open_descriptors() + copies),
         )
         core.now = time.monotonic()
         core.tcp_options = tcpoptions.options(config.tcp)
@@ -423,8 +423,7 @@ class Worker:
 
     def flush(self, all_servers: bool = False) -> None:
         """Write what was counted to the scoreboard."""
-        core = self.core
-        counters = core.counters
+        core, counters = self.core, self.core.counters
         counters[Field.TUNNELS] = len(core.tunnels)
         counters[Field.CONNECTIONS] = len(core.clients)
         counters[Field.IN_FLIGHT] = self.board.active_total(self.row)
@@ -432,14 +431,6 @@ class Worker:
         self._times[:] = memoryview(array("q", core.times))
         for backend in self.backends.values():
             backend.flush(all_servers)
-
-
-def _open_descriptors() -> int:
-    """How many this process has open."""
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 64  # a guess; there is no /proc
 
 
 def run(context: WorkerContext) -> None:

@@ -1,7 +1,6 @@
 """What the variables of an access log are of a transaction: one function for each (`logline` joins them).
 
-Timers are those of HAProxy's log (configuration manual, §8.4), in milliseconds; None where that moment has
-not come. A variable's name, kind and words for users are in `pylb.accesslog.template`.
+A variable's name, kind and words for users are in `pylb.accesslog.template`.
 
 Floor: phases.
 """
@@ -9,84 +8,19 @@ Floor: phases.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import re
-import time
 from collections.abc import Callable
-from typing import Any
 
-from pylb.accesslog.dates import Dates
 from pylb.accesslog.template import INNER, VARIABLES, Kind, Style, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.rules.template import getter
 from pylb.rules.view import View
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
+from pylb.worker.phases.loginline import LOWERED, Get, Inline, Memo
+from pylb.worker.phases.logtimes import DATES, NUMBERS, TIMERS, TOTAL, date, number
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
-
-Get = Callable[[Transaction], Any]
-"""Gives bytes, text or a number, by its variable's kind; None where there is none."""
-
-
-USUAL = (
-    "tx.reason is None and tx.response is not None and tx.server is not None "
-    "and not (tx.asked_ns or tx.first_byte_ns or tx.retries or tx.own)"
-)
-"""An expression: a server that was connected to already had the request at once, and has answered it."""
-
-
-LOWERED = "lowered"
-"""In an `Inline` of a head's field: the head in small letters."""
-LOWERED_FIRST = f"({LOWERED} := tx.head.raw.lower())"
-"""The same in the first one of a function."""
-
-
-class Inline:
-    """A variable as an expression of ``tx``, where calling a function would take longer than what it does.
-
-    Args:
-        source: the expression.
-        usual: the same where `USUAL` holds, if that is less.
-        names: what else they name.
-    """
-
-    _made = itertools.count()
-
-    def __init__(self, source: str, usual: str = "", **names: object) -> None:
-        # Names of their own, so that several can be joined.
-        mark = f"_{next(self._made)}"
-        owned = re.compile(rf"(?<!\.)\b({'|'.join(names)})\b") if names else None
-        self.source, self.usual = (
-            owned.sub(rf"\1{mark}", text) if owned is not None else text for text in (source, usual or source)
-        )
-        self.names = {name + mark: value for name, value in names.items()}
-        self._get: Get = eval(f"lambda tx: {self.source}", dict(self.names))
-
-    def __call__(self, tx: Transaction) -> Any:
-        return self._get(tx)
-
-
-class _Memo(dict[bytes | None, str]):
-    """Values as they are written, of something of which there are few."""
-
-    def __init__(self, write: Callable[[bytes], str], nothing: str) -> None:
-        self._write = write
-        self._nothing = nothing
-
-    def __missing__(self, value: bytes | None) -> str:
-        if value is None:
-            return self._nothing
-        text = self._write(value)
-        if len(value) <= _MEMO_BYTES:
-            if len(self) >= _MEMO:
-                self.clear()
-            self[value] = text
-        return text
-
-
-_MEMO = 256
-_MEMO_BYTES = 128  # of a value, so that clients can't fill the memory
 
 
 class Fields:
@@ -110,13 +44,13 @@ class Fields:
         """A function that gives a variable as it is written, escaped; a number may stay one."""
         style = self._style
         if part.name in INNER:
-            inner: dict[str, Get] = {"(server)": self._server, "(timers)": _TIMERS, "(retries)": _RETRIES}
+            inner: dict[str, Get] = {"(server)": self._server, "(timers)": TIMERS, "(retries)": _RETRIES}
             inner["(queues)"] = _QUEUES
             return inner[part.name]
         kind, _ = VARIABLES[part.name]
         nothing = style.nothing.get(kind, "")
-        if part.name in _NUMBERS:
-            return _number(part.name, nothing)
+        if part.name in NUMBERS:
+            return number(part.name, nothing)
         get = self.raw(part)
         if kind is Kind.NUMBER:
             return get
@@ -136,9 +70,9 @@ class Fields:
         style = self._style
         nothing = style.nothing.get(VARIABLES[part.name][0], "")
         if part.name == "method":
-            return Inline("methods[tx.head.method]", methods=_Memo(style.field, nothing))
+            return Inline("methods[tx.head.method]", methods=Memo(style.field, nothing))
         if part.name == "host":
-            return Inline("hosts[tx.head.host]", hosts=_Memo(style.field, nothing))
+            return Inline("hosts[tx.head.host]", hosts=Memo(style.field, nothing))
         if part.name == "protocol":
             return Inline(
                 "http11 if tx.client.protocol == 'HTTP/1' and tx.head.http11 else written(tx)",
@@ -170,8 +104,8 @@ class Fields:
         }
         if part.name in _OF_RULES:
             return self._of_rules(part)
-        if part.name in _DATES:
-            return _date(self._core, part.name)
+        if part.name in DATES:
+            return date(self._core, part.name)
         return own.get(part.name) or _PLAIN[part.name]
 
     def _name(self, name: str) -> str:
@@ -247,105 +181,6 @@ class Fields:
 
 def _at_server(tx: Transaction) -> int:
     return 0 if tx.server is None else sum(tx.server.active)
-
-
-# Times
-
-
-_DATES: dict[str, tuple[Callable[[Dates], Callable[[int], str]], int]] = {
-    "date": (lambda dates: dates.haproxy, 1_000_000),
-    "date.common": (lambda dates: dates.common, 1_000_000_000),
-    "date.iso": (lambda dates: dates.iso, 1_000_000),
-}
-"""By name, what writes them, and for how many nanoseconds a date is the same."""
-
-
-class _Moment:
-    """When requests began, by the calendar's clock. The text of the last one is mostly the next one's."""
-
-    __slots__ = ("offset", "known", "text", "_write", "_unit")
-
-    def __init__(self, write: Callable[[int], str], unit: int) -> None:
-        self._write = write
-        self._unit = unit
-        self.known = -1
-        self.text = ""
-        self.look()
-
-    def look(self) -> None:
-        """Compare the clocks: the calendar's may be set."""
-        self.offset = time.time_ns() - time.monotonic_ns()
-
-    def of(self, tx: Transaction) -> str:
-        """The text for a transaction."""
-        self.known = ((tx.first_byte_ns or tx.began_ns) + self.offset) // self._unit
-        self.text = self._write(self.known)
-        return self.text
-
-
-def _date(core: Core, name: str) -> Inline:
-    write, unit = _DATES[name]
-    moment = _Moment(write(Dates()), unit)
-    core.on_tick.append(moment.look)
-    source = f"moment.text if (BEGAN + moment.offset) // {unit} == moment.known else moment.of(tx)"
-    return Inline(
-        source.replace("BEGAN", "(tx.first_byte_ns or tx.began_ns)"),
-        source.replace("BEGAN", "tx.began_ns"),
-        moment=moment,
-    )
-
-
-_TOTAL = Inline(
-    "(tx.ended_ns - (tx.first_byte_ns or tx.began_ns)) // 1000000", "(tx.ended_ns - tx.began_ns) // 1000000"
-)
-
-
-_NUMBERS = {
-    "status": "tx.response.status if tx.response is not None else NOTHING",
-    "time.request": (
-        "NOTHING if tx.head is None else "
-        "(tx.began_ns - tx.first_byte_ns) // 1000000 if tx.first_byte_ns else 0"
-    ),
-    "time.queue": (
-        "(tx.ended_ns - tx.began_ns) // 1000000 if tx.state == 'Q' else "
-        "NOTHING if tx.server is None else (tx.asked_ns - tx.began_ns) // 1000000 if tx.asked_ns else 0"
-    ),
-    "time.connect": (
-        "NOTHING if tx.server is None or tx.state in 'RQC' else "
-        "(tx.connected_ns - tx.asked_ns) // 1000000 if tx.connected_ns else 0"
-    ),
-    "time.response": (
-        "NOTHING if tx.own or not tx.answered_ns or tx.server is None else "
-        "(tx.answered_ns - (tx.connected_ns or tx.asked_ns or tx.began_ns)) // 1000000"
-    ),
-}
-"""Those that there may not be, as `Inline`. Timers are in milliseconds."""
-_USUALLY = {
-    "status": "tx.response.status",
-    "time.request": "0",
-    "time.queue": "0",
-    "time.connect": "0",
-    "time.response": "(tx.answered_ns - tx.began_ns) // 1000000",
-}
-
-
-def _number(name: str, nothing: str) -> Inline:
-    return Inline(f"({_NUMBERS[name].replace('NOTHING', repr(nothing))})", _USUALLY[name])
-
-
-_STEPS = tuple(_number(f"time.{name}", "-1") for name in ("request", "queue", "connect", "response"))
-
-
-def _unusual_timers(tx: Transaction) -> str:
-    return "/".join([str(step(tx)) for step in (*_STEPS, _TOTAL)])
-
-
-_TIMERS = Inline(
-    "timers(tx)",
-    "f'0/0/0/{(tx.answered_ns - tx.began_ns) // 1000000}/{(tx.ended_ns - tx.began_ns) // 1000000}'",
-    timers=_unusual_timers,
-)
-"""TR/Tw/Tc/Tr/Ta as HAProxy joins them."""
 
 
 # How it went
@@ -538,7 +373,7 @@ _PLAIN: dict[str, Get] = {
     "termination": _TERMINATION,
     "reason": _reason,
     "retries": Inline("tx.retries", "0"),
-    "time.total": _TOTAL,
+    "time.total": TOTAL,
     "tls.version": lambda tx: tx.client.tls_version.removeprefix("TLSv"),
     "tls.cipher": lambda tx: tx.client.tls_cipher,
     "tls.sni": lambda tx: tx.client.tls.get("authority") or None,

@@ -12,7 +12,8 @@ from pylb.accesslog.template import VARIABLES, Format, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
-from pylb.worker.phases.logfields import LOWERED, LOWERED_FIRST, USUAL, Fields, Get, Inline
+from pylb.worker.phases.logfields import Fields
+from pylb.worker.phases.loginline import LOWERED, LOWERED_FIRST, USUAL, Get, Inline
 from pylb.worker.transaction import Transaction
 
 _OF_HEAD = frozenset(

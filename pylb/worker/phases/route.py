@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from pylb.config.changes import with_waits
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.http.response import ResponseHead
 from pylb.rules.decision import Rules
 from pylb.rules.plan import Plan
-from pylb.worker.backend import with_waits
 from pylb.worker.frontend import DROP, Result
 from pylb.worker.transaction import Transaction
 
