@@ -7,6 +7,8 @@ the loop are stand-ins, so that a case costs microseconds.
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import re
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -31,7 +33,12 @@ _CONFIG = BackendConfig(
     pool=Pool(reuse="always"),
 )
 _FRONTEND = Frontend(name="f", bind=(parse_address("127.0.0.1:80"),), backend="b")
-_BOARD = Scoreboard(1)
+
+
+@functools.cache
+def _board(process: int) -> Scoreboard:
+    """One for each process: a forked one would share it with its parent."""
+    return Scoreboard(1)
 
 
 class Task:
@@ -202,9 +209,10 @@ class Wire:
     def __init__(self, limits: Limits | None = None, **frontend: Any) -> None:
         core = self.worker = TestCore(limits=limits)
         config = _FRONTEND.model_copy(update=frontend) if frontend else _FRONTEND
-        self.backend = backend.Backend(_CONFIG, _BOARD, lambda server: 0, 0, None, core.timeouts)
+        board = _board(os.getpid())
+        self.backend = backend.Backend(_CONFIG, board, lambda server: 0, 0, None, core.timeouts)
         self.upstream = self.backend.servers[0]
-        _BOARD.server_column(ServerField.ACTIVE, 0)[0] = 0
+        board.server_column(ServerField.ACTIVE, 0)[0] = 0
         self.frontend = phases.compiled(config, {"b": self.backend}, core)
         bind = Bind("127.0.0.1:80", config, self.frontend, {}, core.head_limits)
         self.client = Http1Connection(core, bind)
