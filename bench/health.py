@@ -295,7 +295,8 @@ def main() -> None:
                 if name.endswith(PASSIVE) and fault != "lying":
                     continue
                 console.print(f"{fault}, {name} …")
-                found.append(measure(name, fault, Path(folder) / f"{fault}-{'-'.join(name.replace(',', '').split())}"))
+                place = f"{fault}-{name}".replace(", ", "-").replace(" ", "-")
+                found.append(measure(name, fault, Path(folder) / place))
     write("health", {"versions": versions("haproxy"), "faults": found}, _page(found), chosen.out)
 
 
