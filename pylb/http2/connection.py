@@ -157,6 +157,10 @@ class Connection(Control):
         """HEADERS of a stream that isn't open and can't be opened."""
         if number in self._given_up:
             self.patience.noise(self.now())
+        elif number in self._reset_by_peer:  # RFC 9113 §5.1: an error of that stream
+            self.patience.noise(self.now())
+            self.out.append(frames.reset(number, Code.STREAM_CLOSED))
+            self.soon()
         elif self._is_idle(number):
             raise Fault(Code.PROTOCOL_ERROR, "HEADERS of a stream that the peer can't open")
         elif self._client or number in self._closed:

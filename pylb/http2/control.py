@@ -60,6 +60,7 @@ class Control(Wire):
         self.next = 1
         """The number of the next stream that pylb opens."""
         self._closed: deque[int] = deque(maxlen=_REMEMBERED)
+        self._reset_by_peer: deque[int] = deque(maxlen=_REMEMBERED)
         self._given_up: dict[int, None] = {}  # which pylb has reset, and of which something may still come
         # What is sent.
         self.window = WINDOW
@@ -227,6 +228,7 @@ class Control(Wire):
         if stream is None:
             self.patience.noise(self.now())
             return
+        self._reset_by_peer.append(number)
         stream.was_reset(int.from_bytes(payload, "big"))
 
     def _settings(self, payload: bytes, flags: int, number: int) -> None:

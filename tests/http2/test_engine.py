@@ -270,6 +270,21 @@ def test_the_numbers_of_65536_closed_streams_cost_no_memory() -> None:
     assert not end.streams and not end.ready
 
 
+def test_headers_of_a_stream_that_the_peer_has_reset_are_an_error_of_that_stream() -> None:
+    """RFC 9113 §5.1; the others of the connection go on."""
+    end = server()
+    other = upload(end)
+    upload(end, 3)
+    end.receive(frame(RST, word(Code.CANCEL), 0, 3))
+    end.take()
+    end.receive(frame(HEADERS, block(GET), 5, 3))
+    assert (RST, 3, word(Code.STREAM_CLOSED)) in [
+        (kind, number, payload) for kind, _, number, payload in end.sent()
+    ]
+    end.receive(frame(DATA, b"x", 1, 1))
+    assert other.peer_ended
+
+
 def test_frames_of_streams_that_pylb_has_reset_are_passed_over() -> None:
     """They were on their way. The table of HPACK has to stay right."""
     end = server()
