@@ -11,18 +11,14 @@ A finding is printed with its seed and bytes (``--seed`` repeats it) and makes t
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import sys
-import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import h11
-from rich.progress import Progress
 
-from bench.rig.command import console, parser
+from bench.rig import fuzzing
+from bench.rig.command import console
 from bench.rig.report import in_words, write
 from tests.http.wire import Wire
 
@@ -121,78 +117,29 @@ def check(data: bytes, source: random.Random) -> None:
         raise Finding(f"cut at {cuts}: {cut} instead of {whole}")
 
 
-def _work(seed: int, until: float, most: int, counted: Any, found: Any) -> None:
-    os.nice(19)
-    number = 0
-    while time.monotonic() < until and number < most:
-        for _ in range(200):
-            one = f"{seed}.{number}"
-            source = random.Random(one)
-            data = stream(source)
-            try:
-                check(data, source)
-            except Exception as error:  # any exception at all is a finding
-                found.put((one, data, f"{type(error).__name__}: {error}"))
-            number += 1
-        with counted.get_lock():
-            counted.value += 200
+def check_seed(seed: str) -> None:
+    """The stream of a seed."""
+    source = random.Random(seed)
+    check(stream(source), source)
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--minutes", type=float, default=20, help="stop after so many [20]")
-    options.add_argument("--inputs", type=int, default=10_000_000, help="stop after so many")
-    options.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
-    options.add_argument("--seed", default="", help="repeat one input, as printed with a finding")
-    chosen = options.parse_args()
+    chosen = fuzzing.options(__doc__).parse_args()
     if chosen.seed:
-        source = random.Random(chosen.seed)
-        data = stream(source)
-        console.print(data)
-        check(data, source)
+        console.print(stream(random.Random(chosen.seed)))
+        check_seed(chosen.seed)
         return
-    counted = multiprocessing.Value("q", 0)
-    found: Any = multiprocessing.Queue()
-    first = random.SystemRandom().randrange(1 << 30)
-    begin = time.monotonic()
-    until = begin + 60 * chosen.minutes
-    share = chosen.inputs // chosen.processes
-    workers = [
-        multiprocessing.Process(target=_work, args=(first + number, until, share, counted, found))
-        for number in range(chosen.processes)
-    ]
-    for worker in workers:
-        worker.start()
-    findings = []
-    with Progress(console=console) as progress:
-        bar = progress.add_task("fuzzing", total=60 * chosen.minutes)
-        while any(worker.is_alive() for worker in workers) or not found.empty():
-            while not found.empty():
-                findings.append(found.get())
-                console.print(findings[-1])
-            time.sleep(0.5)
-            progress.update(
-                bar,
-                completed=time.monotonic() - begin,
-                description=f"{counted.value:,} inputs, {len(findings)} findings",
-            )
-    seconds = time.monotonic() - begin
-    result = {
-        "inputs": counted.value,
-        "minutes": round(seconds / 60, 1),
-        "first_seed": first,
-        "findings": [{"seed": seed, "data": data.hex(), "what": what} for seed, data, what in findings],
-    }
+    found = fuzzing.fuzz(check_seed, chosen)
     lines = [
         "# Damaged streams of requests, judged by h11",
         "",
         f"Written by `python -m bench.fuzz`. {in_words()}.",
         "",
-        f"{counted.value:,} streams of 1 to 4 requests in {seconds / 60:.1f} minutes, each in one piece and "
-        f"cut at random places: **{len(findings)} findings**.",
+        f"{found.inputs:,} streams of 1 to 4 requests in {found.minutes:.1f} minutes, each in one piece and "
+        f"cut at random places: **{len(found.findings)} findings**.",
     ]
-    write("fuzz", result, lines, chosen.out)
-    sys.exit(bool(findings))
+    write("fuzz", asdict(found), lines, chosen.out)
+    sys.exit(bool(found.findings))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,9 @@ messages are others. A finding is printed with its seed (``--seed`` repeats it) 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import sys
-import time
+from dataclasses import asdict
 from typing import Any
 
 import h2.config
@@ -26,7 +24,7 @@ import h2.events
 import h2.exceptions
 import hpack
 
-from bench.rig.command import console, parser
+from bench.rig import fuzzing
 from bench.rig.report import in_words, write
 from pylb.http2 import frames
 from pylb.http2.codes import Fault
@@ -163,68 +161,30 @@ def check_frames(source: random.Random) -> None:
         raise Finding(f"{data.hex()}: {ended} {got} instead of {expected}")
 
 
-def check(source: random.Random) -> None:
-    """One input; raises `Finding`, or whatever else comes out."""
+def check(seed: str) -> None:
+    """The input of a seed; raises `Finding`, or whatever else comes out."""
+    source = random.Random(seed)
     if source.random() < 0.6:
         check_blocks(source)
     else:
         check_frames(source)
 
 
-def _work(first: int, until: float, inputs: int, counted: Any, found: Any) -> None:
-    done = 0
-    while done < inputs and time.monotonic() < until:
-        for _ in range(500):
-            seed = f"{first}/{done}"
-            done += 1
-            try:
-                check(random.Random(seed))
-            except Exception as error:
-                found.put((seed, f"{type(error).__name__}: {error}"[:2000]))
-        with counted.get_lock():
-            counted.value += 500
-
-
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--minutes", type=float, default=20, help="stop after so many [20]")
-    options.add_argument("--inputs", type=int, default=10_000_000, help="stop after so many")
-    options.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
-    options.add_argument("--seed", default="", help="repeat one input, as printed with a finding")
-    chosen = options.parse_args()
+    chosen = fuzzing.options(__doc__).parse_args()
     if chosen.seed:
-        check(random.Random(chosen.seed))
+        check(chosen.seed)
         return
-    counted = multiprocessing.Value("q", 0)
-    found: Any = multiprocessing.Queue()
-    first = random.SystemRandom().randrange(1 << 30)
-    begin = time.monotonic()
-    share = chosen.inputs // chosen.processes
-    arguments = begin + 60 * chosen.minutes, share, counted, found
-    workers = [
-        multiprocessing.Process(target=_work, args=(first + number, *arguments))
-        for number in range(chosen.processes)
-    ]
-    for worker in workers:
-        worker.start()
-    findings = []
-    while any(worker.is_alive() for worker in workers) or not found.empty():
-        while not found.empty():
-            findings.append(found.get())
-            console.print(findings[-1], markup=False)
-        time.sleep(0.2)
-    minutes = (time.monotonic() - begin) / 60
-    result: dict[str, Any] = {"inputs": counted.value, "minutes": round(minutes, 1), "first_seed": first}
-    result["findings"] = findings
+    found = fuzzing.fuzz(check, chosen)
     lines = [
         "# HTTP/2: header blocks and frames, judged by hpack and h2",
         "",
         f"Written by `python -m bench.http2_fuzz`. {in_words()}.",
         "",
-        f"{counted.value:,} inputs in {minutes:.1f} minutes: **{len(findings)} findings**.",
+        f"{found.inputs:,} inputs in {found.minutes:.1f} minutes: **{len(found.findings)} findings**.",
     ]
-    write("http2_fuzz", result, lines, chosen.out)
-    sys.exit(bool(findings))
+    write("http2_fuzz", asdict(found), lines, chosen.out)
+    sys.exit(bool(found.findings))
 
 
 if __name__ == "__main__":

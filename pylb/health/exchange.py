@@ -6,6 +6,7 @@ connection bounds its time and the bytes that it is given (`LARGEST`). Pure.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from pylb.excerpt import shown
@@ -62,7 +63,7 @@ class Exchange:
             self.verdict = Verdict(False, reason)
 
 
-class Buffered(Exchange):
+class Buffered(Exchange, ABC):
     """An exchange that looks at all bytes that came and were not taken yet."""
 
     def __init__(self) -> None:
@@ -73,9 +74,9 @@ class Buffered(Exchange):
         self.data += data
         return self.look()
 
+    @abstractmethod
     def look(self) -> bytes:
         """Look at ``data``, and take from it what is understood: what is sent then."""
-        raise NotImplementedError
 
     def line(self) -> bytes | None:
         """Take a line, without its end; None where there is no whole one yet."""
