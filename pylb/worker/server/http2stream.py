@@ -79,21 +79,28 @@ class Http2ServerStream(Stream, ServerSide):
         self, exchange: FromServer, head: RequestHead, buffer: bytes, end: bool, spans: Spans = None
     ) -> None:
         connection = self.connection
+        block = request_blocks[connection.scheme](head.printed())
+        piece = contents(buffer, spans)
+        connection.stream_begun()
         number = connection.next
-        connection.next = number + 2
         self.begin(number)
         self.exchange = exchange
         self._head_only = head.method == b"HEAD"
+        written = len(connection.out)
+        connection.next = number + 2
         connection.streams[number] = self
-        connection.stream_begun()
-        block = request_blocks[connection.scheme](head.printed())
-        piece = contents(buffer, spans)
-        if end:
-            self.send_message(block, piece)
-        else:
-            self.send_head(block)
-            self.write(piece)
-            self.level()
+        try:
+            if end:
+                self.send_message(block, piece)
+            else:
+                self.send_head(block)
+                self.write(piece)
+                self.level()
+        except BaseException:
+            # A reset of a stream that the server doesn't know would end the connection for all.
+            if len(connection.out) == written:
+                del connection.streams[number]
+            raise
 
     def body(self, buffer: bytes, spans: Spans = None) -> None:
         if not self.closed:
@@ -129,6 +136,8 @@ class Http2ServerStream(Stream, ServerSide):
         self.exchange = None
         if not self.closed:
             self.closed = True
+            if self.connection.streams.get(self.number) is not self:
+                return  # it has not begun
             early = self._head is None
             self.cancel(Code.CANCEL)
             if early:
