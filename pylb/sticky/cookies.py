@@ -29,9 +29,7 @@ class Cookie:
         self.sign = name + b"="
         """What isn't in a head without the cookie."""
         # One blank behind each semicolon and no other: so there is one way to match.
-        self._find = re.compile(
-            _FIELD + rb" (?:[^;\r\n]*; )*?(" + re.escape(name) + rb")=([^;\r\n]*)"
-        ).search
+        self._find = re.compile(_FIELD + rb" (?:[^;\r\n]*; )*?(" + re.escape(name) + rb")=([^;\r\n]*)").search
         self._set = re.compile(
             rb"\r\n" + any_case(b"set-cookie:") + rb"[\t ]*" + re.escape(name)
             + rb"[\t ]*=[\t ]*([^;\r\n]*)[^\r\n]*"
@@ -74,7 +72,9 @@ class Cookie:
 
     def _left(self, line: re.Match[bytes]) -> bytes:
         pairs = line[1].split(b";")
-        left = [pair for pair in pairs if pair.partition(b"=")[0].strip(b"\t ") != self.name]
+        left = [
+            pair for pair in pairs if b"=" not in pair or pair.partition(b"=")[0].strip(b"\t ") != self.name
+        ]
         if len(left) == len(pairs):
             return line[0]
         text = b";".join(left).strip(b"\t ")
