@@ -20,12 +20,7 @@ def access_log(
     config: FrontendConfig, log: AccessLog, writer: LogWriter, core: Core
 ) -> Callable[[Transaction], None]:
     """Make a transaction's line, if it is to have one, and put it beside the others."""
-    written = line(format_of(log, config.mode), config, core)
-    add = writer.lines.append  # handed over ten times a second
-
-    def always(tx: Transaction) -> None:
-        add(written(tx))
-
+    always = line(format_of(log, config.mode), config, core, writer.lines.append)
     conditions = _conditions(config, log)
     if not conditions:
         return always
