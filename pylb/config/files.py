@@ -18,7 +18,8 @@ from pathlib import Path
 from controller.client import client_tls
 from pylb.config.model import Config, Controller, Discover
 
-_LARGEST_PEM = 16 * 1024 * 1024  # bytes; the system's bundle of CAs is a quarter of a MiB
+LARGEST_PEM = 16 * 1024 * 1024
+"""Bytes; the system's bundle of CAs is a quarter of a MiB."""
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 """Name, time of the last change (ns) and size of files."""
@@ -56,7 +57,7 @@ def _refuse_irregular(path: str | os.PathLike[str], about: os.stat_result, most:
 
 def require_regular(path: str | os.PathLike[str]) -> None:
     """Raise OSError unless a library may be told to read this file, which it does without such care."""
-    _refuse_irregular(path, os.stat(path), _LARGEST_PEM)
+    _refuse_irregular(path, os.stat(path), LARGEST_PEM)
 
 
 def _token(path: str) -> str:
@@ -105,9 +106,9 @@ def controller_tls(section: Controller) -> ssl.SSLContext | None:
 def _paths(config: Config) -> Iterator[Path]:
     for frontend in config.frontends:
         if frontend.tls is not None:
-            place = Path(frontend.tls.certificates)
-            yield place
-            yield from _below(place)
+            for place in map(Path, frontend.tls.certificates):
+                yield place
+                yield from _below(place)
             if frontend.tls.client_ca is not None:
                 yield Path(frontend.tls.client_ca)
     for backend in config.backends:

@@ -42,8 +42,9 @@ class Health(Section):
 class Tls(Section):
     """TLS to clients."""
 
-    certificates: FilePath = Field(
-        description="A .pem with certificate and key, or a folder of .pem or .crt + .key files; see below."
+    certificates: Annotated[tuple[FilePath, ...], ONE_OR_MORE, Kind("path, or a list")] = Field(
+        min_length=1,
+        description="A .pem with certificate and key, or a folder of .pem or .crt + .key files; see below.",
     )
     min_version: Literal["1.2", "1.3"] = Field(default="1.2", description="The oldest version of TLS.")
     ciphers: Annotated[str | None, Default("forward secrecy with AEAD")] = Field(

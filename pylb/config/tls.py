@@ -8,12 +8,13 @@ is none.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from cryptography import x509
-from cryptography.x509.oid import NameOID
-
-from pylb.config.files import require_regular
+from pylb.config.certificates import Certificate, certificate_files, read, together
+from pylb.config.files import LARGEST_PEM, read_regular, require_regular
 from pylb.config.model import Config, Discover, ServerTls, Tls
 
 # Mozilla's "intermediate" list: forward secrecy and authenticated encryption only.
@@ -23,119 +24,146 @@ CIPHERS = (
 )
 
 
-_CHAIN, _KEY = "fullchain.pem", "privkey.pem"
-"""How ACME clients (Let's Encrypt's certbot) name the two in a certificate's folder below ``live/``."""
+SESSIONS_AGE = 86400.0
+"""Seconds from which on the keys of session tickets are made anew at a reload."""
 
 
-def certificate_files(place: str) -> list[tuple[Path, Path]]:
-    """(certificate, key) files: of one ``.pem`` that holds both, or of all pairs in a folder.
+class TlsObject(ssl.SSLObject):
+    """One TLS connection. The event loop fetches these three methods once for each connection and calls them
+    several times for each request, so it gets OpenSSL's own, without a frame of Python around them."""
 
-    In a folder, ``NAME.pem`` holds both, or ``NAME.crt`` the certificate chain and ``NAME.key`` the key.
-    Where ``fullchain.pem`` and ``privkey.pem`` lie, in it or in its subfolders, they are a pair, and the
-    other files of an ACME client beside them (``cert.pem``, ``chain.pem``) are not needed.
+    @property
+    def read(self) -> Any:
+        """As `ssl.SSLObject.read`."""
+        return self._sslobj.read  # type: ignore[attr-defined]
 
-    Raises:
-        OSError: there is no such file or folder, or no certificate in it.
+    @property
+    def write(self) -> Any:
+        """As `ssl.SSLObject.write`."""
+        return self._sslobj.write  # type: ignore[attr-defined]
+
+    @property
+    def pending(self) -> Any:
+        """As `ssl.SSLObject.pending`."""
+        return self._sslobj.pending  # type: ignore[attr-defined]
+
+
+class ListenerTls:
+    """The TLS of one frontend's listeners, made before workers are forked.
+
+    Args:
+        sessions: the context that a connection begins with. It has the keys of session tickets, which
+            OpenSSL makes at random with it. It stays the same over reloads (`Sessions`), so a client resumes
+            its session with whichever worker it meets. Its certificates are of the generation that made it.
+        contexts: those with certificates, by the names that clients ask for.
+        default: the one for any other name, and for none.
     """
-    path = Path(place)
-    if not path.is_dir():
-        if not path.exists():
-            raise FileNotFoundError(f"{place}: no such file or folder")
-        return [_pair(path)]
-    found = []
-    if _is_acme(path):
-        found.append((path / _CHAIN, path / _KEY))
-    for entry in sorted(path.iterdir()):
-        if entry.is_dir():
-            if _is_acme(entry):
-                found.append((entry / _CHAIN, entry / _KEY))
-        elif entry.suffix in (".pem", ".crt") and not (_is_acme(path) and entry.name in _OTHERS):
-            found.append(_pair(entry))
-    if not found:
-        raise FileNotFoundError(
-            f"{place}: no *.pem and no *.crt in this folder, and no subfolder with {_CHAIN} and {_KEY}"
-        )
-    return found
+
+    def __init__(
+        self, sessions: ssl.SSLContext, contexts: dict[str, ssl.SSLContext], default: ssl.SSLContext
+    ) -> None:
+        self._sessions = sessions
+        self._contexts = contexts
+        self._default = default
+
+    def context(self) -> ssl.SSLContext:
+        """The context that connections begin with.
+
+        To be called in the process that serves them, and for one generation there: all generations have this
+        context in common, and not the certificates."""
+        self._sessions.sni_callback = self._choose
+        return self._sessions
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        """Give a handshake its certificates; OpenSSL calls this for each, also if no name is asked for."""
+        chosen = None
+        if name is not None:
+            connection.asked_name = name  # type: ignore[attr-defined]  # pylb.net.tls.asked_name
+            wanted = name.lower().rstrip(".")
+            chosen = self._contexts.get(wanted) or self._contexts.get("*." + wanted.partition(".")[2])
+        context = chosen or self._default
+        if context is not self._sessions:
+            connection.context = context
 
 
-_OTHERS = (_CHAIN, _KEY, "cert.pem", "chain.pem")
+class Sessions:
+    """The contexts with the keys of session tickets, which outlive reloads.
+
+    Who resumes a session isn't asked for a certificate again. So where anything is changed that decides who
+    may connect and how, there is another context, and older tickets are worth nothing."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, tuple[float, ssl.SSLContext]] = {}
+
+    def context(self, frontend: str, now: float, config: Tls, new: ssl.SSLContext) -> ssl.SSLContext:
+        """That of a frontend: the one of before, if it is younger than `SESSIONS_AGE` and fits, or ``new``.
+
+        Args:
+            now: seconds, by a clock that doesn't jump.
+        """
+        self._kept = {key: one for key, one in self._kept.items() if now - one[0] < SESSIONS_AGE}
+        issuers = read_regular(config.client_ca, LARGEST_PEM) if config.client_ca is not None else b""
+        key = (frontend, config.min_version, config.ciphers, config.client_certificate, issuers)
+        return self._kept.setdefault(key, (now, new))[1]
 
 
-def _is_acme(folder: Path) -> bool:
-    return (folder / _CHAIN).is_file() and (folder / _KEY).is_file()
-
-
-def _pair(path: Path) -> tuple[Path, Path]:
-    key = path.with_suffix(".key")
-    if path.name == _CHAIN and not key.is_file():
-        key = path.with_name(_KEY)
-    return path, key if key.is_file() else path
-
-
-def names_of(certificate: Path) -> set[str]:
-    """The names that a certificate is for, in lower case."""
-    parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
-    try:
-        alternative = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = alternative.get_values_for_type(x509.DNSName)
-    except x509.ExtensionNotFound:
-        names = [str(one.value) for one in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    return {name.lower() for name in names}
-
-
-def listener_contexts(config: Config) -> dict[str, ssl.SSLContext]:
-    """The contexts of all binds with TLS, by bind; raises as `server_context`.
-
-    Made before workers are forked. A context holds the keys of its session tickets (OpenSSL makes them at
-    random with it), so this way a client resumes its session with whichever worker it meets.
-    """
-    contexts = {}
+def listeners_tls(config: Config, sessions: Sessions, now: float) -> dict[str, ListenerTls]:
+    """That of all binds with TLS, by bind; arguments as of `Sessions`, raises as `listener_tls`."""
+    made = {}
     for frontend in config.frontends:
         if frontend.tls is not None:
-            context = server_context(frontend.tls)
-            contexts.update({str(bind): context for bind in frontend.bind})
-    return contexts
+            one = listener_tls(frontend.tls, partial(sessions.context, frontend.name, now))
+            made.update({str(bind): one for bind in frontend.bind})
+    return made
 
 
-def server_context(config: Tls) -> ssl.SSLContext:
-    """The context of a listener; the certificate follows the name that the client asks for.
+def listener_tls(
+    config: Tls, sessions: Callable[[Tls, ssl.SSLContext], ssl.SSLContext] | None = None
+) -> ListenerTls:
+    """The TLS of a frontend's listeners; certificates follow the name and kinds of key of a client.
+
+    Args:
+        sessions: given a new context, gives the one with the keys of tickets; else that is the new one.
 
     Raises:
         OSError: a file is missing or can't be read.
         ssl.SSLError: a certificate, key or cipher list is unusable.
         ValueError: likewise.
     """
-    contexts: dict[str, ssl.SSLContext] = {}
-    default: ssl.SSLContext | None = None
-    for certificate, key in certificate_files(config.certificates):
-        context = _listener_context(config, certificate, key)
-        if default is None or certificate.stem == "default":
-            default = context
-        for name in names_of(certificate):
-            contexts.setdefault(name, context)
-    assert default is not None
+    contexts: dict[tuple[Certificate, ...], ssl.SSLContext] = {}
+    those: list[Certificate] = []
+    for place in config.certificates:
+        for file, key in certificate_files(place):
+            context = _listener_context(config, (file, key))  # first, as it says best what is wrong with them
+            those.append(read(file, key))
+            contexts[those[-1],] = context
 
-    def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-        if name is not None:
-            connection.asked_name = name  # type: ignore[attr-defined]  # pylb.net.tls.asked_name
-            wanted = name.lower().rstrip(".")
-            chosen = contexts.get(wanted) or contexts.get("*." + wanted.partition(".")[2])
-            if chosen is not None:
-                connection.context = chosen
+    def of(group: tuple[Certificate, ...]) -> ssl.SSLContext:
+        if group not in contexts:
+            contexts[group] = _listener_context(config, *((one.file, one.key) for one in group))
+        return contexts[group]
 
-    # The handshake begins with this context, and OpenSSL takes sessions and settings from it.
-    default.sni_callback = choose
-    return default
+    first = next((one for one in reversed(those) if one.file.stem == "default"), those[0])
+    default = of(together(first, first.names, those))
+    named: dict[str, list[Certificate]] = {}
+    for one in those:
+        for name in one.names:
+            named.setdefault(name, []).append(one)
+    by_name = {name: of(together(some[0], frozenset((name,)), some)) for name, some in named.items()}
+    return ListenerTls(default if sessions is None else sessions(config, default), by_name, default)
 
 
-def _listener_context(config: Tls, certificate: Path, key: Path) -> ssl.SSLContext:
+def _listener_context(config: Tls, *certificates: tuple[Path, Path]) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = TlsObject
+    context.num_tickets = 1  # a tenth of a handshake each; who resumes gets another one
     context.minimum_version = (
         ssl.TLSVersion.TLSv1_3 if config.min_version == "1.3" else ssl.TLSVersion.TLSv1_2
     )
     context.set_ciphers(config.ciphers or CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_RENEGOTIATION
-    _load_chain(context, certificate, key)
+    for certificate, key in certificates:
+        _load_chain(context, certificate, key)
     context.set_alpn_protocols(list(config.alpn))
     if config.client_certificate != "none":
         context.verify_mode = (
@@ -171,7 +199,7 @@ def _no_password() -> str:
 
 
 def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
-    """The context for connections to servers; raises as `server_context`."""
+    """The context for connections to servers; raises as `listener_tls`."""
     try:
         if config.ca is not None:
             require_regular(config.ca)
@@ -189,7 +217,7 @@ def client_context(config: ServerTls, http2: bool = False) -> ssl.SSLContext:
 
 
 def source_context(config: Discover) -> ssl.SSLContext | None:
-    """The context for asking a URL for servers, None where it isn't https; raises as `server_context`."""
+    """The context for asking a URL for servers, None where it isn't https; raises as `listener_tls`."""
     if config.http is None or not config.http.startswith("https:"):
         return None
     return client_context(ServerTls(ca=config.ca))

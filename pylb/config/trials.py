@@ -21,7 +21,7 @@ from pylb.config.files import (
 )
 from pylb.config.logtarget import targets, try_out
 from pylb.config.model import Backend, Config, Discover
-from pylb.config.tls import client_context, server_context, source_context
+from pylb.config.tls import client_context, listener_tls, source_context
 
 
 def problems(config: Config) -> list[str]:
@@ -36,7 +36,7 @@ def problems(config: Config) -> list[str]:
 
     for number, frontend in enumerate(config.frontends):
         if frontend.tls is not None:
-            tried(f"frontend[{number}].tls", partial(server_context, frontend.tls))
+            tried(f"frontend[{number}].tls", partial(listener_tls, frontend.tls))
     for number, backend in enumerate(config.backends):
         if backend.tls is not None:
             tried(f"backend[{number}].tls", partial(_try_client, backend))

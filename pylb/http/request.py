@@ -193,6 +193,12 @@ class RequestHead:
                 self._new += b"\r\ntraceparent: " + trace()
         return self._new
 
+    def forget(self) -> None:
+        """Know of no request any more: it is to serve another connection of the same client."""
+        self.raw = self.method = self._id = self._new = b""
+        self.host = self._edited = self._tail = self._printed = self.changes = None
+        self._eol = 0
+
     def parse(self, raw: bytes) -> bytes:
         """`read` and `printed` in one."""
         self.read(raw)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
+import time
 from dataclasses import dataclass, field
 
 from pylb.config import changes, checked, routing, stickiness
@@ -18,18 +19,20 @@ from pylb.config.files import (
     source_token,
 )
 from pylb.config.model import Config
-from pylb.config.tls import client_context, listener_contexts, source_context
+from pylb.config.tls import ListenerTls, Sessions, client_context, listeners_tls, source_context
 from pylb.control.sources.source import Access
 from pylb.rules.maps import Map
 
-_RANDOM = secrets.token_bytes(32)  # the same for all generations
+# The same for all generations.
+_RANDOM = secrets.token_bytes(32)
+_SESSIONS = Sessions()
 
 
 @dataclass(frozen=True)
 class Secrets:
     """One generation's; made before the fork, since its processes may have no right to the files."""
 
-    listeners: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    listeners: dict[str, ListenerTls] = field(default_factory=dict)
     """By bind."""
     backends: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """By name; for connections to servers."""
@@ -57,7 +60,7 @@ def read_secrets(config: Config) -> Secrets:
     """
     try:
         return Secrets(
-            listener_contexts(config),
+            listeners_tls(config, _SESSIONS, time.monotonic()),
             {
                 backend.name: client_context(backend.tls, backend.http2)
                 for backend in config.backends

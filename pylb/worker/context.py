@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from pylb.config.logtarget import Destination, Target
 from pylb.config.model import Config
+from pylb.config.tls import ListenerTls
 from pylb.net.serverlists import Lists
 from pylb.rules.maps import Map
 from pylb.scoreboard import Scoreboard
@@ -38,8 +39,8 @@ class WorkerContext:
     """The servers of each backend."""
     version: int
     """Of the lists."""
-    tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
-    """Bind key to the listener's context, which all workers of a generation share."""
+    tls: dict[str, ListenerTls] = field(default_factory=dict)
+    """Bind key to its listener's TLS."""
     backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Backend's name to the context of connections to its servers."""
     maps: dict[str, Map] = field(default_factory=dict)

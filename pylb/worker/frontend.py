@@ -45,6 +45,9 @@ DROP = Drop()
 Result: TypeAlias = Answer | Wait | Drop | None
 """What a phase gives: None (go on), an answer (send it, and ask no server), a wait, or `DROP`."""
 
+# Clients of which readers of heads are kept, and how many of each.
+_CLIENTS, _READERS = 64, 16
+
 T = TypeVar("T")
 
 
@@ -99,7 +102,10 @@ def _sends(config: FrontendConfig) -> Sends:
 class Bind:
     """A bound address: how its clients are known, and what is added to the requests that come by it."""
 
-    __slots__ = ("key", "frontend", "tls", "sni", "hello", "_limits", "_trusted")
+    __slots__ = (
+        *("key", "frontend", "tls", "sni", "hello"),
+        *("_limits", "_trusted", "_asks", "_alike", "_spare"),
+    )
 
     def __init__(
         self,
@@ -118,6 +124,12 @@ class Bind:
         self.hello = bool(sni) or (not self.tls and config.mode == "tcp" and needs_hello(config.rules))
         """Whether what the client's TLS asks for is to be read before anything is decided."""
         self._limits = limits
+        self._asks = config.tls is not None and config.tls.client_certificate != "none"
+        # Whether a reader depends on nothing but the client's address; and those that serve no connection.
+        self._alike = not (
+            self._asks or b"x-forwarded-port" in frontend.sends.names or key.startswith("unix:")
+        )
+        self._spare: dict[str, list[RequestHead]] = {}
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
 
     def trusts(self, host: str) -> bool:
@@ -138,8 +150,12 @@ class Bind:
     def reader(self, client: Client) -> RequestHead:
         """The reader of a client's request heads."""
         source = client.source
+        if self._spare and source is not None and client.protocol == "HTTP/1":
+            spare = self._spare.get(source[0])
+            if spare:
+                return spare.pop()
         extra = port = b""
-        if self.tls:
+        if self._asks:
             who = client.subject
             if who:
                 extra = b"X-Client-Cert-Subject: " + who + b"\r\n"
@@ -158,6 +174,19 @@ class Bind:
             self._trusts if source is not None and self.trusts(source[0]) else None,
             b"2.0" if client.protocol == "HTTP/2" else b"1.1",
         )
+
+    def keep(self, reader: RequestHead, client: Client) -> None:
+        """Take a reader back whose HTTP/1 connection has ended, for the next one of the same client."""
+        source = client.source
+        if self._alike and source is not None:
+            spare = self._spare.get(source[0])
+            if spare is None:
+                if len(self._spare) >= _CLIENTS:
+                    self._spare.clear()
+                spare = self._spare[source[0]] = []
+            if len(spare) < _READERS:
+                reader.forget()
+                spare.append(reader)
 
     def backend_for(self, name: str) -> Backend:
         """Where a TLS connection for a server name passes through to."""

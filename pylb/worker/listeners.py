@@ -25,6 +25,7 @@ from pylb.worker.facts import Client, Endpoint
 from pylb.worker.frontend import Bind
 from pylb.worker.reasons import Reason
 
+_ACCEPTED = int(Field.ACCEPTED)  # an enum member costs a lookup each time
 _HANDSHAKE = 0.25  # seconds in which a handshake that has begun is over: a long round trip
 _FAREWELL = 2.0  # seconds that a connection above the limit has to close
 _SHUTDOWN = 86400.0
@@ -69,7 +70,8 @@ class Listener:
         self.going = False
         """Whether no worker reads it any more when this one has left."""
         self.by_hand: ByHand | None = None
-        """Accepts in the event loop's place where a PROXY header or TLS comes first; else None."""
+        """How connections begin where a PROXY header or TLS comes first; else None."""
+        self._proxied = config.accept_proxy
         if config.accept_proxy or context is not None:
             tls: dict[str, Any] = {}
             if context is not None:
@@ -80,14 +82,19 @@ class Listener:
                 core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol, self._failed
             )
 
-    def accepted(self) -> asyncio.Protocol:
-        """The codec of a connection that the event loop has accepted."""
+    @property
+    def looped(self) -> bool:
+        """Whether the event loop accepts its connections, and not `HandServer`."""
+        return self.by_hand is None or (not self._proxied and self.by_hand.looped())
+
+    def accepted(self) -> asyncio.BaseProtocol:
+        """What gets a connection that the event loop has accepted: its codec, or the TLS before it."""
         core = self._core
-        core.counters[Field.ACCEPTED] += 1
+        core.counters[_ACCEPTED] += 1
         try:
             if core.descriptors.full(core.held() + 1):
                 core.loop.call_soon(core.pause, 0.0)  # this one is accepted; libuv accepts one in a turn
-            return self.protocol()
+            return self.protocol() if self.by_hand is None else self.by_hand.handshake()
         except Exception as error:
             # If it were raised, libuv would wait for ever for this connection to be taken.
             core.internal(error)
@@ -96,7 +103,7 @@ class Listener:
     def protocol(self, told: Endpoint | None = None) -> asyncio.Protocol:
         """The codec of a new connection; ``told`` is the client's address by a PROXY header."""
         core = self._core
-        if core.full():
+        if core.limits.connections and core.full():
             core.count_refusal(Refused(503, "connections"))
             speak = not self._raw and not self.bind.tls
             if not self.bind.frontend.on_account:
@@ -105,7 +112,8 @@ class Listener:
         if self._raw:
             return TcpConnection(core, self.bind, told)
         connection = Http1Connection(core, self.bind, told)
-        connection.movable = connection.movable and not self.going
+        if self.going:
+            connection.movable = False
         return connection
 
     def _failed(self, address: object, told: Endpoint | None, reason: Reason) -> None:
@@ -176,7 +184,7 @@ class Listeners:
     async def _accept(self, bind: str, sock: socket.socket) -> asyncio.AbstractServer | HandServer:
         core = self._core
         listener = self._listeners[bind]
-        if listener.by_hand is not None:
+        if listener.by_hand is not None and not listener.looped:
             return HandServer(core, listener.by_hand, sock)
         # A copy, as closing the server closes what it was given.
         copy = sock.dup()

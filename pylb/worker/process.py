@@ -110,7 +110,7 @@ class Worker:
                 key = str(address)
                 bind = binds[key] = Bind(key, frontend, compiled, sni, core.head_limits)
                 # A missing context raises here: a frontend with TLS is never served in clear text.
-                tls = context.tls[key] if bind.tls else None
+                tls = context.tls[key].context() if bind.tls else None
                 listeners[key] = Listener(core, bind, frontend, tls)
         self.listeners = Listeners(core, context.listeners, listeners, config.backlog)
         self.hand_over = HandOver(core, context.board, context.row, context.inbox, context.inboxes, binds)

@@ -77,7 +77,7 @@ def ca() -> trustme.CA:
         ({"more": r'controller = {address = "unix:/tmp/a\u0000b"}'}, "controller.address: "),
         ({"more": r'controller = {token_file = "/tmp/a\u0000b"}'}, "controller.token_file: "),
         ({"more": r'admin_token_file = "/tmp/a\u0000b"'}, "admin_token_file: "),
-        ({"frontend": r'tls = {certificates = "/tmp/a\u0000b"}'}, "frontend[0].tls.certificates: "),
+        ({"frontend": r'tls = {certificates = "/tmp/a\u0000b"}'}, "frontend[0].tls.certificates[0]: "),
         ({"backend": r'tls = {ca = "/tmp/a\u0000b"}'}, "backend[0].tls.ca: "),
         ({"backend": r'tls = {certificate = "/tmp/a\u0000b"}'}, "backend[0].tls.certificate: "),
         ({"backend": 'tls = {name = ".x"}'}, "backend[0].tls.name: expected a host name"),

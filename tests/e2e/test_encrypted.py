@@ -46,9 +46,9 @@ class Site:
         )
         self.running: Balancer = balancer("-c", str(self.file))
 
-    def issue(self, file: str, *names: str) -> None:
+    def issue(self, file: str, *names: str, kind: trustme.KeyType = trustme.KeyType.ECDSA) -> None:
         """Write a certificate and its key."""
-        cert = self.ca.issue_cert(*names)
+        cert = self.ca.issue_cert(*names, key_type=kind)
         pem = cert.private_key_pem.bytes() + b"".join(blob.bytes() for blob in cert.cert_chain_pems)
         (self.certificates / f"{file}.pem").write_bytes(pem)
 
@@ -124,6 +124,22 @@ def test_the_certificate_follows_the_name(balancer: StartBalancer, origin: Origi
             assert names(sock) == {"default.example"}
 
 
+def test_the_certificate_follows_the_kinds_of_key_of_the_client(
+    balancer: StartBalancer, origin: Origin, tmp_path: Path
+) -> None:
+    site = Site(balancer, origin, tmp_path)
+    site.issue("a-rsa", "a.example", kind=trustme.KeyType.RSA)
+    site.running.signal(signal.SIGHUP)
+    site.running.wait("reloaded", lambda status: (2, "serving") in generations(status))
+    for kind in ("ECDSA", "RSA"):
+        context = site.context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(f"ECDHE-{kind}-AES128-GCM-SHA256")
+        with site.connect("a.example", context) as sock:
+            assert names(sock) == {"a.example"}
+            exchange(sock)
+
+
 def test_alpn_versions_and_ciphers(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:
     site = Site(balancer, origin, tmp_path)
     for offered, chosen in ((["h2", "http/1.1"], "h2"), (["http/1.1"], "http/1.1")):
@@ -174,6 +190,19 @@ def test_sessions_are_resumed_with_any_worker(
             assert sock.session_reused
             exchange(sock)
     site.running.wait("both used", lambda status: all(worker["accepted"] for worker in status["workers"]))
+    # A reload that brings another certificate ends no session.
+    site.issue("a", "a.example", "renewed.example")
+    site.running.signal(signal.SIGHUP)
+    site.running.wait(
+        "reloaded", lambda status: generations(status) == {(2, "serving")} and len(status["workers"]) == 2
+    )
+    for _ in range(8):
+        raw = socket.create_connection(("127.0.0.1", site.port), timeout=50)
+        with context.wrap_socket(raw, server_hostname="a.example", session=session) as sock:
+            assert sock.session_reused
+            exchange(sock)
+    with site.connect("a.example") as sock:
+        assert names(sock) == {"a.example", "renewed.example"}
 
 
 def test_client_certificates(balancer: StartBalancer, origin: Origin, tmp_path: Path) -> None:

@@ -62,8 +62,9 @@ class Http1Connection(Requests, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         core = self.core
-        self.facts = Client(transport, self.bind.key, self.told)
-        if self.bind.tls:
+        bind = self.bind
+        self.facts = Client(transport, bind.key, self.told)
+        if bind.tls:
             tls = transport.get_extra_info("ssl_object")
             if tls is not None and tls.selected_alpn_protocol() == "h2":
                 self._become_http2(b"")
@@ -71,7 +72,7 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.transport.set_write_buffer_limits(WRITE_BUFFER)
         core.clients.add(self)
         self.deadline = core.now + core.timeouts.keep_alive
-        self.head = self.bind.reader(self.facts)
+        self.head = bind.reader(self.facts)
         if core.leaving and (core.stopping or not self.movable):
             self.recalled = True
 
@@ -80,13 +81,16 @@ class Http1Connection(Requests, asyncio.Protocol):
         self.closed = True
         self.core.clients.discard(self)
         exchange, self.exchange = self.exchange, None
-        if self.facts.own is not None:
-            self.facts.end()
+        facts = self.facts
+        if facts.own is not None:
+            facts.end()
         try:
             if exchange is not None:
                 exchange.client_gone(Reason.CLIENT_GONE)
-            elif self.head is not None and not self.moving and (self.buffer or self._silent):
-                self._never(Reason.CLIENT_GONE)
+            elif self.head is not None and not self.moving and not self.tunnelled:
+                if self.buffer or self._silent:
+                    self._never(Reason.CLIENT_GONE)
+                self.bind.keep(self.head, facts)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
