@@ -96,13 +96,18 @@ def waits(section: RouteTimeouts | None) -> dict[str, float]:
     return {} if section is None else section.model_dump(exclude_none=True)
 
 
-def shortest(config: Config) -> float:
-    """The shortest of all timeouts, in seconds."""
-    found = list(config.timeouts.model_dump().values())
+BETWEEN_REQUESTS = ("request", "client", "keep_alive", "server_idle", "tunnel")
+"""Keys of the timeouts that a connection has without a request under way."""
+
+
+def shortest(config: Config, *keys: str) -> float:
+    """The shortest of all timeouts, or of those with these keys, in seconds."""
     rules = [rule for frontend in config.frontends for rule in frontend.rules]
-    for section in [*(one.timeouts for one in config.backends), *(one.timeouts for one in rules)]:
-        found += waits(section).values()
-    for one in config.backends:
+    sections = [config.timeouts.model_dump()]
+    sections += [waits(one.timeouts) for one in config.backends]
+    sections += [waits(one.timeouts) for one in rules]
+    found = [value for one in sections for key, value in one.items() if not keys or key in keys]
+    for one in () if keys else config.backends:
         found += [one.queue.timeout] if one.queue is not None and one.queue.timeout is not None else []
         found += [seconds for seconds in (one.policy.per_try, one.policy.timeout) if seconds < math.inf]
     return float(min(found))

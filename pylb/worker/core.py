@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import random
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
@@ -153,6 +154,8 @@ class Core:
         self.tunnels: set[Tunnelled] = set()
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
+        self.exchanges: weakref.WeakSet[Any] = weakref.WeakSet()
+        """All of them, under way or spare."""
         self.on_tick: list[Callable[[], None]] = []
         """Called with each tick: what was worked out until the next one is old."""
         self.access_logs: dict[Target, LogWriter] = {}

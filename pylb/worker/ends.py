@@ -34,7 +34,7 @@ class Ends(FromClient, FromServer):
     """The state of one request on its way, and its end."""
 
     __slots__ = (
-        *("core", "tx", "client", "server"),
+        *("core", "tx", "client", "server", "__weakref__"),
         *("client_deadline", "server_deadline", "unsent", "untaken", "client_stuck"),
         *("plain", "body", "waiting", "connecting", "connects_until", "answer_by", "until"),
     )
@@ -45,6 +45,7 @@ class Ends(FromClient, FromServer):
         self.client: ClientSide | None = None
         """None when it is over."""
         self._reset()
+        core.exchanges.add(self)
 
     def _reset(self) -> None:
         self.plain: bool | int = True

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import math
 import os
 import resource
 import signal
@@ -26,7 +25,7 @@ from typing import Any
 import uvloop
 
 from pylb import log as logging_
-from pylb.config import changes, routing, stickiness
+from pylb.config import routing, stickiness
 from pylb.config.accesslog import in_force
 from pylb.log import log
 from pylb.net import channel, messages, tcpoptions
@@ -47,6 +46,7 @@ from pylb.worker.phases import choose, keys
 from pylb.worker.phases.gates import Gates
 from pylb.worker.runqueue import RunQueue, open_descriptors
 from pylb.worker.server.down import shutting_sessions
+from pylb.worker.sweep import Sweep
 
 _FIRST_COUNTER = int(Field.CONNECTIONS)  # from here on, the cells are written by `Worker.flush` only
 _STOP = {"op": "retire", "to": [], "binds": []}
@@ -124,8 +124,7 @@ class Worker:
         self._run_queue = RunQueue()
         self._times = context.board.times(NO_BACKEND, context.row)
         self._rows: list[int] = []  # of the scoreboard that are in use, as far as the backends know
-        self._sweep_every = max(_TICK, min(1.0, changes.shortest(config) / 4))
-        self._next_sweep = 0.0
+        self._sweep = Sweep(core, config, _TICK)
         self._next_tick = 0.0
 
     # What `Core` calls
@@ -367,9 +366,12 @@ class Worker:
         if core.limits.connections or core.access_logs:
             others = (self.board.row(row) for row in rows if row != self.row)
             core.held_by_others = sum(cells[Field.CONNECTIONS] for cells in others)
-        if now >= self._next_sweep:
-            self._next_sweep = now + self._sweep_every
-            self._sweep(now)
+        if self._sweep.look(now, self.alone):
+            self.hand_over.forget_quota()
+            self.emptier()
+            del core.spare[SPARE:]
+            for level, text in core.repeats.due(now):
+                log.log(level, "%s", text)
         if core.descriptors.paused and not core.leaving:
             slots = self.listeners.resumable()
             if slots is not None:
@@ -396,30 +398,6 @@ class Worker:
         for one in self.core.access_logs.values():
             one.close(until)
         self.core.counters[Field.ACCESS_LOST] = sum(one.lost for one in self.core.access_logs.values())
-
-    def _sweep(self, now: float) -> None:
-        """Call `expire` of everything whose deadline has passed."""
-        core = self.core
-        self.hand_over.forget_quota()
-        self.emptier()
-        del core.spare[SPARE:]
-        for level, text in core.repeats.due(now):
-            log.log(level, "%s", text)
-        for client in [client for client in core.clients if client.due() < now]:
-            client.expire()
-        if core.limits.connection_age:
-            for client in core.clients:
-                if client.recall_at < now:
-                    client.recall_at = math.inf  # asked
-                    client.recall()
-        counters = core.counters
-        counters[Field.LIVELY] = 0 if self.alone else sum(client.lively() for client in core.clients)
-        # What can't move to another worker: TLS, HTTP/2, tunnels, and requests that take long.
-        counters[Field.FIXED] = sum(not client.movable or client.long for client in core.clients)
-        for tunnel in [tunnel for tunnel in core.tunnels if tunnel.deadline < now]:
-            tunnel.expire()
-        for connection in [one for one in core.server_connections if one.due() < now]:
-            connection.expire()
 
     def flush(self, all_servers: bool = False) -> None:
         """Write what was counted to the scoreboard."""

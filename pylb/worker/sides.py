@@ -135,6 +135,11 @@ class ClientSide(ABC):
     facts: Client
     """What is known of the client."""
 
+    @property
+    def carrier(self) -> object:
+        """The connection."""
+        return self
+
     @abstractmethod
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         """Send the final response's head, and what has come of its body.

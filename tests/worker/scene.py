@@ -223,7 +223,7 @@ class Scene:
         assert [sum(server.active) for server in self.backend.servers] == [0] * SERVERS
         exchange = self.exchange
         assert self.core.spare == [exchange]
-        for slot in set(Ends.__slots__) - {"core", "tx"}:
+        for slot in set(Ends.__slots__) - {"core", "tx", "__weakref__"}:
             assert getattr(exchange, slot) == getattr(Exchange(self.core), slot), slot
         anew = {"client", "frontend", "backend", "index", "began_ns", "ended_ns"}  # set for each request
         anew |= {"timeouts", "body_bytes"}

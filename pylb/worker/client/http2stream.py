@@ -98,6 +98,10 @@ class Http2Stream(Stream, ClientSide, Pipe):
         self._early = b""  # what has come for the tunnel before there was one
         self._stopped = False  # the tunnel, or the exchange, reads nothing for the moment
 
+    @property
+    def carrier(self) -> object:
+        return self.connection
+
     # From the connection: the request
 
     def ask(self, section: Section, ended: bool) -> None:
