@@ -261,7 +261,8 @@ def page(costs: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> list[str
             "`leastconn`, 4 workers (HAProxy: threads), 250 connections, 10 equal servers: the active "
             "requests of the most loaded server, less those of the least loaded one. Bar: at most "
             f"{BOUND} in 99 % of samples. pylb's are looked at from outside at any moment, also while a "
-            "worker has answered some requests and not begun those that follow; HAProxy tells its own between two turns of its loop.",
+            "worker has answered some requests and not begun those that follow; HAProxy tells its own "
+            "between two turns of its loop.",
             "",
             f"| | servers | requests/s | active on average | samples | at most {BOUND} | all differences |",
             "|---|---|---|---|---|---|---|",
