@@ -1,7 +1,8 @@
 """``python -m bench.hotpath``: CPU per request of a pylb worker beside an HAProxy thread, in one run.
 
 Both balance over the same two nginx servers on 127.0.0.1, pinned to CPU 0, while wrk and nginx have CPU 1.
-They take turns, so that what else the machine does hits both. The figure is the CPU time that the worker (or
+They take turns, so that what else the machine does hits both. With TLS they have the same certificate, and no
+client resumes a session. The figure is the CPU time that the worker (or
 haproxy) process itself used, over the requests that wrk counted. Needs haproxy, nginx and wrk.
 """
 
@@ -32,6 +33,7 @@ class Case:
     name: str
     load: Load
     bar: float
+    tls: bool = False
 
 
 CASES = (
@@ -42,10 +44,12 @@ CASES = (
     Case("differing heads, 12 headers", Load(fields=BROWSER, varied=True), 1.25),
     Case("64 KiB, 64 keep-alive", Load("/64k"), 1.0),
     Case("1 MiB, 16 keep-alive", Load("/1m", 16), 1.0),
-    Case("small, new connection each", Load(fields=("Connection: close",)), 1.7),
+    Case("small, new connection each", Load(fields=("Connection: close",)), 1.15),
+    Case("TLS, small, 64 keep-alive", Load(), 1.1, tls=True),
+    Case("TLS, small, new connection each", Load(fields=("Connection: close",)), 1.2, tls=True),
 )
 
-Turn = Callable[[Load], dict[str, float | None]]
+Turn = Callable[[Case], dict[str, float | None]]
 """Loads one balancer for some seconds (`wrk.turn`)."""
 
 
@@ -53,7 +57,7 @@ def measure(case: Case, balancers: dict[str, Turn], turns: int) -> dict[str, Any
     """Turns of both; `together` by name, and the ratio of their CPU per request turn by turn."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in balancers}
     for number, name in in_turns(list(balancers), turns):
-        one = balancers[name](case.load)
+        one = balancers[name](case)
         runs[name].append(one)
         console.log(
             f"{case.name}: turn {number + 1}/{turns} {name}: {one['us']} µs, {one['rps']:.0f}/s, "
@@ -115,18 +119,22 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="pylb-bench-") as text,
         origins.nginx(Path(text, "servers"), CLIENTS) as (_, servers),
-        peers.running("haproxy", Path(text, "haproxy"), site := Site(servers), wrap=BALANCERS) as haproxy,
-        Balancer("--workers", "1", "--balance", "roundrobin", servers=servers, wrap=BALANCERS) as pylb,
+        peers.running(
+            "haproxy", folder := Path(text, "haproxy"), theirs := Site.with_tls(servers), wrap=BALANCERS
+        ) as haproxy,
+        Balancer(
+            text=peers.ONE_WORKER + peers.pylb_text(folder, ours := Site.with_tls(servers)), wrap=BALANCERS
+        ) as pylb,
     ):
         worker = pylb.workers()[0]["pid"]
 
-        def turn(port: int, pid: int, load: Load) -> dict[str, float | None]:
-            cpu = partial(cpu_seconds, pid)
-            return wrk.turn(f"http://127.0.0.1:{port}", load, chosen.seconds, cpu, CLIENTS)
+        def turn(site: Site, pid: int, case: Case) -> dict[str, float | None]:
+            url = f"https://127.0.0.1:{site.tls_port}" if case.tls else f"http://127.0.0.1:{site.port}"
+            return wrk.turn(url, case.load, chosen.seconds, partial(cpu_seconds, pid), CLIENTS)
 
         balancers: dict[str, Turn] = {
-            "haproxy": partial(turn, site.port, haproxy.process.pid),
-            "pylb": partial(turn, pylb.port, worker),
+            "haproxy": partial(turn, theirs, haproxy.process.pid),
+            "pylb": partial(turn, ours, worker),
         }
         results = [measure(case, balancers, chosen.turns) for case in cases]
     version = peers.versions("haproxy")["haproxy"]

@@ -3,15 +3,20 @@
 Kinds: HTTP/1.1, TLS, HTTP/2, an upgraded tunnel, TCP mode, and the PROXY protocol. Each connection has one
 request and its answer. A worker's resident memory and descriptors are taken after a warm-up and again after
 the whole number; at the end nothing may be counted as open. Exit code 1 if something stays.
+
+``--idle``: in place of that, what idle connections cost in memory and CPU (`bench.idle`). Exit code 1 above a
+bar. Needs nginx and wrk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import ssl
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +27,16 @@ import trustme
 import uvloop
 from rich.progress import track
 
+from bench import idle
 from bench.rig.balancer import Balancer, backend, free_port, frontend
-from bench.rig.command import console, parser
+from bench.rig.command import console, need, parser
 from bench.rig.origins import origin, response
 from bench.rig.report import in_words, write
 
 MIB = 1 << 20
 BAR = 8 * MIB  # of growth after the warm-up
 AT_A_TIME = 100
+MANY = 15_000  # idle ones
 _BATCH = 2000
 # OpenSSL keeps a server's last sessions, 20,480 of them (SSL_CTX_sess_set_cache_size(3)); that fills up once.
 _WARM_UP, _WARM_UP_TLS = 4_000, 30_000
@@ -141,13 +148,34 @@ def measure(balancer: Balancer, port: int, kind: Kind, count: int, context: ssl.
     }
 
 
+def _idle(ca: trustme.CA, context: ssl.SSLContext, out: Path) -> None:
+    wanted = 2 * MANY + 1_000  # a worker keeps a descriptor for the server of each client
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    many = min(MANY, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 500)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pylb-bench-")))
+        folder.chmod(0o755)  # nginx's workers are others than root
+        certificate = folder / "cert.pem"
+        ca.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+        site = idle.site(stack, folder, certificate)
+        results = idle.measure(site, 9_000, 3_000, many, context)
+    write("idle_connections", {"results": results}, idle.page(results), out)
+    sys.exit(not idle.good(results))
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--connections", type=int, default=100_000, help="of each kind [100,000]")
+    options.add_argument("--idle", action="store_true", help="idle connections, in place of that")
     chosen = options.parse_args()
     ca = trustme.CA()
     context = ssl.create_default_context()
     ca.configure_trust(context)
+    if chosen.idle:
+        need(options, "nginx", "wrk")
+        _idle(ca, context, chosen.out)
+        return
     ports = {name: free_port() for name in ("http", "tls", "tcp", "proxy")}
     with tempfile.TemporaryDirectory(prefix="pylb-bench-") as folder, origin(_server) as server:
         certificate = Path(folder, "cert.pem")

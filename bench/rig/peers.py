@@ -52,6 +52,9 @@ def certificate(folder: Path) -> Path:
     return file
 
 
+ONE_WORKER = "workers = {min = 1, max = 1}\n"
+
+
 def pylb_text(folder: Path, *sites: Site) -> str:
     """Frontends and backends of pylb's configuration."""
     text = ""
