@@ -1,8 +1,8 @@
 """Idle connections: what of ``python -m bench.many_connections --idle`` measures them.
 
-What memory a connection takes that waits for its next request, what it costs a worker that there are many,
-and how long the garbage collector stops it: with so many idle connections, and a load on others. Each has had a
-request, but for those that are counted for the CPU, which come from several addresses and have had none.
+What memory a connection takes that waits for its next request, what it costs a worker that there are many, and
+how long the garbage collector stops it, with idle connections and a load on others. Each has had a request, but
+for those that are there for the CPU, which come from several addresses and have had none.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def page(results: dict[str, Any]) -> list[str]:
         f"| with {many:,} idle ones, and `timeouts.server = 0.5` | {results['cpu']} % | "
         f"{BARS['CPU']:.0f} % more |",
         "",
-        "Pauses of the garbage collector, and response times (ms), in a worker with a load of 64 connections:",
+        "Pauses of the garbage collector and response times (ms), with a load of 64 further connections:",
         "",
         "| idle ones | p50 | p99 | generation | collections | p99 µs | longest µs |",
         "|---|---|---|---|---|---|---|",
