@@ -1,8 +1,8 @@
 """Idle connections: what of ``python -m bench.many_connections --idle`` measures them.
 
-What memory a connection takes that waits for its next request, what it costs a worker that there are many, and
-how long the garbage collector stops it, with idle connections and a load on others. Each has had a request, but
-for those that are there for the CPU, which come from several addresses and have had none.
+What memory a connection takes that waits for its next request, what it costs a worker that there are many,
+and how long the garbage collector stops it, with idle connections and a load on others. Each has had a
+request, but for those that are there for the CPU, which come from several addresses and have had none.
 """
 
 from __future__ import annotations
