@@ -16,7 +16,7 @@ import ssl
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,10 +149,9 @@ def measure(balancer: Balancer, port: int, kind: Kind, count: int, context: ssl.
 
 
 def _idle(ca: trustme.CA, context: ssl.SSLContext, out: Path) -> None:
-    wanted = 2 * MANY + 1_000  # a worker keeps a descriptor for the server of each client
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-    many = min(MANY, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 500)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    many = min(MANY, most // 2 - 500)  # a worker keeps a descriptor for the server of each client
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pylb-bench-")))
         folder.chmod(0o755)  # nginx's workers are others than root

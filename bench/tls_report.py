@@ -3,6 +3,9 @@
 A balancer gets a certificate of a CA made for the occasion; testssl.sh knows that CA (``--add-ca``) and tries
 protocols, ciphers, known attacks and HTTP over TLS. Needs testssl.sh (``apt-get install testssl.sh``).
 Exit code 1 if it finds a weakness of medium severity or higher.
+
+``--handshakes``: in place of that, what a handshake costs beside HAProxy and nginx, with a session to resume
+and without (`bench.handshakes`). Needs haproxy, nginx and taskset.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pathlib import Path
 
 import trustme
 
+from bench import handshakes
 from bench.rig.balancer import Balancer, backend, free_port, frontend
 from bench.rig.command import console, need, parser
 from bench.rig.origins import origin, response
@@ -47,7 +51,13 @@ def examine(port: int, ca: Path, folder: Path) -> list[dict[str, str]]:
 
 def main() -> None:
     options = parser(__doc__)
+    options.add_argument("--handshakes", action="store_true", help="what they cost, in place of that")
+    options.add_argument("--turns", type=int, default=5, help="of handshakes, per balancer and kind [5]")
     chosen = options.parse_args()
+    if chosen.handshakes:
+        need(options, "haproxy", "nginx", "taskset")
+        write("handshakes", *handshakes.run(chosen.turns), chosen.out)
+        return
     need(options, "testssl")
     ca = trustme.CA()
     now = datetime.datetime.now(datetime.UTC)
