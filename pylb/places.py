@@ -12,8 +12,8 @@ its requests is next, so that workers serve each other's before their own where 
 
 The arithmetic is the supervisor's (`Places.audit`): free places, less those that are owed, those held, and
 those on their way from one worker to another are together as many as ``maxconn``. A worker that dies between
-two steps, a ``maxconn`` that changes: both are found by it and put right. A worker's *sequence* is odd while it
-is between two steps, by which the supervisor knows when it has seen all of them at one moment.
+two steps, a ``maxconn`` that changes: both are found by it and put right. A worker's *sequence* is odd while
+it is between two steps, by which the supervisor knows when it has seen all of them at one moment.
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ class DiscoveryKeys(Section):
     )
     function: Annotated[
         str | None, AfterValidator(lambda one: one and _function(one)), Kind("MODULE:FUNCTION")
-    ] = Field(default=None, description="A function on Python's path, which gives the servers.")
+    ] = Field(
+        default=None, description="A function on Python's path, which gives the servers."
+    )
     port: int | None = Field(
         default=None, ge=1, le=65535, description="Of servers for which the source names none."
     )

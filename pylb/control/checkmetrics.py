@@ -20,7 +20,9 @@ def families(servers: Sequence[dict[str, Any]]) -> Iterator[Metric]:
     changes = CounterMetricFamily(
         "pylb_server_check_changes", "Times that checks took the server out or in.", labels=labels
     )
-    took = GaugeMetricFamily("pylb_server_check_seconds", "Duration of the last health check.", labels=labels)
+    took = GaugeMetricFamily(
+        "pylb_server_check_seconds", "Duration of the last health check.", labels=labels
+    )
     for server in servers:
         values = [server["backend"], server["name"]]
         usable.add_metric(values, server["state"] in ("up", "unchecked"))

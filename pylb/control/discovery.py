@@ -225,6 +225,7 @@ class Discovery:
         """A source each, and the servers whose names can't be resolved."""
         return [watch.status() for watch in self.watches] + self.names.status()
 
+
     def why(self, backend: str, server: str) -> dict[str, Any]:
         """Who has found a server; empty where nobody has."""
         for watch in self.watches:

@@ -285,7 +285,12 @@ class Backend:
             if (began := self.shares.began(position)) is not None
         }
         self._listed = list(listed)
-        self.servers = [before[one.index][1] if one.index in before else self._server(one) for one in listed]
+        self.servers = [
+            before[one.index][1]
+            if one.index in before
+            else self._server(one)
+            for one in listed
+        ]
         self._positions = {one.index: position for position, one in enumerate(listed)}
         for index, (_, server) in before.items():
             if index not in self._positions:

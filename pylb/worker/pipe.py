@@ -180,8 +180,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe, Unsent):
 
     def detach(self, over: Callable[[bytes], None]) -> None:
         self._detached = over
-        # Which closes this process's descriptor without a shutdown. The event loop may write a last time before
-        # it says that the connection is lost; what is unsent then stays so.
+        # Which closes this process's descriptor without a shutdown. The event loop may write a last time
+        # before it says that the connection is lost; what is unsent then stays so.
         self._transport.abort()
 
     def _let_go(self, over: Callable[[bytes], None]) -> None:
