@@ -134,8 +134,8 @@ async def test_nobody_notices_and_the_worker_that_leaves_is_empty(
     assert len(lines) == 2 * EACH
     assert all(" w/" in one or " r/" in one for one in lines)
     assert sum('"GET /chat HTTP/1.1"' in one for one in lines) == EACH
-    raw_lines = [re.search(r" raw r/s1 0/\d+/(\d+) (\d+) -- ", one) for one in lines]
-    web_lines = [re.search(r" web w/s1 0/0/\d+/\d+/(\d+) 101 (\d+) - - ---- ", one) for one in lines]
+    raw_lines = [re.search(r" raw r/s1 \d+/\d+/(\d+) (\d+) -- ", one) for one in lines]
+    web_lines = [re.search(r" web w/s1 \d+/\d+/\d+/\d+/(\d+) 101 (\d+) - - ---- ", one) for one in lines]
     # One line for each, of all the time and all the bytes.
     assert sorted(int(one[2]) for one in raw_lines if one) == sorted(got)
     assert sum(one is not None for one in web_lines) == EACH
