@@ -117,7 +117,8 @@ class HandOver:
         for client in list(self._core.clients):
             if client.movable and not client.busy:
                 self.offer(client)
-        self._tunnels.empty(fits)
+        if targets:
+            self._tunnels.empty(fits)
 
     def forget_quota(self) -> None:
         """A levelling order is for the moment; the supervisor renews it."""

@@ -120,7 +120,12 @@ class Tunnels:
                 continue  # it has ended
             self._core.adopting += 1
             self._detaching += 1
-            if not tunnel.detach(lambda halves, tunnel=tunnel: self._detached(tunnel, halves)):  # type: ignore[misc]
+            try:
+                under_way = tunnel.detach(partial(self._detached, tunnel))
+            except Exception as error:
+                self._core.internal(error)
+                under_way = False
+            if not under_way:
                 self._core.adopting -= 1
                 self._detaching -= 1
                 later.append(tunnel)
