@@ -413,7 +413,7 @@ class Worker:
                     client.recall()
         counters = core.counters
         counters[Field.LIVELY] = 0 if self.alone else sum(client.lively() for client in core.clients)
-        # What can't move to another worker: TLS, HTTP/2, tunnels, and requests that take long.
+        # What doesn't level workers: TLS, HTTP/2, tunnels, and requests that take long.
         counters[Field.FIXED] = sum(not client.movable or client.long for client in core.clients)
         for tunnel in [tunnel for tunnel in core.tunnels if tunnel.deadline < now]:
             tunnel.expire()

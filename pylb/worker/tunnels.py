@@ -135,13 +135,14 @@ class Tunnels:
 
     def _detached(self, tunnel: Tunnel, halves: Halves | None) -> None:
         self._detaching -= 1
-        try:
-            if halves is not None:
+        if halves is not None:
+            try:
                 self._packed.append(pack(tunnel, halves))
-            else:
-                self._arrived()
-        except Exception as error:
-            self._core.internal(error)
+            except Exception as error:
+                channel.close_all([half.descriptor for half in halves])
+                tunnel.exchange.crashed(error)
+                halves = None
+        if halves is None:
             self._arrived()
         if not self._detaching:
             self._send()
