@@ -7,6 +7,7 @@ import contextlib
 import re
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -258,6 +259,8 @@ def test_places_and_marks_reach_tunnels_that_have_moved(
         running.wait("moved", lambda status: [one["generation"] for one in status["workers"]] == [2])
         third = socket.create_connection(("127.0.0.1", raw), PATIENCE)
         running.wait("one waits", waits)
+        # By a reset: a client that has only ended its direction waits on.
+        third.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         third.close()
     assert second.recv(1) == b""
     running.wait("empty", _empty)
