@@ -10,10 +10,10 @@ This is the one exception to "each figure has one writer". What hangs on it has 
 row how many places it holds, so that the supervisor can give back those of a worker that has died, and who of
 its requests is next, so that workers serve each other's before their own where these came first.
 
-The arithmetic is the supervisor's (`Places.audit`): free places, less those that are owed, and those held are
-together as many as ``maxconn``. A worker that dies between two steps, a ``maxconn`` that changes: both are
-found by it and put right. A worker's *sequence* is odd while it is between two steps, by which the supervisor
-knows when it has seen all of them at one moment.
+The arithmetic is the supervisor's (`Places.audit`): free places, less those that are owed, those held, and
+those on their way from one worker to another are together as many as ``maxconn``. A worker that dies between
+two steps, a ``maxconn`` that changes: both are found by it and put right. A worker's *sequence* is odd while
+it is between two steps, by which the supervisor knows when it has seen all of them at one moment.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Places:
         self._servers = servers
         count = self.count = servers + backends
         sizes = [
-            2 * _SEMAPHORE * count,  # free places, and owed ones
+            3 * _SEMAPHORE * count,  # free places, owed ones, and those on their way to another worker
             8 * count * rows,  # first ones that wait, by place
             8 * rows,  # sequences
             8 * count,  # capacities
@@ -82,7 +82,7 @@ class Places:
         for at in range(0, sizes[0], _SEMAPHORE):
             _init(self._base + at, 1, 0)
         views = [memoryview(self._map)[start:end] for start, end in zip(starts, starts[1:], strict=False)]
-        self.free = views[0].cast("I")[:: 2 * _SEMAPHORE // 4]
+        self.free = views[0].cast("I")[:: 3 * _SEMAPHORE // 4]
         """By place, not 0 while some are free."""
         self._first = views[1].cast("q")
         self._first_bytes = views[1]
@@ -118,10 +118,20 @@ class Places:
         """The place of a backend, by its index in the scoreboard."""
         return self._servers + backend
 
-    def semaphores(self, place: int) -> tuple[int, int]:
-        """Addresses of the free places' semaphore and of the owed ones'."""
-        at = self._base + 2 * _SEMAPHORE * place
-        return at, at + _SEMAPHORE
+    def semaphores(self, place: int) -> tuple[int, int, int]:
+        """Addresses of the free places' semaphore, of the owed ones', and of that of those on their way."""
+        at = self._base + 3 * _SEMAPHORE * place
+        return at, at + _SEMAPHORE, at + 2 * _SEMAPHORE
+
+    def moving(self, place: int) -> int:
+        """How many are on their way from one worker to another (`Holder.part`)."""
+        value = ctypes.c_int()
+        _value(self.semaphores(place)[2], ctypes.addressof(value))
+        return value.value
+
+    def lost(self, place: int) -> None:
+        """One that was on its way doesn't arrive."""
+        _take(self.semaphores(place)[2])
 
     def held(self, row: int) -> memoryview:
         """How many a worker holds, by place."""
@@ -178,13 +188,15 @@ class Places:
             By how many more are free now; None where workers were between two steps: try again.
         """
         self.capacities[place] = capacity
-        free, owed = self.semaphores(place)
+        free, owed, moving = self.semaphores(place)
         value = ctypes.c_int()
         before = self.sequences.tolist()
         if any(number & 1 for number in before):
             return None
         there = sum(self.holders(place)) + beside
         _value(free, ctypes.addressof(value))
+        there += value.value
+        _value(moving, ctypes.addressof(value))
         there += value.value
         _value(owed, ctypes.addressof(value))
         there -= value.value
@@ -241,9 +253,25 @@ class Holder:
         sequences, row = self._sequences, self._row
         sequences[row] = sequence + 1
         self._held[place] -= 1
-        free, owed = self._semaphores[place]
+        free, owed, _ = self._semaphores[place]
         if not self._owed[place] or _take(owed):
             _give(free)
+        sequences[row] = self._sequence = sequence + 2
+
+    def part(self, place: int) -> None:
+        """One goes to another worker, with the request that has it."""
+        self._step(place, _give, -1)
+
+    def arrive(self, place: int) -> None:
+        """One has come from another worker."""
+        self._step(place, _take, 1)
+
+    def _step(self, place: int, move: Callable[[int], int], more: int) -> None:
+        sequence = self._sequence
+        sequences, row = self._sequences, self._row
+        sequences[row] = sequence + 1
+        move(self._semaphores[place][2])
+        self._held[place] += more
         sequences[row] = self._sequence = sequence + 2
 
 

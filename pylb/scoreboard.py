@@ -96,7 +96,7 @@ class Field(IntEnum):
     PAUSES = 26  # times that accepting was stopped, since descriptors ran short
     LOG_LOST = 27  # log lines for which there was no room
     TUNNELS = 28  # gauge: upgraded connections, and those of TCP mode
-    FIXED = 29  # gauge: client connections that can't move to another worker (TLS, HTTP/2, tunnels)
+    FIXED = 29  # gauge: client connections that don't level workers (TLS, HTTP/2, tunnels)
     LIVELY = 30  # gauge: those of FIXED that had a request lately, without tunnels
     ACCESS_LOST = 31  # lines of the access log that were dropped, or could not be written
     LISTS = 32  # gauge: version of the lists of servers that it goes by; the supervisor's until it has begun

@@ -15,7 +15,7 @@ from pylb.net.serverlists import Listed
 from pylb.places import Holder, Places, Tally, row_before
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.servers import Column, Table
-from pylb.supervisor.places import PlaceKeeper
+from pylb.supervisor.places import ON_ITS_WAY, PlaceKeeper
 
 _CONFIG = Config.model_validate(
     {
@@ -164,3 +164,40 @@ def test_processes_never_have_more_than_there_are() -> None:
     keeper.look()
     keeper.tick(0.2)
     assert board.places.free[0] == 2
+
+
+def test_a_place_goes_to_another_worker_and_is_nobody_elses_meanwhile(places: Places) -> None:
+    places.audit(3, 2)
+    one, other = Holder(places, 0), Holder(places, 1)
+    assert one.take(3) and one.take(3)
+    one.part(3)
+    assert places.moving(3) == 1 and list(places.holders(3)) == [1, 0, 0, 0]
+    assert places.audit(3, 2) == 0 and not other.take(3)
+    other.arrive(3)
+    assert places.moving(3) == 0 and list(places.holders(3)) == [1, 1, 0, 0]
+    assert places.audit(3, 2) == 0 and not other.take(3)
+    other.give(3)
+    one.give(3)
+    assert places.audit(3, 2) == 0 and places.free[3] == 2
+
+
+def test_one_that_never_arrives_is_given_back_in_the_end() -> None:
+    board = Scoreboard(1)
+    board.row(0)[Field.STATE] = board.row(1)[Field.STATE] = State.SERVING
+    keeper = _keeper(board, 1)
+    one, other = Holder(board.places, 0), Holder(board.places, 1)
+    keeper.tick(0.0)
+    for now in (1.0, 100.0):  # two that arrive, long after each other
+        assert one.take(0)
+        one.part(0)
+        keeper.tick(now)
+        other.arrive(0)
+        other.give(0)
+        keeper.tick(now + 1)
+    assert one.take(0)
+    one.part(0)
+    keeper.tick(200.0)
+    keeper.tick(200.0 + ON_ITS_WAY - 1)
+    assert not other.take(0)
+    keeper.tick(200.0 + ON_ITS_WAY + 1)
+    assert board.places.moving(0) == 0 and other.take(0)

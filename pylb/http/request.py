@@ -168,6 +168,15 @@ class RequestHead:
             self._id = identity()  # once for each request, however often it is sent
         return self._id
 
+    @property
+    def made_id(self) -> bytes:
+        """The identity that was made for the request, if one was; it may be given another process's."""
+        return self._id
+
+    @made_id.setter
+    def made_id(self, made: bytes) -> None:
+        self._id = made
+
     def printed(self) -> bytes:
         """The head for an HTTP/1 server, as it was read last, with what rules have changed."""
         out = self._printed

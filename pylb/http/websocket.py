@@ -16,11 +16,16 @@ class Frames:
 
     __slots__ = ("_left", "_head", "closed")
 
-    def __init__(self) -> None:
-        self._left = 0  # bytes of the present frame that are still to come
-        self._head = b""  # the first bytes of a frame whose head isn't whole yet
-        self.closed = False
-        """A Close frame has begun, behind which no other may follow (§5.5.1)."""
+    def __init__(self, state: tuple[int, bytes, bool] = (0, b"", False)) -> None:
+        """``state`` is that of another one, to go on from there."""
+        # Bytes of the present frame that are to come; first bytes of a frame whose head isn't whole yet.
+        self._left, self._head, self.closed = state
+        """``closed``: a Close frame has begun, behind which no other may follow (§5.5.1)."""
+
+    @property
+    def state(self) -> tuple[int, bytes, bool]:
+        """What must be known of it to go on elsewhere."""
+        return self._left, self._head, self.closed
 
     @property
     def between(self) -> bool:

@@ -107,7 +107,7 @@ TO_CONTROL: Mapping[str, Mapping[str, _Test]] = {
 TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
     "listen": {"slots": _numbers},
     "move": {"to": _number, "count": _number, "excess": _number, "lively": _number},
-    "retire": {"to": _numbers, "binds": _texts},
+    "retire": {"to": _numbers, "binds": _texts},  # and perhaps linger, renamed, gone
     "cut": {"reason": _text},
     "reopen": {"path": _text},
     "servers": _LIST,
@@ -119,7 +119,8 @@ TO_WORKER: Mapping[str, Mapping[str, _Test]] = {
 those that can't move at most ``lively`` clients are asked to come back.
 
 ``retire``: give all connections that came by ``binds`` to these rows, serve the others to their end, and
-leave. It comes again when the rows change; without rows: finish, close, leave.
+leave. It comes again when the rows change; without rows: finish, close, leave. Tunnels stay, too, which came
+by a bind that is ``renamed`` (its frontend's name is another one there), or go to a backend that is ``gone``.
 
 ``cut``: close what is left, and leave.
 

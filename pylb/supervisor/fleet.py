@@ -16,7 +16,7 @@ from pylb.config.model import Config
 from pylb.log import log
 from pylb.scoreboard import Field, RowField, Scoreboard, SlotField, SupervisorField
 from pylb.supervisor.firstchecks import FirstChecks
-from pylb.supervisor.generations import Generation
+from pylb.supervisor.generations import Generation, lacking
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
 from pylb.supervisor.judging import judge
@@ -250,7 +250,10 @@ class Fleet:
                 worker.kill_at = time.monotonic() + linger + GRACE if linger else None
         worker.successors = to
         binds = list(self.newest.listeners.sockets)
-        worker.send({"op": "retire", "to": to, "binds": binds, "linger": linger})
+        theirs = [self.workers[row].config for row in to if row in self.workers]
+        renamed, gone = lacking(worker.config, theirs)
+        order = {"op": "retire", "to": to, "binds": binds, "linger": linger}
+        worker.send({**order, "renamed": renamed, "gone": gone})
 
     def reconcile(self) -> None:
         """Bring what runs, who reads what, and the steering in line with the target."""

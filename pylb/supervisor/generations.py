@@ -5,6 +5,7 @@ Data alone: every part of the supervisor knows it, and it knows none of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pylb.config.address import Address
@@ -31,6 +32,18 @@ class Generation:
 def binds_of(config: Config) -> list[tuple[str, Address]]:
     """(frontend name, address) of every bind."""
     return [(frontend.name, address) for frontend in config.frontends for address in frontend.bind]
+
+
+def lacking(config: Config, others: Iterable[Config]) -> tuple[list[str], list[str]]:
+    """Of a configuration, the keys of binds whose frontend has another name in one of the others, and the
+    names of backends that one of them lacks."""
+    renamed: set[str] = set()
+    gone: set[str] = set()
+    for other in others:
+        names = {str(address): name for name, address in binds_of(other)}
+        renamed |= {str(at) for name, at in binds_of(config) if names.get(str(at), name) != name}
+        gone |= {one.name for one in config.backends} - {one.name for one in other.backends}
+    return sorted(renamed), sorted(gone)
 
 
 def admin_address_of(config: Config) -> Address:

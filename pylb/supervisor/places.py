@@ -19,6 +19,9 @@ from pylb.servers import Table
 EVERY = 1.0
 """Seconds between two looks at all places."""
 
+ON_ITS_WAY = 60.0
+"""Seconds for which a place may be on its way between two workers; one that hangs is killed sooner."""
+
 
 class PlaceKeeper:
     """Keeps the number of places as it should be.
@@ -35,6 +38,7 @@ class PlaceKeeper:
         self._backends: dict[int, int] = {}  # by place, likewise
         self._wanted: dict[int, int] = {}  # by place
         self._beside: dict[int, int] = {}
+        self._moving: dict[int, float] = {}  # by place, since when some are on their way
         self._due: set[int] = set()
         self._next = 0.0
         self._followed: tuple[object, ...] = ()
@@ -80,6 +84,10 @@ class PlaceKeeper:
             self.look()
         free = 0
         for place in list(self._due):
+            if not self._board.places.moving(place):
+                self._moving.pop(place, None)
+            elif now >= self._moving.setdefault(place, now) + ON_ITS_WAY:
+                self._board.places.lost(place)  # its worker died just as it had come
             found = self._audit(place)
             if found is not None:
                 self._due.discard(place)

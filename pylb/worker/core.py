@@ -97,6 +97,16 @@ class ServerConnection(ABC):
         """It was idle for too long."""
 
 
+class Unsent(ABC):
+    """What keeps bytes until they have left."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def look(self) -> None:
+        """Forget what has left meanwhile."""
+
+
 class Tunnelled(ABC):
     """What the process asks of a tunnel."""
 
@@ -152,6 +162,8 @@ class Core:
         self.clients: set[ClientConnection] = set()
         self.server_connections: set[ServerConnection] = set()
         self.tunnels: set[Tunnelled] = set()
+        self.unsent: set[Unsent] = set()
+        """Those that keep bytes which may not have left."""
         self.spare: list[Any] = []
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
         self.exchanges: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -178,7 +190,8 @@ class Core:
         """Whether load balancers before this one should be told to look elsewhere."""
         # What only the process can do.
         self.offer: Callable[[Any], None] = lambda client: None
-        """Give a connection that is between two messages to another worker, if one is to get it."""
+        """Give a connection that is between two messages, or a tunnel, to another worker, if one is to have
+        it."""
         self.pause: Callable[[float], None] = lambda seconds: None
         """Accept nothing until there are fewer connections, and not for so many seconds."""
         self.emptier: Callable[[], None] = lambda: None

@@ -219,7 +219,21 @@ class Ends(FromClient, FromServer):
             self.client.abort(reason)
             self._over(False)
 
-    def _tunnel_over(self, reason: Reason | None, came: int, went: int) -> None:
+    def moved(self) -> None:
+        """Another worker goes on with the request, which is a tunnel: it is that one's to account for."""
+        tx = self.tx
+        self.client = None
+        counted, held = tx.counted, tx.held
+        tx.counted = tx.held = None
+        if counted is not None:
+            counted.active[counted.row] -= 1
+        if held is not None:
+            held[0].part(held)
+        tx.reset()
+        self._reset()
+        self.core.spare.append(self)
+
+    def tunnel_over(self, reason: Reason | None, came: int, went: int) -> None:
         """Both ends of the tunnel are closed; so many bytes have come from the client, and gone to it."""
         if self.client is None:
             return

@@ -221,8 +221,9 @@ class Exchange(Way):
         far = side.tunnel()
         self.server = None
         self.client_deadline = self.server_deadline = NEVER  # the tunnel has one
-        tunnel = Tunnel(core, near, far, head.upgrade, self._tunnel_over, tx.timeouts.tunnel)
+        tunnel = Tunnel(core, near, far, head.upgrade, self.tunnel_over, tx.timeouts.tunnel)
         tunnel.server = tx.server
+        tunnel.exchange = self
         tunnel.start()
 
     def server_full(self) -> None:

@@ -58,6 +58,10 @@ class Client:
         for side in list((own or {}).values()):
             side.abort()
 
+    def moved(self, transport: asyncio.BaseTransport) -> None:
+        """The connection has come from another process; it has this transport here."""
+        self._transport = transport
+
     @property
     def source(self) -> Endpoint | None:
         """The client's address and port; None for a unix socket.

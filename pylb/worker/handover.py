@@ -5,6 +5,8 @@ under way. Then its descriptor travels with the bytes that were read and not yet
 kernel has it in the other worker's inbox is this worker's copy closed. The inbox is kept open by the
 supervisor, so a connection in it outlives both workers.
 
+Tunnels move, too, when the worker leaves: `tunnels` does that.
+
 Floor: above the client side, of which it knows HTTP/1's codec; below the process. Who gets how many
 connections is the supervisor's decision.
 """
@@ -16,15 +18,19 @@ import itertools
 import logging
 import socket
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from pylb.log import log
 from pylb.net import channel
 from pylb.scoreboard import Field, RowField, Scoreboard
+from pylb.worker.backend import Backend
 from pylb.worker.client.http1 import Http1Connection
 from pylb.worker.core import ClientConnection, Core
 from pylb.worker.frontend import Bind
 from pylb.worker.reasons import in_words
+from pylb.worker.tunnel import Tunnel
+from pylb.worker.tunnels import Tunnels
 
 _RETRY = 0.01  # seconds until a full inbox or an unwritten response is looked at again
 # Base64 bytes from which a packet is full, and bytes of one connection; with the names of 200 binds beside
@@ -41,6 +47,7 @@ class HandOver:
         inbox: where other workers' connections arrive.
         inboxes: sending ends of all inboxes, by row.
         binds: by key, those that connections from other workers may have come by.
+        backends: by name, those that tunnels from other workers may be of.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class HandOver:
         inbox: socket.socket,
         inboxes: list[socket.socket],
         binds: dict[str, Bind],
+        backends: dict[str, Backend],
     ) -> None:
         self._core = core
         self._board = board
@@ -63,6 +71,7 @@ class HandOver:
         self._quota: dict[int, int] = {}
         self._targets: list[int] | None = None
         self._turn = itertools.count()
+        self._tunnels = Tunnels(core, board, row, inboxes, binds, backends, self._taker)
         self.deaf = False
         """Whether the inbox isn't read, since the descriptors wouldn't suffice."""
 
@@ -96,14 +105,20 @@ class HandOver:
         moving = sum(client.movable and not client.long for client in core.clients)
         core.recalls.order(min(excess - moving, lively), core.clients, core.loop.time())
 
-    def empty(self, targets: list[int]) -> None:
-        """Give every connection away, in turn to ``targets``."""
+    def empty(self, targets: list[int], fits: Callable[[str, str], bool]) -> None:
+        """Give every connection away, in turn to ``targets``.
+
+        Args:
+            fits: whether they take tunnels that came by a bind (its key) and go to a backend (its name).
+        """
         self._quota.clear()
         self._targets = targets or None
         self._core.moves = True
         for client in list(self._core.clients):
             if client.movable and not client.busy:
                 self.offer(client)
+        if targets:
+            self._tunnels.empty(fits)
 
     def forget_quota(self) -> None:
         """A levelling order is for the moment; the supervisor renews it."""
@@ -118,13 +133,17 @@ class HandOver:
         self._targets = None
         self._quota.clear()
         self._core.moves = False
+        self._tunnels.keep()
         while self._offered:
             client, _ = self._offered.popleft()
             if not client.closed and not client.transport.is_closing():
                 self._stay(client)
 
-    def offer(self, client: ClientConnection) -> None:
-        """Let a connection at a message boundary go, if one is wanted elsewhere."""
+    def offer(self, client: ClientConnection | Tunnel) -> None:
+        """Let a connection at a message boundary go, or a tunnel, if one is wanted elsewhere."""
+        if isinstance(client, Tunnel):
+            self._tunnels.offer(client)
+            return
         if not isinstance(client, Http1Connection) or client.busy or client.closed or client.moving:
             return
         if len(client.buffer) > _LARGEST:
@@ -147,6 +166,10 @@ class HandOver:
     def _stuck(self, row: int) -> bool:
         """Whether the worker of a row shows no sign of life."""
         return bool(self._board.note(row)[RowField.STUCK])
+
+    def _taker(self) -> int | None:
+        """The row of the worker that takes what this one has to give away as it leaves."""
+        return None if self._targets is None else self._next_target()
 
     def _next_target(self) -> int | None:
         """The row of the worker that the next connection goes to; None when it stays."""
@@ -257,6 +280,9 @@ class HandOver:
                 return
             header, fds = packet
             try:
+                if "tunnels" in header:
+                    self._tunnels.take(header, fds)
+                    continue
                 columns = (header["binds"], header["peers"], header["born"], header["pending"])
                 for bind, peer, born, pending in zip(*columns, strict=True):
                     if not fds:
@@ -294,9 +320,7 @@ class HandOver:
             if core.stopping:
                 core.loop.call_later(core.spread, client.drain)
         except OSError as error:
-            core.say(
-                logging.INFO, "adopt", f"a connection ended while it was handed over: {in_words(error)}"
-            )
+            core.say(logging.INFO, "adopt", f"a connection ended while it was handed over: {in_words(error)}")
             sock.close()
         except Exception:
             sock.close()

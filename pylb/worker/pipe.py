@@ -6,10 +6,13 @@ Floor: above the vocabulary, below both sides, which use it. Knows no requests.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from pylb.scoreboard import Field
-from pylb.worker.core import Core
+from pylb.worker.core import Core, Unsent
 from pylb.worker.guard import guarded
 from pylb.worker.sides import FromPipe, Pipe
 
@@ -28,18 +31,22 @@ class Owner(Protocol):
         """End the connection at once, whatever state it is in."""
 
 
-class ConnectionPipe(asyncio.Protocol, Pipe):
+class ConnectionPipe(asyncio.Protocol, Pipe, Unsent):
     """Takes over a transport.
 
     Args:
         early: bytes that have come and that the codec has not passed on; it has counted them.
         eof: whether the peer has said that nothing more comes.
         full: whether more waits for the peer than should.
+        rest: bytes that are to be sent to the peer first, and are counted already.
         owner: of a client's connection, told when that has ended, after the tunnel was. What is read from a
             client and written to it is counted (BYTES_IN, BYTES_OUT).
     """
 
-    __slots__ = ("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_paused", "_gone")
+    __slots__ = (
+        *("_core", "_transport", "_early", "_eof", "_full", "_owner", "_listener", "_paused", "_gone"),
+        *("_trail", "_trailed", "_detached"),
+    )
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         eof: bool = False,
         owner: Owner | None = None,
         full: bool = False,
+        rest: bytes = b"",
     ) -> None:
         self._core = core
         self._transport = transport
@@ -59,7 +67,14 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
         self._listener: FromPipe | None = None
         self._paused = False  # as the listener wants it
         self._gone: list[Exception | None] = []  # the connection's end, if before `start`
+        # What was written last, as far as it may not have left: an event loop doesn't give it back.
+        self._trail: deque[bytes] | None = None
+        self._trailed = 0  # bytes
+        self._detached: Callable[[bytes], None] | None = None
         transport.set_protocol(self)
+        if rest:
+            transport.write(rest)
+            self._follow(rest, transport.get_write_buffer_size())
 
     # As a pipe
 
@@ -82,7 +97,34 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
     def send(self, data: bytes) -> None:
         if self._owner is not None:
             self._core.counters[_BYTES_OUT] += len(data)
-        self._transport.write(data)
+        transport = self._transport
+        transport.write(data)
+        left = transport.get_write_buffer_size()
+        if left or self._trailed:
+            self._follow(data, left)
+
+    def _follow(self, data: bytes, left: int) -> None:
+        """Bytes were written, and so many of all have not left."""
+        if self._trail is None:
+            self._trail = deque()
+        self._trail.append(data)
+        self._trailed += len(data)
+        self._forget(left)
+
+    def _forget(self, left: int) -> None:
+        """Keep no more than what is needed for the last so many bytes."""
+        trail = self._trail
+        while trail and self._trailed - len(trail[0]) >= left:
+            self._trailed -= len(trail.popleft())
+        if trail:
+            self._core.unsent.add(self)
+        else:
+            self._trail = None
+            self._core.unsent.discard(self)
+
+    def look(self) -> None:
+        """Forget what has left meanwhile."""
+        self._forget(self._transport.get_write_buffer_size())
 
     def finish(self) -> bool:
         if not self._transport.can_write_eof():
@@ -122,6 +164,32 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
     def closing(self) -> bool:
         return self._transport.is_closing()
 
+    # To another process
+
+    @property
+    def movable(self) -> bool:
+        return self._transport.can_write_eof()  # without TLS
+
+    def copy(self) -> int | None:
+        transport = self._transport
+        if not self.movable or self._listener is None or transport.is_closing():
+            return None
+        if transport.get_write_buffer_size() > self._trailed:
+            return None  # something that was written before this was a pipe
+        return os.dup(transport.get_extra_info("socket").fileno())
+
+    def detach(self, over: Callable[[bytes], None]) -> None:
+        self._detached = over
+        # Which closes this process's descriptor without a shutdown. The event loop may write a last time
+        # before it says that the connection is lost; what is unsent then stays so.
+        self._transport.abort()
+
+    def _let_go(self, over: Callable[[bytes], None]) -> None:
+        left = self._transport.get_write_buffer_size()
+        trail = b"".join(self._trail or ())
+        self._forget(0)
+        over(trail[len(trail) - left :])
+
     # From the event loop
 
     @guarded
@@ -143,6 +211,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     @guarded
     def pause_writing(self) -> None:
+        if self._detached is not None:
+            return
         if self._listener is not None:
             self._listener.full()
         else:
@@ -150,6 +220,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     @guarded
     def resume_writing(self) -> None:
+        if self._detached is not None:
+            return
         if self._listener is not None:
             self._listener.ready()
         else:
@@ -157,10 +229,14 @@ class ConnectionPipe(asyncio.Protocol, Pipe):
 
     @guarded
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._listener is not None:
-            self._listener.gone(exc is not None)
+        if self._detached is not None:
+            self._let_go(self._detached)
         else:
-            self._gone = [exc]
+            self._forget(0)
+            if self._listener is not None:
+                self._listener.gone(exc is not None)
+            else:
+                self._gone = [exc]
         if self._owner is not None:
             self._owner.connection_lost(exc)
 

@@ -113,7 +113,8 @@ class Worker:
                 tls = context.tls[key].context() if bind.tls else None
                 listeners[key] = Listener(core, bind, frontend, tls)
         self.listeners = Listeners(core, context.listeners, listeners, config.backlog)
-        self.hand_over = HandOver(core, context.board, context.row, context.inbox, context.inboxes, binds)
+        inbox, inboxes = context.inbox, context.inboxes
+        self.hand_over = HandOver(core, self.board, self.row, inbox, inboxes, binds, self.backends)
         self._map_files = MapFiles(core, [(context.maps[one.name], one.file) for one in config.maps])
         core.offer = self.hand_over.offer
         core.pause = self.listeners.pause
@@ -194,7 +195,7 @@ class Worker:
                     raise  # a worker that can't begin ends, and the supervisor starts another one
                 self.core.internal(error)
             if order["op"] == "retire":
-                await self._leave(order["to"], set(order["binds"]), order.get("linger", 0.0))
+                await self._leave(order)
                 return
 
     def _say_ready(self) -> None:
@@ -229,7 +230,7 @@ class Worker:
                 self._cut_rest(order["reason"])
             elif order["op"] == "retire" and order["to"] and not core.stopping:
                 moving = [client for client in core.clients if client.movable]
-                self._move_to(order["to"], set(order["binds"]))
+                self._move_to(order)
                 for client in moving:
                     if not client.movable:  # a reload has removed its bind meanwhile
                         client.drain()
@@ -243,25 +244,20 @@ class Worker:
         self._orders.append(order)
         self._order_waits.set()
 
-    async def _leave(self, targets: list[int], binds: set[str], linger: float) -> None:
+    async def _leave(self, order: dict[str, Any]) -> None:
         """Give all connections to other workers, or close them in an orderly way where there are none.
 
         What can't be given away is served here to its end: at a stop for ``drain.timeout``; else for
-        ``linger`` seconds, where 0 is no bound, or until the supervisor says ``cut``.
-
-        Args:
-            targets: rows of the workers that take over; none at a stop.
-            binds: keys of the binds that those workers have. Connections by other binds stay here.
-            linger: seconds (``drain.linger``).
+        ``linger`` seconds (``drain.linger``), where 0 is no bound, or until the supervisor says ``cut``.
         """
-        core = self.core
+        core, targets, linger = self.core, order["to"], order.get("linger", 0.0)
         core.leaving = True
         core.stopping = not targets
         self.cells[Field.STATE] = State.RETIRING
         self.listeners.stop()
-        await self.listeners.close(binds)
+        await self.listeners.close(set(order["binds"]))
         if targets:
-            self._move_to(targets, binds)
+            self._move_to(order)
         self._close_idle()
         before = set(core.clients)
         await self.listeners.close_rest(handshakes=not core.stopping)
@@ -293,11 +289,14 @@ class Worker:
         # ends, and what it took then would be lost.
         core.loop.remove_reader(self._context.inbox.fileno())
 
-    def _move_to(self, targets: list[int], binds: set[str]) -> None:
-        """Give connections by these binds to the workers of these rows from now on."""
+    def _move_to(self, order: dict[str, Any]) -> None:
+        """Give what those workers have a place for to them from now on; the rest stays here."""
+        binds, renamed, gone = (set(order.get(key, ())) for key in ("binds", "renamed", "gone"))
         for client in self.core.clients:
             client.movable = client.movable and client.facts.bind in binds
-        self.hand_over.empty([row for row in targets if row != self.row])
+        taken = binds - renamed
+        targets = [row for row in order["to"] if row != self.row]
+        self.hand_over.empty(targets, lambda bind, backend: bind in taken and backend not in gone)
 
     def _cut_after(self, seconds: float, reason: str) -> None:
         if self._cut_later is not None:

@@ -25,7 +25,7 @@ Floor: near the bottom of the worker. Knows heads and reasons, and neither conne
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pylb.http.errors import Refused
 from pylb.http.request import RequestHead
@@ -95,6 +95,24 @@ class Pipe(ABC):
     @abstractmethod
     def closing(self) -> bool:
         """Whether it is closed or about to be."""
+
+    @property
+    def movable(self) -> bool:
+        """Whether another process could go on with it: a connection without TLS."""
+        return False
+
+    def copy(self) -> int | None:
+        """A copy of its descriptor, for another process; None where it can't be given away now.
+
+        Raises:
+            OSError: there is no descriptor left.
+        """
+        return None
+
+    def detach(self, over: Callable[[bytes], None]) -> None:
+        """Let go of the connection without a word to the peer. From now on nothing is read, and nothing told;
+        ``over`` is called, later than this call, with the bytes that have not left. Only after `copy`."""
+        raise NotImplementedError
 
 
 class FromPipe(ABC):

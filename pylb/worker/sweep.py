@@ -69,7 +69,7 @@ class Sweep:
         for client in core.clients:
             if client.due() < now:
                 late.append(client)
-            if not client.movable or client.long:  # TLS, HTTP/2, tunnels, and requests that take long
+            if not client.movable or client.long:  # TLS, HTTP/2, tunnels, what takes long
                 fixed += 1
                 lively += not alone and client.lively()
         counters = core.counters
@@ -86,3 +86,5 @@ class Sweep:
             tunnel.expire()
         for connection in [one for one in core.server_connections if one.due() < now]:
             connection.expire()
+        for pipe in list(core.unsent):
+            pipe.look()

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import signal
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import trustme
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -52,12 +54,17 @@ async def echo() -> AsyncIterator[Echo]:
 
 
 def configured(
-    balancer: StartBalancer, folder: Path, server: str, workers: str = "1..2", drain: str = "timeout = 0.5"
+    balancer: StartBalancer,
+    folder: Path,
+    server: str,
+    workers: str = "1..2",
+    drain: str = "timeout = 0.5",
+    more: str = "",
 ) -> Balancer:
     low, _, high = workers.partition("..")
     port = free_port()
     (folder / "pylb.toml").write_text(
-        f"[workers]\nmin = {low}\nmax = {high}\n[drain]\n{drain}\n{frontend('f', port)}"
+        f"[workers]\nmin = {low}\nmax = {high}\n[drain]\n{drain}\n{frontend('f', port, more)}"
         f'[[backend]]\nname = "b"\n[[backend.server]]\naddress = "{server}"\n'
     )
     running = balancer("-c", str(folder / "pylb.toml"))
@@ -65,9 +72,17 @@ def configured(
     return running
 
 
-async def started(balancer: StartBalancer, folder: Path, server: str, **more: str) -> tuple[Balancer, str]:
-    running = await asyncio.to_thread(lambda: configured(balancer, folder, server, **more))
-    return running, f"ws://127.0.0.1:{running.port}/"
+async def started(
+    balancer: StartBalancer, folder: Path, server: str, drain: str
+) -> tuple[Balancer, Callable[[], Awaitable[ClientConnection]]]:
+    """A balancer whose WebSockets can't move, as they come by TLS; and what connects one."""
+    ca = trustme.CA()
+    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "tls.pem")
+    more = f'tls = {{ certificates = "{folder}/tls.pem" }}\n'
+    running = await asyncio.to_thread(lambda: configured(balancer, folder, server, drain=drain, more=more))
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    return running, lambda: connect(f"wss://127.0.0.1:{running.port}/", ssl=context)
 
 
 def lines(status: dict[str, Any], state: str) -> list[dict[str, Any]]:
@@ -78,7 +93,7 @@ def reloaded(running: Balancer, generation: int) -> None:
     running.signal(signal.SIGHUP)
     running.wait(
         f"generation {generation}",
-        lambda status: any(worker["generation"] == generation for worker in lines(status, "serving")),
+        lambda status: {worker["generation"] for worker in lines(status, "serving")} == {generation},
     )
 
 
@@ -114,12 +129,12 @@ async def talk(clients: list[ClientConnection], seconds: float = 0.0) -> None:
 async def test_websockets_outlast_the_drain_timeout_of_a_reload_and_a_shrink(
     balancer: StartBalancer, echo: Echo, tmp_path: Path
 ) -> None:
-    running, uri = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain="timeout = 0.2")
+    running, dial = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain="timeout = 0.2")
     await asyncio.to_thread(order, running, 2)
-    clients = [await connect(uri) for _ in range(8)]
+    clients = [await dial() for _ in range(8)]
     await asyncio.to_thread(reloaded, running, 2)
     await talk(clients, 0.8)
-    clients += [await connect(uri) for _ in range(8)]
+    clients += [await dial() for _ in range(8)]
     await asyncio.to_thread(order, running, 1)
     await talk(clients, 0.8)
     assert "are closed" not in running.log.read_text()
@@ -178,10 +193,10 @@ async def test_the_oldest_of_too_many_generations_is_closed(
     balancer: StartBalancer, echo: Echo, tmp_path: Path
 ) -> None:
     drain = "generations = 2\nspread = 0.01"
-    running, uri = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain=drain)
+    running, dial = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain=drain)
     clients = []
     for generation in (2, 3, 4):
-        clients.append(await connect(uri))
+        clients.append(await dial())
         await asyncio.to_thread(reloaded, running, generation)
     first, *others = clients
     async with asyncio.timeout(50):
@@ -229,8 +244,8 @@ async def test_a_websocket_that_must_be_cut_is_told(
     balancer: StartBalancer, echo: Echo, tmp_path: Path, how: str
 ) -> None:
     drain = "timeout = 0.2" if how == "stop" else "linger = 0.2"
-    running, uri = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain=drain)
-    client = await connect(uri)
+    running, dial = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain=drain)
+    client = await dial()
     await talk([client])
     running.signal(signal.SIGTERM if how == "stop" else signal.SIGHUP)
     async with asyncio.timeout(50):
@@ -242,7 +257,9 @@ async def test_a_websocket_that_must_be_cut_is_told(
 
 
 async def test_one_over_http2_is_told_as_well(balancer: StartBalancer, echo: Echo, tmp_path: Path) -> None:
-    running, _ = await started(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain="timeout = 0.2")
+    running = await asyncio.to_thread(
+        lambda: configured(balancer, tmp_path, f"127.0.0.1:{echo.port}", drain="timeout = 0.2")
+    )
 
     def life() -> bytes:
         client = Client(running.port)

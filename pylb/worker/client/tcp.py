@@ -1,4 +1,5 @@
 """TCP towards clients: a connection is one request without a head, and a pipe as soon as it has a server.
+Tunnels that come from other workers have such a connection, too.
 
 With ``sni`` routes, and with rules that look at what TLS asks for, the first bytes are read as a ClientHello;
 TLS itself passes through.
@@ -128,6 +129,14 @@ class TcpConnection(ClientSide, core_.ClientConnection, asyncio.Protocol):
         self.exchange = None
         early, self.buffer = self.buffer, b""
         return ConnectionPipe(self.core, self.transport, early, self.eof, self)
+
+    def go_on(self, facts: Client, transport: asyncio.Transport) -> None:
+        """Be the client's end of a tunnel that comes from another worker, whatever it speaks."""
+        self.transport = transport
+        self.facts = facts
+        facts.moved(transport)
+        self.tunnelled = True
+        self.core.clients.add(self)
 
     def respond(self, head: ResponseHead, buffer: bytes, at: int, end: bool, spans: Spans = None) -> None:
         """A response can't be said in TCP mode: the connection ends."""

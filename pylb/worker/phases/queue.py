@@ -214,6 +214,20 @@ class Gate:
         if self._waited[self._place]:
             self.pump(place)
 
+    def part(self, held: Held) -> None:
+        """A request goes on in another worker, and its places with it."""
+        for place in held[1:]:
+            if place >= 0:
+                self.holder.part(place)
+
+    def arrive(self, place: int, own: int) -> Held:
+        """The places of a request that comes from another worker."""
+        held = (self, place, own)
+        for one in held[1:]:
+            if one >= 0:
+                self.holder.arrive(one)
+        return held
+
     # Those that wait
 
     def _used(self) -> int:
