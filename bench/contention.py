@@ -80,14 +80,13 @@ def main_process(side: Side) -> int:
 def turn(side: Side, group: Group, load: wrk.Load, seconds: int) -> dict[str, Any]:
     """One turn: what the client saw, and where the balancer's time went."""
     pid = main_process(side)
-    before = cpu_seconds(pid), _switches(pid), _stopped(group)
+    before = cpu_seconds(pid), side.program.cpu(), _switches(pid), _stopped(group)
     url = f"http://127.0.0.1:{side.sites[0].port}"
     seen = wrk.turn(url, load, seconds, side.program.cpu, CLIENTS)
-    after = cpu_seconds(pid), _switches(pid), _stopped(group)
-    used, switched, stopped = (late - early for late, early in zip(after, before, strict=True))
-    answered = (seen["rps"] or 0) * seconds
+    after = cpu_seconds(pid), side.program.cpu(), _switches(pid), _stopped(group)
+    own, used, switched, stopped = (late - early for late, early in zip(after, before, strict=True))
     return seen | {
-        "own_us": 1e6 * used / answered if answered else None,
+        "own_us": seen["us"] * own / used if seen["us"] else None,
         "switches": switched / seconds,
         "stopped": stopped / seconds,
     }
