@@ -10,6 +10,7 @@ often it was scheduled, and for how long it was stopped. Needs root, haproxy, ng
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 from bench.fractional_quota import inside
 from bench.rig import origins, wrk
 from bench.rig.command import console, in_turns, need, parser
+from bench.rig.load import closed_loop
 from bench.rig.peers import Site
 from bench.rig.processes import cpu_seconds, more_descriptors
 from bench.rig.report import in_words, quartiles, shown, together, write
@@ -28,10 +30,11 @@ from bench.testbed import Group, tidy_when_terminated
 from bench.turns import BALANCERS, CLIENTS, Side, ratios, sides
 
 NAMES = ("pylb", "haproxy")
-LOADS = {
-    "small, keep-alive": wrk.Load(),
-    "new connection each": wrk.Load(fields=("Connection: close",)),
-}
+Seen = dict[str, float | None]
+KEEP_ALIVE, CLOSED = "keep-alive", "new connection each, the balancer closes"
+AS_PAPER = "new connection each, the client closes, 250 at a time"
+LOADS = (KEEP_ALIVE, CLOSED, AS_PAPER)
+"""The last one is the load of the paper's figures: nothing is said of closing, and the client closes."""
 CONDITIONS = {
     "a whole core": (1.0, 100_000, False),
     "1/4, slices of 25 ms": (0.25, 100_000, False),
@@ -77,12 +80,33 @@ def main_process(side: Side) -> int:
     return side.program.workers(1)[0].pid if len(side.program.tree()) > 1 else side.program.process.pid
 
 
-def turn(side: Side, group: Group, load: wrk.Load, seconds: int) -> dict[str, Any]:
+def asked(side: Side, load: str, seconds: int) -> Seen:
+    """What clients saw in so many seconds of a load, and ``us``."""
+    port, cpu = side.sites[0].port, side.program.cpu
+    if load != AS_PAPER:
+        fields = ("Connection: close",) if load == CLOSED else ()
+        return wrk.turn(f"http://127.0.0.1:{port}", wrk.Load(fields=fields), seconds, cpu, CLIENTS)
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {int(CLIENTS[-1])})
+    try:
+        before = cpu()
+        outcome = closed_loop(port, 250, seconds=seconds, path="/small")
+        used = cpu() - before
+    finally:
+        os.sched_setaffinity(0, cpus)
+    answered = len(outcome.latencies)
+    return {
+        "us": 1e6 * used / answered if answered else None,
+        "rps": answered / outcome.seconds,
+        "failed": outcome.failed,
+    }
+
+
+def turn(side: Side, group: Group, load: str, seconds: int) -> dict[str, Any]:
     """One turn: what the client saw, and where the balancer's time went."""
     pid = main_process(side)
     before = cpu_seconds(pid), side.program.cpu(), _switches(pid), _stopped(group)
-    url = f"http://127.0.0.1:{side.sites[0].port}"
-    seen = wrk.turn(url, load, seconds, side.program.cpu, CLIENTS)
+    seen = asked(side, load, seconds)
     after = cpu_seconds(pid), side.program.cpu(), _switches(pid), _stopped(group)
     own, used, switched, stopped = (late - early for late, early in zip(after, before, strict=True))
     return seen | {
@@ -105,16 +129,16 @@ def measure(turns: int, seconds: int, folder: Path) -> list[dict[str, Any]]:
         for condition, (cores, period, beside) in CONDITIONS.items():
             for group in groups.values():
                 group.limit(cores, core=1.0, period_us=period)
-            for load_name, load in LOADS.items():
+            for load in LOADS:
                 runs: dict[str, list[dict[str, Any]]] = {name: [] for name in NAMES}
                 with neighbour(beside):
                     for _, name in in_turns(NAMES, turns):
                         one = turn(there[name], groups[name], load, seconds)
                         runs[name].append(one)
-                        console.log(f"{condition}, {load_name}: {name} {one}", markup=False, highlight=False)
+                        console.log(f"{condition}, {load}: {name} {one}", markup=False, highlight=False)
                 over = quartiles(ratios(runs["pylb"], runs["haproxy"]))
                 cells = {name: together(done) for name, done in runs.items()}
-                found.append({"condition": condition, "load": load_name, "over": over} | cells)
+                found.append({"condition": condition, "load": load, "over": over} | cells)
     return found
 
 
@@ -130,7 +154,7 @@ def page(found: list[dict[str, Any]]) -> list[str]:
         "| pylb, requests/s | HAProxy | pylb, put on the CPU per s | HAProxy |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for one in sorted(found, key=lambda one: list(LOADS).index(one["load"])):
+    for one in sorted(found, key=lambda one: LOADS.index(one["load"])):
         ours, theirs, over = one["pylb"], one["haproxy"], one["over"]
         cells = [shown(ours["us"]["median"]), shown(ours["own_us"]["median"]), shown(theirs["us"]["median"])]
         cells.append(f"{over['median']:.2f} ({over['min']:.2f}–{over['max']:.2f})")

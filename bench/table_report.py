@@ -29,9 +29,9 @@ def label(name: str, versions: Mapping[str, str]) -> str:
 
 def interleaved(workloads: Workloads) -> str:
     """How often each had its turn, for a page."""
-    first = next(iter(workloads.values()))["balancers"]
-    turns = next(iter(first.values()))["turns"]
-    return f"{turns} turns each, interleaved; medians, in brackets the extremes of the turns."
+    turns = sorted({each["turns"] for one in workloads.values() for each in one["balancers"].values()})
+    count = " to ".join(str(number) for number in dict.fromkeys((turns[0], turns[-1])))
+    return f"{count} turns each, interleaved; medians, in brackets the extremes of the turns."
 
 
 def _median(one: Mapping[str, Any] | None, what: str) -> str:

@@ -60,7 +60,7 @@ def _profile(found: Variables) -> str:
         return "PGO"
     # Debian and Ubuntu run the profile in their packages' rules, and take its flags out of what is recorded:
     # the variable, which every other build with gcc or clang has, is empty.
-    return "PGO (its distributor's)" if found.get("PGO_PROF_USE_FLAG") == "" else ""
+    return "PGO by its distributor" if found.get("PGO_PROF_USE_FLAG") == "" else ""
 
 
 def _linked(found: Variables) -> str:

@@ -29,7 +29,7 @@ DEBIAN: dict[str, object] = PYENV | {
     ("variables", "words", "optimised"),
     [
         (PYENV, "no PGO, no LTO", False),
-        (DEBIAN, "PGO (its distributor's)", True),
+        (DEBIAN, "PGO by its distributor", True),
         (PYENV | {"CONFIG_ARGS": "'--enable-optimizations' '--with-lto'"}, "PGO and LTO", True),
         (PYENV | {"CONFIG_ARGS": "'--enable-optimizations' '--with-lto=thin'"}, "PGO and LTO", True),
         (PYENV | {"CONFIG_ARGS": "'--enable-optimizations' '--with-lto=no'"}, "PGO", True),
