@@ -1,7 +1,7 @@
 # The README's two commands, and the developers' ones. On Debian and Ubuntu they install the peers they need.
 PYTHON ?= python3
 
-.PHONY: demo test lint bench figures dynamic peers model locust
+.PHONY: demo test lint bench bench-check figures dynamic peers model locust
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -42,12 +42,17 @@ modules: .venv/ready
 # Debian's programs that the benchmarks measure against or with.
 .PHONY: peers-installed
 peers-installed:
-	@for tool in haproxy nginx wrk; do command -v $$tool >/dev/null || missing=1; done; \
-	if [ -n "$$missing" ]; then apt-get update -qq && apt-get install -y -qq haproxy nginx-light wrk; fi
+	@for tool in haproxy nginx wrk h2load; do command -v $$tool >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && apt-get install -y -qq haproxy nginx-light wrk nghttp2-client; fi
 
-# A worker's CPU per request beside an HAProxy thread's.
+# pylb, HAProxy and nginx on every workload: CPU per request, requests per second, p99. Debian's optimised Python
+# counts, so PYTHON=/usr/bin/python3 on a machine with pyenv.
 bench: .venv/ready peers-installed
-	.venv/bin/python -m bench.hotpath
+	.venv/bin/python -m bench.table
+
+# What is slower than in the last results, by the same run's ratios.
+bench-check: .venv/ready peers-installed
+	.venv/bin/python -m bench.table --check
 
 # The paper's experiments (needs root, for cgroups); about two hours.
 figures: .venv/ready peers-installed
@@ -58,7 +63,7 @@ figures: .venv/ready peers-installed
 dynamic: .venv/ready peers-installed
 	.venv/bin/python -m bench.dynamic
 
-# HAProxy, nginx and Python's proxies in one run.
+# HAProxy, nginx, Envoy, Caddy and Python's proxies in one run.
 peers: .venv/ready peers-installed
 	.venv/bin/python -m bench.peers
 

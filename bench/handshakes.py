@@ -20,13 +20,13 @@ from typing import Any
 
 import psutil
 
-from bench.hotpath import BALANCERS, CLIENTS
 from bench.rig import origins, peers
 from bench.rig.balancer import Balancer
 from bench.rig.command import console, in_turns
 from bench.rig.peers import Site
 from bench.rig.processes import cpu_seconds
 from bench.rig.report import in_words, machine, spread
+from bench.turns import BALANCERS, CLIENTS
 
 _CONNECTIONS = 500  # of a turn
 _GET = b"GET /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -1,94 +1,37 @@
-"""``python -m bench.peers``: pylb, HAProxy, nginx, an aiohttp proxy and proxy.py in one run.
+"""``python -m bench.peers``: pylb beside HAProxy, nginx, Envoy, Caddy, an aiohttp proxy and proxy.py in one
+run.
 
-With one worker the balancer has CPU 0, the load (wrk) and the servers (nginx) have CPU 1; with two it has
-both, and shares one. The balancers take turns in every case, in an order that is reversed each time, so that
-what else the machine does hits all. The figure is the CPU time of all of a balancer's processes over the
-requests that wrk counted; throughput and response times come second. At the end each one holds 10,000 idle
-connections, or as many as the limit of descriptors lets HAProxy hold.
-Needs haproxy, nginx and wrk, and the extra ``bench``.
+The workloads are those of `bench.table` that all of these can serve. With one worker the balancer has CPU 0,
+the load (wrk) and the servers (nginx) have CPU 1; with two it has both, and shares one. Balancers take turns.
+At the end each one holds 10,000 idle connections, or as many as the limit of descriptors lets HAProxy hold.
+Newer versions than Debian's release has, Envoy and Caddy are put beside (`bench.rig.unpacked`); what can't be
+had is left out. Needs haproxy, nginx and wrk, and the extra ``bench``.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.hotpath import CLIENTS
-from bench.peers_report import draw, page
-from bench.rig import origins, wrk
-from bench.rig.command import console, in_turns, need, parser, progress
-from bench.rig.peers import COMMANDS, CONNECTIONS, Site, running, versions
+from bench.rig import origins
+from bench.rig.command import console, need, parser
+from bench.rig.peers import COMMANDS, CONNECTIONS, Site, available, versions
 from bench.rig.processes import Program, more_descriptors
-from bench.rig.report import machine, spread, together, write
-from bench.rig.wrk import BROWSER, Load
+from bench.rig.report import in_words, machine, write
+from bench.table_report import answers, costs, draw, interleaved, label
+from bench.turns import BASE, CLIENTS, measure, sides
+from bench.workloads import WORKLOADS
 
 IDLE = min(10_000, CONNECTIONS - 100)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One kind of load."""
-
-    name: str
-    load: Load = Load()
-    tls: bool = False
-
-
-CASES = (
-    Case("small"),
-    Case("12 headers", Load(fields=BROWSER)),
-    Case("new connection each", Load(fields=("Connection: close",))),
-    Case("64 KiB", Load("/64k")),
-    Case("1 MiB", Load("/1m", 16)),
-    Case("TLS, small", tls=True),
-    Case("TLS, 64 KiB", Load("/64k"), tls=True),
+_NAMES = (
+    *("small, 64 keep-alive", "12 headers", "new connection each", "64 KiB", "1 MiB, 16 connections"),
+    *("TLS, small", "TLS, 64 KiB"),
 )
-
-
-@contextlib.contextmanager
-def everyone(
-    names: Sequence[str], folder: Path, servers: list[str], workers: int
-) -> Iterator[dict[str, tuple[Program, Site]]]:
-    """All balancers by name, each with so many workers."""
-    wrap = ("taskset", "-c", "0" if workers == 1 else "0,1")
-    with contextlib.ExitStack() as stack:
-        found = {}
-        for name in names:
-            site = Site.with_tls(servers)
-            more = {"connections": CONNECTIONS} if name == "haproxy" else {}
-            program = running(name, folder / name, site, wrap=wrap, workers=workers, **more)
-            found[name] = stack.enter_context(program), site
-        yield found
-
-
-def ratios(turns: list[dict[str, Any]], base: list[dict[str, Any]]) -> list[float]:
-    """CPU per request, turn by turn, over the same turn of ``base``; without those in which nothing came."""
-    pairs = [(one["us"], other["us"]) for one, other in zip(turns, base, strict=False)]
-    return [one / other for one, other in pairs if one and other]
-
-
-def measure(
-    case: Case, balancers: dict[str, tuple[Program, Site]], turns: int, seconds: int, said: Any
-) -> dict[str, dict[str, Any]]:
-    """All turns of one case, by balancer; ``said`` is called with what each turn found."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for _, name in in_turns(list(balancers), turns):
-        program, site = balancers[name]
-        url = f"https://127.0.0.1:{site.tls_port}" if case.tls else f"http://127.0.0.1:{site.port}"
-        one = wrk.turn(url, case.load, seconds, program.cpu, CLIENTS)
-        runs.setdefault(name, []).append(one)
-        said(f"{name} {one['us']} µs, {one['rps']:.0f}/s, p99 {one['p99_ms']} ms, {one['failed']} failed")
-    base = runs.get("haproxy", [])
-    return {
-        name: together(found) | {"over_haproxy": spread(ratios(found, base))} for name, found in runs.items()
-    }
+CASES = tuple(one for one in WORKLOADS if one.name in _NAMES)
 
 
 def idle_memory(balancer: Program, port: int, connections: int) -> dict[str, Any]:
@@ -125,37 +68,75 @@ def _alive(sock: socket.socket) -> bool:
     return False
 
 
-def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def idle_table(idle: dict[str, dict[str, Any]], known: dict[str, str]) -> list[str]:
+    """Memory of the idle connections; ``known`` are versions."""
+    lines = [
+        "| balancer | connections held | MiB without them | MiB more with them | MiB per 10,000 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, one in idle.items():
+        more = each = one.get("error", "")
+        if one["bytes"] is not None:
+            more = f"{one['bytes'] / 2**20:.1f}"
+            each = f"{one['bytes'] / 2**20 * 10_000 / max(1, one['connections']):.0f}"
+        title = label(name, known)
+        lines.append(f"| {title} | {one['connections']} | {one['before'] / 2**20:.1f} | {more} | {each} |")
+    return lines
+
+
+def page(document: dict[str, Any]) -> list[str]:
+    """All of it in Markdown."""
+    workloads, known = document["workloads"], document["versions"]
+    names = list(document["idle"])
+    return [
+        "# Balancers side by side",
+        "",
+        f"Written by `make peers`. {in_words(document['machine'] | known)}.",
+        f"{interleaved(workloads)} With 1 worker the balancer has a CPU of its own, with 2 it shares both "
+        "with the load, so compare CPU per request rather than throughput.",
+        "",
+        *costs(workloads, names, known, BASE),
+        "",
+        *answers(workloads, names, known),
+        "",
+        "Memory of idle client connections (proportional set size of all processes):",
+        "",
+        *idle_table(document["idle"], known),
+        "",
+        "![CPU per request](peers.png)",
+    ]
+
+
+def run(options: argparse.Namespace, names: list[str], folder: Path) -> dict[str, Any]:
     """All cases, then the idle connections."""
     more_descriptors()
-    cases: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     idle: dict[str, dict[str, Any]] = {}
-    with origins.nginx(folder / "servers", CLIENTS) as (_, servers), progress() as bar:
-        steps = len(options.only) * (len(CASES) * options.turns * len(options.workers) + 1)
-        task = bar.add_task("", total=steps)
+    with origins.nginx(folder / "servers", CLIENTS) as (_, servers):
+
+        def made() -> list[Site]:
+            return [Site.with_tls(servers)]
+
         for workers in options.workers:
-            with everyone(options.only, folder / str(workers), servers, workers) as balancers:
+            wrap = ("taskset", "-c", "0" if workers == 1 else "0,1")
+            with sides(names, folder / str(workers), made, workers, dict.fromkeys(names, wrap)) as there:
+                turns = {name: side.turn for name, side in there.items()}
                 for case in CASES:
+                    balancers = measure(case, turns, options.turns, options.seconds)
                     key = f"{case.name}, {workers} worker{'s' if workers > 1 else ''}"
-
-                    def said(text: str, key: str = key) -> None:
-                        console.log(f"{key}: {text}")
-                        bar.update(task, description=key, advance=1)
-
-                    cases[key] = measure(case, balancers, options.turns, options.seconds, said)
-        for name in options.only:
-            with everyone([name], folder / "idle", servers, 1) as balancers:
-                program, site = balancers[name]
-                idle[name] = idle_memory(program, site.port, options.idle)
+                    found[key] = {"bar": None, "over": case.over, "balancers": balancers}
+        for name in names:
+            with sides([name], folder / "idle", made) as there:
+                side = there[name]
+                idle[name] = idle_memory(side.program, side.sites[0].port, options.idle)
             console.log(f"{options.idle} idle connections: {name} {idle[name]}")
-            bar.update(task, description="idle connections", advance=1)
-    return {"machine": machine(), "versions": versions(*options.only), "cases": cases, "idle": idle}
+    return {"machine": machine(), "versions": versions(*names), "workloads": found, "idle": idle}
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--turns", type=int, default=5, help="per balancer and case [5]")
-    options.add_argument("--seconds", type=int, default=2, help="per measurement [2]")
+    options.add_argument("--turns", type=int, default=3, help="per balancer and case [3]")
+    options.add_argument("--seconds", type=int, default=1, help="per turn [1]")
     options.add_argument("--only", nargs="*", default=list(COMMANDS), help="balancers")
     options.add_argument("--workers", nargs="*", type=int, default=[1, 2], help="how many each runs [1 2]")
     options.add_argument("--idle", type=int, default=IDLE, help="idle connections")
@@ -165,10 +146,13 @@ def main() -> None:
         document = json.loads((chosen.out / "peers.json").read_text())
     else:
         need(options, "haproxy", "nginx", "wrk", "taskset")
+        names, missing = available(chosen.only)
+        for name, why in missing.items():
+            console.print(f"without {name}: {why}", markup=False)
         with tempfile.TemporaryDirectory(prefix="pylb-peers-") as folder:
-            document = run(chosen, Path(folder))
+            document = run(chosen, names, Path(folder))
     write("peers", document, page(document), chosen.out)
-    draw(document["cases"], chosen.out / "peers.png")
+    draw(document["workloads"], list(document["idle"]), document["versions"], chosen.out / "peers.png")
 
 
 if __name__ == "__main__":

@@ -1,44 +1,34 @@
 """Balancers to compare: each is started with so many workers in front of the same servers.
 
 Here stands, once, how HAProxy, nginx and pylb are configured for that. Each says who reached it
-(``X-Forwarded-For``), keeps connections to the servers, writes no access log, and where it has TLS uses
-``both.pem`` of its folder (`certificate`). pylb with its admin address is `bench.rig.balancer`.
+(``X-Forwarded-For``), keeps connections to the servers, and where it has TLS uses ``both.pem`` of its folder
+(`certificate`); pylb, HAProxy and nginx have routes and an access log where a site wants them. pylb with its
+admin address is `bench.rig.balancer`.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import trustme
 
-from bench.rig.balancer import backend, free_port, frontend
+from bench.rig import peer_caddy, peer_envoy, unpacked
+from bench.rig.balancer import backend, frontend
 from bench.rig.origins import nginx_temps
 from bench.rig.processes import DESCRIPTORS, Program, listens, start, status_of
+from bench.rig.site import Site as Site
+from bench.rig.site import host_of
 
 CONNECTIONS = (DESCRIPTORS - 200) // 2
 """Of clients, that a peer may be told to accept: HAProxy does not start without two descriptors for each."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a balancer listens on 127.0.0.1, and the servers behind it (``127.0.0.1:PORT``)."""
-
-    servers: Sequence[str]
-    port: int = field(default_factory=free_port)
-    tls_port: int = 0
-    """0: no TLS."""
-
-    @classmethod
-    def with_tls(cls, servers: Sequence[str]) -> Site:
-        """On two ports, without and with TLS."""
-        return cls(servers, tls_port=free_port())
 
 
 def certificate(folder: Path) -> Path:
@@ -60,7 +50,14 @@ def pylb_text(folder: Path, *sites: Site) -> str:
     text = ""
     for number, site in enumerate(sites):
         name = f"b{number}"
-        text += frontend(f"f{number}", site.port, backend=name)
+        more = "".join(
+            f'[[frontend.rule]]\nbackend = "{name}"\n'
+            f'match = {{ host = "{host_of(route)}", path = "/small" }}\n'
+            for route in range(site.routes)
+        )
+        if site.log:
+            more += f'[frontend.access_log]\nto = "{folder}/access.log"\n'
+        text += frontend(f"f{number}", site.port, more, name)
         if site.tls_port:
             tls = f'[frontend.tls]\ncertificates = "{folder}/both.pem"\n'
             text += frontend(f"t{number}", site.tls_port, tls, name)
@@ -92,6 +89,7 @@ def haproxy(
     settings: str = "",
     master: bool = False,
     reuse: str = "always",
+    program: Sequence[str] = ("haproxy",),
 ) -> list[str]:
     """The command.
 
@@ -101,6 +99,7 @@ def haproxy(
         settings: lines of the section ``global``.
         master: in master-worker mode, which can be reloaded (`RELOAD`); ``haproxy.sock`` takes commands.
         reuse: how connections to servers are shared (``http-reuse``).
+        program: what to run.
     """
     text = f"global\n  nbthread {workers}\n{settings}"
     if connections:
@@ -115,12 +114,19 @@ def haproxy(
     for number, site in enumerate(sites):
         servers = "".join(f"  server s{place} {server}\n" for place, server in enumerate(site.servers))
         tls = f"  bind 127.0.0.1:{site.tls_port} ssl crt {folder}/both.pem alpn h2,http/1.1\n"
+        rules = ""
+        if site.routes:  # as so many routes are written there: one look-up in a tree of prefixes
+            lines = (f"{host_of(route)}/small b{number}\n" for route in range(site.routes))
+            (folder / f"routes{number}").write_text("".join(lines))
+            rules += f"  use_backend %[base,lower,map_beg({folder}/routes{number})]\n"
+        if site.log:  # to what its standard output is: the file ``out``
+            rules += "  log stdout format raw local0\n  option httplog\n"
         text += (
-            f"frontend f{number}\n  bind 127.0.0.1:{site.port}\n{tls if site.tls_port else ''}"
+            f"frontend f{number}\n  bind 127.0.0.1:{site.port}\n{tls if site.tls_port else ''}{rules}"
             f"  default_backend b{number}\nbackend b{number}\n  balance {balance}\n{servers}"
         )
     (folder / "haproxy.cfg").write_text(text)
-    return ["haproxy", *(("-W", "-db") if master else ("-db", "-q")), "-f", f"{folder}/haproxy.cfg"]
+    return [*program, *(("-W", "-db") if master else ("-db", "-q")), "-f", f"{folder}/haproxy.cfg"]
 
 
 def nginx(
@@ -137,20 +143,31 @@ def nginx(
     for number, site in enumerate(sites):
         servers = " ".join(f"server {server};" for server in site.servers)
         tls = (
-            f"listen 127.0.0.1:{site.tls_port} ssl {how}; ssl_certificate {folder}/cert.pem; "
+            f"listen 127.0.0.1:{site.tls_port} ssl http2 {how}; ssl_protocols TLSv1.2 TLSv1.3; "
+            f"ssl_certificate {folder}/cert.pem; "
             f"ssl_certificate_key {folder}/key.pem; "
         )
+        passed = (
+            f"{{ proxy_pass http://b{number}; proxy_http_version 1.1; "
+            'proxy_set_header Connection ""; '
+            "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }"
+        )
+        lines = f"access_log {folder}/access.log combined buffer=64k flush=1s; " if site.log else ""
         parts += (
             f"upstream b{number} {{ {servers} keepalive 256; keepalive_requests 1000000000; }}\n"
-            f"server {{ listen 127.0.0.1:{site.port} {how}; {tls if site.tls_port else ''}"
-            f"location / {{ proxy_pass http://b{number}; proxy_http_version 1.1; "
-            'proxy_set_header Connection ""; '
-            "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }}\n"
+            f"server {{ listen 127.0.0.1:{site.port} {how}; {tls if site.tls_port else ''}{lines}"
+            f"location / {passed} }}\n"
+        )
+        parts += "".join(
+            f"server {{ listen 127.0.0.1:{site.port}; server_name {host_of(route)}; "
+            f"location /small {passed} location / {passed} }}\n"
+            for route in range(site.routes)
         )
     (folder / "nginx.conf").write_text(
         f"user root; worker_processes {workers}; daemon off; pid {folder}/nginx.pid; "
         f"error_log {log or f'{folder}/err'};\nevents {{ worker_connections {DESCRIPTORS}; }}\n"
         "http { access_log off; keepalive_requests 1000000000; keepalive_timeout 300; "
+        "server_names_hash_max_size 8192; server_names_hash_bucket_size 128; "
         f"{nginx_temps(folder)}\n{parts}}}\n"
     )
     return ["nginx", "-e", log.split(" ")[0] or f"{folder}/err", "-c", f"{folder}/nginx.conf"]
@@ -164,12 +181,24 @@ def _python(module: str) -> Callable[..., list[str]]:
     return command
 
 
+def haproxy_latest(folder: Path, *sites: Site, **options: Any) -> list[str]:
+    """The command of HAProxy in Debian's newest version.
+
+    Raises:
+        Missing: it is not to be had.
+    """
+    return haproxy(folder, *sites, program=unpacked.haproxy(), **options)
+
+
 RELOAD = {"pylb": signal.SIGHUP, "haproxy": signal.SIGUSR2, "nginx": signal.SIGHUP}
 """The signal at which each reads its configuration again."""
 COMMANDS: dict[str, Callable[..., list[str]]] = {
     "pylb": pylb,
     "haproxy": haproxy,
+    "haproxy-latest": haproxy_latest,
     "nginx": nginx,
+    "envoy": peer_envoy.command,
+    "caddy": peer_caddy.command,
     "aiohttp": _python("bench.rig.peer_aiohttp"),
     "proxy.py": _python("bench.rig.peer_proxy_py"),
 }
@@ -213,14 +242,41 @@ def _answers(port: int) -> object:
     return listens(port) and status_of(port, "/small")
 
 
+_ASKED: dict[str, Callable[[], list[str]]] = {
+    "haproxy": lambda: ["haproxy", "-v"],
+    "haproxy-latest": lambda: [*unpacked.haproxy(), "-v"],
+    "nginx": lambda: ["nginx", "-v"],
+    "envoy": lambda: [unpacked.binary("envoy"), "--version"],
+    "caddy": lambda: [unpacked.binary("caddy"), "version"],
+}
+"""How those are asked for their version that are no distributions of Python's."""
+
+
+def available(names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Of these peers, those that can be had here, and why the others can't."""
+    there, missing = [], {}
+    for name in names:
+        try:
+            versions(name)
+            there.append(name)
+        except unpacked.Missing as error:
+            missing[name] = str(error)
+    return there, missing
+
+
 def versions(*names: str) -> dict[str, str]:
     """Of those peers."""
     return {name: _version(name) for name in names}
 
 
+def version_in(said: str) -> str:
+    """The version in what a program says when it is asked for it; Envoy's stands behind a commit's name."""
+    found = re.search(r"\bv?(\d+\.\d+[^\s/]*)", said.rpartition("ersion")[2])
+    return found[1] if found else "unknown"
+
+
 def _version(name: str) -> str:
-    if name not in ("haproxy", "nginx"):
+    if name not in _ASKED:
         return version(name)
-    done = subprocess.run([name, "-v"], capture_output=True, text=True)
-    # "HAProxy version 2.6.12-1+deb12u4 2025/12/31 - …"; "nginx version: nginx/1.22.1"
-    return (done.stdout or done.stderr).partition("version")[2].strip(": ").split()[0].rpartition("/")[2]
+    done = subprocess.run(_ASKED[name](), capture_output=True, text=True)
+    return version_in(done.stdout or done.stderr)

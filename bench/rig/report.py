@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.rig.command import console
+from pylb.interpreter import BUILD
 
 
 def quantile(values: Iterable[float], share: float) -> float:
@@ -30,6 +31,15 @@ def spread(values: Iterable[float | None]) -> dict[str, float | None]:
     if not there:
         return {"median": None, "min": None, "max": None}
     return {"median": statistics.median(there), "min": min(there), "max": max(there)}
+
+
+def quartiles(values: Iterable[float]) -> dict[str, float | None]:
+    """The `spread`, and between which (``low``, ``high``) the middle half lies."""
+    there = sorted(values)
+    if not there:
+        return spread(()) | {"low": None, "high": None}
+    low, _, high = statistics.quantiles(there, n=4, method="inclusive") if len(there) > 1 else there * 3
+    return spread(there) | {"low": low, "high": high}
 
 
 def together(turns: Sequence[Mapping[str, Any]], sums: Sequence[str] = ("failed",)) -> dict[str, Any]:
@@ -56,7 +66,7 @@ def machine() -> dict[str, str]:
         "cpu": f"{os.cpu_count()} x {model[1] if model else platform.machine()}",
         "memory": f"{memory / 2**30:.0f} GiB",
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": f"{BUILD.version} ({BUILD.words})",
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -12,11 +12,12 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
-from pylb import __version__
+from pylb import __version__, interpreter
 from pylb import log as log_
 from pylb.control import admin, backends, operate, snapshot, why
 from pylb.control.checks import Checks
@@ -114,6 +115,7 @@ class ControlPlane:
         board = self._context.board
         return {
             "version": __version__,
+            "python": asdict(interpreter.BUILD),
             "uptime": round(time.time() - self._context.started_at, 1),
             "generation": self._state.get("generation", self._context.generation),
             "reload": self._state.get("reload"),

@@ -234,6 +234,13 @@ def render(status: dict[str, Any]) -> RenderableType:
         foot.append(f"\n{lost:,} lines of the log were dropped, as nobody read it", "yellow")
     if lost := totals.get("access_lost"):
         foot.append(f"\n{lost:,} lines of the access log are missing", "yellow")
+    python = status.get("python")
+    if python and not python["optimised"]:
+        foot.append(
+            f"\nPython {python['version']} ({python['words']}) makes requests dearer than an optimised build "
+            "does: see docs/python.md",
+            "yellow",
+        )
     foot.append_text(troubles)
     discovery: list[RenderableType] = [_sources(status["discovery"]), ""] if status.get("discovery") else []
     waiting = (queues, "") if queues.row_count else ()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from bench.peers import idle_memory, ratios
-from bench.peers_report import idle_table, table
+from bench.peers import idle_memory, idle_table
 from bench.rig.peers import Site, running
-from bench.rig.report import spread, together
+from bench.rig.report import together
 from bench.rig.wrk import Seen, parse
+from bench.turns import ratios
 from tests.e2e.conftest import origin
 from tests.e2e.origin import Origin
 
@@ -56,23 +56,15 @@ def test_turns_together_are_medians_extremes_and_sums() -> None:
     assert together(_turns(None))["us"] == {"median": None, "min": None, "max": None}
 
 
-def test_a_peer_that_answers_nothing_is_shown_as_such() -> None:
-    base = _turns(10, 10)
-    peers = {"haproxy": base, "nginx": _turns(None, None)}
-    cells = {name: together(one) | {"over_haproxy": spread(ratios(one, base))} for name, one in peers.items()}
-    rows = table({"small, 1 worker": cells})
-    assert rows[2].startswith("| small, 1 worker | haproxy | 10.0 | 1.00 (1.00–1.00) |")
-    assert rows[3].startswith("| small, 1 worker | nginx | none |  |")
-
-
 def test_memory_is_scaled_to_10000_connections_and_failures_are_said() -> None:
     rows = idle_table(
         {
             "pylb": {"connections": 5000, "bytes": 10 << 20, "before": 30 << 20},
             "other": {"connections": 12, "bytes": None, "before": 1 << 20, "error": "timed out"},
-        }
+        },
+        {"pylb": "0.1.0"},
     )
-    assert rows[2] == "| pylb | 5000 | 30.0 | 10.0 | 20 |"
+    assert rows[2] == "| pylb 0.1.0 | 5000 | 30.0 | 10.0 | 20 |"
     assert rows[3] == "| other | 12 | 1.0 | timed out | timed out |"
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from pylb.control import view
 
 
-def shown(width: int, **scaling: Any) -> str:
+def shown(width: int, more: dict[str, Any] | None = None, **scaling: Any) -> str:
     status = {
         "version": "1.2.3", "uptime": 4000.5, "generation": 2,
         "scaling": {
@@ -30,7 +30,7 @@ def shown(width: int, **scaling: Any) -> str:
             "requests": 1, "status_2xx": 1, "status_3xx": 0, "status_4xx": 0, "status_5xx": 0, "retries": 0,
             "handed_over": 0,
         },
-    }  # fmt: skip
+    } | (more or {})  # fmt: skip
     out = io.StringIO()
     Console(file=out, width=width).print(view.render(status))
     return out.getvalue()
@@ -47,3 +47,9 @@ def test_nothing_is_cut_on_80_columns() -> None:
 def test_it_says_why_the_controller_is_not_connected_and_takes_no_markup_from_it() -> None:
     text = shown(80, controller_connected=False, controller_problem="token: [bold] is wrong")
     assert "not connected: token: [bold] is wrong" in text
+
+
+def test_it_warns_of_a_python_that_was_built_without_optimisation() -> None:
+    python = {"version": "3.11.7", "words": "no PGO, no LTO", "optimised": False}
+    assert "Python 3.11.7 (no PGO, no LTO)" in " ".join(shown(80, {"python": python}).split())
+    assert "Python" not in shown(80, {"python": python | {"optimised": True}})
