@@ -40,7 +40,7 @@ _PAYLOADS = [b"", b"hello", b"\x03abc\0\0\0", b"\0\0\0\5", bytes(8), b"x" * 300,
 _WHOLE = 1 << 20
 _STRICTER = (
     *("a frame that is too long", "PUSH_PROMISE", "SETTINGS must come first", "that isn't open"),
-    "CONTINUATION without HEADERS",
+    *("CONTINUATION without HEADERS", "more padding than there is room for"),
 )
 """Where the library is content, or waits for the rest of a frame, and RFC 9113 isn't."""
 

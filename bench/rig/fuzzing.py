@@ -1,11 +1,13 @@
-"""Fuzzing: inputs made of seeds, in several processes, until a time or a number of them is reached."""
+"""Fuzzing: inputs made of seeds, in several processes, until a time or a number of them is reached, or Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ def _work(
     check: Callable[[str], None], first: int, until: float, most: int, counted: Any, found: Any
 ) -> None:
     os.nice(19)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has begun it ends it
     number = 0
     while time.monotonic() < until and number < most:
         for _ in range(PIECE):
@@ -75,7 +78,7 @@ def fuzz(check: Callable[[str], None], chosen: argparse.Namespace) -> Fuzzed:
     for worker in workers:
         worker.start()
     findings: list[dict[str, str]] = []
-    with Progress(console=console) as progress:
+    with Progress(console=console) as progress, contextlib.suppress(KeyboardInterrupt):
         bar = progress.add_task("fuzzing", total=60 * chosen.minutes)
         while any(worker.is_alive() for worker in workers) or not found.empty():
             while not found.empty():
@@ -87,4 +90,6 @@ def fuzz(check: Callable[[str], None], chosen: argparse.Namespace) -> Fuzzed:
                 completed=time.monotonic() - begin,
                 description=f"{counted.value:,} inputs, {len(findings)} findings",
             )
+    for worker in workers:
+        worker.terminate()  # those that are left where it was ended early (Ctrl-C)
     return Fuzzed(counted.value, round((time.monotonic() - begin) / 60, 1), first, findings)

@@ -102,20 +102,19 @@ class Connection(Control):
     # HEADERS and CONTINUATION (§6.2, §6.10)
 
     def _unusual_headers(self, number: int, payload: bytes, flags: int) -> None:
-        begin, end = 0, len(payload)
-        if flags & PADDED:
-            if not end or payload[0] >= end:
-                raise Fault(Code.PROTOCOL_ERROR, "more padding than there is")
-            begin = 1
+        padded = 1 if flags & PADDED else 0
+        begin = padded + (5 if flags & PRIORITY_FLAG else 0)
+        end = len(payload)
+        if begin > end:
+            raise Fault(Code.FRAME_SIZE_ERROR, "HEADERS without their priority, or their padding's length")
+        if padded:
             end -= payload[0]
-        itself = False
+            if end < begin:
+                raise Fault(Code.PROTOCOL_ERROR, "more padding than there is room for")
         if flags & PRIORITY_FLAG:
-            if end - begin < 5:
-                raise Fault(Code.FRAME_SIZE_ERROR, "HEADERS without their priority")
-            itself = int.from_bytes(payload[begin : begin + 4], "big") & MOST == number
-            begin += 5
-        if itself:
-            raise Fault(Code.PROTOCOL_ERROR, "a stream that depends on itself")
+            other = int.from_bytes(payload[padded : padded + 4], "big") & MOST
+            if other == number:
+                raise Fault(Code.PROTOCOL_ERROR, "a stream that depends on itself")
         if flags & END_HEADERS:
             self._headers(number, payload[begin:end], flags & END_STREAM)
         elif not number:
@@ -173,7 +172,9 @@ class Connection(Control):
     def _data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
         length = end - begin
         if flags & PADDED:
-            if not length or data[begin] >= length:
+            if not length:
+                raise Fault(Code.FRAME_SIZE_ERROR, "DATA without its padding's length")
+            if data[begin] >= length:
                 raise Fault(Code.PROTOCOL_ERROR, "more padding than there is")
             end -= data[begin]
             begin += 1
