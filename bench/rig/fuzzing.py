@@ -1,4 +1,4 @@
-"""Fuzzing: inputs made of seeds, in several processes, until a time or a number of them is reached, or Ctrl-C."""
+"""Fuzzing: inputs made of seeds, in several processes, until a time or a number of them is reached."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ def fuzz(check: Callable[[str], None], chosen: argparse.Namespace) -> Fuzzed:
                 completed=time.monotonic() - begin,
                 description=f"{counted.value:,} inputs, {len(findings)} findings",
             )
+    inputs = counted.value
     for worker in workers:
         worker.terminate()  # those that are left where it was ended early (Ctrl-C)
-    return Fuzzed(counted.value, round((time.monotonic() - begin) / 60, 1), first, findings)
+    return Fuzzed(inputs, round((time.monotonic() - begin) / 60, 1), first, findings)
