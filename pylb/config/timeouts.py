@@ -16,7 +16,7 @@ class Timeouts(Section):
         default=10.0, description="For a complete request head (408), and for a TLS handshake."
     )
     client: Seconds = Field(
-        default=60.0, description="Inactivity while a request's body comes or a response is not taken ."
+        default=60.0, description="Inactivity while a request's body comes or a response is not taken."
     )
     keep_alive: Seconds = Field(
         default=60.0, description="For the next request on an idle client connection."
