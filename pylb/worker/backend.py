@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,29 +39,11 @@ from pylb.servers import members as members_of
 from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
 from pylb.worker.outcomes import Outcomes
-from pylb.worker.pool import Pool
-from pylb.worker.sides import ServerSide
+from pylb.worker.pool import Pool, Shared
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
 _TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests
 _FAILED = 5.0  # seconds that count as the response time of a try that has failed
-
-
-class Shared(ABC):
-    """A connection that can serve several requests at a time."""
-
-    @property
-    @abstractmethod
-    def free(self) -> bool:
-        """Whether one more request may begin on it."""
-
-    @abstractmethod
-    def side(self) -> ServerSide:
-        """A server side for one more request."""
-
-    @abstractmethod
-    def leave(self) -> None:
-        """No further request is to begin on it, and it closes when the last one is over."""
 
 
 class Server:
@@ -242,6 +223,8 @@ class Backend:
         self._board = board
         self._row = row
         self._context = context
+        self.upgrade_context: ssl.SSLContext | None = None
+        """With HTTP/2, for TLS in HTTP/1.1: upgrades that the servers take in no other way."""
         self._make = ALGORITHMS[known(config.balance) or config.balance]
         self._rows: Sequence[int] = ()
         self._flushed = 0

@@ -187,7 +187,7 @@ class Exchange(Way):
             if self.server_deadline != NEVER:  # else it is the client's turn
                 self.server_deadline = self.core.now + self.tx.timeouts.server
             elif not self.client_stuck and self.client_deadline != NEVER:
-                # Its request isn't whole, but it may listen for as long as the server speaks (gRPC's streams).
+                # Its request isn't whole, but it may listen while the server speaks (gRPC's streams).
                 self.client_deadline = self.core.now + self.tx.timeouts.client
             self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)

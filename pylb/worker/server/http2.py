@@ -18,10 +18,12 @@ from pylb.http2.connection import Connection
 from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 from pylb.worker import core as core_
-from pylb.worker.backend import Server, Shared
+from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import guarded
+from pylb.worker.pool import Shared
 from pylb.worker.server.http2stream import Http2ServerStream, Streams
+from pylb.worker.server.http2tunnel import Http2ServerTunnel
 from pylb.worker.sides import ServerSide
 
 _CONNECTION_WINDOW = 16 << 20  # bytes that a server may send ahead on all streams, once it has sent so much
@@ -54,6 +56,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self._heard = 0.0  # when something has come last
         self._probing = math.inf  # until when a PING must be answered
         self._flushing = False
+        self._waiting: asyncio.Future[None] | None = None  # for the first SETTINGS
 
     @property
     def free(self) -> bool:
@@ -64,6 +67,23 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def side(self) -> ServerSide:
         spare = self.spare
         return spare.pop() if spare else Http2ServerStream(self)
+
+    async def tunnel(self, seconds: float) -> ServerSide | None:
+        if not self._met and not self.closed:
+            if self._waiting is None:
+                self._waiting = self.core.loop.create_future()
+            await asyncio.wait((self._waiting,), timeout=seconds)
+            if not self._met and not self.closed:
+                raise TimeoutError
+        if self.closed:
+            raise ConnectionResetError("closed before its first SETTINGS")
+        return Http2ServerTunnel(self) if self.peer_connects else None
+
+    def _settled(self) -> None:
+        """Whoever waits for the first SETTINGS need not any more."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def leave(self) -> None:
         self.leaving = True
@@ -87,6 +107,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.closed = True
         self.core.server_connections.discard(self)
         self._leave()
+        self._settled()
         for stream in list(self.streams.values()):
             stream.lost()
 
@@ -144,6 +165,9 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
                 stream.lost(unseen=True)
         if not self.streams:
             self.transport.close()
+
+    def settings_came(self) -> None:
+        self._settled()
 
     def pong(self, payload: bytes) -> None:
         if payload == _PROBE:

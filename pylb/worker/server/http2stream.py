@@ -19,7 +19,8 @@ from pylb.worker.guard import serving
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers, contents
 
-_QUEUE = 128 * 1024  # bytes of a request that wait for the server's window before the client is paused
+QUEUE = 128 * 1024
+"""Bytes of a request that wait for the server's window before the client is paused."""
 SPARE = 32
 """Streams that a connection keeps to use them again."""
 
@@ -159,7 +160,7 @@ class Http2ServerStream(Stream, ServerSide):
     def level(self) -> None:
         """The exchange is told when too much waits for the server, and when it no longer does."""
         exchange = self.exchange
-        full = self.queued > _QUEUE
+        full = self.queued > QUEUE
         if full is not self._full and exchange is not None:
             self._full = full
             if full:
