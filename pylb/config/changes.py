@@ -98,7 +98,7 @@ def waits(section: RouteTimeouts | None) -> dict[str, float]:
 
 def shortest(config: Config) -> float:
     """The shortest of all timeouts, in seconds."""
-    found = list(config.timeouts.model_dump().values())
+    found = [seconds for seconds in config.timeouts.model_dump().values() if seconds]  # 0: never
     rules = [rule for frontend in config.frontends for rule in frontend.rules]
     for section in [*(one.timeouts for one in config.backends), *(one.timeouts for one in rules)]:
         found += waits(section).values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from pylb.config.section import Section
-from pylb.config.values import Seconds
+from pylb.config.values import Seconds, SecondsOrZero
 
 
 class Timeouts(Section):
@@ -26,6 +26,11 @@ class Timeouts(Section):
         default=4.0,
         description="How long an unused server connection is kept, if the server doesn't say less "
         "(Keep-Alive: timeout): less than servers do, of which Node closes after 5 s.",
+    )
+    http2_ping: SecondsOrZero = Field(
+        default=0,
+        description="Silence on an HTTP/2 connection with open streams, to a client or a server, after which it "
+        "is asked by a PING whether it lives: closed without an answer within `connect`; 0: never.",
     )
     tunnel: Seconds = Field(
         default=3600.0, description="Inactivity of an upgraded connection, or of one in TCP mode."

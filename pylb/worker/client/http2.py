@@ -52,6 +52,7 @@ GRACE = 2.0
 """Seconds in which a client reads the first GOAWAY and what it had sent before arrives: a long round trip."""
 QUIET = 1.0
 """Seconds without a request after which the next one is not expected at once."""
+_PROBE = b"pylb?pyl"
 _LONG = 1.0  # seconds from which a stream is long
 
 
@@ -85,6 +86,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         self._announced = math.inf  # when it was asked
         self._farewell = b""  # a GOAWAY that leaves with the next write
         self._unsent = 0  # bytes that weren't taken when last looked at
+        self._ping = core.timeouts.http2_ping or math.inf  # seconds of silence before one, with streams
+        self._heard = core.now  # when something has come last; followed only with pings
+        self._probing = math.inf  # until when something must come after a PING
         self._last_stream = 0  # that something was done with
         self._flushing = False
 
@@ -103,7 +107,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         if not self.streams or self.over or self.transport.is_closing():
             return self._idle_deadline
         due: float = min(stream.due() for stream in self.streams.values())
-        return due
+        if self._ping == math.inf:
+            return due
+        return min(due, self._probing if self._probing < math.inf else self._heard + self._ping)
 
     @guarded
     def expire(self) -> None:
@@ -117,6 +123,13 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
             else:
                 self.transport.abort()
             return
+        if self._probing <= now:
+            self.transport.abort()  # it is gone, and its packets' way with it
+            return
+        if self.streams and self._heard + self._ping <= now and self._probing == math.inf:
+            self._probing = now + self.core.timeouts.connect
+            self.out.append(frames.ping(_PROBE, False))
+            self.soon()
         late = [stream for stream in self.streams.values() if stream.due() < now]
         for stream in late:
             if not stream.closed:
@@ -224,6 +237,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         self.core.counters[_BYTES_IN] += len(data)
         if self.over:
             return  # it has to end; what still comes is dropped
+        if self._ping < math.inf:
+            self._heard = self.core.now
+            self._probing = math.inf
         try:
             self.receive(data)
         except Fault as fault:

@@ -55,6 +55,8 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.idle_until = math.inf
         self._heard = 0.0  # when something has come last
         self._probing = math.inf  # until when a PING must be answered
+        self._ping = core.timeouts.http2_ping or math.inf  # seconds of silence before one
+        self._begun = 0.0  # when there was a stream again, after there was none; followed only with pings
         self._flushing = False
         self._waiting: asyncio.Future[None] | None = None  # for the first SETTINGS
 
@@ -180,17 +182,23 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     # From the process
 
     def due(self) -> float:
-        return min(self.idle_until, self._probing)
+        if self._ping == math.inf or not self.streams or self._probing < math.inf:
+            return min(self.idle_until, self._probing)
+        return min(self.idle_until, max(self._heard, self._begun) + self._ping)
 
     @guarded
     def expire(self) -> None:
         if self.transport.is_closing():
             self.transport.abort()  # it does not take what was written
         elif self._probing <= self.core.now:
-            self._leave()
-            self.transport.abort()
+            self._probing = self._heard + self.core.timeouts.connect
+            if self._probing <= self.core.now:  # nothing at all has come, be it the answer or not
+                self._leave()
+                self.transport.abort()
         elif not self.streams:
             self.transport.close()
+        elif max(self._heard, self._begun) + self._ping <= self.core.now:
+            self._probe()
 
     # From the streams
 
@@ -210,12 +218,17 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def stream_begun(self) -> None:
         self.idle_until = math.inf
+        if self._ping < math.inf and not self.streams:
+            self._begun = self.core.now
 
     def doubt(self) -> None:
         core = self.core
-        if self.closed or self._probing < math.inf or core.now - self._heard < _SILENCE:
-            return
-        self._probing = core.now + core.timeouts.connect
+        if not (self.closed or self._probing < math.inf or core.now - self._heard < _SILENCE):
+            self._probe()
+
+    def _probe(self) -> None:
+        """Ask whether the server is there."""
+        self._probing = self.core.now + self.core.timeouts.connect
         self.out.append(frames.ping(_PROBE, False))
         self.soon()
 
