@@ -29,8 +29,8 @@ class Timeouts(Section):
     )
     http2_ping: SecondsOrZero = Field(
         default=0,
-        description="Silence on an HTTP/2 connection with open streams, to a client or a server, after which it "
-        "is asked by a PING whether it lives: closed without an answer within `connect`; 0: never.",
+        description="Silence on an HTTP/2 connection with open streams, to clients and servers, after which "
+        "it is asked by a PING whether it lives: closed without an answer within `connect`; 0: never.",
     )
     tunnel: Seconds = Field(
         default=3600.0, description="Inactivity of an upgraded connection, or of one in TCP mode."
