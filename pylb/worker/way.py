@@ -115,7 +115,7 @@ class Way(Deadlines):
             if side.idle_until < core.now:
                 side.expire()
                 side = pool.take(core.now)
-        elif server.shared and not tx.frontend.raw:
+        elif server.shared and tx.head is not None and not tx.head.upgrade:
             side = server.shared_side()
         else:
             side = None if tx.fresh else self._unused(server)

@@ -242,8 +242,8 @@ def test_what_is_kept_is_bounded_in_bytes() -> None:
     decoder = Decoder(1 << 16)
     for number in range(3000):
         read(decoder, b"\x00\x01a\x7f\x49" + b"%0200d" % number)
-        assert sum(map(len, decoder._known)) <= 24576
-    assert decoder._known
+        assert sum(map(len, decoder.known)) <= 24576
+    assert decoder.known
 
 
 # Limits

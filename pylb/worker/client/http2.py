@@ -279,7 +279,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, section: Section, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
         if self.leaving:
             self.refuse(number)
             return
@@ -288,7 +288,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         stream = spare.pop() if spare else Http2Stream(self)
         stream.begin(number)
         self.streams[number] = stream
-        stream.ask(section, ended)
+        stream.ask(section, ended, body)
         if self.core.now - self._announced > GRACE and not self.leaving:
             self.leaving = True  # the client opens streams all the same: this one was the last
             self._say_goaway(Code.NO_ERROR)

@@ -125,7 +125,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, section: Section, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
         raise Fault(Code.PROTOCOL_ERROR, "a server opens no streams")
 
     def failed(self, number: int, error: Exception) -> None:
