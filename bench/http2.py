@@ -1,16 +1,20 @@
 """``python -m bench.http2``: a worker's CPU per request of HTTP/2 over TLS beside one HAProxy thread's.
 
-h2load asks both in turns, in front of the same nginx, which speaks HTTP/1.1. What is measured is the CPU time
-of the process that balances; a case's ratio is the median over the turns.
+h2load asks both in turns, in front of the same nginx, which speaks HTTP/1.1; for gRPC's unary calls in front
+of a server of HTTP/2. What is measured is the CPU time of the process that balances; a case's ratio is the
+median over the turns. ``--against TREE`` has another checkout's pylb take its turns, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -19,6 +23,7 @@ from typing import Any
 from bench.rig import origins, peers
 from bench.rig.balancer import Balancer
 from bench.rig.command import need, parser
+from bench.rig.grpc_origin import MESSAGE, grpc_origin
 from bench.rig.peers import Site, pylb_text
 from bench.rig.processes import cpu_seconds
 from bench.rig.report import in_words, machine, write
@@ -29,7 +34,9 @@ _BROWSER = (
     "accept-encoding: gzip, deflate, br",
     "accept-language: en-US,en;q=0.9",
 )
-CLIENTS = ("taskset", "-c", "0")
+_GRPC = ("user-agent: grpc-go/1.60.1", "content-type: application/grpc", "te: trailers")
+CLIENTS_CPU = 0
+CLIENTS = ("taskset", "-c", str(CLIENTS_CPU))
 BALANCERS = ("taskset", "-c", "1")
 
 
@@ -44,13 +51,16 @@ class Case:
     bar: float
     path: str = "/small"
     differing: bool = False
+    grpc: bool = False
+    """Calls of gRPC, which its servers get by HTTP/2."""
 
 
 CASES = (
     Case("equal heads, 10 connections × 10 streams", 10, 10, 40_000, 1.5),
     Case("differing heads, 10 × 10", 10, 10, 40_000, 2.5, differing=True),
     Case("64 KiB, 10 × 10", 10, 10, 6_000, 1.3, "/64k"),
-    Case("equal heads, 1 connection × 100 streams", 1, 100, 40_000, 1.65),
+    Case("equal heads, 1 connection × 100 streams", 1, 100, 40_000, 1.5),
+    Case("gRPC unary, HTTP/2 on both sides, 10 × 10", 10, 10, 30_000, 2.0, "/bench.Echo/Say", grpc=True),
 )
 
 
@@ -83,7 +93,11 @@ def ask(port: int, pid: int, case: Case, folder: Path) -> dict[str, float]:
         "-n",
         str(case.requests),
     ]
-    command += [word for line in _BROWSER for word in ("-H", line)]
+    command += [word for line in (_GRPC if case.grpc else _BROWSER) for word in ("-H", line)]
+    if case.grpc:
+        message = folder / "message"
+        message.write_bytes(MESSAGE)
+        command += ["-d", str(message)]
     before = cpu_seconds(pid)
     done = subprocess.run(
         [*command, "-i", str(file)], capture_output=True, text=True, check=True, timeout=300
@@ -99,14 +113,15 @@ def ask(port: int, pid: int, case: Case, folder: Path) -> dict[str, float]:
 def measure(case: Case, turns: int, sides: dict[str, Callable[[Case], dict[str, float]]]) -> dict[str, Any]:
     """A case, in turns."""
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
-    for _ in range(turns):
-        for name, side in sides.items():
-            seen[name].append(side(case))
+    for turn in range(turns):
+        for name in list(sides)[:: -1 if turn % 2 else 1]:
+            seen[name].append(sides[name](case))
     result: dict[str, Any] = {"case": case.name, "bar": case.bar}
     for name, ones in seen.items():
         result[name] = {what: median(one[what] for one in ones) for what in ("us", "rps")}
-    pairs = zip(seen["pylb"], seen["haproxy"], strict=True)
-    result["ratio"] = median(ours["us"] / theirs["us"] for ours, theirs in pairs)
+    for name in ("pylb", "other") if "other" in sides else ("pylb",):
+        pairs = zip(seen[name], seen["haproxy"], strict=True)
+        result["ratio" if name == "pylb" else "other_ratio"] = median(a["us"] / b["us"] for a, b in pairs)
     return result
 
 
@@ -134,8 +149,14 @@ def page(results: Sequence[dict[str, Any]], version: str) -> list[str]:
 def _options() -> argparse.ArgumentParser:
     options = parser(__doc__)
     options.add_argument("--turns", type=int, default=5, help="per balancer and case [5]")
+    options.add_argument("--against", metavar="TREE", help="another checkout, measured in turns with this")
     options.add_argument("--only", default="", help="part of a case's name")
     return options
+
+
+def _pid(serving: Balancer) -> int:
+    pid: int = serving.workers()[0]["pid"]
+    return pid
 
 
 def main() -> None:
@@ -145,27 +166,40 @@ def main() -> None:
     if not cases:
         options.error(f"--only: no case has {chosen.only!r} in its name")
     need(options, "haproxy", "nginx", "h2load", "taskset")
-    with tempfile.TemporaryDirectory(prefix="pylb-bench-") as text:
+    with tempfile.TemporaryDirectory(prefix="pylb-bench-") as text, ExitStack() as stack:
         folder = Path(text)
         folder.chmod(0o755)
         peers.certificate(folder)
-        with (
-            origins.nginx(folder / "servers", CLIENTS) as (_, servers),
-            peers.running(
-                "haproxy", folder / "haproxy", theirs := Site.with_tls(servers), wrap=BALANCERS
-            ) as haproxy,
-        ):
-            ours = Site.with_tls(servers)
-            file = folder / "pylb.toml"
-            file.write_text(f"workers = {{min = 1, max = 1}}\n{pylb_text(folder, ours)}")
-            with Balancer("-c", str(file), wrap=BALANCERS) as pylb:
-                worker = pylb.workers()[0]["pid"]
-                sides: dict[str, Callable[[Case], dict[str, float]]] = {
-                    "haproxy": lambda case: ask(theirs.tls_port, haproxy.process.pid, case, folder),
-                    "pylb": lambda case: ask(ours.tls_port, worker, case, folder),
-                }
-                results = [measure(case, chosen.turns, sides) for case in cases]
+        _, servers = stack.enter_context(origins.nginx(folder / "servers", CLIENTS))
+        calls = [stack.enter_context(grpc_origin(CLIENTS_CPU))]
+        sides: dict[str, Callable[[Case], dict[str, float]]] = {}
+
+        def add(name: str, pid: int, sites: Sequence[Site]) -> None:
+            sides[name] = lambda case: ask(sites[case.grpc].tls_port, pid, case, folder)
+
+        def ours(name: str, tree: str = "") -> None:
+            sites = [Site.with_tls(servers), Site.with_tls(calls, http2=True)]
+            file = folder / f"{name}.toml"
+            file.write_text(f"workers = {{min = 1, max = 1}}\n{pylb_text(folder, *sites)}")
+            path = os.pathsep.join((tree, *sys.path[1:]))
+            wrap = (*BALANCERS, "env", "-C", tree, f"PYTHONPATH={path}") if tree else BALANCERS
+            add(name, _pid(stack.enter_context(Balancer("-c", str(file), wrap=wrap))), sites)
+
+        sites = [Site.with_tls(servers), Site.with_tls(calls, http2=True)]
+        haproxy = stack.enter_context(peers.running("haproxy", folder / "haproxy", *sites, wrap=BALANCERS))
+        add("haproxy", haproxy.process.pid, sites)
+        ours("pylb")
+        if chosen.against:
+            ours("other", chosen.against)
+        results = [measure(case, chosen.turns, sides) for case in cases]
     version = peers.versions("haproxy")["haproxy"]
+    if chosen.against:
+        for one in results:
+            print(
+                f"{one['case']}: {one['ratio']:.3f} of HAProxy, there {one['other_ratio']:.3f}"
+                f" ({one['pylb']['us']:.1f}, {one['other']['us']:.1f}, {one['haproxy']['us']:.1f} µs)"
+            )
+        return
     facts = {"machine": machine() | {"haproxy": version}, "results": results}
     write("http2", facts, page(results, version), chosen.out)
 

@@ -15,6 +15,7 @@ from pylb.http2 import frames
 from pylb.http2.codes import Code, Fault, Setting
 from pylb.http2.control import OTHERS, Control
 from pylb.http2.frames import END_HEADERS, END_STREAM, FRAME_BYTES, MOST, PADDED, PRIORITY_FLAG
+from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 
 _unpack = frames.HEADER.unpack_from
@@ -78,7 +79,7 @@ class Connection(Control):
                     raise Fault(Code.PROTOCOL_ERROR, "SETTINGS must come first")
                 elif kind == 1:
                     if flags & (PADDED | PRIORITY_FLAG | END_HEADERS) == END_HEADERS:
-                        self._headers(number, data[begin:at], flags & END_STREAM)
+                        at = self._headers(number, data[begin:at], flags & END_STREAM, data, at)
                     else:
                         self._unusual_headers(number, data[begin:at], flags)
                 elif not kind:
@@ -134,14 +135,23 @@ class Connection(Control):
             block, self._block = b"".join(self._block), []
             self._headers(number, block, self._block_ends)
 
-    def _headers(self, number: int, block: bytes, ended: int) -> None:
-        section = self.decoder.read(block)
+    def _headers(self, number: int, block: bytes, ended: int, data: bytes = b"", at: int = 0) -> int:
+        """A header block has come, in ``data`` up to ``at``.
+
+        Gives up to where that is read then: small messages often come as a whole, and cost less so.
+        """
+        section = self.decoder.known.get(block) or self.decoder.read(block)
         stream = self.streams.get(number)
         if stream is not None:
             if stream.peer_ended:
                 self._fails(stream, Code.STREAM_CLOSED, "HEADERS after its end")
-            else:
+            elif ended or not self._client:
                 stream.section(section, bool(ended))
+            else:
+                end, ended = self._data_behind(data, at, number)
+                if end and end - at - 9 <= stream.allowed:
+                    return self._response(stream, section, data, at, end, bool(ended))
+                stream.section(section, False)
         elif self._client or number <= self.last or not number & 1:
             self._headers_of_none(number)
         else:
@@ -149,8 +159,48 @@ class Connection(Control):
             if len(self.streams) >= self._concurrent:
                 self.patience.noise(self.now())
                 self.refuse(number)
+            elif ended:
+                self.opened(number, section, True)
             else:
-                self.opened(number, section, bool(ended))
+                end, ended = self._data_behind(data, at, number)
+                if end and ended:
+                    self._came(end - at - 9)
+                    self.opened(number, section, False, data[at + 9 : end])
+                    return end
+                self.opened(number, section, False)
+        return at
+
+    def _data_behind(self, data: bytes, at: int, number: int) -> tuple[int, int]:
+        """Where a usual frame with DATA of this stream ends that begins here, or 0; and whether it is its last."""
+        if len(data) - at < 10:
+            return 0, 0
+        high, low, kind, flags, of = _unpack(data, at)
+        end = at + 9 + low
+        # What is more than the window is for `_data` to tell.
+        if kind or flags & ~END_STREAM or of != number or high or not 0 < low <= self._allowed:
+            return 0, 0
+        return (end, flags) if low <= FRAME_BYTES and end <= len(data) else (0, 0)
+
+    def _response(self, stream: Stream, section: Section, data: bytes, at: int, end: int, ended: bool) -> int:
+        """The head of a response has come, and DATA behind it; gives up to where it was read."""
+        number = stream.number
+        if not stream.message(section, data[at + 9 : end], ended):
+            stream.section(section, False)
+            return at
+        length = end - at - 9
+        self._came(length)
+        if not ended and self.streams.get(number) is stream:
+            self._credit(stream, length)
+        return end
+
+    def _credit(self, stream: Stream, length: int) -> None:
+        """Bytes of DATA have come on a stream, and were told to it."""
+        stream.allowed -= length
+        if stream.paused:
+            stream.held += length
+            self.held += length
+        else:
+            stream.taken(length)
 
     def _headers_of_none(self, number: int) -> None:
         """HEADERS of a stream that isn't open and can't be opened."""

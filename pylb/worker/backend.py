@@ -40,6 +40,7 @@ from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
 from pylb.worker.outcomes import Outcomes
 from pylb.worker.pool import Pool, Shared
+from pylb.worker.sides import ServerSide
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
 _TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests
@@ -112,6 +113,13 @@ class Server:
         """Whether it also loses the clients that stick to it."""
         self.maxconn = 0
         """How many requests it may have, over all workers; 0 for any number."""
+
+    def shared_side(self) -> ServerSide | None:
+        """A server side on a connection that serves several requests at a time, if one is free."""
+        for shared in self.shared:
+            if shared.free:
+                return shared.side()
+        return None
 
     def failed(self, core: Core, kind: str, why: str) -> None:
         """Log what the server did wrong, once; repetitions of the ``kind`` are counted."""

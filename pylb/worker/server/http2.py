@@ -55,7 +55,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.idle_until = math.inf
         self._heard = 0.0  # when something has come last
         self._probing = math.inf  # until when a PING must be answered
-        self._ping = core.timeouts.http2_ping or math.inf  # seconds of silence before one
+        self._quiet = core.timeouts.http2_ping or math.inf  # seconds of silence before one
         self._begun = 0.0  # when there was a stream again, after there was none; followed only with pings
         self._flushing = False
         self._waiting: asyncio.Future[None] | None = None  # for the first SETTINGS
@@ -148,7 +148,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, section: Section, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
         raise Fault(Code.PROTOCOL_ERROR, "a server opens no streams")
 
     def failed(self, number: int, error: Exception) -> None:
@@ -182,9 +182,9 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     # From the process
 
     def due(self) -> float:
-        if self._ping == math.inf or not self.streams or self._probing < math.inf:
+        if self._quiet == math.inf or not self.streams or self._probing < math.inf:
             return min(self.idle_until, self._probing)
-        return min(self.idle_until, max(self._heard, self._begun) + self._ping)
+        return min(self.idle_until, max(self._heard, self._begun) + self._quiet)
 
     @guarded
     def expire(self) -> None:
@@ -197,7 +197,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
                 self.transport.abort()
         elif not self.streams:
             self.transport.close()
-        elif max(self._heard, self._begun) + self._ping <= self.core.now:
+        elif max(self._heard, self._begun) + self._quiet <= self.core.now:
             self._probe()
 
     # From the streams
@@ -218,7 +218,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def stream_begun(self) -> None:
         self.idle_until = math.inf
-        if self._ping < math.inf and not self.streams:
+        if self._quiet < math.inf and not self.streams:
             self._begun = self.core.now
 
     def doubt(self) -> None:

@@ -204,6 +204,29 @@ class Http2ServerStream(Stream, ServerSide):
             self._head = head
             exchange.response(head, b"", 0, ended)
 
+    def message(self, section: Section, payload: bytes, ended: bool) -> bool:
+        exchange = self.exchange
+        head: ResponseHead | None = section.made.get(2 * self._head_only)
+        if exchange is None or head is None or head.status < 200 or self._head is not None:
+            return False
+        came = len(payload)
+        length = head.content_length
+        if came > length >= 0 or (ended and came < length):
+            return False
+        self._head = head
+        self._came = came
+        self.peer_ended = ended
+        try:
+            if ended and length >= 0:
+                exchange.response(head, payload, 0, True)
+            else:
+                exchange.response(head, payload, 0, False)
+                if ended and self.exchange is exchange:
+                    self._finished(exchange)
+        except Exception as error:
+            self.crashed(error, exchange)
+        return True
+
     def _read(self, section: Section, ended: bool) -> ResponseHead:
         """A head that has come.
 
