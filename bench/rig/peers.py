@@ -136,7 +136,7 @@ def nginx(folder: Path, *sites: Site, workers: int = 1, log: str = "", reuseport
     for number, site in enumerate(sites):
         servers = " ".join(f"server {server};" for server in site.servers)
         tls = (
-            f"listen 127.0.0.1:{site.tls_port} ssl {how}; ssl_certificate {folder}/cert.pem; "
+            f"listen 127.0.0.1:{site.tls_port} ssl http2 {how}; ssl_certificate {folder}/cert.pem; "
             f"ssl_certificate_key {folder}/key.pem; "
         )
         parts += (
