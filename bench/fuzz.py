@@ -130,6 +130,8 @@ def main() -> None:
         check_seed(chosen.seed)
         return
     found = fuzzing.fuzz(check_seed, chosen)
+    if chosen.more is not None:
+        found = fuzzing.with_earlier(found, chosen.more, check_seed)
     lines = [
         "# Damaged streams of requests, judged by h11",
         "",

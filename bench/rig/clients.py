@@ -22,9 +22,7 @@ GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 _GET_AND_CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
-async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes = GET
-) -> bool:
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes = GET) -> bool:
     """Send a request and read its response; gives whether the connection may carry another one.
 
     Raises:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import multiprocessing
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
@@ -28,6 +32,7 @@ class Fuzzed:
     first_seed: int
     findings: list[dict[str, str]]
     """Of each its seed, and what was wrong."""
+    runs: int = 1
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:
@@ -36,14 +41,32 @@ def options(doc: str | None) -> argparse.ArgumentParser:
     found.add_argument("--minutes", type=float, default=20, help="stop after so many [20]")
     found.add_argument("--inputs", type=int, default=10_000_000, help="stop after so many")
     found.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="[cores]")
+    found.add_argument(
+        "--more", type=Path, metavar="FILE", help="add the results of an earlier run, a JSON file"
+    )
     found.add_argument("--seed", default="", help="repeat one input, as printed with a finding")
     return found
+
+
+def with_earlier(found: Fuzzed, file: Path, check: Callable[[str], None]) -> Fuzzed:
+    """Add what has come of an earlier run, whose findings are checked again."""
+    before = json.loads(file.read_text())
+    findings = list(found.findings)
+    for one in before["findings"]:
+        try:
+            check(one["seed"])
+        except Exception as error:
+            findings.append({"seed": one["seed"], "what": f"{type(error).__name__}: {error}"[:2000]})
+    minutes = round(found.minutes + before["minutes"], 1)
+    inputs, runs = found.inputs + before["inputs"], found.runs + before.get("runs", 1)
+    return Fuzzed(inputs, minutes, found.first_seed, findings, runs)
 
 
 def _work(
     check: Callable[[str], None], first: int, until: float, most: int, counted: Any, found: Any
 ) -> None:
     os.nice(19)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has begun it ends it
     number = 0
     while time.monotonic() < until and number < most:
         for _ in range(PIECE):
@@ -75,7 +98,7 @@ def fuzz(check: Callable[[str], None], chosen: argparse.Namespace) -> Fuzzed:
     for worker in workers:
         worker.start()
     findings: list[dict[str, str]] = []
-    with Progress(console=console) as progress:
+    with Progress(console=console) as progress, contextlib.suppress(KeyboardInterrupt):
         bar = progress.add_task("fuzzing", total=60 * chosen.minutes)
         while any(worker.is_alive() for worker in workers) or not found.empty():
             while not found.empty():
@@ -87,4 +110,7 @@ def fuzz(check: Callable[[str], None], chosen: argparse.Namespace) -> Fuzzed:
                 completed=time.monotonic() - begin,
                 description=f"{counted.value:,} inputs, {len(findings)} findings",
             )
-    return Fuzzed(counted.value, round((time.monotonic() - begin) / 60, 1), first, findings)
+    inputs = counted.value
+    for worker in workers:
+        worker.terminate()  # those that are left where it was ended early (Ctrl-C)
+    return Fuzzed(inputs, round((time.monotonic() - begin) / 60, 1), first, findings)

@@ -61,7 +61,8 @@ def pylb_text(folder: Path, *sites: Site) -> str:
         if site.tls_port:
             tls = f'[frontend.tls]\ncertificates = "{folder}/both.pem"\n'
             text += frontend(f"t{number}", site.tls_port, tls, name)
-        text += backend(name, site.servers, 'balance = "roundrobin"\n')
+        more = "http2 = true\n" if site.http2 else ""
+        text += backend(name, site.servers, f'balance = "roundrobin"\n{more}')
     return text
 
 
@@ -112,7 +113,8 @@ def haproxy(
         "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n"
     )
     for number, site in enumerate(sites):
-        servers = "".join(f"  server s{place} {server}\n" for place, server in enumerate(site.servers))
+        more = " proto h2" if site.http2 else ""
+        servers = "".join(f"  server s{place} {server}{more}\n" for place, server in enumerate(site.servers))
         tls = f"  bind 127.0.0.1:{site.tls_port} ssl crt {folder}/both.pem alpn h2,http/1.1\n"
         rules = ""
         if site.routes:  # as so many routes are written there: one look-up in a tree of prefixes
@@ -129,9 +131,7 @@ def haproxy(
     return [*program, *(("-W", "-db") if master else ("-db", "-q")), "-f", f"{folder}/haproxy.cfg"]
 
 
-def nginx(
-    folder: Path, *sites: Site, workers: int = 1, log: str = "", reuseport: bool = True
-) -> list[str]:
+def nginx(folder: Path, *sites: Site, workers: int = 1, log: str = "", reuseport: bool = True) -> list[str]:
     """The command.
 
     Args:

@@ -21,10 +21,13 @@ class Site:
     log: bool = False
     """Whether each request makes a line of the access log, in a file of the balancer's folder."""
 
+    http2: bool = False
+    """Whether the servers speak HTTP/2, without TLS; of pylb and HAProxy."""
+
     @classmethod
-    def with_tls(cls, servers: Sequence[str]) -> Site:
+    def with_tls(cls, servers: Sequence[str], http2: bool = False) -> Site:
         """On two ports, without and with TLS."""
-        return cls(servers, tls_port=free_port())
+        return cls(servers, tls_port=free_port(), http2=http2)
 
 
 def host_of(number: int) -> str:

@@ -96,7 +96,7 @@ def waits(section: RouteTimeouts | None) -> dict[str, float]:
     return {} if section is None else section.model_dump(exclude_none=True)
 
 
-BETWEEN_REQUESTS = ("request", "client", "keep_alive", "server_idle", "tunnel")
+BETWEEN_REQUESTS = ("request", "client", "keep_alive", "server_idle", "tunnel", "http2_ping")
 """Keys of the timeouts that a connection has without a request under way."""
 
 
@@ -106,7 +106,8 @@ def shortest(config: Config, *keys: str) -> float:
     sections = [config.timeouts.model_dump()]
     sections += [waits(one.timeouts) for one in config.backends]
     sections += [waits(one.timeouts) for one in rules]
-    found = [value for one in sections for key, value in one.items() if not keys or key in keys]
+    # 0: never
+    found = [value for one in sections for key, value in one.items() if value and (not keys or key in keys)]
     for one in () if keys else config.backends:
         found += [one.queue.timeout] if one.queue is not None and one.queue.timeout is not None else []
         found += [seconds for seconds in (one.policy.per_try, one.policy.timeout) if seconds < math.inf]

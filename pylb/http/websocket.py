@@ -5,10 +5,19 @@ Pure: bytes are passed in as they come, split anywhere.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 GOING_AWAY = 1001
 """RFC 6455 §7.4.1: an endpoint goes away, such as a server that goes down."""
 
 _CLOSE = 8
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+def accept(key: bytes) -> bytes:
+    """What a server answers to a client's ``Sec-WebSocket-Key`` (RFC 6455 §4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 class Frames:

@@ -14,6 +14,7 @@ import math
 from pylb.http2 import frames
 from pylb.http2.codes import Code, Fault, Setting
 from pylb.http2.control import OTHERS, Control
+from pylb.http2.decode import Section
 from pylb.http2.frames import END_HEADERS, END_STREAM, FRAME_BYTES, MOST, PADDED, PRIORITY_FLAG
 from pylb.http2.stream import Stream
 
@@ -78,7 +79,7 @@ class Connection(Control):
                     raise Fault(Code.PROTOCOL_ERROR, "SETTINGS must come first")
                 elif kind == 1:
                     if flags & (PADDED | PRIORITY_FLAG | END_HEADERS) == END_HEADERS:
-                        self._headers(number, data[begin:at], flags & END_STREAM)
+                        at = self._headers(number, data[begin:at], flags & END_STREAM, data, at)
                     else:
                         self._unusual_headers(number, data[begin:at], flags)
                 elif not kind:
@@ -102,20 +103,19 @@ class Connection(Control):
     # HEADERS and CONTINUATION (§6.2, §6.10)
 
     def _unusual_headers(self, number: int, payload: bytes, flags: int) -> None:
-        begin, end = 0, len(payload)
-        if flags & PADDED:
-            if not end or payload[0] >= end:
-                raise Fault(Code.PROTOCOL_ERROR, "more padding than there is")
-            begin = 1
+        padded = 1 if flags & PADDED else 0
+        begin = padded + (5 if flags & PRIORITY_FLAG else 0)
+        end = len(payload)
+        if begin > end:
+            raise Fault(Code.FRAME_SIZE_ERROR, "HEADERS without their priority, or their padding's length")
+        if padded:
             end -= payload[0]
-        itself = False
+            if end < begin:
+                raise Fault(Code.PROTOCOL_ERROR, "more padding than there is room for")
         if flags & PRIORITY_FLAG:
-            if end - begin < 5:
-                raise Fault(Code.FRAME_SIZE_ERROR, "HEADERS without their priority")
-            itself = int.from_bytes(payload[begin : begin + 4], "big") & MOST == number
-            begin += 5
-        if itself:
-            raise Fault(Code.PROTOCOL_ERROR, "a stream that depends on itself")
+            other = int.from_bytes(payload[padded : padded + 4], "big") & MOST
+            if other == number:
+                raise Fault(Code.PROTOCOL_ERROR, "a stream that depends on itself")
         if flags & END_HEADERS:
             self._headers(number, payload[begin:end], flags & END_STREAM)
         elif not number:
@@ -135,14 +135,23 @@ class Connection(Control):
             block, self._block = b"".join(self._block), []
             self._headers(number, block, self._block_ends)
 
-    def _headers(self, number: int, block: bytes, ended: int) -> None:
-        section = self.decoder.read(block)
+    def _headers(self, number: int, block: bytes, ended: int, data: bytes = b"", at: int = 0) -> int:
+        """A header block has come, in ``data`` up to ``at``.
+
+        Gives up to where that is read then: small messages often come as a whole, and cost less so.
+        """
+        section = self.decoder.known.get(block) or self.decoder.read(block)
         stream = self.streams.get(number)
         if stream is not None:
             if stream.peer_ended:
                 self._fails(stream, Code.STREAM_CLOSED, "HEADERS after its end")
-            else:
+            elif ended or not self._client:
                 stream.section(section, bool(ended))
+            else:
+                end, ended = self._data_behind(data, at, number)
+                if end and end - at - 9 <= stream.allowed:
+                    return self._response(stream, section, data, at, end, bool(ended))
+                stream.section(section, False)
         elif self._client or number <= self.last or not number & 1:
             self._headers_of_none(number)
         else:
@@ -150,8 +159,48 @@ class Connection(Control):
             if len(self.streams) >= self._concurrent:
                 self.patience.noise(self.now())
                 self.refuse(number)
+            elif ended:
+                self.opened(number, section, True)
             else:
-                self.opened(number, section, bool(ended))
+                end, ended = self._data_behind(data, at, number)
+                if end and ended:
+                    self._came(end - at - 9)
+                    self.opened(number, section, False, data[at + 9 : end])
+                    return end
+                self.opened(number, section, False)
+        return at
+
+    def _data_behind(self, data: bytes, at: int, number: int) -> tuple[int, int]:
+        """Where a usual frame with DATA of this stream ends that begins here, or 0; and if it is the last."""
+        if len(data) - at < 10:
+            return 0, 0
+        high, low, kind, flags, of = _unpack(data, at)
+        end = at + 9 + low
+        # What is more than the window is for `_data` to tell.
+        if kind or flags & ~END_STREAM or of != number or high or not 0 < low <= self._allowed:
+            return 0, 0
+        return (end, flags) if low <= FRAME_BYTES and end <= len(data) else (0, 0)
+
+    def _response(self, stream: Stream, section: Section, data: bytes, at: int, end: int, ended: bool) -> int:
+        """The head of a response has come, and DATA behind it; gives up to where it was read."""
+        number = stream.number
+        if not stream.message(section, data[at + 9 : end], ended):
+            stream.section(section, False)
+            return at
+        length = end - at - 9
+        self._came(length)
+        if not ended and self.streams.get(number) is stream:
+            self._credit(stream, length)
+        return end
+
+    def _credit(self, stream: Stream, length: int) -> None:
+        """Bytes of DATA have come on a stream, and were told to it."""
+        stream.allowed -= length
+        if stream.paused:
+            stream.held += length
+            self.held += length
+        else:
+            stream.taken(length)
 
     def _headers_of_none(self, number: int) -> None:
         """HEADERS of a stream that isn't open and can't be opened."""
@@ -173,7 +222,9 @@ class Connection(Control):
     def _data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
         length = end - begin
         if flags & PADDED:
-            if not length or data[begin] >= length:
+            if not length:
+                raise Fault(Code.FRAME_SIZE_ERROR, "DATA without its padding's length")
+            if data[begin] >= length:
                 raise Fault(Code.PROTOCOL_ERROR, "more padding than there is")
             end -= data[begin]
             begin += 1

@@ -95,8 +95,8 @@ class Control(Wire):
         """Write what is in ``out``."""
 
     @abstractmethod
-    def opened(self, number: int, section: Section, ended: bool) -> None:
-        """The peer opens a stream."""
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
+        """The peer opens a stream; ``body``: with its whole body, and END_STREAM behind it."""
 
     @abstractmethod
     def went_away(self, last: int, code: int) -> None:

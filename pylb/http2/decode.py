@@ -88,14 +88,15 @@ class Decoder:
             table stays right, and given up.
     """
 
-    __slots__ = ("_table", "_size", "_most_size", "most", "_known", "_known_bytes", "_same")
+    __slots__ = ("_table", "_size", "_most_size", "most", "known", "_known_bytes", "_same")
 
     def __init__(self, most: int) -> None:
         self._table: list[Field] = []  # the newest one last
         self._size = 0
         self._most_size = TABLE_BYTES
         self.most = most
-        self._known: dict[bytes, Section] = {}  # emptied with each change of the table
+        self.known: dict[bytes, Section] = {}
+        """Blocks that say the same again; emptied with each change of the table."""
         self._known_bytes = 0
         self._same = False  # whether the block that is read would say the same again
 
@@ -105,7 +106,7 @@ class Decoder:
         Raises:
             Fault: it can't be read, so nothing that follows can be; or it is a bomb.
         """
-        known = self._known.get(block)
+        known = self.known.get(block)
         if known is not None:
             return known
         try:
@@ -180,9 +181,9 @@ class Decoder:
             size = len(block) + 3 * total + 400  # with what is made of it
             self._known_bytes += size
             if self._known_bytes > _KNOWN_BYTES:
-                self._known.clear()
+                self.known.clear()
                 self._known_bytes = size
-            self._known[block] = section
+            self.known[block] = section
         return section
 
     @staticmethod
@@ -223,6 +224,6 @@ class Decoder:
 
     def _changed(self) -> None:
         self._same = False
-        if self._known:
-            self._known.clear()
+        if self.known:
+            self.known.clear()
             self._known_bytes = 0

@@ -178,6 +178,14 @@ def tunnel_block(head: bytes) -> bytes:
     return b"".join([field(b":status", b"200"), *map(_line, kept)])
 
 
+def _trailers(text: bytes) -> bytes:
+    return b"".join([_line(line) for line in text.split(b"\r\n") if not no_trailer(_split(line)[0])])
+
+
+_trailers_block = _Kept(_trailers, 1 << 18)
+
+
 def trailers_block(lines: Iterable[bytes]) -> bytes:
     """The block of trailer fields, without those that only a header section may have; empty without any."""
-    return b"".join([_line(line) for line in lines if not no_trailer(_split(line)[0])])
+    text = b"\r\n".join(lines)
+    return _trailers_block(text) if text else b""

@@ -130,6 +130,22 @@ def response_head(fields: Sequence[Field], ended: bool) -> bytes:
     return b"HTTP/1.1 %b \r\n%b\r\n" % (status, b"".join(lines))
 
 
+def tunnel_head(fields: Sequence[Field], protocol: bytes) -> bytes:
+    """The HTTP/1.1 head, a 101, of the response that makes a tunnel of an extended CONNECT (RFC 8441 §5).
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    lines = []
+    for kind, name, _, line, _ in fields[1:]:
+        if kind and (kind > _MEANING or name == b"te"):
+            raise ValueError(f"the field {name[:50].decode('latin-1')!r}")
+        if name != b"content-length":
+            lines.append(line)
+    start = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: %b\r\n" % protocol
+    return b"%b%b\r\n" % (start, b"".join(lines))
+
+
 def trailer_lines(fields: Sequence[Field]) -> list[bytes]:
     """Trailer fields as lines without CRLF, without those that only a header section may have.
 

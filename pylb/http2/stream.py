@@ -23,6 +23,7 @@ MOST_WINDOW = 256 * 1024
 """Up to which the window of a stream grows whose bytes are taken as fast as they come."""
 TURN = 2 * frames.FRAME_BYTES
 """Bytes after which another stream has its turn."""
+_SMALL = 2048  # bytes that are no burst, however many streams send them
 _BOTH = frames.HEADER.pack
 
 
@@ -109,6 +110,13 @@ class Stream(ABC):
     def section(self, section: Section, ended: bool) -> None:
         """A further header section has come; ``ended``: with END_STREAM."""
 
+    def message(self, section: Section, payload: bytes, ended: bool) -> bool:
+        """The head of a response has come with a piece of its body, the last one if ``ended``.
+
+        False, where that has to be told one by one: nothing was done then.
+        """
+        return False
+
     @abstractmethod
     def data(self, payload: bytes) -> None:
         """A piece of the body has come."""
@@ -146,8 +154,8 @@ class Stream(ABC):
             self.whole = self.ended = True
             self.sent_end()
 
-    def send_message(self, block: bytes, body: bytes) -> None:
-        """Send head, body and end; in one piece where all of it fits."""
+    def send_message(self, block: bytes, body: bytes, end: bool = True) -> None:
+        """Send head and body, and the end; in one piece where all of it fits."""
         wire = self.wire
         size = len(body)
         if (
@@ -158,26 +166,42 @@ class Stream(ABC):
             or wire.block_prefix
             or len(block) > FRAME_BYTES
         ):
-            self.send_head(block, not size)
+            self.send_head(block, end and not size)
             if size:
                 self.write(body)
-                self.finish_sending()
+                if end:
+                    self.finish_sending()
             return
         number = self.number
-        wire.out += (_BOTH(0, len(block), 1, 4, number), block, _BOTH(0, size, 0, 1, number), body)
+        wire.out += (_BOTH(0, len(block), 1, 4, number), block, _BOTH(0, size, 0, end, number), body)
         self.window -= size
         wire.window -= size
         wire.patience.answers += ANSWERS + (size >> 10)
         wire.soon()
-        self.whole = self.ended = True
-        self.sent_end()
+        if end:
+            self.whole = self.ended = True
+            self.sent_end()
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body when the peer takes it."""
-        if data:
+        size = len(data)
+        wire = self.wire
+        if (
+            0 < size <= _SMALL
+            and not (self._pieces or wire.ready or wire.write_paused)
+            and size <= self.window
+            and size <= wire.window
+        ):
+            # It is nobody's turn.
+            wire.out += (_BOTH(0, size, 0, 0, self.number), data)
+            self.window -= size
+            wire.window -= size
+            wire.patience.answers += ANSWERS + (size >> 10)
+            wire.soon()
+        elif size:
             self._pieces.append(data)
-            self.queued += len(data)
-            self.wire.queued += len(data)
+            self.queued += size
+            wire.queued += size
             self.can_send()
 
     def finish_sending(self, trailers: bytes = b"") -> None:

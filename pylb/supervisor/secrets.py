@@ -36,6 +36,8 @@ class Secrets:
     """By bind."""
     backends: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """By name; for connections to servers."""
+    upgrades: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """Of backends with HTTP/2, for HTTP/1.1: upgrades that their servers take in no other way."""
     controller_token: str = ""
     controller_tls: ssl.SSLContext | None = None
     admin_token: str | None = None
@@ -65,6 +67,11 @@ def read_secrets(config: Config) -> Secrets:
                 backend.name: client_context(backend.tls, backend.http2)
                 for backend in config.backends
                 if backend.tls is not None
+            },
+            {
+                backend.name: client_context(backend.tls)
+                for backend in config.backends
+                if backend.tls is not None and backend.http2
             },
             controller_token(config.controller),
             controller_tls(config.controller),

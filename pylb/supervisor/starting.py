@@ -63,8 +63,8 @@ class Starter:
             generation.config, row, slot, generation.number, generation.listeners.sockets, self._board,
             theirs, self._inboxes.readers[row], self._inboxes.writers,
             self._servers.lists(generation.config), self._servers.version, generation.secrets.listeners,
-            generation.secrets.backends, generation.secrets.maps, generation.secrets.bodies,
-            generation.access_logs, generation.secrets.sticky,
+            generation.secrets.backends, generation.secrets.upgrades, generation.secrets.maps,
+            generation.secrets.bodies, generation.access_logs, generation.secrets.sticky,
         )  # fmt: skip
 
         def prepare() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,29 +39,12 @@ from pylb.servers import members as members_of
 from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
 from pylb.worker.outcomes import Outcomes
-from pylb.worker.pool import Pool
+from pylb.worker.pool import Pool, Shared
 from pylb.worker.sides import ServerSide
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
 _TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests
 _FAILED = 5.0  # seconds that count as the response time of a try that has failed
-
-
-class Shared(ABC):
-    """A connection that can serve several requests at a time."""
-
-    @property
-    @abstractmethod
-    def free(self) -> bool:
-        """Whether one more request may begin on it."""
-
-    @abstractmethod
-    def side(self) -> ServerSide:
-        """A server side for one more request."""
-
-    @abstractmethod
-    def leave(self) -> None:
-        """No further request is to begin on it, and it closes when the last one is over."""
 
 
 class Server:
@@ -131,6 +113,13 @@ class Server:
         """Whether it also loses the clients that stick to it."""
         self.maxconn = 0
         """How many requests it may have, over all workers; 0 for any number."""
+
+    def shared_side(self) -> ServerSide | None:
+        """A server side on a connection that serves several requests at a time, if one is free."""
+        for shared in self.shared:
+            if shared.free:
+                return shared.side()
+        return None
 
     def failed(self, core: Core, kind: str, why: str) -> None:
         """Log what the server did wrong, once; repetitions of the ``kind`` are counted."""
@@ -242,6 +231,8 @@ class Backend:
         self._board = board
         self._row = row
         self._context = context
+        self.upgrade_context: ssl.SSLContext | None = None
+        """With HTTP/2, for TLS in HTTP/1.1: upgrades that the servers take in no other way."""
         self._latencies = Latencies()
         self._make = ALGORITHMS[known(config.balance) or config.balance]
         self._rows: Sequence[int] = ()

@@ -43,6 +43,8 @@ class WorkerContext:
     """Bind key to its listener's TLS."""
     backend_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
     """Backend's name to the context of connections to its servers."""
+    upgrade_tls: dict[str, ssl.SSLContext] = field(default_factory=dict)
+    """Likewise of those for upgrades, which speak HTTP/1.1 though the backend has HTTP/2."""
     maps: dict[str, Map] = field(default_factory=dict)
     """Maps of the rules, with what their files held."""
     bodies: dict[str, bytes] = field(default_factory=dict)

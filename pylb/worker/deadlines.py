@@ -2,7 +2,9 @@
 
 The client has to send the request's body and to take the response; the server has to be connected to, to
 answer, and to take the body. Who is to do something next has a deadline, and nobody else: while a request
-isn't whole that is the client, unless the server doesn't take what there is.
+isn't whole that is the client, unless the server doesn't take what there is. Once the response has begun,
+what comes from the server gives the client time, too: where both speak, each may be silent for as long as the
+other isn't.
 
 Floor: above the ends of an exchange, below its way to a server. What happens to a late server is decided
 above: it is told as any other failure of a server.
@@ -100,5 +102,7 @@ class Deadlines(Ends):
             self.client_deadline = NEVER
         else:
             core = self.core
-            idle, rate = self.tx.timeouts.client, self.tx.frontend.body_rate
-            self.client_deadline = body.deadline(core.now, idle, rate, self.tx.bytes_in)
+            tx = self.tx
+            # Who was answered before its request is whole talks with the server, at whatever pace they like.
+            rate = 0 if tx.answered_ns else tx.frontend.body_rate
+            self.client_deadline = body.deadline(core.now, tx.timeouts.client, rate, tx.bytes_in)

@@ -173,6 +173,7 @@ class Exchange(Way):
         else:
             if self.body is not None:
                 self.body.let_go()
+                self._await_body()
             self.answer_by = NEVER
             self._await_server()
             tx.response = head
@@ -189,6 +190,9 @@ class Exchange(Way):
         if client is not None:
             if self.server_deadline != NEVER:  # else it is the client's turn
                 self.server_deadline = self.core.now + self.tx.timeouts.server
+            elif not self.client_stuck and self.client_deadline != NEVER:
+                # Its request isn't whole, but it may listen while the server speaks (gRPC's streams).
+                self.client_deadline = self.core.now + self.tx.timeouts.client
             self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
 

@@ -10,7 +10,7 @@ Floor: below the backend. Knows a server side's interface, and neither requests 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from pylb.config.model import Pool as PoolConfig
 from pylb.worker.sides import ServerSide
@@ -31,6 +31,32 @@ class Pooled(ServerSide):
     @abstractmethod
     def expire(self) -> None:
         """Its time is over: close it."""
+
+
+class Shared(ABC):
+    """A connection that can serve several requests at a time."""
+
+    @property
+    @abstractmethod
+    def free(self) -> bool:
+        """Whether one more request may begin on it."""
+
+    @abstractmethod
+    def side(self) -> ServerSide:
+        """A server side for one more request."""
+
+    @abstractmethod
+    async def tunnel(self, seconds: float) -> ServerSide | None:
+        """A server side for a request that asks for a WebSocket; None where the server takes none on it.
+
+        Raises:
+            TimeoutError: within ``seconds`` it has not said whether it does.
+            ConnectionError: the connection has ended.
+        """
+
+    @abstractmethod
+    def leave(self) -> None:
+        """No further request is to begin on it, and it closes when the last one is over."""
 
 
 class Pool:

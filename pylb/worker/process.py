@@ -85,12 +85,12 @@ class Worker:
         self.backends: dict[str, Backend] = {}
         self.gates = Gates(core, context.board, context.row)
         for backend in config.backends:
-            self.backends[backend.name] = Backend(
+            made = self.backends[backend.name] = Backend(
                 *(backend, context.board, context.lists[backend.name], context.row),
                 context.backend_tls.get(backend.name),
                 config.timeouts,
             )
-            made = self.backends[backend.name]
+            made.upgrade_context = context.upgrade_tls.get(backend.name)
             made.key = keys.compiled(backend)
             made.stick(stickiness.compiled(backend, context.sticky.get(backend.name, b"")))
             made.choose = choose.compiled(made)

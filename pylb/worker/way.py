@@ -109,12 +109,14 @@ class Way(Deadlines):
                     return
         core = self.core
         client, pool = tx.client, server.pool
-        side: Pooled | None
+        side: ServerSide | None
         if pool.idle and client.requests != 1 and client.own is None and not tx.fresh:
             side, _ = pool.idle.popitem()  # the usual
             if side.idle_until < core.now:
                 side.expire()
                 side = pool.take(core.now)
+        elif server.shared and tx.head is not None and not tx.head.upgrade:
+            side = server.shared_side()
         else:
             side = None if tx.fresh else self._unused(server)
         if side is not None:

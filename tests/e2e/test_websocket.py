@@ -68,6 +68,28 @@ async def test_messages_of_all_kinds(balancer: StartBalancer, port: int) -> None
     await asyncio.to_thread(nothing_left, running)
 
 
+async def test_through_two_balancers_in_http_2(
+    balancer: StartBalancer, port: int, tmp_path: Path
+) -> None:
+    """By extended CONNECT (RFC 8441), which the second one offers."""
+    running, _ = await start(balancer, port)
+    near, file = free_port(), tmp_path / "pylb.toml"
+    file.write_text(
+        f'workers = {{min = 1, max = 1}}\n[[frontend]]\nname = "f"\nbind = "127.0.0.1:{near}"\n'
+        'backend = "b"\n'
+        f'[[backend]]\nname = "b"\nhttp2 = true\n[[backend.server]]\naddress = "127.0.0.1:{running.port}"\n'
+    )
+    front = await asyncio.to_thread(balancer, "-c", str(file))
+    async with connect(f"ws://127.0.0.1:{near}/", max_size=None) as client:
+        for message in ("text", b"", os.urandom(1_000_000)):
+            await client.send(message)
+            assert await client.recv() == message
+        await client.send("close please")
+        await client.wait_closed()
+        assert (client.close_code, client.close_reason) == (4321, "as asked")
+    await asyncio.to_thread(nothing_left, front)
+
+
 async def test_ten_thousand_messages_each_way(balancer: StartBalancer, port: int) -> None:
     running, uri = await start(balancer, port)
     count = 10_000

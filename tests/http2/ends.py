@@ -40,6 +40,14 @@ class Noting(Stream):
         if ended:
             self.end_came()
 
+    def message(self, section: Section, payload: bytes, ended: bool) -> bool:
+        self.section(section, False)
+        self.data(payload)
+        if ended:
+            self.peer_ended = True
+            self.end_came()
+        return True
+
     def data(self, payload: bytes) -> None:
         self.note("data", payload)
 
@@ -83,11 +91,15 @@ class End(Connection):
     def flush(self) -> None:
         """Likewise."""
 
-    def opened(self, number: int, section: Section, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
         stream = self.streams[number] = Noting(self)
         stream.begin(number)
         stream.peer_ended = ended
         stream.note("section", pairs(section), ended)
+        if body:
+            stream.data(body)
+            stream.peer_ended = True
+            stream.end_came()
 
     def went_away(self, last: int, code: int) -> None:
         self.notes.append((0, "goaway", last, code))

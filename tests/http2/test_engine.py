@@ -306,7 +306,13 @@ def test_frames_of_streams_that_pylb_has_reset_are_passed_over() -> None:
         (frame(HEADERS, block(GET), 5, 0), Code.PROTOCOL_ERROR),
         (frame(HEADERS, block(GET), 5, 2), Code.PROTOCOL_ERROR),
         (frame(HEADERS, b"\xff", 5, 3), Code.COMPRESSION_ERROR),
+        (frame(DATA, b"", 8, 1), Code.FRAME_SIZE_ERROR),
         (frame(HEADERS, b"\x09\x82", 0xD, 3), Code.PROTOCOL_ERROR),
+        (frame(HEADERS, b"\x05" + word(1) + b"\x10\x82\x82", 0x2C, 3), Code.PROTOCOL_ERROR),
+        (frame(HEADERS, b"\x00" + word(1), 0x2C, 3), Code.FRAME_SIZE_ERROR),
+        (frame(HEADERS, b"", 0xD, 3), Code.FRAME_SIZE_ERROR),
+        (frame(frames.PRIORITY, b"\0\0\0\1", 0, 1001), Code.FRAME_SIZE_ERROR),
+        (frame(frames.PUSH_PROMISE, b"\xff", 8, 1), Code.PROTOCOL_ERROR),
         (frame(HEADERS, b"\x82", 0x24, 3), Code.FRAME_SIZE_ERROR),
         (frame(HEADERS, word(3) + b"\x10\x82", 0x24, 3), Code.PROTOCOL_ERROR),
         (frame(HEADERS, b"\x82", 0, 3) + frame(DATA, b"x", 0, 1), Code.PROTOCOL_ERROR),
@@ -336,6 +342,15 @@ def test_errors_of_the_connection(data: bytes, code: Code) -> None:
     end = server()
     upload(end)
     assert fault(end, data) is code
+
+
+def test_a_wrong_priority_is_an_error_of_the_stream_that_it_is_of() -> None:
+    """RFC 9113 §6.3."""
+    for payload, code in ((b"1234", Code.FRAME_SIZE_ERROR), (word(1) + b"\x10", Code.PROTOCOL_ERROR)):
+        end = server()
+        upload(end)
+        end.receive(frame(frames.PRIORITY, payload, 0, 1))
+        assert end.notes[-1] == (1, "broken", code)
 
 
 def test_bytes_that_are_no_preface() -> None:

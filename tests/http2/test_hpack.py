@@ -45,6 +45,29 @@ def test_the_huffman_code(text: bytes) -> None:
     assert huffman.decode(coded) == text
 
 
+_USUAL = st.text("0123456789abcdefghijklmnopqrstuvwxyz=;/-_.%{`<|\\", max_size=60).map(str.encode)
+
+
+@given(st.one_of(_USUAL, st.binary(max_size=60)), st.binary(max_size=3), st.integers(0, 300))
+def test_the_huffman_code_is_decoded_alike_by_tables_and_by_zlib(text: bytes, more: bytes, bit: int) -> None:
+    coded = bytearray(huffman.encode(text) + more)
+    if bit < 8 * len(coded):
+        coded[bit // 8] ^= 1 << bit % 8
+    for one in (bytes(coded), bytes(coded) + b"\xff", bytes(coded[:-1])):
+        try:
+            read = huffman.by_tables(one)
+        except ValueError:
+            read = None
+        assert huffman.by_zlib(one) in (read, None)
+
+
+def test_zlib_decodes_usual_strings() -> None:
+    for size in range(1, 60):
+        text = (b"/a?session=eyJhbGciOiJIUzI1NiJ9." * 2)[:size]
+        coded = huffman.encode(text)
+        assert huffman.by_zlib(coded) == text or coded[-1] == 0xFF
+
+
 @pytest.mark.parametrize("bad", ["ff", "00", "1c64ff", "1c641dffff", "ffffffff", "ffffffffff"])
 def test_bad_huffman_strings(bad: str) -> None:
     """Padding of a byte or more, with zeros, and EOS (§5.2)."""
@@ -219,8 +242,8 @@ def test_what_is_kept_is_bounded_in_bytes() -> None:
     decoder = Decoder(1 << 16)
     for number in range(3000):
         read(decoder, b"\x00\x01a\x7f\x49" + b"%0200d" % number)
-        assert sum(map(len, decoder._known)) <= 24576
-    assert decoder._known
+        assert sum(map(len, decoder.known)) <= 24576
+    assert decoder.known
 
 
 # Limits

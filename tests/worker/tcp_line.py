@@ -76,7 +76,9 @@ class Line:
         self.configured.append(config)
         return made
 
-    async def _open(self, core: object, server: backend.Server, tx: object, made: list[Any]) -> Any:
+    async def _open(
+        self, core: object, server: backend.Server, tx: object, made: list[Any], upgrade: bool
+    ) -> Any:
         self.asked.append(server.backend)
         play = self.plays.pop(0) if self.plays else None
         if isinstance(play, Exception):

@@ -180,6 +180,54 @@ def test_an_early_answer_leaves_the_client_on_the_clock(scene: Scene, stuck: boo
     assert scene.exchange.due() == scene.core.now + TIMEOUTS.server
 
 
+def test_who_speaks_both_ways_lives_while_either_side_speaks(scene: Scene) -> None:
+    """As gRPC's streams do, whose request is whole only when they end."""
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.response, STREAM, b"a", 0, False)
+    for _ in range(5):
+        scene.pass_(8.0)
+        scene.tell(scene.exchange.response_body, b"b")
+    for _ in range(5):
+        scene.pass_(8.0)
+        scene.tell(scene.exchange.request_body, b"c")
+    assert scene.client.words() == ["respond", *["body"] * 5]
+    scene.pass_(TIMEOUTS.client + 0.1)  # now nobody does
+    assert scene.client.words()[-1] == "abort"
+    assert scene.over()["reason"] is Reason.CLIENT_LATE
+
+
+def test_who_does_not_take_the_response_gets_no_time_by_more_of_it(scene: Scene) -> None:
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.response, STREAM, b"a", 0, False)
+    scene.tell(scene.exchange.client_full)
+    due = scene.exchange.due()
+    scene.core.now += 5.0
+    scene.tell(scene.exchange.response_body, b"b")  # it was on its way
+    assert scene.exchange.due() == due
+
+
+def test_a_whole_request_whose_response_streams_has_the_servers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server's stream of gRPC: its client has nothing more to say."""
+    scene = Scene(monkeypatch, timeouts=Timeouts(client=5.0, server=50.0))
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.request_end, ())
+    scene.tell(scene.exchange.response, STREAM, b"a", 0, False)
+    for _ in range(5):
+        scene.pass_(40.0)
+        scene.tell(scene.exchange.response_body, b"b")
+    assert scene.exchange.due() == scene.core.now + 50.0
+
+
+def test_the_rate_of_a_body_is_asked_of_nobody_who_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, timeouts=TIMEOUTS, limits=Limits(body_rate=100))
+    scene.request(POST, b"a", False)
+    scene.tell(scene.exchange.response, STREAM, b"a", 0, False)
+    for _ in range(5):
+        scene.pass_(8.0)
+        scene.tell(scene.exchange.request_body, b"b")
+    assert scene.client.words() == ["respond"]
+
+
 def test_a_client_whose_body_comes_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch, timeouts=TIMEOUTS, limits=Limits(body_rate=100))
     scene.request(POST, b"", False)

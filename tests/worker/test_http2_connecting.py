@@ -28,10 +28,12 @@ class Network:
         self.reachable = asyncio.Event()
         self.problem: OSError | None = None
         monkeypatch.setattr(module, "_open", self._open)
-        timeouts = SimpleNamespace(connect=30.0)
-        self.tx = cast(Transaction, SimpleNamespace(frontend=SimpleNamespace(raw=False), timeouts=timeouts))
+        self.head = SimpleNamespace(upgrade=b"")
+        tx = SimpleNamespace(frontend=SimpleNamespace(raw=False), head=self.head)
+        tx.timeouts = SimpleNamespace(connect=30.0)
+        self.tx = cast(Transaction, tx)
 
-    async def _open(self, core: Core, server: Any, tx: Any, made: list[Any]) -> Http2ServerConnection:
+    async def _open(self, core: Core, server: Any, tx: Any, made: list[Any], upgrade: bool) -> Any:
         self.opened += 1
         await self.reachable.wait()
         if self.problem is not None:

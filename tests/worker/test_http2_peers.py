@@ -8,6 +8,7 @@ import pytest
 from h2.errors import ErrorCodes
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame
 
+from pylb.config.model import Timeouts
 from pylb.scoreboard import Field
 from pylb.worker.client.http2stream import LINGER, LINGER_BYTES
 from tests.http.wire import Wire
@@ -256,6 +257,93 @@ def test_a_silent_connection_gets_no_new_streams_until_it_answers_a_ping() -> No
     assert asked_again.protocol.due() <= wire.worker.now
     asked_again.protocol.expire()
     assert asked_again.transport.aborted
+
+
+def test_an_answer_to_a_ping_that_is_late_behind_data_is_waited_for() -> None:
+    wire = Wire()
+    server = Http2Server(wire)
+    number = asked(server)
+    other = Http2Client(wire)
+    server.next_side()
+    other.asks()
+    wire.worker.now = wire.worker.timeouts.server + 1
+    wire.client.expire()
+    wire.worker.stand_in.run()
+    wire.worker.now += wire.worker.timeouts.connect - 1
+    server.protocol.data_received(headers(number + 2, STATUS).serialize())
+    wire.worker.now += 2
+    server.protocol.expire()
+    assert not server.transport.closed and not server.protocol.free
+    wire.worker.now += wire.worker.timeouts.connect
+    server.protocol.expire()
+    assert server.transport.aborted
+
+
+# Pings, where they are switched on
+
+
+@pytest.fixture
+def pinging(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    """A worker that pings after 7 seconds."""
+    monkeypatch.setattr("tests.http.wire.Timeouts", lambda: Timeouts(http2_ping=7.0))
+    return Wire()
+
+
+def quiet(one: Http2Client | Http2Server, seconds: float) -> bool:
+    """Time passes, and the worker looks at the connection; whether it was asked by a PING."""
+    core = one.core
+    core.now += seconds
+    if one.protocol.due() <= core.now:
+        one.protocol.expire()
+    core.stand_in.run()
+    return PING in one.transport.written
+
+
+PING = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00"
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_silent_server_is_asked_whether_it_lives(pinging: Wire, lives: bool) -> None:
+    server = Http2Server(pinging)
+    assert not quiet(server, 3.0)  # nobody waits for it
+    number = asked(server)
+    server.talk()
+    assert not quiet(server, 6.0)
+    raw(server, headers(number, STATUS))
+    assert not quiet(server, 6.0)
+    assert quiet(server, 1.1)
+    assert not server.protocol.free
+    if lives:
+        server.talk()
+        assert server.protocol.free and not quiet(server, 6.0) and quiet(server, 1.1)
+    else:
+        server.transport.take()
+        assert not quiet(server, pinging.worker.timeouts.connect + 0.1)
+        assert server.transport.aborted
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_silent_client_is_asked_whether_it_lives(pinging: Wire, lives: bool) -> None:
+    client = Http2Client(pinging)
+    assert not quiet(client, 8.0)  # it has no streams, and so its own deadline
+    client.asks()
+    assert not quiet(client, 6.0) and quiet(client, 1.1)
+    if lives:
+        client.talk()
+        assert not quiet(client, 6.0) and quiet(client, 1.1)
+        client.talk()
+        assert not client.transport.closed and client.protocol.streams
+    else:
+        assert quiet(client, pinging.worker.timeouts.connect + 0.1)
+        assert client.transport.aborted
+
+
+def test_without_the_option_nobody_is_asked() -> None:
+    wire = Wire()
+    server, client = Http2Server(wire), Http2Client(wire)
+    client.asks()
+    asked_of = wire.worker.timeouts.server - 1
+    assert not quiet(client, asked_of) and not quiet(server, 0.0)
 
 
 def test_window_of_the_shared_connection_is_not_exhausted_by_slow_clients() -> None:

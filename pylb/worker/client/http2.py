@@ -52,6 +52,7 @@ GRACE = 2.0
 """Seconds in which a client reads the first GOAWAY and what it had sent before arrives: a long round trip."""
 QUIET = 1.0
 """Seconds without a request after which the next one is not expected at once."""
+_PROBE = b"pylb?pyl"
 _LONG = 1.0  # seconds from which a stream is long
 
 
@@ -85,6 +86,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         self._announced = math.inf  # when it was asked
         self._farewell = b""  # a GOAWAY that leaves with the next write
         self._unsent = 0  # bytes that weren't taken when last looked at
+        self._quiet = core.timeouts.http2_ping or math.inf  # seconds of silence before one, with streams
+        self._heard = core.now  # when something has come last; followed only with pings
+        self._probing = math.inf  # until when something must come after a PING
         self._last_stream = 0  # that something was done with
         self._flushing = False
 
@@ -103,7 +107,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         if not self.streams or self.over or self.transport.is_closing():
             return self._idle_deadline
         due: float = min(stream.due() for stream in self.streams.values())
-        return due
+        if self._quiet == math.inf:
+            return due
+        return min(due, self._probing if self._probing < math.inf else self._heard + self._quiet)
 
     @guarded
     def expire(self) -> None:
@@ -117,6 +123,13 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
             else:
                 self.transport.abort()
             return
+        if self._probing <= now:
+            self.transport.abort()  # it is gone, and its packets' way with it
+            return
+        if self.streams and self._heard + self._quiet <= now and self._probing == math.inf:
+            self._probing = now + self.core.timeouts.connect
+            self.out.append(frames.ping(_PROBE, False))
+            self.soon()
         late = [stream for stream in self.streams.values() if stream.due() < now]
         for stream in late:
             if not stream.closed:
@@ -224,6 +237,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         self.core.counters[_BYTES_IN] += len(data)
         if self.over:
             return  # it has to end; what still comes is dropped
+        if self._quiet < math.inf:
+            self._heard = self.core.now
+            self._probing = math.inf
         try:
             self.receive(data)
         except Fault as fault:
@@ -279,7 +295,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, section: Section, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
         if self.leaving:
             self.refuse(number)
             return
@@ -288,7 +304,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         stream = spare.pop() if spare else Http2Stream(self)
         stream.begin(number)
         self.streams[number] = stream
-        stream.ask(section, ended)
+        stream.ask(section, ended, body)
         if self.core.now - self._announced > GRACE and not self.leaving:
             self.leaving = True  # the client opens streams all the same: this one was the last
             self._say_goaway(Code.NO_ERROR)

@@ -104,13 +104,15 @@ class Http2Stream(Stream, ClientSide, Pipe):
 
     # From the connection: the request
 
-    def ask(self, section: Section, ended: bool) -> None:
-        """The header section of the request has come; ``ended``: that is all."""
+    def ask(self, section: Section, ended: bool, body: bytes = b"") -> None:
+        """The header section of the request has come; ``ended``: that is all; ``body``: all of it has come,
+        too."""
         connection = self.connection
         bind = connection.bind
         exchange = self.exchange = begin(self.core, self.facts, bind.frontend)
         exchange.client = self  # from here on, whatever happens, the client is to be answered
-        self.peer_ended = self.body_done = ended
+        self.body_done = ended
+        self.peer_ended = ended or bool(body)
         head = self._reader
         if head is None:
             head = self._reader = bind.reader(self.facts)
@@ -134,9 +136,17 @@ class Http2Stream(Stream, ClientSide, Pipe):
                 if not self.upgrading:
                     raise Refused(400, "method")  # to no known protocol: its data would be passed on unread
                 self.pause_peer()  # until there is a tunnel
+                self._early, body = body, b""
+            elif body:
+                if not head.chunked and head.content_length != len(body):
+                    raise Malformed("content_length")
+                self.body_done = True
         except Refused as error:
             error.to_head = (b":method", b"HEAD") in [one[1:3] for one in section.fields or ()]
             self._refused(exchange, error)
+            return
+        if body:
+            exchange.request(self, head, body, True)
             return
         if not ended and not connect:
             self.chunked = head.chunked
@@ -295,8 +305,9 @@ class Http2Stream(Stream, ClientSide, Pipe):
             self._let_go()
             self.send_message(block, piece)
         else:
-            self.send_head(block)
-            self._write(piece)
+            self.send_message(block, piece, False)
+            if self.queued:
+                self.update()
 
     def interim(self, head: ResponseHead) -> None:
         if not self.closed:

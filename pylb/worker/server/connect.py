@@ -16,9 +16,11 @@ from pylb.net.proxyprotocol import TLVS, build_v1, build_v2
 from pylb.worker.backend import Server
 from pylb.worker.core import Core
 from pylb.worker.facts import Client
+from pylb.worker.pool import Shared
 from pylb.worker.server.dial import dial, is_literal
 from pylb.worker.server.http1 import Http1ServerConnection
 from pylb.worker.server.http2 import Http2ServerConnection
+from pylb.worker.server.http2tunnel import PROTOCOL
 from pylb.worker.server.tcp import TcpServerConnection
 from pylb.worker.sides import ServerSide
 from pylb.worker.transaction import Transaction
@@ -36,17 +38,44 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
         OSError: refused, unreachable, no such host, or its certificate is not good.
         TimeoutError: not accepted within ``timeouts.connect``.
     """
-    if server.http2 and not server.private and not tx.frontend.raw:
-        return await _shared(core, server, tx)
-    return await _make(core, server, tx)
+    if not server.http2 or tx.frontend.raw:
+        codec = await _make(core, server, tx)
+        assert not isinstance(codec, Http2ServerConnection)
+        return codec
+    if tx.head is not None and tx.head.upgrade:
+        return await _upgraded(core, server, tx)
+    return (await _shared(core, server, tx)).side()
 
 
-async def _shared(core: Core, server: Server, tx: Transaction) -> ServerSide:
-    """A side of a connection that there is, or is being made, or else of a new one."""
+async def _upgraded(core: Core, server: Server, tx: Transaction) -> ServerSide:
+    """A side for a request for another protocol: a stream where the server has it (RFC 8441), else HTTP/1.1.
+
+    Nothing but a connection tells what it offers, so there must be one.
+    """
+    if tx.head is not None and tx.head.upgrade.lower() == PROTOCOL:
+        while True:
+            shared = await _shared(core, server, tx)
+            side = await shared.tunnel(tx.timeouts.connect)
+            if side is None:
+                if server.private:
+                    shared.leave()
+                break
+            if shared.free or server.private:
+                return side
+    codec = await _make(core, server, tx, upgrade=True)
+    assert isinstance(codec, Http1ServerConnection)
+    codec.usable = False  # for another request: the others speak HTTP/2
+    return codec
+
+
+async def _shared(core: Core, server: Server, tx: Transaction) -> Shared:
+    """A connection that there is, or is being made, or else a new one."""
+    if server.private:
+        return await _make_shared(core, server, tx)
     while True:
         for shared in server.shared:
             if shared.free:
-                return shared.side()
+                return shared
         opening = _opening.get(server)
         if opening is None:
             break
@@ -60,7 +89,7 @@ async def _shared(core: Core, server: Server, tx: Transaction) -> ServerSide:
     opening = _opening[server] = core.loop.create_future()
     problem = None
     try:
-        return await _make(core, server, tx)
+        return await _make_shared(core, server, tx)
     except OSError as error:
         problem = error
         raise
@@ -69,26 +98,10 @@ async def _shared(core: Core, server: Server, tx: Transaction) -> ServerSide:
         opening.set_result(problem)
 
 
-async def _make(core: Core, server: Server, tx: Transaction) -> ServerSide:
-    """A side of a new connection."""
-    if not server.pool.room(server.active[server.row]):
-        raise OSError(errno.EUSERS, "it has as many connections as it may (pool.connections)")
-    if len(core.server_connections) >= core.descriptors.bound:
-        core.free_a_descriptor()
-    made: list[_Codec] = []
-    try:
-        async with asyncio.timeout(tx.timeouts.connect):
-            codec = await _open(core, server, tx, made)
-    except BaseException:
-        # When this is cancelled after the connection was made, uvloop's transport reports no end of it.
-        for one in made:
-            if one.transport is not None:
-                one.connection_lost(None)
-        raise
-    if codec.closed:  # before this task had its turn: there is no exchange yet that could be told
-        raise ConnectionResetError("closed at once")
-    if not isinstance(codec, Http2ServerConnection):
-        return codec
+async def _make_shared(core: Core, server: Server, tx: Transaction) -> Shared:
+    """A new connection in HTTP/2."""
+    codec = await _make(core, server, tx)
+    assert isinstance(codec, Http2ServerConnection)
     tls = codec.transport.get_extra_info("ssl_object")
     if tls is not None and tls.selected_alpn_protocol() != "h2":
         codec.transport.close()
@@ -97,17 +110,40 @@ async def _make(core: Core, server: Server, tx: Transaction) -> ServerSide:
         server.shared.append(codec)
     else:
         codec.leaving = True  # one stream only
-    return codec.side()
+    return codec
 
 
-async def _open(core: Core, server: Server, tx: Transaction, made: list[_Codec]) -> _Codec:
+async def _make(core: Core, server: Server, tx: Transaction, upgrade: bool = False) -> _Codec:
+    """A new connection; for an ``upgrade`` in HTTP/1.1, whatever the backend speaks."""
+    if not server.pool.room(server.active[server.row]):
+        raise OSError(errno.EUSERS, "it has as many connections as it may (pool.connections)")
+    if len(core.server_connections) >= core.descriptors.bound:
+        core.free_a_descriptor()
+    made: list[_Codec] = []
+    try:
+        async with asyncio.timeout(tx.timeouts.connect):
+            codec = await _open(core, server, tx, made, upgrade)
+    except BaseException:
+        # When this is cancelled after the connection was made, uvloop's transport reports no end of it.
+        for one in made:
+            if one.transport is not None:
+                one.connection_lost(None)
+        raise
+    if codec.closed:  # before this task had its turn: there is no exchange yet that could be told
+        raise ConnectionResetError("closed at once")
+    return codec
+
+
+async def _open(
+    core: Core, server: Server, tx: Transaction, made: list[_Codec], upgrade: bool = False
+) -> _Codec:
     """Connect; what is made on the way is added to ``made``."""
 
     def protocol() -> _Codec:
         one: _Codec
         if tx.frontend.raw:
             one = TcpServerConnection(core)
-        elif server.http2:
+        elif server.http2 and not upgrade:
             one = Http2ServerConnection(core, server)
         else:
             one = Http1ServerConnection(core, server, private=server.private)
@@ -117,8 +153,9 @@ async def _open(core: Core, server: Server, tx: Transaction, made: list[_Codec])
     loop = core.loop
     address = server.address
     tls: dict[str, Any] = {}
-    if server.context is not None:
-        tls = {"ssl": server.context, "server_hostname": server.server_name}
+    context = tx.backend.upgrade_context if upgrade and server.http2 else server.context
+    if context is not None:
+        tls = {"ssl": context, "server_hostname": server.server_name}
     if server.send_proxy != "off":
         sock = await _announce(core, server, tx.client)
         _, codec = await loop.create_connection(protocol, sock=sock, **tls)

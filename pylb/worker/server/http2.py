@@ -18,10 +18,12 @@ from pylb.http2.connection import Connection
 from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 from pylb.worker import core as core_
-from pylb.worker.backend import Server, Shared
+from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import guarded
+from pylb.worker.pool import Shared
 from pylb.worker.server.http2stream import Http2ServerStream, Streams
+from pylb.worker.server.http2tunnel import Http2ServerTunnel
 from pylb.worker.sides import ServerSide
 
 _CONNECTION_WINDOW = 16 << 20  # bytes that a server may send ahead on all streams, once it has sent so much
@@ -53,7 +55,10 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.idle_until = math.inf
         self._heard = 0.0  # when something has come last
         self._probing = math.inf  # until when a PING must be answered
+        self._quiet = core.timeouts.http2_ping or math.inf  # seconds of silence before one
+        self._begun = 0.0  # when there was a stream again, after there was none; followed only with pings
         self._flushing = False
+        self._waiting: asyncio.Future[None] | None = None  # for the first SETTINGS
 
     @property
     def free(self) -> bool:
@@ -64,6 +69,23 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def side(self) -> ServerSide:
         spare = self.spare
         return spare.pop() if spare else Http2ServerStream(self)
+
+    async def tunnel(self, seconds: float) -> ServerSide | None:
+        if not self._met and not self.closed:
+            if self._waiting is None:
+                self._waiting = self.core.loop.create_future()
+            await asyncio.wait((self._waiting,), timeout=seconds)
+            if not self._met and not self.closed:
+                raise TimeoutError
+        if self.closed:
+            raise ConnectionResetError("closed before its first SETTINGS")
+        return Http2ServerTunnel(self) if self.peer_connects else None
+
+    def _settled(self) -> None:
+        """Whoever waits for the first SETTINGS need not any more."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
 
     def leave(self) -> None:
         self.leaving = True
@@ -87,6 +109,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.closed = True
         self.core.server_connections.discard(self)
         self._leave()
+        self._settled()
         for stream in list(self.streams.values()):
             stream.lost()
 
@@ -125,7 +148,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def now(self) -> float:
         return self.core.loop.time()
 
-    def opened(self, number: int, section: Section, ended: bool) -> None:
+    def opened(self, number: int, section: Section, ended: bool, body: bytes = b"") -> None:
         raise Fault(Code.PROTOCOL_ERROR, "a server opens no streams")
 
     def failed(self, number: int, error: Exception) -> None:
@@ -145,6 +168,9 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         if not self.streams:
             self.transport.close()
 
+    def settings_came(self) -> None:
+        self._settled()
+
     def pong(self, payload: bytes) -> None:
         if payload == _PROBE:
             self._probing = math.inf
@@ -156,17 +182,23 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     # From the process
 
     def due(self) -> float:
-        return min(self.idle_until, self._probing)
+        if self._quiet == math.inf or not self.streams or self._probing < math.inf:
+            return min(self.idle_until, self._probing)
+        return min(self.idle_until, max(self._heard, self._begun) + self._quiet)
 
     @guarded
     def expire(self) -> None:
         if self.transport.is_closing():
             self.transport.abort()  # it does not take what was written
         elif self._probing <= self.core.now:
-            self._leave()
-            self.transport.abort()
+            self._probing = self._heard + self.core.timeouts.connect
+            if self._probing <= self.core.now:  # nothing at all has come, be it the answer or not
+                self._leave()
+                self.transport.abort()
         elif not self.streams:
             self.transport.close()
+        elif max(self._heard, self._begun) + self._quiet <= self.core.now:
+            self._probe()
 
     # From the streams
 
@@ -186,12 +218,17 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def stream_begun(self) -> None:
         self.idle_until = math.inf
+        if self._quiet < math.inf and not self.streams:
+            self._begun = self.core.now
 
     def doubt(self) -> None:
         core = self.core
-        if self.closed or self._probing < math.inf or core.now - self._heard < _SILENCE:
-            return
-        self._probing = core.now + core.timeouts.connect
+        if not (self.closed or self._probing < math.inf or core.now - self._heard < _SILENCE):
+            self._probe()
+
+    def _probe(self) -> None:
+        """Ask whether the server is there."""
+        self._probing = self.core.now + self.core.timeouts.connect
         self.out.append(frames.ping(_PROBE, False))
         self.soon()
 

@@ -19,7 +19,8 @@ from pylb.worker.guard import serving
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers, contents
 
-_QUEUE = 128 * 1024  # bytes of a request that wait for the server's window before the client is paused
+QUEUE = 128 * 1024
+"""Bytes of a request that wait for the server's window before the client is paused."""
 SPARE = 32
 """Streams that a connection keeps to use them again."""
 
@@ -159,7 +160,7 @@ class Http2ServerStream(Stream, ServerSide):
     def level(self) -> None:
         """The exchange is told when too much waits for the server, and when it no longer does."""
         exchange = self.exchange
-        full = self.queued > _QUEUE
+        full = self.queued > QUEUE
         if full is not self._full and exchange is not None:
             self._full = full
             if full:
@@ -202,6 +203,29 @@ class Http2ServerStream(Stream, ServerSide):
         else:
             self._head = head
             exchange.response(head, b"", 0, ended)
+
+    def message(self, section: Section, payload: bytes, ended: bool) -> bool:
+        exchange = self.exchange
+        head: ResponseHead | None = section.made.get(2 * self._head_only)
+        if exchange is None or head is None or head.status < 200 or self._head is not None:
+            return False
+        came = len(payload)
+        length = head.content_length
+        if came > length >= 0 or (ended and came < length):
+            return False
+        self._head = head
+        self._came = came
+        self.peer_ended = ended
+        try:
+            if ended and length >= 0:
+                exchange.response(head, payload, 0, True)
+            else:
+                exchange.response(head, payload, 0, False)
+                if ended and self.exchange is exchange:
+                    self._finished(exchange)
+        except Exception as error:
+            self.crashed(error, exchange)
+        return True
 
     def _read(self, section: Section, ended: bool) -> ResponseHead:
         """A head that has come.

@@ -108,7 +108,7 @@ class Stage:
             config, ROW, 0, 1, listeners, self.board, child, self.pairs[ROW][0],
             [writer for _, writer in self.pairs],
             as_configured(config), 1,
-            secrets.listeners, secrets.backends,
+            secrets.listeners, secrets.backends, secrets.upgrades,
         )  # fmt: skip
         self.worker = Worker(self.context, self.loop)
         self.life = asyncio.create_task(self.worker.serve())
