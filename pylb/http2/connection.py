@@ -14,8 +14,8 @@ import math
 from pylb.http2 import frames
 from pylb.http2.codes import Code, Fault, Setting
 from pylb.http2.control import OTHERS, Control
-from pylb.http2.frames import END_HEADERS, END_STREAM, FRAME_BYTES, MOST, PADDED, PRIORITY_FLAG
 from pylb.http2.decode import Section
+from pylb.http2.frames import END_HEADERS, END_STREAM, FRAME_BYTES, MOST, PADDED, PRIORITY_FLAG
 from pylb.http2.stream import Stream
 
 _unpack = frames.HEADER.unpack_from
@@ -172,7 +172,7 @@ class Connection(Control):
         return at
 
     def _data_behind(self, data: bytes, at: int, number: int) -> tuple[int, int]:
-        """Where a usual frame with DATA of this stream ends that begins here, or 0; and whether it is its last."""
+        """Where a usual frame with DATA of this stream ends that begins here, or 0; with its END_STREAM."""
         if len(data) - at < 10:
             return 0, 0
         high, low, kind, flags, of = _unpack(data, at)

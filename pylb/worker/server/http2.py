@@ -21,7 +21,7 @@ from pylb.worker import core as core_
 from pylb.worker.backend import Server, Shared
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import guarded
-from pylb.worker.server.http2stream import Http2ServerStream, Streams
+from pylb.worker.server.http2stream import SPARE, Http2ServerStream, Streams
 from pylb.worker.sides import ServerSide
 
 _CONNECTION_WINDOW = 16 << 20  # bytes that a server may send ahead on all streams, once it has sent so much
@@ -107,7 +107,6 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.pump()
         self.flush()
 
-    @guarded
     def data_received(self, data: bytes) -> None:
         if self.over:
             return  # it closes; what still comes is dropped
@@ -115,10 +114,17 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         try:
             self.receive(data)
         except Fault as fault:
-            self.server.failed(self.core, "http2", f"broke the rules of HTTP/2: {fault}")
-            self.out.append(frames.goaway(0, fault.code))
-            self.flush()
-            self.transport.close()
+            self._broken(fault)
+        except Exception as error:  # as `guarded` does
+            self.crashed(error)
+
+    @guarded
+    def _broken(self, fault: Fault) -> None:
+        """The server has broken a rule of the connection."""
+        self.server.failed(self.core, "http2", f"broke the rules of HTTP/2: {fault}")
+        self.out.append(frames.goaway(0, fault.code))
+        self.flush()
+        self.transport.close()
 
     # From the protocol
 
@@ -172,8 +178,8 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def soon(self) -> None:
         if not self._flushing:
-            self.core.loop.call_soon(self.flush)
             self._flushing = True
+            self.core.flush_soon(self)
 
     @guarded
     def flush(self) -> None:
@@ -198,6 +204,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def forget(self, stream: Stream, reset: bool) -> None:
         super().forget(stream, reset)
         if not self.streams:
+            del self.spare[SPARE // 4 :]
             self.idle_until = self.core.now + self.core.timeouts.server_idle
             if self.leaving and not self.closed and not self.over:
                 self.flush()
