@@ -20,7 +20,7 @@ from pylb.http2.decode import Section
 from pylb.http2.encode import response_block, trailers_block, tunnel_block
 from pylb.http2.flood import ANSWERS
 from pylb.http2.frames import FRAME_BYTES
-from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines
+from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines, usual_head
 from pylb.http2.stream import Stream, Wire
 from pylb.scoreboard import Field
 from pylb.worker.core import Core
@@ -134,6 +134,8 @@ class Http2Stream(Stream, ClientSide, Pipe):
         connect = False
         try:
             raw = section.made.get(ended)
+            if raw is None and ended and section.tail is not None:
+                raw = section.made[ended] = usual_head(section)
             if raw is None:
                 fields = section.fields
                 if fields is None:
