@@ -1,10 +1,9 @@
 """Handshakes: what of ``python -m bench.tls_report --handshakes`` measures them.
 
-One client in Python opens connections one after the other, each for one request, with a session to resume or
-without. The figure is the CPU time that the balancer (one worker, one thread) used for such a connection with
-its request, beside the same of HAProxy and nginx with keys of the same kind, in turns. And how many of the
-sessions begun with one of two workers are resumed: with any of them, and after a reload that brings a new
-certificate.
+A few clients in Python open connections, each for one request, with a session to resume or without. The
+figure is the CPU time that the balancer (one worker, one thread) used for such a connection with its request,
+beside the same of HAProxy and nginx with keys of the same kind, in turns. And how many of the sessions begun
+with one of two workers are resumed: with any of them, and after a reload that brings a new certificate.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from bench.rig.processes import cpu_seconds
 from bench.rig.report import in_words, machine, spread
 from bench.turns import BALANCERS, CLIENTS
 
-_CONNECTIONS = 500  # of a turn
+_CONNECTIONS, _CLIENTS = 1_000, 5  # of a turn, and at once
 _GET = b"GET /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 NAMES = ("haproxy", "nginx", "pylb")
@@ -57,15 +57,20 @@ def _connect(
 
 def _turn(port: int, cpu: Callable[[], float], context: ssl.SSLContext, resumes: bool) -> dict[str, float]:
     """Microseconds of CPU per connection, and the share of those that were resumed."""
-    session: ssl.SSLSession | None = None
-    if resumes:
-        session, _ = _connect(port, context, None)
-    before, reused = cpu(), 0
-    for _ in range(_CONNECTIONS):
-        given, again = _connect(port, context, session)
-        reused += again
-        if resumes:
-            session = given
+
+    def client(session: ssl.SSLSession | None) -> int:
+        reused = 0
+        for _ in range(_CONNECTIONS // _CLIENTS):
+            given, again = _connect(port, context, session)
+            reused += again
+            if resumes:
+                session = given
+        return reused
+
+    first = [_connect(port, context, None)[0] if resumes else None for _ in range(_CLIENTS)]
+    before = cpu()
+    with ThreadPoolExecutor(_CLIENTS) as pool:
+        reused = sum(pool.map(client, first))
     return {"us": round(1e6 * (cpu() - before) / _CONNECTIONS, 1), "resumed": reused / _CONNECTIONS}
 
 

@@ -175,6 +175,9 @@ class Asking(Client):
     def source(self) -> Endpoint | None:
         return self._asks.source, _PORT
 
+    def address(self) -> Endpoint | None:
+        return self.source
+
     @property
     def destination(self) -> Endpoint | None:
         host, _, port = self.bind.rpartition(":")

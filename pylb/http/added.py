@@ -105,7 +105,7 @@ class Added:
         "fixed",
         "versions",
         "_sends",
-        "_client",
+        "client",
         "_host",
         "_scheme",
         "_trusts",
@@ -125,7 +125,7 @@ class Added:
         version: bytes,
     ) -> None:
         self._sends = sends
-        self._client = client
+        self.client = client
         self._host = host
         self._scheme = scheme
         self._trusts = trusts
@@ -190,17 +190,17 @@ class Added:
         if b"x-real-ip" in names and b"x-real-ip" not in given:
             out.append(b"\r\nX-Real-IP: " + self._origin(forwarded_for))
         if b"x-forwarded-for" in names:
-            out.append(b"\r\nX-Forwarded-For: " + b", ".join([*forwarded_for, self._client]))
+            out.append(b"\r\nX-Forwarded-For: " + b", ".join([*forwarded_for, self.client]))
         if b"x-forwarded-host" in names and b"x-forwarded-host" not in given:
             out.append(b"\r\nX-Forwarded-Host: " + host)
         if b"forwarded" in names:
-            forwarded.append(_forwarded_element(self._client, self._scheme, host))
+            forwarded.append(_forwarded_element(self.client, self._scheme, host))
             out.append(b"\r\nForwarded: " + b", ".join(forwarded))
         return b"".join(out)
 
     def _origin(self, forwarded_for: list[bytes]) -> bytes:
         """The last address on the way that is no trusted proxy's."""
-        address = self._client
+        address = self.client
         for before in reversed([one.strip() for value in forwarded_for for one in value.split(b",")]):
             if self._trusts is None or not self._trusts(address):
                 break

@@ -45,11 +45,12 @@ class RequestHead:
         trusts: of a peer that is trusted, tells which of those before it are; its own forwarding fields are
             believed and passed on. Those of any other peer are removed.
         version: of HTTP, that the client speaks if it isn't 1.0, for ``Via``.
+        added: what another reader adds whose client, and all of the above, is the same.
     """
 
     __slots__ = (
         # of the connection
-        "_added",
+        "added",
         "_suffix",
         "_fixed",
         "_alike",
@@ -92,8 +93,11 @@ class RequestHead:
         extra: bytes = b"",
         trusts: Callable[[bytes], bool] | None = None,
         version: bytes = b"1.1",
+        added: Added | None = None,
     ) -> None:
-        added = self._added = Added(sends, client, host, scheme, port, extra, trusts, version)
+        if added is None:
+            added = Added(sends, client, host, scheme, port, extra, trusts, version)
+        self.added = added
         self._suffix = added.suffix
         self._fixed = added.fixed
         # Whether nothing else goes behind the fields of usual requests.
@@ -355,9 +359,9 @@ class RequestHead:
             out, self.keep_alive, self.upgrade = edit(block, cut, http11, content_length > 0 or chunked)
             self._edited = line + out
         self._tail = self._fixed
-        if not self._alike or host is None or target is not None or (not http11 and self._added.versions):
-            self._tail = self._added.behind(block, cut, given, host, target, http11)
-            self._identify, self._trace = self._added.identifies(given)
+        if not self._alike or host is None or target is not None or (not http11 and self.added.versions):
+            self._tail = self.added.behind(block, cut, given, host, target, http11)
+            self._identify, self._trace = self.added.identifies(given)
         self.host = host if host is not None or target is None else target[1]
         self.content_length = content_length
         self.chunked = chunked

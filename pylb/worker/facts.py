@@ -72,6 +72,11 @@ class Client:
             source = self._source = _endpoint(self._transport, "peername")
         return source
 
+    def address(self) -> Endpoint | None:
+        """`source`, which isn't kept for it, as that is a tenth of an idle connection. Not with TLS, whose
+        transport has forgotten it when it is closed."""
+        return self._source or _endpoint(self._transport, "peername")
+
     @property
     def destination(self) -> Endpoint | None:
         """The address and port that it connected to; None for a unix socket."""

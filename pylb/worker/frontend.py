@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from pylb.config.connections import needs_hello
 from pylb.config.model import Frontend as FrontendConfig
-from pylb.http.added import Sends
+from pylb.http.added import Added, Sends
 from pylb.http.errors import Answer
 from pylb.http.request import HeadLimits, RequestHead
 from pylb.http.response import ResponseHead
@@ -46,7 +46,7 @@ Result: TypeAlias = Answer | Wait | Drop | None
 """What a phase gives: None (go on), an answer (send it, and ask no server), a wait, or `DROP`."""
 
 # Clients of which readers of heads are kept, and how many of each.
-_CLIENTS, _READERS = 64, 16
+_CLIENTS, _READERS = 256, 16
 
 T = TypeVar("T")
 
@@ -99,6 +99,16 @@ def _sends(config: FrontendConfig) -> Sends:
     return Sends(frozenset(names), config.via, config.request_id, config.traceparent)
 
 
+class _Spare:
+    """What the readers of one client's connections have in common, and those that serve none."""
+
+    __slots__ = ("added", "readers")
+
+    def __init__(self, added: Added) -> None:
+        self.added = added
+        self.readers: list[RequestHead] = []
+
+
 class Bind:
     """A bound address: how its clients are known, and what is added to the requests that come by it."""
 
@@ -125,11 +135,11 @@ class Bind:
         """Whether what the client's TLS asks for is to be read before anything is decided."""
         self._limits = limits
         self._asks = config.tls is not None and config.tls.client_certificate != "none"
-        # Whether a reader depends on nothing but the client's address; and those that serve no connection.
+        # Whether a reader depends on nothing but the client's address; and by that, what is kept of it.
         self._alike = not (
             self._asks or b"x-forwarded-port" in frontend.sends.names or key.startswith("unix:")
         )
-        self._spare: dict[str, list[RequestHead]] = {}
+        self._spare: dict[bytes, _Spare] = {}
         self._trusted = [ipaddress.ip_network(network) for network in config.trusted_proxies]
 
     def trusts(self, host: str) -> bool:
@@ -149,11 +159,16 @@ class Bind:
 
     def reader(self, client: Client) -> RequestHead:
         """The reader of a client's request heads."""
-        source = client.source
-        if self._spare and source is not None and client.protocol == "HTTP/1":
-            spare = self._spare.get(source[0])
-            if spare:
-                return spare.pop()
+        source = client.source if self.tls else client.address()
+        address = b"unix" if source is None else source[0].encode()
+        alike = self._alike and client.protocol == "HTTP/1"
+        added = None
+        if alike:
+            spare = self._spare.get(address)
+            if spare is not None:
+                if spare.readers:
+                    return spare.readers.pop()
+                added = spare.added
         extra = port = b""
         if self._asks:
             who = client.subject
@@ -163,8 +178,8 @@ class Bind:
         if b"x-forwarded-port" in frontend.sends.names:
             destination = client.destination
             port = b"" if destination is None else b"%d" % destination[1]
-        return RequestHead(
-            b"unix" if source is None else source[0].encode(),
+        made = RequestHead(
+            address,
             b"localhost" if self.key.startswith("unix:") else self.key.encode(),
             b"https" if self.tls else b"http",
             self._limits,
@@ -173,20 +188,20 @@ class Bind:
             extra,
             self._trusts if source is not None and self.trusts(source[0]) else None,
             b"2.0" if client.protocol == "HTTP/2" else b"1.1",
+            added,
         )
+        if alike and added is None:
+            if len(self._spare) >= _CLIENTS:
+                self._spare.clear()
+            self._spare[address] = _Spare(made.added)
+        return made
 
-    def keep(self, reader: RequestHead, client: Client) -> None:
+    def keep(self, reader: RequestHead) -> None:
         """Take a reader back whose HTTP/1 connection has ended, for the next one of the same client."""
-        source = client.source
-        if self._alike and source is not None:
-            spare = self._spare.get(source[0])
-            if spare is None:
-                if len(self._spare) >= _CLIENTS:
-                    self._spare.clear()
-                spare = self._spare[source[0]] = []
-            if len(spare) < _READERS:
-                reader.forget()
-                spare.append(reader)
+        spare = self._spare.get(reader.added.client)
+        if spare is not None and len(spare.readers) < _READERS and spare.added is reader.added:
+            reader.forget()
+            spare.readers.append(reader)
 
     def backend_for(self, name: str) -> Backend:
         """Where a TLS connection for a server name passes through to."""

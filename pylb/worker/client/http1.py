@@ -90,7 +90,7 @@ class Http1Connection(Requests, asyncio.Protocol):
             elif self.head is not None and not self.moving and not self.tunnelled:
                 if self.buffer or self._silent:
                     self._never(Reason.CLIENT_GONE)
-                self.bind.keep(self.head, facts)
+                self.bind.keep(self.head)
         except Exception as error:
             if exchange is not None:
                 exchange.crashed(error)
