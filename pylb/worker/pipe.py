@@ -105,6 +105,8 @@ class ConnectionPipe(asyncio.Protocol, Pipe, Unsent):
 
     def _follow(self, data: bytes, left: int) -> None:
         """Bytes were written, and so many of all have not left."""
+        if not self.movable:
+            return
         if self._trail is None:
             self._trail = deque()
         self._trail.append(data)

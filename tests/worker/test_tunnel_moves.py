@@ -233,6 +233,15 @@ def test_what_is_kept_of_what_was_sent_is_what_has_not_left() -> None:
     pair.finish()
 
 
+def test_of_what_can_not_move_nothing_is_kept() -> None:
+    pair = Moved()
+    pair.links[0].half_close = False  # TLS
+    pair.say(1, b"a" * 10)
+    assert pair.links[0].get_write_buffer_size() == 10 and not pair.core.unsent
+    pair.links[0].half_close = True
+    pair.finish()
+
+
 def test_what_was_written_before_there_was_a_pipe_is_waited_for() -> None:
     pair = Moved()
     pair.links[0]._buffer = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
