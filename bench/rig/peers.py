@@ -42,6 +42,9 @@ def certificate(folder: Path) -> Path:
     return file
 
 
+ONE_WORKER = "workers = {min = 1, max = 1}\n"
+
+
 def pylb_text(folder: Path, *sites: Site) -> str:
     """Frontends and backends of pylb's configuration."""
     text = ""
@@ -58,7 +61,8 @@ def pylb_text(folder: Path, *sites: Site) -> str:
         if site.tls_port:
             tls = f'[frontend.tls]\ncertificates = "{folder}/both.pem"\n'
             text += frontend(f"t{number}", site.tls_port, tls, name)
-        text += backend(name, site.servers, 'balance = "roundrobin"\n')
+        more = "http2 = true\n" if site.http2 else ""
+        text += backend(name, site.servers, f'balance = "roundrobin"\n{more}')
     return text
 
 
@@ -109,7 +113,8 @@ def haproxy(
         "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  timeout tunnel 1h\n"
     )
     for number, site in enumerate(sites):
-        servers = "".join(f"  server s{place} {server}\n" for place, server in enumerate(site.servers))
+        more = " proto h2" if site.http2 else ""
+        servers = "".join(f"  server s{place} {server}{more}\n" for place, server in enumerate(site.servers))
         tls = f"  bind 127.0.0.1:{site.tls_port} ssl crt {folder}/both.pem alpn h2,http/1.1\n"
         rules = ""
         if site.routes:  # as so many routes are written there: one look-up in a tree of prefixes
