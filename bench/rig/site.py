@@ -16,6 +16,8 @@ class Site:
     port: int = field(default_factory=free_port)
     tls_port: int = 0
     """0: no TLS."""
+    http2: bool = False
+    """Whether the servers speak HTTP/2, without TLS; of pylb and HAProxy."""
     routes: int = 0
     """So many hosts (`host_of`), of which each has its path ``/small`` routed by a rule of its own."""
     log: bool = False
