@@ -178,8 +178,8 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.flush_soon(self)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:
