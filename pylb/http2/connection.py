@@ -43,6 +43,7 @@ class Connection(Control):
         self._block_of = 0  # its stream
         self._block_ends = False
         self._longest_block = 4 * header_bytes
+        self._waiting: dict[int, Section] = {}  # of requests whose body may have come with the same read
 
     def receive(self, data: bytes) -> None:
         """Read what has come.
@@ -66,6 +67,8 @@ class Connection(Control):
             high, low, kind, flags, number = _unpack(data, at)
             length = high << 16 | low
             if length > FRAME_BYTES:
+                if self._waiting:
+                    self._open_waiting()
                 raise Fault(Code.FRAME_SIZE_ERROR, "a frame that is too long")
             begin = at + 9
             if begin + length > size:
@@ -83,20 +86,29 @@ class Connection(Control):
                     else:
                         self._unusual_headers(number, data[begin:at], flags)
                 elif not kind:
-                    self._data(data, begin, at, flags, number)
+                    if self._waiting and number in self._waiting:
+                        self._first_data(data, begin, at, flags, number)
+                    else:
+                        self._data(data, begin, at, flags, number)
                 else:
+                    if self._waiting:
+                        self._open_waiting()
                     handler = OTHERS.get(kind)
                     if handler is not None:
                         handler(self, data[begin:at], flags, number)
                     else:
                         self.patience.noise(self.now())  # §4.1: unknown ones are passed over
             except Fault:
+                if self._waiting:
+                    self._open_waiting()  # they had come before
                 self.over = True
                 raise
             except Exception as error:
                 self.failed(number, error)
             if self.over:
                 return
+        if self._waiting:
+            self._open_waiting()
         if at < size:
             self._rest = data[at:]
 
@@ -138,9 +150,12 @@ class Connection(Control):
     def _headers(self, number: int, block: bytes, ended: int, data: bytes = b"", at: int = 0) -> int:
         """A header block has come, in ``data`` up to ``at``.
 
-        Gives up to where that is read then: small messages often come as a whole, and cost less so.
+        Gives up to where that is read then: small messages often come as a whole, and cost less so. A
+        request without its end waits for what else was read.
         """
         section = self.decoder.known.get(block) or self.decoder.read(block)
+        if self._waiting and number in self._waiting:
+            self.opened(number, self._waiting.pop(number), False)
         stream = self.streams.get(number)
         if stream is not None:
             if stream.peer_ended:
@@ -156,22 +171,36 @@ class Connection(Control):
             self._headers_of_none(number)
         else:
             self.last = number
-            if len(self.streams) >= self._concurrent:
+            if len(self.streams) + len(self._waiting) >= self._concurrent:
                 self.patience.noise(self.now())
                 self.refuse(number)
-            elif ended:
-                self.opened(number, section, True)
+            elif ended or at == len(data):
+                self.opened(number, section, bool(ended))
             else:
-                end, ended = self._data_behind(data, at, number)
-                if end and ended:
-                    self._came(end - at - 9)
-                    self.opened(number, section, False, data[at + 9 : end])
-                    return end
-                self.opened(number, section, False)
+                self._waiting[number] = section
         return at
 
+    def _first_data(self, data: bytes, begin: int, end: int, flags: int, number: int) -> None:
+        """DATA of a request whose head has come with the same read: often all that there is."""
+        section = self._waiting.pop(number)
+        if flags == END_STREAM and end > begin:
+            self._came(end - begin)
+            self.opened(number, section, False, data[begin:end])
+        else:
+            self.opened(number, section, False)
+            self._data(data, begin, end, flags, number)
+
+    def _open_waiting(self) -> None:
+        """Nothing more of these requests has come with their heads."""
+        waiting, self._waiting = self._waiting, {}
+        for number, section in waiting.items():
+            try:
+                self.opened(number, section, False)
+            except Exception as error:
+                self.failed(number, error)
+
     def _data_behind(self, data: bytes, at: int, number: int) -> tuple[int, int]:
-        """Where a usual frame with DATA of this stream ends that begins here, or 0; and if it is the last."""
+        """Where a usual frame with DATA of this stream ends that begins here, or 0; with its END_STREAM."""
         if len(data) - at < 10:
             return 0, 0
         high, low, kind, flags, of = _unpack(data, at)

@@ -6,6 +6,9 @@ the key under which it is kept, with what its reader made of it (`Section.made`)
 are the same isn't enough: size to 0 and back, insert, and the same index means another entry. It is bounded
 in bytes. So equal heads, which most are after the first few, cost one look into a dictionary.
 
+Clients don't have a path indexed, since each is another one. So what follows the first such field of a block
+is kept likewise, as a section of its own (`Section.tail`): it is mostly the same for all paths.
+
 Floor: within `pylb.http2` above fields and the Huffman code. Knows nothing of frames.
 """
 
@@ -20,6 +23,7 @@ from pylb.http2.fields import STATIC, Field, field
 TABLE_BYTES = 4096
 """Of the table, as peers assume it (RFC 9113 §6.5.2); pylb says nothing else."""
 _KNOWN_BYTES = 24576  # of blocks, and what they mean, that a connection keeps
+_TAILS_BYTES = 8192  # likewise of the ends of blocks
 _STRINGS_BYTES = 1 << 20  # of decoded strings that a process keeps
 _LONGEST_KEPT = 1024
 _BOMB = 16  # so many times the most that a section may have is no mistake
@@ -71,11 +75,13 @@ def integer(block: bytes, at: int, prefix: int) -> tuple[int, int]:
 class Section:
     """The fields of a header block, and what was made of them."""
 
-    __slots__ = ("fields", "made")
+    __slots__ = ("fields", "made", "tail")
 
-    def __init__(self, fields: list[Field] | None) -> None:
+    def __init__(self, fields: list[Field] | None, tail: Section | None = None) -> None:
         self.fields = fields
         """None where they are more than a section may have."""
+        self.tail = tail
+        """The last of the fields, if they have ended other blocks, too; not those that differ."""
         self.made: dict[object, Any] = {}
         """Whoever reads sections keeps here what it has made of this one; under what is its own affair."""
 
@@ -88,7 +94,7 @@ class Decoder:
             table stays right, and given up.
     """
 
-    __slots__ = ("_table", "_size", "_most_size", "most", "known", "_known_bytes", "_same")
+    __slots__ = ("_table", "_size", "_most_size", "most", "known", "_known_bytes", "_same", "_tails")
 
     def __init__(self, most: int) -> None:
         self._table: list[Field] = []  # the newest one last
@@ -99,6 +105,8 @@ class Decoder:
         """Blocks that say the same again; emptied with each change of the table."""
         self._known_bytes = 0
         self._same = False  # whether the block that is read would say the same again
+        # What follows the first field that isn't to be indexed, with its size; emptied likewise.
+        self._tails: dict[bytes, tuple[Section, int]] = {}
 
     def read(self, block: bytes) -> Section:
         """The section that a block encodes. Every block must be read, whatever is done with it.
@@ -126,6 +134,8 @@ class Decoder:
         at = 0
         end = len(block)
         total = 0
+        cut = before = 0  # where the tail begins, and the size of what is before
+        tail: Section | None = None
         while at < end:
             byte = block[at]
             at += 1
@@ -176,7 +186,17 @@ class Decoder:
                 add(one)
             elif total > _BOMB * self.most:
                 raise Fault(Code.ENHANCE_YOUR_CALM, "a header section out of all proportion")
-        section = Section(fields if total <= self.most else None)
+            if byte < 0x20 and not cut and self._same:
+                found = self._tails.get(block[at:])
+                if found is not None and total + found[1] <= self.most:
+                    tail, size = found
+                    fields += tail.fields  # type: ignore[arg-type]  # what is kept has some
+                    total += size
+                    break
+                cut, before, count = at, total, len(fields)
+        section = Section(fields if total <= self.most else None, tail)
+        if cut and self._same and total <= self.most:
+            self._keep_tail(block[cut:], fields[count:], total - before)
         if self._same and total <= self.most:
             size = len(block) + 3 * total + 400  # with what is made of it
             self._known_bytes += size
@@ -185,6 +205,15 @@ class Decoder:
                 self._known_bytes = size
             self.known[block] = section
         return section
+
+    def _keep_tail(self, block: bytes, fields: list[Field], total: int) -> None:
+        tails = self._tails
+        size = len(block) + 3 * total + 400
+        if size > _TAILS_BYTES:
+            return
+        if (len(tails) + 1) * size > _TAILS_BYTES:
+            tails.clear()
+        tails[block] = Section(fields), total
 
     @staticmethod
     def _text(block: bytes, at: int, end: int) -> tuple[bytes, int]:
@@ -227,3 +256,5 @@ class Decoder:
         if self.known:
             self.known.clear()
             self._known_bytes = 0
+        if self._tails:
+            self._tails.clear()

@@ -74,23 +74,24 @@ def field(name: bytes, value: bytes) -> bytes:
 class _Kept:
     """What was made of bytes, kept for when they come again."""
 
-    __slots__ = ("_known", "_make", "_bytes", "_most")
+    __slots__ = ("known", "_make", "_bytes", "_most")
 
     def __init__(self, make: Callable[[bytes], bytes], most: int) -> None:
-        self._known: dict[bytes, bytes] = {}
+        self.known: dict[bytes, bytes] = {}
+        """Whoever is in a hurry looks here first."""
         self._make = make
         self._bytes = 0
         self._most = most
 
     def __call__(self, key: bytes) -> bytes:
-        made = self._known.get(key)
+        made = self.known.get(key)
         if made is None:
             made = self._make(key)
             self._bytes += len(key) + len(made) + 150
             if self._bytes > self._most:
-                self._known.clear()
+                self.known.clear()
                 self._bytes = len(key) + len(made) + 150
-            self._known[key] = made
+            self.known[key] = made
         return made
 
 

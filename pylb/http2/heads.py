@@ -4,7 +4,7 @@ Inside pylb a head is HTTP/1.1: whatever a peer says in HTTP/2 is first written 
 through the same strict readers as everything else, so that there is one set of rules. Only what those readers
 couldn't see is judged here: pseudo fields, fields of a connection, names and values that don't fit in a line.
 
-Floor: within `pylb.http2` above fields; knows nothing of frames and connections.
+Floor: within `pylb.http2` above the sections that are read; knows nothing of frames and connections.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pylb.http.chunked import no_trailer
 from pylb.http.errors import Refused
 from pylb.http.requestline import same_host
+from pylb.http2.decode import Section
 from pylb.http2.fields import Field, Kind
 
 _MEANING, _PSEUDO, _BAD = int(Kind.MEANING), int(Kind.PSEUDO), int(Kind.BAD)
@@ -24,6 +25,9 @@ class Malformed(Refused):
 
     def __init__(self, reason: str = "syntax") -> None:
         super().__init__(400, reason)
+
+
+_OF_A_REQUEST = {b":method", b":scheme", b":path", b":authority"}
 
 
 def _pseudo(fields: Sequence[Field]) -> tuple[dict[bytes, bytes], int]:
@@ -106,6 +110,51 @@ def request_head(fields: Sequence[Field], ended: bool, websocket_key: bytes = b"
     if cookies:
         lines.append(b"Cookie: %b\r\n" % b"; ".join(cookies))
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, authority, b"".join(lines))
+
+
+_REST = "rest of a usual request"
+
+
+def usual_head(section: Section) -> bytes | None:
+    """`request_head` of a request without a body, from a section with a tail; None where it isn't usual."""
+    fields, tail = section.fields, section.tail
+    if fields is None or tail is None or not tail.fields:
+        return None
+    rest = tail.made.get(_REST)
+    if rest is None:
+        rest = tail.made[_REST] = _rest(tail.fields)
+    named, lines = rest
+    pseudo = dict(named)
+    begin = len(fields) - len(tail.fields)
+    for kind, name, value, _, _ in fields[:begin]:
+        if kind != _PSEUDO:
+            return None
+        pseudo[name] = value
+    if lines is None or len(pseudo) != len(named) + begin or pseudo.keys() != _OF_A_REQUEST:
+        return None
+    method, path, authority = pseudo[b":method"], pseudo[b":path"], pseudo[b":authority"]
+    if path[:1] != b"/" or b" " in path or b" " in method or not method or method == b"CONNECT":
+        return None
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, path, authority, lines)
+
+
+def _rest(fields: Sequence[Field]) -> tuple[dict[bytes, bytes], bytes | None]:
+    """The pseudo fields and the lines of the fields of a tail; no lines where it isn't a usual one."""
+    named: dict[bytes, bytes] = {}
+    lines: list[bytes] = []
+    cookies: list[bytes] = []
+    for kind, name, value, line, _ in fields:
+        if kind == _PSEUDO and not (lines or cookies or name in named):
+            named[name] = value
+        elif not kind:
+            lines.append(line)
+        elif name == b"cookie" and kind == _MEANING:
+            cookies.append(value)
+        else:
+            return {}, None
+    if cookies:
+        lines.append(b"Cookie: %b\r\n" % b"; ".join(cookies))
+    return named, b"".join(lines)
 
 
 def response_head(fields: Sequence[Field], ended: bool) -> bytes:

@@ -16,7 +16,7 @@ import os
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
+from typing import Any, Protocol
 
 from pylb import latency
 from pylb.config.logtarget import Target
@@ -80,6 +80,13 @@ class ClientConnection(ABC):
     @abstractmethod
     def drain(self) -> None:
         """The worker leaves: `recall`, and if nothing comes, end."""
+
+
+class Flushed(Protocol):
+    """A connection that gathers what it writes."""
+
+    def flush(self) -> None:
+        """Write it. Raises nothing."""
 
 
 class ServerConnection(ABC):
@@ -183,6 +190,18 @@ class Core:
         self.free_a_descriptor: Callable[[], None] = lambda: None
         """Close an idle connection to a server, if there is one."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._to_flush: list[Flushed] = []
+
+    def flush_soon(self, connection: Flushed) -> None:
+        """Have a connection write what it has gathered, at the end of this turn of the loop."""
+        if not self._to_flush:
+            self.loop.call_soon(self._flush)
+        self._to_flush.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
 
     # Limits
 

@@ -36,7 +36,7 @@ from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
-from pylb.worker.client.http2stream import Http2Stream, Streams
+from pylb.worker.client.http2stream import SPARE, Http2Stream, Streams
 from pylb.worker.client.lingering import Lingering
 from pylb.worker.core import Core
 from pylb.worker.facts import Client
@@ -232,7 +232,6 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
             self._of(stream, stream.update)
         self.flush()
 
-    @guarded
     def data_received(self, data: bytes) -> None:
         self.core.counters[_BYTES_IN] += len(data)
         if self.over:
@@ -244,6 +243,8 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
             self.receive(data)
         except Fault as fault:
             self._refuse(fault)
+        except Exception as error:  # as `guarded` does
+            self.crashed(error)
 
     def _of(self, stream: Http2Stream, do: Callable[..., None], *arguments: object) -> None:
         """Call a stream's method; an error there costs that stream alone."""
@@ -265,6 +266,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         # What is a stream's is that stream's error, all else the connection's.
         (self.streams.get(number) or self).crashed(error)
 
+    @guarded
     def _refuse(self, fault: Fault) -> None:
         """The client has broken a rule of the connection: say so, and read no more."""
         self.core.count_refusal(Refused(400, "http2"))
@@ -324,7 +326,7 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
 
     def soon(self) -> None:
         if not self._flushing:
-            self.core.loop.call_soon(self.flush)
+            self.core.flush_soon(self)
             self._flushing = True
 
     @guarded
@@ -340,12 +342,30 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
             self.core.counters[_BYTES_OUT] += len(data)
             self.transport.write(data)
 
+    def answered(self, stream: Http2Stream) -> None:
+        number = stream.number
+        streams = self.streams
+        del streams[number]
+        self._closed.append(number)
+        if len(self.spare) < SPARE:
+            self.spare.append(stream)
+        if not self._flushing:
+            self.soon()
+        if not streams or self._due != math.inf or self.core.recalls.open:
+            self._fewer()
+
     def forget(self, stream: Stream, reset: bool) -> None:
         known = self.streams.get(stream.number) is stream
         super().forget(stream, reset)
-        if not known or self.closed or self.over:
+        if known:
+            self._fewer()
+
+    def _fewer(self) -> None:
+        """A stream is over: perhaps the connection is so, too."""
+        if self.closed or self.over:
             return
         if not self.streams:
+            del self.spare[SPARE // 4 :]
             now = self._idle_since = self.core.now
             if self.leaving or now - self._announced > GRACE:
                 if not self.leaving:

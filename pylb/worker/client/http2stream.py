@@ -14,10 +14,13 @@ from functools import partial
 from pylb.http.errors import Refused
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
+from pylb.http2 import frames
 from pylb.http2.codes import Code
 from pylb.http2.decode import Section
 from pylb.http2.encode import response_block, trailers_block, tunnel_block
-from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines
+from pylb.http2.flood import ANSWERS
+from pylb.http2.frames import FRAME_BYTES
+from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines, usual_head
 from pylb.http2.stream import Stream, Wire
 from pylb.scoreboard import Field
 from pylb.worker.core import Core
@@ -36,8 +39,9 @@ LINGER = 5.0
 """Seconds in which a client that was answered may still send the rest of its request; it is dropped."""
 LINGER_BYTES = 4 * 1024 * 1024
 """How much of it, at most."""
-SPARE = 32
-"""Streams that a connection keeps to use them again."""
+SPARE = 100
+"""Streams that a connection keeps to use them again; a quarter of it while none is open."""
+_header = frames.HEADER.pack
 
 
 class Streams(Wire):
@@ -59,6 +63,10 @@ class Streams(Wire):
     def now(self) -> float:
         """The time in seconds."""
 
+    @abstractmethod
+    def answered(self, stream: Http2Stream) -> None:
+        """A stream is over, in the usual way; it serves again."""
+
 
 class Http2Stream(Stream, ClientSide, Pipe):
     """One request of an HTTP/2 connection; when that is over, the same object serves for another one."""
@@ -69,6 +77,8 @@ class Http2Stream(Stream, ClientSide, Pipe):
         *("upgrading", "chunked", "length", "came", "body_done", "request_trailers", "_bad", "_dropped"),
         # of the response
         *("_full", "tunnelled", "_listener", "_early", "_stopped"),
+        # of both
+        *("bare", "plain"),
     )
 
     def __init__(self, connection: Streams) -> None:
@@ -76,10 +86,19 @@ class Http2Stream(Stream, ClientSide, Pipe):
         self.core = connection.core
         self.facts = connection.facts
         self._reader: RequestHead | None = None
+        self.plain = False
+        """Whether it has served for a request without a body, with a response that went out as a whole."""
         super().__init__(connection)
 
     def begin(self, number: int) -> None:
+        if self.plain:  # so nothing else has changed, but what `ask` sets
+            self.number = number
+            self.window = self.wire.first_window
+            self.born = self.core.now
+            self.whole = self.ended = self.closed = self.plain = False
+            return
         super().begin(number)
+        self.bare = False  # a request without a body, and none for another protocol
         self.born = self.core.now
         self.closed = False
         self.exchange: Exchange | None = None
@@ -107,7 +126,7 @@ class Http2Stream(Stream, ClientSide, Pipe):
         bind = connection.bind
         exchange = self.exchange = begin(self.core, self.facts, bind.frontend)
         exchange.client = self  # from here on, whatever happens, the client is to be answered
-        self.body_done = ended
+        self.body_done = self.bare = ended
         self.peer_ended = ended or bool(body)
         head = self._reader
         if head is None:
@@ -115,11 +134,15 @@ class Http2Stream(Stream, ClientSide, Pipe):
         connect = False
         try:
             raw = section.made.get(ended)
+            if raw is None and ended and section.tail is not None:
+                raw = section.made[ended] = usual_head(section)
             if raw is None:
                 fields = section.fields
                 if fields is None:
                     raise Refused(431, "header_bytes")
                 connect = is_connect(fields)
+                if connect:
+                    self.bare = False
                 key = base64.b64encode(os.urandom(16)) if connect else b""
                 raw = request_head(fields, ended, key)
                 if not connect:
@@ -296,8 +319,33 @@ class Http2Stream(Stream, ClientSide, Pipe):
         if self.closed:
             return
         piece = contents(buffer, spans) if spans is not None else buffer[at:] if at else buffer
-        block = response_block(head.out)
+        block = response_block.known.get(head.out) or response_block(head.out)
         if end:
+            if self.bare:
+                connection = self.connection
+                size = len(piece)
+                if (
+                    size <= FRAME_BYTES
+                    and size <= self.window
+                    and size <= connection.window
+                    and len(block) <= FRAME_BYTES
+                    and not (connection.write_paused or connection.block_prefix or self._full or self._bad)
+                ):
+                    # The usual, in one step: `send_message`, and all that follows from the end of both sides.
+                    number = self.number
+                    patience = connection.patience
+                    if size:
+                        connection.window -= size
+                        connection.out += (_header(0, len(block), 1, 4, number), block)
+                        connection.out += (_header(0, size, 0, 1, number), piece)
+                        patience.answers += ANSWERS + (size >> 10)
+                    else:
+                        connection.out += (_header(0, len(block), 1, 5, number), block)
+                    patience.good += 1
+                    self.exchange = None
+                    self.whole = self.ended = self.closed = self.plain = True
+                    connection.answered(self)
+                    return
             self._let_go()
             self.send_message(block, piece)
         else:

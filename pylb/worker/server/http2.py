@@ -22,7 +22,7 @@ from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import guarded
 from pylb.worker.pool import Shared
-from pylb.worker.server.http2stream import Http2ServerStream, Streams
+from pylb.worker.server.http2stream import SPARE, Http2ServerStream, Streams
 from pylb.worker.server.http2tunnel import Http2ServerTunnel
 from pylb.worker.sides import ServerSide
 
@@ -58,7 +58,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self._quiet = core.timeouts.http2_ping or math.inf  # seconds of silence before one
         self._begun = 0.0  # when there was a stream again, after there was none; followed only with pings
         self._flushing = False
-        self._waiting: asyncio.Future[None] | None = None  # for the first SETTINGS
+        self._awaited: asyncio.Future[None] | None = None  # for the first SETTINGS
 
     @property
     def free(self) -> bool:
@@ -72,9 +72,9 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     async def tunnel(self, seconds: float) -> ServerSide | None:
         if not self._met and not self.closed:
-            if self._waiting is None:
-                self._waiting = self.core.loop.create_future()
-            await asyncio.wait((self._waiting,), timeout=seconds)
+            if self._awaited is None:
+                self._awaited = self.core.loop.create_future()
+            await asyncio.wait((self._awaited,), timeout=seconds)
             if not self._met and not self.closed:
                 raise TimeoutError
         if self.closed:
@@ -83,7 +83,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def _settled(self) -> None:
         """Whoever waits for the first SETTINGS need not any more."""
-        waiting, self._waiting = self._waiting, None
+        waiting, self._awaited = self._awaited, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
@@ -130,7 +130,6 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self.pump()
         self.flush()
 
-    @guarded
     def data_received(self, data: bytes) -> None:
         if self.over:
             return  # it closes; what still comes is dropped
@@ -138,10 +137,17 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         try:
             self.receive(data)
         except Fault as fault:
-            self.server.failed(self.core, "http2", f"broke the rules of HTTP/2: {fault}")
-            self.out.append(frames.goaway(0, fault.code))
-            self.flush()
-            self.transport.close()
+            self._broken(fault)
+        except Exception as error:  # as `guarded` does
+            self.crashed(error)
+
+    @guarded
+    def _broken(self, fault: Fault) -> None:
+        """The server has broken a rule of the connection."""
+        self.server.failed(self.core, "http2", f"broke the rules of HTTP/2: {fault}")
+        self.out.append(frames.goaway(0, fault.code))
+        self.flush()
+        self.transport.close()
 
     # From the protocol
 
@@ -204,7 +210,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def soon(self) -> None:
         if not self._flushing:
-            self.core.loop.call_soon(self.flush)
+            self.core.flush_soon(self)
             self._flushing = True
 
     @guarded
@@ -235,6 +241,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
     def forget(self, stream: Stream, reset: bool) -> None:
         super().forget(stream, reset)
         if not self.streams:
+            del self.spare[SPARE // 4 :]
             self.idle_until = self.core.now + self.core.timeouts.server_idle
             if self.leaving and not self.closed and not self.over:
                 self.flush()

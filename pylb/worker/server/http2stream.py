@@ -21,8 +21,8 @@ from pylb.worker.sides import FromServer, Pipe, ServerSide, Spans, Trailers, con
 
 QUEUE = 128 * 1024
 """Bytes of a request that wait for the server's window before the client is paused."""
-SPARE = 32
-"""Streams that a connection keeps to use them again."""
+SPARE = 100
+"""Streams that a connection keeps to use them again; a quarter of it while none is open."""
 
 
 class Streams(Wire):
