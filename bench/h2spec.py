@@ -1,4 +1,4 @@
-"""``python -m bench.h2spec``: what h2spec finds at pylb, HAProxy and nginx, over TLS, before one server.
+"""``python -m bench.h2spec``: what h2spec finds at pylb, HAProxy and nginx, over TLS before the same server.
 
 h2spec (github.com/summerwind/h2spec) tries RFC 9113's and RFC 7541's rules one by one. It is built from its
 source with Debian's packages, offline: ``golang-go golang-golang-x-net-dev golang-github-fatih-color-dev

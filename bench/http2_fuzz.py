@@ -121,11 +121,17 @@ def read(data: bytes, source: random.Random | None = None) -> tuple[list[tuple[A
 
 
 def _plain(notes: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """By stream: in which order requests begin that one read has brought is pylb's own affair."""
     found: list[tuple[Any, ...]] = []
     for number, what, *rest in notes:
         if what in ("section", "data"):
             found.append((number, rest[0]))
-    return found
+    return by_stream(found)
+
+
+def by_stream(found: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """What has come, the streams one after the other."""
+    return sorted(found, key=lambda one: int(one[0]))
 
 
 def expected_of(data: bytes) -> tuple[list[tuple[Any, ...]], bool]:
@@ -149,7 +155,7 @@ def expected_of(data: bytes) -> tuple[list[tuple[Any, ...]], bool]:
         return [], True
     except Exception:  # an error of its own
         return [], True
-    return found, False
+    return by_stream(found), False
 
 
 def check_frames(source: random.Random) -> None:

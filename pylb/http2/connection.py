@@ -67,6 +67,8 @@ class Connection(Control):
             high, low, kind, flags, number = _unpack(data, at)
             length = high << 16 | low
             if length > FRAME_BYTES:
+                if self._waiting:
+                    self._open_waiting()
                 raise Fault(Code.FRAME_SIZE_ERROR, "a frame that is too long")
             begin = at + 9
             if begin + length > size:
@@ -97,6 +99,8 @@ class Connection(Control):
                     else:
                         self.patience.noise(self.now())  # §4.1: unknown ones are passed over
             except Fault:
+                if self._waiting:
+                    self._open_waiting()  # they had come before
                 self.over = True
                 raise
             except Exception as error:

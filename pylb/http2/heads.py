@@ -4,7 +4,7 @@ Inside pylb a head is HTTP/1.1: whatever a peer says in HTTP/2 is first written 
 through the same strict readers as everything else, so that there is one set of rules. Only what those readers
 couldn't see is judged here: pseudo fields, fields of a connection, names and values that don't fit in a line.
 
-Floor: within `pylb.http2` above fields; knows nothing of frames and connections.
+Floor: within `pylb.http2` above the sections that are read; knows nothing of frames and connections.
 """
 
 from __future__ import annotations

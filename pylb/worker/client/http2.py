@@ -326,8 +326,8 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
 
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.flush_soon(self)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:

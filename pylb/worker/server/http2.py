@@ -58,7 +58,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
         self._quiet = core.timeouts.http2_ping or math.inf  # seconds of silence before one
         self._begun = 0.0  # when there was a stream again, after there was none; followed only with pings
         self._flushing = False
-        self._settling: asyncio.Future[None] | None = None  # for the first SETTINGS
+        self._awaited: asyncio.Future[None] | None = None  # for the first SETTINGS
 
     @property
     def free(self) -> bool:
@@ -72,9 +72,9 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     async def tunnel(self, seconds: float) -> ServerSide | None:
         if not self._met and not self.closed:
-            if self._settling is None:
-                self._settling = self.core.loop.create_future()
-            await asyncio.wait((self._settling,), timeout=seconds)
+            if self._awaited is None:
+                self._awaited = self.core.loop.create_future()
+            await asyncio.wait((self._awaited,), timeout=seconds)
             if not self._met and not self.closed:
                 raise TimeoutError
         if self.closed:
@@ -83,7 +83,7 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def _settled(self) -> None:
         """Whoever waits for the first SETTINGS need not any more."""
-        waiting, self._settling = self._settling, None
+        waiting, self._awaited = self._awaited, None
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
 
@@ -210,8 +210,8 @@ class Http2ServerConnection(Connection, Streams, core_.ServerConnection, Shared,
 
     def soon(self) -> None:
         if not self._flushing:
-            self._flushing = True
             self.core.flush_soon(self)
+            self._flushing = True
 
     @guarded
     def flush(self) -> None:
