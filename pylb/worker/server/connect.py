@@ -44,9 +44,9 @@ async def connect(core: Core, server: Server, tx: Transaction) -> ServerSide:
 async def _shared(core: Core, server: Server, tx: Transaction) -> ServerSide:
     """A side of a connection that there is, or is being made, or else of a new one."""
     while True:
-        side = server.shared_side()
-        if side is not None:
-            return side
+        for shared in server.shared:
+            if shared.free:
+                return shared.side()
         opening = _opening.get(server)
         if opening is None:
             break
