@@ -156,31 +156,41 @@ class Stream(ABC):
 
     def send_message(self, block: bytes, body: bytes, end: bool = True) -> None:
         """Send head and body, and the end; in one piece where all of it fits."""
+        if self.sent_at_once(block, body, end):
+            if end:
+                self.whole = self.ended = True
+                self.sent_end()
+        elif body:
+            self.send_head(block)
+            self.write(body)
+            if end:
+                self.finish_sending()
+        else:
+            self.send_head(block, end)
+
+    def sent_at_once(self, block: bytes, body: bytes, end: bool) -> bool:
+        """Put head and body, if there is one, into what is written next; False where that may not be done."""
         wire = self.wire
         size = len(body)
         if (
-            not 0 < size <= FRAME_BYTES
+            size > FRAME_BYTES
             or size > self.window
             or size > wire.window
             or wire.write_paused
             or wire.block_prefix
             or len(block) > FRAME_BYTES
         ):
-            self.send_head(block, end and not size)
-            if size:
-                self.write(body)
-                if end:
-                    self.finish_sending()
-            return
+            return False
         number = self.number
-        wire.out += (_BOTH(0, len(block), 1, 4, number), block, _BOTH(0, size, 0, end, number), body)
-        self.window -= size
-        wire.window -= size
-        wire.patience.answers += ANSWERS + (size >> 10)
+        if size:
+            wire.out += (_BOTH(0, len(block), 1, 4, number), block, _BOTH(0, size, 0, end, number), body)
+            self.window -= size
+            wire.window -= size
+            wire.patience.answers += ANSWERS + (size >> 10)
+        else:
+            wire.out += (_BOTH(0, len(block), 1, 5 if end else 4, number), block)
         wire.soon()
-        if end:
-            self.whole = self.ended = True
-            self.sent_end()
+        return True
 
     def write(self, data: bytes) -> None:
         """Send a piece of the body when the peer takes it."""

@@ -114,13 +114,6 @@ class Server:
         self.maxconn = 0
         """How many requests it may have, over all workers; 0 for any number."""
 
-    def shared_side(self) -> ServerSide | None:
-        """A server side on a connection that serves several requests at a time, if one is free."""
-        for shared in self.shared:
-            if shared.free:
-                return shared.side()
-        return None
-
     def failed(self, core: Core, kind: str, why: str) -> None:
         """Log what the server did wrong, once; repetitions of the ``kind`` are counted."""
         if self.observe is not None:

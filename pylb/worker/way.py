@@ -116,7 +116,7 @@ class Way(Deadlines):
                 side.expire()
                 side = pool.take(core.now)
         elif server.shared and tx.head is not None and not tx.head.upgrade:
-            side = server.shared_side()
+            side = next((shared.side() for shared in server.shared if shared.free), None)
         else:
             side = None if tx.fresh else self._unused(server)
         if side is not None:

@@ -36,8 +36,9 @@ from pylb.http2.decode import Section
 from pylb.http2.stream import Stream
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
-from pylb.worker.client.http2stream import SPARE, Http2Stream, Streams
+from pylb.worker.client.http2stream import Http2Stream
 from pylb.worker.client.lingering import Lingering
+from pylb.worker.client.streams import SPARE, Streams
 from pylb.worker.core import Core
 from pylb.worker.facts import Client
 from pylb.worker.frontend import Bind
@@ -347,10 +348,9 @@ class Http2Connection(Connection, Streams, core_.ClientConnection, asyncio.Proto
         streams = self.streams
         del streams[number]
         self._closed.append(number)
+        self.patience.good += 1
         if len(self.spare) < SPARE:
             self.spare.append(stream)
-        if not self._flushing:
-            self.soon()
         if not streams or self._due != math.inf or self.core.recalls.open:
             self._fewer()
 

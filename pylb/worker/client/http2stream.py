@@ -8,25 +8,19 @@ from __future__ import annotations
 import base64
 import math
 import os
-from abc import abstractmethod
 from functools import partial
 
 from pylb.http.errors import Refused
 from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
-from pylb.http2 import frames
 from pylb.http2.codes import Code
 from pylb.http2.decode import Section
 from pylb.http2.encode import response_block, trailers_block, tunnel_block
-from pylb.http2.flood import ANSWERS
-from pylb.http2.frames import FRAME_BYTES
 from pylb.http2.heads import Malformed, is_connect, request_head, trailer_lines, usual_head
-from pylb.http2.stream import Stream, Wire
+from pylb.http2.stream import Stream
 from pylb.scoreboard import Field
-from pylb.worker.core import Core
+from pylb.worker.client.streams import SPARE, Streams
 from pylb.worker.exchange import Exchange, begin
-from pylb.worker.facts import Client
-from pylb.worker.frontend import Bind
 from pylb.worker.guard import hand_back
 from pylb.worker.reasons import Reason
 from pylb.worker.sides import ClientSide, FromPipe, Pipe, Spans, Trailers, contents
@@ -39,33 +33,6 @@ LINGER = 5.0
 """Seconds in which a client that was answered may still send the rest of its request; it is dropped."""
 LINGER_BYTES = 4 * 1024 * 1024
 """How much of it, at most."""
-SPARE = 100
-"""Streams that a connection keeps to use them again; a quarter of it while none is open."""
-_header = frames.HEADER.pack
-
-
-class Streams(Wire):
-    """What a stream asks of its connection."""
-
-    core: Core
-    bind: Bind
-    facts: Client
-    streams: dict[int, Http2Stream]
-    spare: list[Http2Stream]
-    """Streams that are over and serve again."""
-
-    @property
-    @abstractmethod
-    def unsent(self) -> int:
-        """Bytes that were written and that the client has not taken yet."""
-
-    @abstractmethod
-    def now(self) -> float:
-        """The time in seconds."""
-
-    @abstractmethod
-    def answered(self, stream: Http2Stream) -> None:
-        """A stream is over, in the usual way; it serves again."""
 
 
 class Http2Stream(Stream, ClientSide, Pipe):
@@ -325,31 +292,12 @@ class Http2Stream(Stream, ClientSide, Pipe):
         piece = contents(buffer, spans) if spans is not None else buffer[at:] if at else buffer
         block = response_block.known.get(head.out) or response_block(head.out)
         if end:
-            if self.bare:
-                connection = self.connection
-                size = len(piece)
-                if (
-                    size <= FRAME_BYTES
-                    and size <= self.window
-                    and size <= connection.window
-                    and len(block) <= FRAME_BYTES
-                    and not (connection.write_paused or connection.block_prefix or self._full or self._bad)
-                ):
-                    # The usual, in one step: `send_message`, and all that follows from the end of both sides.
-                    number = self.number
-                    patience = connection.patience
-                    if size:
-                        connection.window -= size
-                        connection.out += (_header(0, len(block), 1, 4, number), block)
-                        connection.out += (_header(0, size, 0, 1, number), piece)
-                        patience.answers += ANSWERS + (size >> 10)
-                    else:
-                        connection.out += (_header(0, len(block), 1, 5, number), block)
-                    patience.good += 1
-                    self.exchange = None
-                    self.whole = self.ended = self.closed = self.plain = True
-                    connection.answered(self)
-                    return
+            if self.bare and not (self._full or self._bad) and self.sent_at_once(block, piece, True):
+                # The usual, in one step: all that follows from the end of both sides.
+                self.exchange = None
+                self.whole = self.ended = self.closed = self.plain = True
+                self.connection.answered(self)
+                return
             self._let_go()
             self.send_message(block, piece)
         else:
