@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import random
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
 from pylb.config.address import parse_address
 from pylb.config.model import Config, Server
 from pylb.net.serverlists import Listed
-from pylb.places import Holder, Places, Tally, row_before
+from pylb.places import Holder, Places, Tally, row_before, semaphore
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.servers import Column, Table
 from pylb.supervisor.places import PlaceKeeper
@@ -33,9 +38,29 @@ def _keeper(board: Scoreboard, maxconn: int) -> PlaceKeeper:
     return keeper
 
 
+def _audit(places: Places, place: int, capacity: int) -> int:
+    """Until it can be said; by how many more are free."""
+    while (paid := places.audit(place, capacity)) is None:
+        pass
+    return paid
+
+
 @pytest.fixture
 def places() -> Iterator[Places]:
     yield Places(4, 8, 2)
+
+
+@pytest.mark.parametrize("interpreters", [True, False])
+def test_a_semaphore_is_the_same_to_all_who_know_its_address(interpreters: bool) -> None:
+    shared = mmap.mmap(-1, 64)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(shared))
+    ctypes.CDLL(None).sem_init(ctypes.c_void_p(address), 1, 1)
+    one, other = semaphore(address, interpreters), semaphore(address, not interpreters)
+    assert one.acquire(False) and not other.acquire(False) and other._get_value() == 0
+    one.release()
+    one.release()
+    assert other._get_value() == one._get_value() == 2
+    assert other.acquire(False) and one.acquire(False) and not one.acquire(False)
 
 
 def test_a_place_is_taken_while_one_is_free(places: Places) -> None:
@@ -59,27 +84,90 @@ def test_what_a_worker_held_is_given_back(places: Places) -> None:
     assert other.take(0) and other.take(0) and not other.take(0)
 
 
-def test_a_worker_that_dies_between_two_steps(places: Places) -> None:
-    """It has taken a place, and not noted that; or it has noted that it gives one back, and has not."""
-    places.audit(0, 2)
-    one, other = Holder(places, 0), Holder(places, 1)
-    assert other.take(0)
-    places.sequences[0] += 1
-    taken = Places.semaphores(places, 0)[0]
-    from pylb import places as module
+class _Killed(BaseException):
+    """The worker is gone, at this instruction."""
 
-    assert module._take(taken) == 0  # as `Holder.take` does between two of its lines
-    assert places.audit(0, 2) is None  # while it lives, nobody can know
-    places.retire(0)
-    assert places.audit(0, 2) == 1
-    assert one.take(0) and not one.take(0)
+
+def _stopping(number: int, then: Callable[[], None], step: Callable[[], object]) -> bool:
+    """Run a step of a holder's, and before its so-and-so-many-th instruction something else; whether it has
+    that many."""
+    left = number
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if frame.f_code.co_name not in ("take", "give") or not frame.f_code.co_filename.endswith("places.py"):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left == 0:
+                then()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        step()
+    except _Killed:
+        pass
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+def _about_to(step: str) -> tuple[Places, Callable[[], object], int]:
+    """Of a place for two, where a worker is about to do this, and one that is free or held by another one."""
+    places = Places(2, 1, 1)
+    _audit(places, 0, 2)
+    holder = Holder(places, 0)
+    take, give = holder.ends(0)
+    assert take()
+    if step == "take what isn't free":
+        assert Holder(places, 1).take(0)
+    if step == "give what is owed":
+        assert take()
+        _audit(places, 0, 1)
+        return places, give, 1
+    return places, (take if step.startswith("take") else give), 2
+
+
+@pytest.mark.parametrize(
+    "step", ["take what is free", "take what isn't free", "give", "give what is owed"]
+)
+def test_a_worker_that_is_looked_at_or_dies_at_any_instruction(step: str) -> None:
+    """As long as it lives, no place is made that it may have; when it has died, all that it had are free."""
+    number = 0
+    more = True
+    while more:
+        number += 1
+        for dies in (False, True):
+            places, act, capacity = _about_to(step)
+            others = places.held(0)[1]
+
+            def look(places: Places = places, capacity: int = capacity, dies: bool = dies) -> None:
+                before = places.free[0]
+                for _ in range(3):
+                    assert not places.audit(0, capacity)
+                assert places.free[0] <= before
+                if dies:
+                    raise _Killed
+
+            more = _stopping(number, look, act)
+            if more and dies:
+                places.retire(0)
+            _audit(places, 0, capacity)
+            _audit(places, 0, capacity)
+            held = sum(places.held(0))
+            assert held == others or not (more and dies)
+            assert places.free[0] == capacity - held
+    assert number > 5
 
 
 def test_a_limit_that_falls_and_rises_while_places_are_taken(places: Places) -> None:
     places.audit(0, 4)
     one = Holder(places, 0)
     assert all(one.take(0) for _ in range(4))
-    assert places.audit(0, 2) == 0
+    assert _audit(places, 0, 2) == 0
     one.give(0)
     one.give(0)
     assert not one.take(0)  # two are left, which is the limit
@@ -89,7 +177,7 @@ def test_a_limit_that_falls_and_rises_while_places_are_taken(places: Places) -> 
     assert one.take(0) and not one.take(0)
     for _ in range(3):
         one.give(0)
-    assert places.audit(0, 1) == 0 and places.free[0] == 1
+    assert _audit(places, 0, 1) == 0 and places.free[0] == 1
 
 
 def test_a_limit_that_comes_while_requests_are_there() -> None:
@@ -136,14 +224,16 @@ def test_processes_never_have_more_than_there_are() -> None:
         pid = os.fork()
         if not pid:
             holder = Holder(board.places, row)
-            held = board.places.holders(0)
+            at_it = [board.row(number) for number in range(4)]
             worst = done = 0
             chance = random.Random(row)
             while done < 20_000 or row == 3:
                 if holder.take(0):
-                    worst = max(worst, sum(held))
+                    at_it[row][Field.IN_FLIGHT] = 1
+                    worst = max(worst, sum([cells[Field.IN_FLIGHT] for cells in at_it]))
                     for _ in range(chance.randrange(20)):
                         pass
+                    at_it[row][Field.IN_FLIGHT] = 0
                     holder.give(0)
                     done += 1
                     board.row(row)[Field.REQUESTS] = done
@@ -162,5 +252,6 @@ def test_processes_never_have_more_than_there_are() -> None:
     for row in range(3):
         board.retire(row)
     keeper.look()
-    keeper.tick(0.2)
+    while keeper.tick(0.2):
+        pass
     assert board.places.free[0] == 2

@@ -25,7 +25,6 @@ from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide
 from pylb.worker.transaction import Transaction
 
 NEVER = math.inf
-LIMITED = 2
 _NO_SERVER = frozenset({Reason.NO_SERVER, Reason.BREAKER_OPEN})
 now_ns = time.monotonic_ns
 
@@ -47,9 +46,8 @@ class Ends(FromClient, FromServer):
         self._reset()
 
     def _reset(self) -> None:
-        self.plain: bool | int = True
-        """True while nothing below was changed, but for the server and its deadline; `LIMITED` where it also
-        holds places."""
+        self.plain = True
+        """Whether nothing below was changed, but for the server and its deadline."""
         self.server: ServerSide | None = None
         # Deadlines, on the worker's clock.
         self.client_deadline = NEVER
@@ -87,7 +85,7 @@ class Ends(FromClient, FromServer):
             self.server.abort()
             self.server = None
         if held is not None:
-            held[0].give(held)
+            held()
 
     def _end_state(self, reason: Reason) -> None:
         """Note why and in which state it ends."""

@@ -143,16 +143,14 @@ class Exchange(Way):
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
-            if self.plain is not True:
-                held = tx.held
-                if held is not None:
-                    tx.held = None
-                    held[0].give(held)
-                if not self.plain:
-                    tx.bytes_out = size(buffer, at, spans)
-                    self._over(True)
-                    return
-                self.plain = True
+            held = tx.held
+            if held is not None:
+                tx.held = None
+                held()
+            if not self.plain:
+                tx.bytes_out = size(buffer, at, spans)
+                self._over(True)
+                return
             # `_over` for the usual request, which has changed little that has to be set back.
             core = self.core
             self.client = None
