@@ -288,25 +288,23 @@ Give = Callable[[], None]
 class Holder:
     """One worker's end, of which it has one: takes places and gives them back."""
 
-    __slots__ = ("_places", "_row", "_ends", "_last")
+    __slots__ = ("_places", "_row", "_last")
 
     def __init__(self, places: Places, row: int) -> None:
         self._places = places
         self._row = row
         self._last = places.notes(row).tolist()
-        self._ends: dict[int, tuple[Take, Give]] = {}
 
-    def ends(self, place: int) -> tuple[Take, Give]:
-        """Two functions: one takes a place, and says whether one was free; one gives one back."""
-        found = self._ends.get(place)
-        if found is None:
-            found = self._ends[place] = self._made(place)
-        return found
+    def ends(self, place: int, behind: int, then: Callable[[int], None]) -> tuple[Take, Give]:
+        """Two functions with all that they need at hand, as each request calls both: one takes a place, and
+        says whether one was free; one gives one back.
 
-    def _made(self, place: int) -> tuple[Take, Give]:
-        # Functions with all that they need at hand: each request calls both.
+        Args:
+            behind: a backend's place, by which `Places.waited` says whether somebody waits.
+            then: called, where somebody does, with the place that was given back.
+        """
         places, last = self._places, self._last
-        notes, owing = places.notes(self._row), places.owed
+        notes, owing, waited = places.notes(self._row), places.owed, places.waited
         free, owed = places.semaphores(place)
         acquire, release, pay = free.acquire, free.release, owed.acquire
 
@@ -321,16 +319,10 @@ class Holder:
             if not owing[place] or not pay(False):
                 release()
             notes[place] = last[place] = last[place] + _GIVES
+            if waited[behind]:
+                then(place)
 
         return take, give
-
-    def take(self, place: int) -> bool:
-        """Take a place, if one is free."""
-        return self.ends(place)[0]()
-
-    def give(self, place: int) -> None:
-        """Give one back."""
-        self.ends(place)[1]()
 
 
 def row_before(first: Sequence[int], rank: int) -> int:

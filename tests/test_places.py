@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -45,6 +46,20 @@ def _audit(places: Places, place: int, capacity: int) -> int:
     return paid
 
 
+class _Worker:
+    """Takes places and gives them back."""
+
+    def __init__(self, places: Places, row: int) -> None:
+        holder = Holder(places, row)
+        self._ends = [holder.ends(place, 0, lambda _: None) for place in range(4)]
+
+    def take(self, place: int) -> bool:
+        return self._ends[place][0]()
+
+    def give(self, place: int) -> None:
+        self._ends[place][1]()
+
+
 @pytest.fixture
 def places() -> Iterator[Places]:
     yield Places(4, 8, 2)
@@ -65,7 +80,7 @@ def test_a_semaphore_is_the_same_to_all_who_know_its_address(interpreters: bool)
 
 def test_a_place_is_taken_while_one_is_free(places: Places) -> None:
     assert places.audit(3, 2) == 2
-    one, other = Holder(places, 0), Holder(places, 1)
+    one, other = _Worker(places, 0), _Worker(places, 1)
     assert one.take(3) and other.take(3)
     assert not one.take(3) and not other.take(3)
     assert not one.take(2)  # another one's
@@ -76,7 +91,7 @@ def test_a_place_is_taken_while_one_is_free(places: Places) -> None:
 
 def test_what_a_worker_held_is_given_back(places: Places) -> None:
     places.audit(0, 3)
-    one, other = Holder(places, 0), Holder(places, 1)
+    one, other = _Worker(places, 0), _Worker(places, 1)
     assert one.take(0) and one.take(0) and other.take(0)
     assert places.audit(0, 3) == 0
     places.retire(0)
@@ -117,13 +132,13 @@ def _stopping(number: int, then: Callable[[], None], step: Callable[[], object])
 
 def _about_to(step: str) -> tuple[Places, Callable[[], object], int]:
     """Of a place for two, where a worker is about to do this, and one that is free or held by another one."""
-    places = Places(2, 1, 1)
+    places = Places(2, 4, 1)
     _audit(places, 0, 2)
-    holder = Holder(places, 0)
-    take, give = holder.ends(0)
+    holder = _Worker(places, 0)
+    take, give = partial(holder.take, 0), partial(holder.give, 0)
     assert take()
     if step == "take what isn't free":
-        assert Holder(places, 1).take(0)
+        assert _Worker(places, 1).take(0)
     if step == "give what is owed":
         assert take()
         _audit(places, 0, 1)
@@ -165,7 +180,7 @@ def test_a_worker_that_is_looked_at_or_dies_at_any_instruction(step: str) -> Non
 
 def test_a_limit_that_falls_and_rises_while_places_are_taken(places: Places) -> None:
     places.audit(0, 4)
-    one = Holder(places, 0)
+    one = _Worker(places, 0)
     assert all(one.take(0) for _ in range(4))
     assert _audit(places, 0, 2) == 0
     one.give(0)
@@ -190,7 +205,7 @@ def test_a_limit_that_comes_while_requests_are_there() -> None:
     Table(board).supervisor_set(Column.MAXCONN, 0, 3)
     keeper.follow(1, _CONFIG)
     assert not keeper.tick(0.1)
-    holder = Holder(board.places, 0)
+    holder = _Worker(board.places, 0)
     assert holder.take(0) and not holder.take(0)
     active[0] = 1 + 1  # one of the old ones is over; one place is held
     keeper.tick(1.2)
@@ -223,7 +238,7 @@ def test_processes_never_have_more_than_there_are() -> None:
         board.row(row)[Field.STATE] = State.SERVING
         pid = os.fork()
         if not pid:
-            holder = Holder(board.places, row)
+            holder = _Worker(board.places, row)
             at_it = [board.row(number) for number in range(4)]
             worst = done = 0
             chance = random.Random(row)

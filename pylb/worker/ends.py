@@ -185,7 +185,7 @@ class Ends(FromClient, FromServer):
             answer = page(tx, answer.head.status, True) or answer
         tx.own = True
         head = answer.head
-        for phase in tx.frontend.on_response:
+        for phase in tx.frontend.on_response or ():
             head = phase(tx, head)
         tx.answered_ns = now_ns()
         tx.response = head

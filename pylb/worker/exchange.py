@@ -120,14 +120,16 @@ class Exchange(Way):
             return
         tx = self.tx
         tx.answered_ns = now_ns()
-        phases = tx.frontend.on_response
-        if phases:
-            instead = tx.frontend.instead
-            if instead is not None and instead(tx, head.status, self.body is None or self.body.whole):
+        frontend = tx.frontend
+        phases = frontend.on_response
+        if phases is not None:
+            status = head.status
+            again = status in frontend.again
+            if again and frontend.instead(tx, status, self.body is None or self.body.whole):
                 self._instead(end)
                 return
-            page = tx.frontend.page
-            if page is not None and (answer := page(tx, head.status, False)) is not None:
+            page = frontend.page
+            if page is not None and (answer := page(tx, status, False)) is not None:
                 self._in_place_of_the_server(answer, end)
                 return
             for phase in phases:
@@ -208,7 +210,7 @@ class Exchange(Way):
         if tx.server is not None and tx.server.outcomes is not None:
             tx.server.outcomes.good += 1
         if tx.head is not None:  # it is HTTP's: the client may be told which server to keep to
-            for phase in tx.frontend.on_response:
+            for phase in tx.frontend.on_response or ():
                 head = phase(tx, head)
         tx.response = head
         near = client.tunnel(head)

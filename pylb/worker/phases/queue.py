@@ -218,19 +218,13 @@ class Gate:
 
     def _door(self, place: int) -> tuple[Take, Give] | None:
         """How requests take a server's place (-1: it has none), and the backend's, and give them back."""
-        pump, waited, own = self.pump, self._waited, self._place
-        if place < 0 and not self._bound:
-            return None
-        take, give_one = self.holder.ends(place if place >= 0 else own)
-        if place < 0 or not self._bound:
-
-            def give() -> None:
-                give_one()
-                if waited[own]:
-                    pump(place)
-
+        own, ends = self._place, self.holder.ends
+        if place < 0:
+            return ends(own, own, lambda _: self.pump()) if self._bound else None
+        take, give = ends(place, own, self.pump)
+        if not self._bound:
             return take, give
-        take_own, give_own = self.holder.ends(own)
+        take_own, give_own = ends(own, own, lambda _: None)
 
         def take_both() -> bool:
             if take_own():
@@ -240,10 +234,8 @@ class Gate:
             return False
 
         def give_both() -> None:
-            give_one()
             give_own()
-            if waited[own]:
-                pump(place)
+            give()
 
         return take_both, give_both
 
