@@ -21,7 +21,9 @@ from pylb.net.serverlists import Listed
 from pylb.places import Holder, Places, Tally, row_before, semaphore
 from pylb.scoreboard import Field, Scoreboard, ServerField, State
 from pylb.servers import Column, Table
+from pylb.supervisor.indices import NoRoom, backends_for, room_for
 from pylb.supervisor.places import PlaceKeeper
+from pylb.supervisor.servers import Servers
 
 _CONFIG = Config.model_validate(
     {
@@ -226,6 +228,28 @@ def test_a_queues_figures_outlive_its_worker(places: Places) -> None:
     assert sum(places.tallies(1, Tally.LENGTH)) == 0
     assert sum(places.tallies(1, Tally.QUEUED)) == 5
     assert places.tally(0, 2)[Tally.QUEUED] == 0
+
+
+def _bounded(count: int) -> Config:
+    backends = [{"name": f"b{number}", "server": ["127.0.0.1:1"], "maxconn": 1} for number in range(count)]
+    frontend = {"name": "f", "bind": "127.0.0.1:80", "backend": "b0"}
+    return Config.model_validate({"frontend": [frontend], "backend": backends})
+
+
+def test_no_two_backends_have_the_same_places_however_many_there_are() -> None:
+    """Those that have a limit go first, and the room grows with the configuration."""
+    board = Scoreboard(1, backends=2)
+    board.add_backends(["a", "b", "c"], [], {"c"})
+    assert board.backends.keys() == {"a", "c"}
+    with pytest.raises(OverflowError):
+        board.add_backends(["a", "c", "d"], [], {"d"})
+    assert board.backends.keys() == {"a", "c"}
+    many = _bounded(300)
+    board = Scoreboard(1, room_for(many), backends=backends_for(many))
+    Servers(board, many)
+    assert len(set(board.backends.values())) == 300
+    with pytest.raises(NoRoom, match="900 backends"):
+        Servers(board, _bounded(901))
 
 
 def test_processes_never_have_more_than_there_are() -> None:

@@ -24,6 +24,7 @@ from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.phases.account import account
 from pylb.worker.phases.retry import kept
+from pylb.worker.pieces import PIECE
 from pylb.worker.sides import ClientSide, Spans, Trailers, size
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
@@ -104,6 +105,7 @@ class Exchange(Way):
         if self.server is not None:
             self.server_deadline = NEVER
             self.server.pause()
+            self.server.read_pieces()
 
     def client_ready(self) -> None:
         self.client_stuck = False
@@ -174,6 +176,8 @@ class Exchange(Way):
             tx.response = head
             tx.bytes_out = size(buffer, at, spans)
             client.respond(head, buffer, at, False, spans)
+            if len(buffer) >= PIECE:
+                self._pace()
 
     def interim(self, head: ResponseHead) -> None:
         if self.client is not None:
@@ -187,6 +191,13 @@ class Exchange(Way):
                 self.server_deadline = self.core.now + self.tx.timeouts.server
             self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
+            if len(buffer) >= PIECE:
+                self._pace()
+
+    def _pace(self) -> None:
+        """Read less at a time for a client that lags: what was read and isn't taken is in memory."""
+        if self.client is not None and self.server is not None and self.client.lags:
+            self.server.read_pieces()
 
     def response_end(self, trailers: Trailers = ()) -> None:
         client = self.client

@@ -25,7 +25,7 @@ from pylb.http.errors import Answer
 from pylb.places import Give, Holder, Places, Take, Tally, row_before
 from pylb.queue.order import Entry, Order
 from pylb.retry.breaker import Breaker
-from pylb.scoreboard import Scoreboard, SupervisorField
+from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, SupervisorField
 from pylb.worker.backend import Backend, Server
 from pylb.worker.core import Core
 from pylb.worker.frontend import Wait
@@ -84,7 +84,9 @@ class Gate:
         self.places: Places = places
         self.row = row
         self.holder = holder
-        index = board.backends.get(config.name, 1)
+        # One that has got its first `maxconn` at run time may share that. Then its requests may not be
+        # served in the order in which they came; its servers' places are theirs all the same.
+        index = board.backends.get(config.name, OTHER_BACKENDS)
         self._place = places.of_backend(index)
         self._bound = config.maxconn > 0
         self._queue = Order[Waiter](fair=queue is not None and queue.fair is not None)
