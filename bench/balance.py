@@ -13,14 +13,16 @@ Needs nginx, haproxy, wrk, and root or the right to read another process's memor
 from __future__ import annotations
 
 import asyncio
+import csv
 import random
 import re
+import socket
 import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,30 +167,59 @@ class Memory:
         return [sum(cells[server :: apart // 4]) for server in range(self._servers)]
 
 
-def sample(name: str, server: str, seconds: int) -> dict[str, Any]:
-    """The differences between the servers while wrk runs, by how often they were seen."""
-    text = (
-        f"workers = {{min = 4, max = 4}}\n{frontend('f', port := free_port())}{backend('b', [server] * 10)}"
-    )
-    seen = Counter[int]()
-    active = Counter[int]()
+@contextmanager
+def _pylb_counts(server: str) -> Iterator[tuple[int, Callable[[], list[int]]]]:
+    """Its port, and what tells the active requests of each of ten servers."""
+    port = free_port()
+    text = f"workers = {{min = 4, max = 4}}\n{frontend('f', port)}{backend('b', [server] * 10)}"
     with Balancer(text=text) as pylb:
         pylb.wait_workers(4)
-        memory = Memory(pylb.process.pid, text, 10)
+        yield port, Memory(pylb.process.pid, text, 10).counts
+
+
+@contextmanager
+def _haproxy_counts(server: str) -> Iterator[tuple[int, Callable[[], list[int]]]]:
+    """The same of HAProxy with four threads, which tells them itself, between two of its turns."""
+    with tempfile.TemporaryDirectory(prefix="pylb-bench-") as text:
+        folder = Path(text)
+        site = Site([server] * 10)
+        settings = f"  stats socket {folder}/stats.sock\n"
+        with peers.running("haproxy", folder, site, workers=4, balance="leastconn", settings=settings):
+
+            def counts() -> list[int]:
+                with socket.socket(socket.AF_UNIX) as asked:
+                    asked.connect(f"{folder}/stats.sock")
+                    asked.sendall(b"show stat b0 4 -1\n")  # 4: servers
+                    with asked.makefile() as answer:
+                        rows = csv.DictReader(line.removeprefix("# ") for line in answer if line.strip())
+                        return [int(row["scur"]) for row in rows]
+
+            yield site.port, counts
+
+
+SAMPLED = {"pylb": _pylb_counts, "haproxy": _haproxy_counts}
+
+
+def sample(balancer: str, name: str, server: str, seconds: int) -> dict[str, Any]:
+    """The differences between the servers while wrk runs, by how often they were seen."""
+    seen = Counter[int]()
+    active = Counter[int]()
+    with SAMPLED[balancer](server) as (port, counts):
         command = wrk.command(f"http://127.0.0.1:{port}", Load(connections=250), seconds + 2)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as load:
             time.sleep(1.5)  # until all connections are there
             end = time.monotonic() + seconds
             while time.monotonic() < end:
-                counts = memory.counts()
-                seen[max(counts) - min(counts)] += 1
-                active[sum(counts)] += 1
+                found = counts()
+                seen[max(found) - min(found)] += 1
+                active[sum(found)] += 1
                 time.sleep(0.003)
             out = load.communicate()[0]
     total = sum(seen.values())
     within = sum(count for difference, count in seen.items() if difference <= BOUND) / total
-    console.log(f"{name}: at most {BOUND} in {within:.2%} of {total} samples")
+    console.log(f"{balancer}, {name}: at most {BOUND} in {within:.2%} of {total} samples")
     return {
+        "balancer": balancer,
         "case": name,
         "samples": total,
         "within": within,
@@ -227,17 +258,20 @@ def page(costs: list[dict[str, Any]], spreads: list[dict[str, Any]]) -> list[str
     if spreads:
         lines += [
             "",
-            "`leastconn`, 4 workers, 250 connections, 10 equal servers: the active requests of the most "
-            f"loaded server, less those of the least loaded one. Bar: at most {BOUND} in 99 % of samples.",
+            "`leastconn`, 4 workers (HAProxy: threads), 250 connections, 10 equal servers: the active "
+            "requests of the most loaded server, less those of the least loaded one. Bar: at most "
+            f"{BOUND} in 99 % of samples. pylb's are looked at from outside at any moment, also while a "
+            "worker has answered some requests and not begun those that follow; HAProxy tells its own "
+            "between two turns of its loop.",
             "",
-            f"| servers | requests/s | active on average | samples | at most {BOUND} | all differences |",
-            "|---|---|---|---|---|---|",
+            f"| | servers | requests/s | active on average | samples | at most {BOUND} | all differences |",
+            "|---|---|---|---|---|---|---|",
         ]
     for one in spreads:
         each = ", ".join(f"{difference}: {share:.1%}" for difference, share in one["differences"].items())
         lines.append(
-            f"| {one['case']} | {one['rps']:.0f} | {one['active']:.0f} | {one['samples']} | "
-            f"**{one['within']:.2%}** | {each} |"
+            f"| {one['balancer']} | {one['case']} | {one['rps']:.0f} | {one['active']:.0f} | "
+            f"{one['samples']} | **{one['within']:.2%}** | {each} |"
         )
     return lines
 
@@ -291,9 +325,12 @@ def main() -> None:
         if chosen.samples:
             alike = stack.enter_context(origins.origin(_alike))
             by_chance = stack.enter_context(origins.origin(_by_chance))
-            spreads.append(sample("answer after 100 ms", alike, chosen.samples))
-            spreads.append(sample("answer after 300 ms on average, by chance", by_chance, chosen.samples))
-            spreads.append(sample("answer at once", f"127.0.0.1:{port}", chosen.samples))
+            for name, server in (
+                ("answer after 100 ms", alike),
+                ("answer after 300 ms on average, by chance", by_chance),
+                ("answer at once", f"127.0.0.1:{port}"),
+            ):
+                spreads += [sample(balancer, name, server, chosen.samples) for balancer in SAMPLED]
     write(
         "balance",
         {"machine": machine(), "costs": costs, "spreads": spreads},

@@ -35,6 +35,7 @@ def main() -> int:
     if why := missing() or getattr(module, "missing", lambda: "")():
         print(f"skipped: {why}")
         return 0
+    options.out.mkdir(parents=True, exist_ok=True)
     good = module.run(options.out.resolve(), options.turns or turns)
     print("all was as it should be" if good else "not all was as it should be")
     return 0 if good else 1

@@ -61,7 +61,8 @@ class Story:
         guest = self._balancer.guest
         try:
             await asyncio.sleep(PHASES[CALM])
-            load = asyncio.create_task(wrk(guest.url(), 10_000, CLIENTS, keep_alive=False))
+            there = self._scene.clients
+            load = asyncio.create_task(wrk(guest.url(), 10_000, CLIENTS, keep_alive=False, place=there))
             try:
                 await self._for(LENT)
                 await spin(self._scene.guests["neighbour"])

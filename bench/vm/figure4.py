@@ -72,7 +72,8 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
     try:
         await controller.start(*more)
         await until("the balancer holds a lease", controller.leases)
-        loading = asyncio.create_task(wrk(balancer.guest.url(), 60, CLIENTS, keep_alive=False))
+        url, there = balancer.guest.url(), scene.clients
+        loading = asyncio.create_task(wrk(url, 60, CLIENTS, keep_alive=False, place=there))
         try:
 
             async def preferred() -> bool:
@@ -86,7 +87,7 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
         finally:
             loading.cancel()
         before = scene.cpu()
-        seen = await wrk(balancer.guest.url(), SECONDS, CLIENTS, keep_alive=False)
+        seen = await wrk(url, SECONDS, CLIENTS, keep_alive=False, place=there)
         seen["cores"] = used(before, scene.cpu())
         (lease,) = await controller.leases()
         return {"mode": mode, **seen, "workers": lease["workers"], "preferred_after": round(waited, 2)}

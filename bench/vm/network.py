@@ -1,4 +1,9 @@
-"""A bridge of this host that guests are joined to."""
+"""A bridge of this host that guests are joined to, and a network namespace for the load on them.
+
+The load has a namespace of its own since a client with a connection per request uses up this host's ports:
+each stays in TIME-WAIT for a minute, and long before there are none left, looking for a free one keeps a CPU
+busy that the guests are meant to have.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,10 @@ from pathlib import Path
 from typing import Self
 
 from bench.vm.calls import GuestError
+
+_CLIENTS = 254
+_OF_CLIENTS = {"ip_local_port_range": "1024 65535", "tcp_tw_reuse": "1"}
+"""Of the clients' namespace (kernel documentation, ip-sysctl): all ports, and each again after a second."""
 
 
 class Network:
@@ -31,13 +40,34 @@ class Network:
             _ip("link", "set", self.name, "alias", str(os.getpid()))
             _ip("addr", "add", f"{self._subnet}.1/24", "dev", self.name)
             _ip("link", "set", self.name, "up")
+            self._make_clients()
         except BaseException:
-            _ip("link", "del", self.name, check=False)
+            self._remove()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._remove()
+
+    def _make_clients(self) -> None:
+        name = self.name
+        _ip("netns", "del", name, check=False)  # a killed run's
+        _ip("netns", "add", name)
+        _ip("link", "add", f"{name}c", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("link", "set", f"{name}c", "master", name, "up")
+        _ip("-n", name, "addr", "add", f"{self._subnet}.{_CLIENTS}/24", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        for key, value in _OF_CLIENTS.items():
+            _ip("netns", "exec", name, "sysctl", "-q", "-w", f"net.ipv4.{key}={value}")
+
+    def _remove(self) -> None:
+        _ip("netns", "del", self.name, check=False)  # its end of the link goes, and with it the other one
         _ip("link", "del", self.name, check=False)
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """What to write before a command, so that it runs where the clients are; see the module."""
+        return "ip", "netns", "exec", self.name
 
     @property
     def host(self) -> str:

@@ -17,7 +17,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,6 +84,11 @@ class Scene:
     def host(self) -> str:
         """This host's address for the guests."""
         return self._network.host
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """What `wrk` needs to know for a connection per request, see `Network.clients`."""
+        return self._network.clients
 
     async def boot(self, name: str, vcpus: int = 1, max_vcpus: int = 0) -> Guest:
         """Start a guest; several at once, too. ``guest.name`` is one that no other run's guests have."""
@@ -202,13 +207,22 @@ async def spin(guest: Guest) -> list[int]:
 
 
 async def wrk(
-    url: str, seconds: float, clients: int, timeout: float = 20.0, keep_alive: bool = True
+    url: str,
+    seconds: float,
+    clients: int,
+    timeout: float = 20.0,
+    keep_alive: bool = True,
+    place: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Load from this host; what `read_wrk` finds."""
+    """Load from this host; what `read_wrk` finds.
+
+    Args:
+        place: what is written before the command, `Scene.clients` where each request has a connection.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(_LATENCIES)
         script.flush()
-        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", f"--timeout={timeout:g}s"]
+        command = [*place, "wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", f"--timeout={timeout:g}s"]
         if not keep_alive:
             command.append("--header=Connection: close")
         process = await asyncio.create_subprocess_exec(

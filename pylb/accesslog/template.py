@@ -54,8 +54,8 @@ class Style:
     nothing: dict[Kind, str]
     plain_line: re.Pattern[bytes]
     """A request line that needs no escaping; up to its CR, which it doesn't match."""
-    plain_target: re.Pattern[bytes]
-    """The beginning of a head whose target, the group, needs no escaping."""
+    escaped: str
+    """The characters of visible ASCII that are escaped."""
     quotes: bool = False
     """Whether texts get quotes from their escaping, so that those without it need some."""
 
@@ -161,22 +161,21 @@ def variable(name: str) -> Variable:
     raise ValueError(f"no variable {name!r}; there are {known}")
 
 
-_TARGET = re.compile(rb"[A-Za-z-]+ ([!#-\[\]-~]{0,%d}) HTTP/" % escape.LINE)
 _HAPROXY = Style(
     *(escape.haproxy_line, escape.haproxy_field, escape.haproxy_name),
     {Kind.LINE: "<BADREQ>", Kind.FIELD: "", Kind.NAME: "-", Kind.NUMBER: "-1"},
     re.compile(rb"[ !$-~]{0,%d}(?=\r)" % escape.LINE),
-    re.compile(rb"[A-Za-z-]+ ([!$-~]{0,%d}) HTTP/" % escape.LINE),
+    '"#',
 )
 _QUOTED = Style(
     *(escape.quoted_line, escape.quoted_field, escape.quoted_field, dict.fromkeys(Kind, "-")),
     re.compile(rb"[ !#-\[\]-~]{0,%d}(?=\r)" % escape.LINE),
-    _TARGET,
+    '"\\',
 )
 _JSON = Style(
     *(escape.json_line, escape.json_field, escape.json_field, dict.fromkeys(Kind, "null")),
     re.compile(rb"(?!)"),  # each has quotes
-    _TARGET,
+    '"\\',
     quotes=True,
 )
 

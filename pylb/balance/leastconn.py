@@ -94,7 +94,7 @@ class LeastConn:
             for server, weight in enumerate(self._weights)
             if weight == greatest
         ]
-        self._stride = _coprime(len(self._first))
+        self._stride = 1
         # Far from one turn to the next, so that the blocks alternate, and still each server has a turn.
         self._step = _coprime(len(self._turns))
 

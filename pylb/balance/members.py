@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from pylb.balance.loads import Loads
 
 NONE: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Latency:
+    """The average response time of one server."""
+
+    seconds: float = 0.0
+    """0 where there was no response yet."""
+    since: float = 0.0
+    """When it was so, in monotonic seconds."""
+
+
+class Latencies:
+    """Response times of servers. They outlive an algorithm, which is made anew when servers come or go."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Latency] = {}
+        self.usual = 1e-3
+        """The average of all servers, which is expected of one that has not answered yet, in seconds."""
+
+    def of(self, indices: Sequence[int]) -> list[Latency]:
+        """Of the servers with these indices; those of others are forgotten."""
+        self._known = {index: self._known.get(index) or Latency() for index in indices}
+        return list(self._known.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +49,8 @@ class Members:
     """Gives monotonic seconds."""
     fills: Sequence[int] = ()
     """Of ``first``: how many requests each takes before the next one gets some; 0 for any number."""
+    latencies: Latencies = field(default_factory=Latencies)
+    """Where an algorithm that goes by response times has them."""
     factor: float = 0.0
     """Of a hash: how many times its share of the active requests a server takes at most; 0 for any number."""
 

@@ -105,6 +105,6 @@ class WithBackups:
         (self._backup if self._backups[server] else self._usual).set_weight(server, weight)
 
     def _observe(self, server: int, seconds: float) -> None:
-        for one in (self._usual, self._backup):
-            if isinstance(one, Observer):
-                one.observe(server, seconds)
+        one = self._backup if self._backups[server] else self._usual
+        if isinstance(one, Observer):
+            one.observe(server, seconds)

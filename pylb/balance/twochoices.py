@@ -77,23 +77,23 @@ class LeastLatency(TwoChoices):
     def __init__(self, members: Members) -> None:
         super().__init__(members)
         self._clock = members.clock
-        self._times = [0.0] * len(self._weights)  # seconds; 0 where there was no response yet
-        self._since = [0.0] * len(self._weights)
-        self._usual = 1e-3
-        """The average of all servers, which is expected of one that has not answered yet."""
+        self._all = members.latencies
+        self._each = members.latencies.of(members.loads.indices)
 
     def cost(self, server: int) -> float:
-        time = self._times[server]
+        known = self._each[server]
+        time = known.seconds
         if time:
-            time *= exp((self._since[server] - self._clock()) / self.DECAY)
+            time *= exp((known.since - self._clock()) / self.DECAY)
         else:
-            time = self._usual
+            time = self._all.usual
         return time * (self._loads.of(server) + 1) / self._weights[server]
 
     def observe(self, server: int, seconds: float) -> None:
         now = self._clock()
-        kept = exp((self._since[server] - now) / self.DECAY)
-        known = self._times[server]
-        self._times[server] = seconds if seconds > known * kept else known * kept + seconds * (1 - kept)
-        self._since[server] = now
-        self._usual += (seconds - self._usual) / 64
+        known = self._each[server]
+        kept = exp((known.since - now) / self.DECAY)
+        before = known.seconds * kept
+        known.seconds = seconds if seconds > before else before + seconds * (1 - kept)
+        known.since = now
+        self._all.usual += (seconds - self._all.usual) / 64

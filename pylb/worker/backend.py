@@ -22,7 +22,7 @@ from typing import Any
 from pylb import latency
 from pylb.balance import ALGORITHMS, known
 from pylb.balance.loads import Loads
-from pylb.balance.members import Balancer, Members, Nobody, Observer
+from pylb.balance.members import Balancer, Latencies, Members, Nobody, Observer
 from pylb.balance.ring import BOUNDED, FACTORS
 from pylb.balance.shares import Shares, WithBackups
 from pylb.config import changes
@@ -242,6 +242,7 @@ class Backend:
         self._board = board
         self._row = row
         self._context = context
+        self._latencies = Latencies()
         self._make = ALGORITHMS[known(config.balance) or config.balance]
         self._rows: Sequence[int] = ()
         self._flushed = 0
@@ -329,6 +330,7 @@ class Backend:
             loads=self._loads,
             clock=time.monotonic,
             fills=[one.config.fill for one in listed],
+            latencies=self._latencies,
             factor=FACTORS.get(self.config.balance, BOUNDED) if factor is None else factor,
         )
         backups = [one.config.backup for one in listed]

@@ -23,7 +23,7 @@ from pylb.config.logtarget import Target
 from pylb.config.model import Limits, Timeouts
 from pylb.http.errors import Refused
 from pylb.http.request import HeadLimits
-from pylb.http.response import BadResponse
+from pylb.http.response import BadResponse, ResponseHead
 from pylb.log import log
 from pylb.net.tcpoptions import Option
 from pylb.repeats import Repeats
@@ -155,6 +155,9 @@ class Core:
         """Exchanges that are over and serve again; the process sees to it that they don't become too many."""
         self.on_tick: list[Callable[[], None]] = []
         """Called with each tick: what was worked out until the next one is old."""
+        self.response_heads: dict[str, tuple[bytes, ResponseHead]] = {}
+        """By backend, the last head that was read, and what it says: its servers often answer alike, so that
+        one connection need not read what another one has, and what they all keep is one object."""
         self.access_logs: dict[Target, LogWriter] = {}
         self.adopting = 0
         """Connections that have a descriptor and aren't in `clients` yet: they begin with TLS or a PROXY

@@ -162,7 +162,11 @@ class Exchange(Way):
             account(core, tx, head.status, tx.answered_ns)  # all of it has come with the head
             if tx.frontend.on_account:
                 tx.bytes_out = len(buffer) - at if spans is None else size(buffer, at, spans)
-                self._tell()
+                try:  # as `_tell`
+                    for tell in tx.frontend.on_account:
+                        tell(tx)
+                except Exception as error:
+                    core.internal(error)
                 tx.bytes_out = 0
             tx.head = tx.client = None  # type: ignore[assignment]  # set for each request
             tx.server = tx.response = tx.plan = None

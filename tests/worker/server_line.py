@@ -28,8 +28,10 @@ SWITCH = b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
 class Line:
     """A codec with its transport and its exchange."""
 
-    def __init__(self, private: bool = False, limits: Limits | None = None) -> None:
-        self.core = TestCore(limits=limits)
+    def __init__(
+        self, private: bool = False, limits: Limits | None = None, core: TestCore | None = None
+    ) -> None:
+        self.core = core or TestCore(limits=limits)
         (self.server,) = Backend(_CONFIG, _BOARD, lambda server: 0, 0).servers
         self.codec = Http1ServerConnection(self.core, self.server, private)
         self.transport = Transport()

@@ -56,6 +56,20 @@ def test_what_is_told_of_a_response(line: Line, pieces: tuple[bytes, ...], told:
     assert line.pooled and not line.transport.closed
 
 
+def test_connections_of_one_backend_share_the_head_that_all_answer_with(line: Line) -> None:
+    other = Line(core=line.core)
+    for one in (line, other):
+        one.codec.request(one.exchange, GET, b"", True)
+        assert one.comes(OK + b"ok") == [("response", 200, b"ok", True)]
+    assert other.codec.head is line.codec.head and other.codec.raw_head is line.codec.raw_head
+    other.fresh()
+    other.codec.request(other.exchange, HEAD, b"", True)  # the same bytes are another message now
+    assert other.comes(OK) == [("response", 200, b"", True)]
+    line.fresh()
+    line.codec.request(line.exchange, GET, b"", True)
+    assert line.comes(OK, b"ok")[-1] == ("response_end", [])
+
+
 def test_the_answer_to_head_has_no_body_whatever_it_says(line: Line) -> None:
     line.codec.request(line.exchange, HEAD, b"", True)
     assert line.comes(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n") == [("response", 200, b"", True)]

@@ -74,6 +74,18 @@ def test_servers_come_and_go(balance: str) -> None:
     assert picked(made) == {"s1": 60}
 
 
+def test_a_slow_server_is_known_as_slow_when_others_come_or_go() -> None:
+    made = backend(Scoreboard(1), listed("s1", "s2"), "leastlatency")
+    for server, seconds in zip(made.servers, (0.9, 0.1), strict=True):
+        assert server.observe is not None
+        server.observe(seconds)
+    made.set_servers(listed("s3", "s2", "s1"))
+    assert "s1" not in picked(made)
+    made.set_servers(listed("s2"))
+    made.set_servers(listed("s1", "s2"))  # it was away: nobody knows what is there now
+    assert "s1" in picked(made)
+
+
 @pytest.mark.parametrize("balance", ALGORITHMS)
 def test_the_table_takes_servers_out_and_in_again(balance: str) -> None:
     board = Scoreboard(1)

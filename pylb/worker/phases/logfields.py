@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 
+from pylb.accesslog import escape
 from pylb.accesslog.template import INNER, VARIABLES, Kind, Style, Variable
 from pylb.config.model import Frontend as FrontendConfig
 from pylb.rules.template import getter
@@ -70,7 +71,11 @@ class Fields:
         style = self._style
         nothing = style.nothing.get(VARIABLES[part.name][0], "")
         if part.name == "method":
-            return Inline("methods[tx.head.method]", methods=Memo(style.field, nothing))
+            get = style.field(b"GET")
+            return Inline(
+                f"{get!r} if tx.head.method == b'GET' else methods[tx.head.method]",
+                methods=Memo(style.field, nothing),
+            )
         if part.name == "host":
             return Inline("hosts[tx.head.host]", hosts=Memo(style.field, nothing))
         if part.name == "protocol":
@@ -308,16 +313,14 @@ def _written_field(name: str, escape: Callable[[bytes], str], nothing: str) -> C
 
 def _target(style: Style, written: Get) -> Get:
     """The target as the client wrote it, of a head."""
-    match = style.plain_target.match
-    quote = '"' if style.quotes else ""
-
-    def get(tx: Transaction) -> str:
-        found = match(tx.head.raw)  # type: ignore[union-attr]
-        if found is None:
-            return written(tx)  # type: ignore[no-any-return]
-        return f"{quote}{found[1].decode('ascii')}{quote}"
-
-    return get
+    plain = """f'"{uri}"'""" if style.quotes else "uri"
+    # A head's target has no character that can't be seen.
+    safe = " and ".join(f"{character!r} not in uri" for character in style.escaped)
+    source = (
+        f"{plain} if (uri := tx.head.raw.split(b' ', 2)[1].decode('latin-1')).isascii() "
+        f"and {safe} and len(uri) <= {escape.LINE} else written(tx)"
+    )
+    return Inline(source, written=written)
 
 
 def _quoted(get: Get) -> Get:

@@ -139,23 +139,37 @@ def _joined(parts: Iterable[str | ast.expr]) -> ast.JoinedStr:
     return ast.JoinedStr(values)
 
 
-def _once_for_a_head(render: Callable[[Transaction], str], without: Callable[[Transaction], str]) -> Get:
-    """Clients mostly repeat a head, which is then the same object; ``without`` writes where there is none."""
-    known: bytes | None = None
-    protocol = text = ""
+class _OfHead:
+    """What was written of the last head."""
 
-    def get(tx: Transaction) -> str:
-        nonlocal known, protocol, text
+    __slots__ = ("raw", "protocol", "text", "_render", "_without")
+
+    def __init__(self, render: Callable[[Transaction], str], without: Callable[[Transaction], str]) -> None:
+        self._render = render
+        self._without = without
+        self.raw: bytes | None = None
+        self.protocol = self.text = ""
+
+    def of(self, tx: Transaction) -> str:
+        """The text for a transaction, which may be kept."""
         head = tx.head
         if head is None:
-            return without(tx)
-        if head.raw is not known or tx.client.protocol != protocol:
-            known = None  # should this fail
-            text = render(tx)
-            known, protocol = head.raw, tx.client.protocol
+            return self._without(tx)
+        self.raw = None  # should this fail
+        text = self.text = self._render(tx)
+        self.raw, self.protocol = head.raw, tx.client.protocol
         return text
 
-    return get
+
+def _once_for_a_head(render: Callable[[Transaction], str], without: Callable[[Transaction], str]) -> Get:
+    """Clients mostly repeat a head, which is then the same object; ``without`` writes where there is none."""
+    same = "tx.head.raw is last.raw and tx.client.protocol == last.protocol"
+    last = _OfHead(render, without)
+    return Inline(
+        f"last.text if tx.head is not None and {same} else last.of(tx)",
+        f"last.text if {same} else last.of(tx)",
+        last=last,
+    )
 
 
 def _once_for_a_client(render: Callable[[Transaction], str]) -> Get:

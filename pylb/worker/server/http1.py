@@ -164,13 +164,19 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
 
         Gives where it ends; 0 when there is none, or a bad one.
         """
+        core = self.core
+        known = core.response_heads.get(self.server.backend)
+        if known is not None and not head_only and data.startswith(known[0]):
+            self.raw_head, self.head = known
+            self.raw_head_only = False
+            return len(known[0])
         rest = data.lstrip(b"\r\n")
         if 0 < len(data) - len(rest) <= _EMPTY_LINES:  # behind the last response, or before this one
             if rest:
                 self.data_received(rest)
             return 0
         try:
-            found = find_head(data, end, self.core.limits.header_bytes, head_only)
+            found = find_head(data, end, core.limits.header_bytes, head_only)
         except BadResponse as error:
             self._no_response(exchange, data, error)
             return 0
@@ -180,6 +186,8 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         self.head, end = found
         self.raw_head = data[:end]
         self.raw_head_only = head_only
+        if not head_only:
+            core.response_heads[self.server.backend] = self.raw_head, self.head
         return end
 
     def _no_response(self, exchange: FromServer, data: bytes, error: BadResponse) -> None:
