@@ -21,7 +21,7 @@ from __future__ import annotations
 import mmap
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 from operator import add
 
@@ -272,12 +272,24 @@ class Scoreboard:
         start = self._times_base + (backend * (self.rows + 1) + row) * latency.WIDTH
         return self._cells[start : start + latency.WIDTH]
 
-    def add_backends(self, wanted: Iterable[str], kept: Iterable[str]) -> None:
-        """Make room for backends (supervisor only); ``kept`` are others that workers still know."""
-        known = self.backends
+    def add_backends(
+        self, wanted: Collection[str], kept: Iterable[str], bounded: Collection[str] = ()
+    ) -> None:
+        """Make room for backends (supervisor only); ``kept`` are others that workers still know.
+
+        Those for which there is none share one histogram. The ``bounded`` ones can't, since they have places.
+
+        Raises:
+            OverflowError: there is no room for all of these; nothing was changed.
+        """
+        known, room = self.backends, self._times - 2
         fresh = [name for name in dict.fromkeys(wanted) if name not in known]
-        if len(known) + len(fresh) > self._times - 2:
-            for name in known.keys() - {*wanted, *kept}:
+        if len(known) + len(fresh) > room:
+            gone = known.keys() - {*wanted, *kept}
+            fresh.sort(key=lambda name: name not in bounded)
+            if sum(name in bounded for name in fresh) > room - len(known) + len(gone):
+                raise OverflowError(f"more than {room} backends")
+            for name in gone:
                 self.times(known.pop(name), self.rows)[:] = memoryview(array("q", bytes(8 * latency.WIDTH)))
         free = iter(sorted(set(range(2, self._times)) - set(known.values())))
         known.update(zip(fresh, free, strict=False))

@@ -23,9 +23,6 @@ class Site:
     log: bool = False
     """Whether each request makes a line of the access log, in a file of the balancer's folder."""
 
-    http2: bool = False
-    """Whether the servers speak HTTP/2, without TLS; of pylb and HAProxy."""
-
     @classmethod
     def with_tls(cls, servers: Sequence[str], http2: bool = False) -> Site:
         """On two ports, without and with TLS."""

@@ -38,7 +38,7 @@ from pylb.supervisor.fleet import Fleet
 from pylb.supervisor.generations import Generation, admin_address_of, binds_of
 from pylb.supervisor.guard import Guard
 from pylb.supervisor.inboxes import Inboxes
-from pylb.supervisor.indices import room_for
+from pylb.supervisor.indices import backends_for, room_for
 from pylb.supervisor.kept import Kept
 from pylb.supervisor.pins import Pins
 from pylb.supervisor.places import PlaceKeeper
@@ -111,7 +111,7 @@ class Arbiter:
         secrets = read_secrets(config)
         self.access_logs = AccessLogs()
         opened = self.access_logs.open(config)
-        self.board = Scoreboard(slots, room_for(config), rows)
+        self.board = Scoreboard(slots, room_for(config), rows, backends_for(config))
         logging_.count_lost(self._count_lost)
         self.servers = Servers(self.board, config, statefile.read(config.state_file))
         self.servers.serves(config)

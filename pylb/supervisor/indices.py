@@ -22,6 +22,8 @@ from pylb.scoreboard import Scoreboard, ServerField
 
 MAX_SERVERS = 512
 """That there is room for at least; a start with more than a third as many makes more room."""
+MAX_BACKENDS = 256
+"""Likewise."""
 
 
 def room_for(config: Config) -> int:
@@ -30,8 +32,13 @@ def room_for(config: Config) -> int:
     return max(MAX_SERVERS, 3 * len(server_keys(config)) + 2 * found)
 
 
+def backends_for(config: Config) -> int:
+    """How many backends the scoreboard is to tell apart."""
+    return max(MAX_BACKENDS, 3 * len(config.backends))
+
+
 class NoRoom(BindError):
-    """The scoreboard has no room for so many servers."""
+    """The scoreboard has no room for so many servers, or backends."""
 
 
 class Indices:

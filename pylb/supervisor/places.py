@@ -105,7 +105,7 @@ class PlaceKeeper:
             # after it has taken a place, and lowers it a moment before it gives one back: so the greater of
             # two looks counts.
             active = board.server_column(ServerField.ACTIVE, place)
-            held = board.places.holders(place)
+            held = board.places.held(place)
             seen = sum([max(0, active[row] - held[row]) for row in board.live_rows()])
             beside = max(seen, self._beside.get(place, 0))
             self._beside[place] = seen

@@ -17,7 +17,7 @@ from pylb.config.model import Config, ServerKey
 from pylb.net.serverlists import ADDED, Listed, Lists, server_of
 from pylb.scoreboard import Scoreboard
 from pylb.servers import Column, Table
-from pylb.supervisor.indices import Indices
+from pylb.supervisor.indices import Indices, NoRoom
 from pylb.supervisor.overlay import HEALTH, STATES, Overlay, Refused
 
 _SHOWN = 20  # names of what there is, in a message about one that there isn't
@@ -63,12 +63,18 @@ class Servers:
             BindError: there is no room for them; nothing was changed.
         """
         self._made.clear()  # else those of former configurations would stay
-        fresh = self._index([config])
-        self._board.add_backends(
-            [backend.name for backend in config.backends],
-            [backend.name for other in in_use for backend in other.backends],
-        )
-        return fresh
+        try:
+            self._board.add_backends(
+                [backend.name for backend in config.backends],
+                [backend.name for other in in_use for backend in other.backends],
+                {backend.name for backend in config.backends if _bounded(backend)},
+            )
+        except OverflowError as error:
+            raise NoRoom(
+                f"{error} have a maxconn or a queue, with those of workers that still drain; "
+                "try later or restart"
+            ) from None
+        return self._index([config])
 
     def lists(self, config: Config) -> Lists:
         """The servers of each backend; all of them must have an index."""
@@ -250,6 +256,12 @@ def _backend(config: Config, name: str) -> Backend:
             return backend
     names = _some([backend.name for backend in config.backends])
     raise Refused(404, f"there is no backend {name!r:.100}; there are {names}")
+
+
+def _bounded(backend: Backend) -> bool:
+    """Whether requests may wait for it or one of its servers."""
+    servers = any(server.maxconn for server in backend.servers)
+    return bool(backend.maxconn or servers or backend.queue is not None)
 
 
 def _some(names: Sequence[str]) -> str:

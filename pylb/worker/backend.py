@@ -40,7 +40,6 @@ from pylb.sticky.sticky import Sticky
 from pylb.worker.core import Core
 from pylb.worker.outcomes import Outcomes
 from pylb.worker.pool import Pool, Shared
-from pylb.worker.sides import ServerSide
 
 _AT_ONCE = 100  # servers whose counters are written with each tick
 _TURNS = 10  # ticks in which those of more servers are: else ticks would cost more than requests

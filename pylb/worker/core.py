@@ -34,7 +34,7 @@ from pylb.worker.facts import Client
 from pylb.worker.logwriter import LogWriter
 from pylb.worker.recall import Recalls
 
-WRITE_BUFFER = 512 * 1024
+WRITE_BUFFER = 16 * 1024
 """Bytes written and not yet taken by the kernel, per side, above which the other side is not read."""
 
 SPARE = 256

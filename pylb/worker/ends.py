@@ -25,7 +25,6 @@ from pylb.worker.sides import ClientSide, FromClient, FromServer, ServerSide
 from pylb.worker.transaction import Transaction
 
 NEVER = math.inf
-LIMITED = 2
 _NO_SERVER = frozenset({Reason.NO_SERVER, Reason.BREAKER_OPEN})
 now_ns = time.monotonic_ns
 
@@ -48,9 +47,8 @@ class Ends(FromClient, FromServer):
         core.exchanges.add(self)
 
     def _reset(self) -> None:
-        self.plain: bool | int = True
-        """True while nothing below was changed, but for the server and its deadline; `LIMITED` where it also
-        holds places."""
+        self.plain = True
+        """Whether nothing below was changed, but for the server and its deadline."""
         self.server: ServerSide | None = None
         # Deadlines, on the worker's clock.
         self.client_deadline = NEVER
@@ -88,7 +86,7 @@ class Ends(FromClient, FromServer):
             self.server.abort()
             self.server = None
         if held is not None:
-            held[0].give(held)
+            held()
 
     def _end_state(self, reason: Reason) -> None:
         """Note why and in which state it ends."""
@@ -188,7 +186,7 @@ class Ends(FromClient, FromServer):
             answer = page(tx, answer.head.status, True) or answer
         tx.own = True
         head = answer.head
-        for phase in tx.frontend.on_response:
+        for phase in tx.frontend.on_response or ():
             head = phase(tx, head)
         tx.answered_ns = now_ns()
         tx.response = head
@@ -228,7 +226,7 @@ class Ends(FromClient, FromServer):
         if counted is not None:
             counted.active[counted.row] -= 1
         if held is not None:
-            held[0].part(held)
+            tx.backend.gate.part(held)
         tx.reset()
         self._reset()
         self.core.spare.append(self)

@@ -24,6 +24,7 @@ from pylb.worker.facts import Client
 from pylb.worker.frontend import Frontend
 from pylb.worker.phases.account import account
 from pylb.worker.phases.retry import kept
+from pylb.worker.pieces import PIECE
 from pylb.worker.sides import ClientSide, Spans, Trailers, size
 from pylb.worker.transaction import Transaction
 from pylb.worker.tunnel import Tunnel
@@ -104,6 +105,7 @@ class Exchange(Way):
         if self.server is not None:
             self.server_deadline = NEVER
             self.server.pause()
+            self.server.read_pieces()
 
     def client_ready(self) -> None:
         self.client_stuck = False
@@ -120,14 +122,16 @@ class Exchange(Way):
             return
         tx = self.tx
         tx.answered_ns = now_ns()
-        phases = tx.frontend.on_response
-        if phases:
-            instead = tx.frontend.instead
-            if instead is not None and instead(tx, head.status, self.body is None or self.body.whole):
+        frontend = tx.frontend
+        phases = frontend.on_response
+        if phases is not None:
+            status = head.status
+            again = status in frontend.again
+            if again and frontend.instead(tx, status, self.body is None or self.body.whole):
                 self._instead(end)
                 return
-            page = tx.frontend.page
-            if page is not None and (answer := page(tx, head.status, False)) is not None:
+            page = frontend.page
+            if page is not None and (answer := page(tx, status, False)) is not None:
                 self._in_place_of_the_server(answer, end)
                 return
             for phase in phases:
@@ -143,16 +147,14 @@ class Exchange(Way):
             client.respond(head, buffer, at, True, spans)
             if self.client is None:
                 return  # it could not: `unusable`, or it is gone
-            if self.plain is not True:
-                held = tx.held
-                if held is not None:
-                    tx.held = None
-                    held[0].give(held)
-                if not self.plain:
-                    tx.bytes_out = size(buffer, at, spans)
-                    self._over(True)
-                    return
-                self.plain = True
+            held = tx.held
+            if held is not None:
+                tx.held = None
+                held()
+            if not self.plain:
+                tx.bytes_out = size(buffer, at, spans)
+                self._over(True)
+                return
             # `_over` for the usual request, which has changed little that has to be set back.
             core = self.core
             self.client = None
@@ -179,6 +181,8 @@ class Exchange(Way):
             tx.response = head
             tx.bytes_out = size(buffer, at, spans)
             client.respond(head, buffer, at, False, spans)
+            if len(buffer) >= PIECE:
+                self._pace()
 
     def interim(self, head: ResponseHead) -> None:
         if self.client is not None:
@@ -195,6 +199,13 @@ class Exchange(Way):
                 self.client_deadline = self.core.now + self.tx.timeouts.client
             self.tx.bytes_out += len(buffer) if spans is None else size(buffer, 0, spans)
             client.body(buffer, spans)
+            if len(buffer) >= PIECE:
+                self._pace()
+
+    def _pace(self) -> None:
+        """Read less at a time for a client that lags: what was read and isn't taken is in memory."""
+        if self.client is not None and self.server is not None and self.client.lags:
+            self.server.read_pieces()
 
     def response_end(self, trailers: Trailers = ()) -> None:
         client = self.client
@@ -218,7 +229,7 @@ class Exchange(Way):
         if tx.server is not None and tx.server.outcomes is not None:
             tx.server.outcomes.good += 1
         if tx.head is not None:  # it is HTTP's: the client may be told which server to keep to
-            for phase in tx.frontend.on_response:
+            for phase in tx.frontend.on_response or ():
                 head = phase(tx, head)
         tx.response = head
         near = client.tunnel(head)

@@ -59,7 +59,7 @@ class Frontend(Generic[T]):
 
     __slots__ = (
         *("name", "backend", "raw", "body_bytes", "most_bytes", "body_rate"),
-        *("on_request", "on_response", "on_account", "tells_all", "page", "instead", "sends"),
+        *("on_request", "on_response", "on_account", "tells_all", "page", "again", "instead", "sends"),
     )
 
     def __init__(self, config: FrontendConfig, backend: Backend, body_bytes: int, body_rate: int) -> None:
@@ -76,18 +76,20 @@ class Frontend(Generic[T]):
         """The fewest bytes per second of a request's body; 0 for any."""
         self.on_request: tuple[Callable[[T], Result], ...] = ()
         """What a whole head goes through before a server is picked."""
-        self.on_response: tuple[Callable[[T, ResponseHead], ResponseHead], ...] = ()
-        """What each final response's head goes through, pylb's own included."""
+        self.on_response: tuple[Callable[[T, ResponseHead], ResponseHead], ...] | None = None
+        """What each final response's head goes through, pylb's own included. None where servers' responses
+        aren't looked at, neither for that nor for `page` and `again`."""
         self.on_account: tuple[Callable[[T], None], ...] = ()
         """What is done with a transaction that is over, beside counting it."""
         self.tells_all = False
         """Whether that is done for connections, too, that end without a byte of a request."""
         self.page: Callable[[T, int, bool], Answer | None] | None = None
-        """The user's page for a status, of an error of pylb's own (True) or of a server's response. Where
-        there are pages, `on_response` isn't empty."""
-        self.instead: Callable[[T, int, bool], bool] | None = None
+        """The user's page for a status, of an error of pylb's own (True) or of a server's response."""
+        self.again: frozenset[int] = frozenset()
+        """Statuses for which `instead` is asked."""
+        self.instead: Callable[[T, int, bool], bool] = lambda tx, status, whole: False
         """Whether another try's response is asked for in place of one with this status, given whether the
-        request can be sent again. Where there is such a function, `on_response` isn't empty."""
+        request can be sent again."""
         self.sends = _sends(config)
         """Which fields requests get on their way to a server."""
 

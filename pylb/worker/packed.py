@@ -74,7 +74,7 @@ def pack(tunnel: Tunnel, halves: Halves) -> Packed:
         "server": [server.index, server.name, str(server.address)] if server is not None else None,
         "tx": [getattr(tx, name) for name in _AS_THEY_ARE],
         "tried": list(tx.tried),
-        "held": list(tx.held[1:]) if tx.held is not None else None,
+        "held": tx.backend.gate.places_of(tx.held) if tx.held is not None else None,
         "status": response.status if response is not None else 0,
         "tunnel": [tunnel.protocol.decode("latin-1"), tunnel.idle, tunnel.deadline],
         "ends": [_packed_half(half) for half in halves],
@@ -129,7 +129,7 @@ def unpack(
     if backend.gate is None:
         lose(entry, board)  # there is no limit here any more
     elif entry["held"] is not None:
-        tx.held = backend.gate.arrive(*entry["held"])
+        tx.held = backend.gate.arrive(entry["held"])
     counted = tx.counted = tx.server
     if counted is not None:
         counted.active[counted.row] += 1
@@ -139,8 +139,7 @@ def unpack(
 def lose(entry: dict[str, Any], board: Scoreboard) -> None:
     """Nobody holds the places any more that the tunnel had as it left."""
     for place in entry["held"] or ():
-        if place >= 0:
-            board.places.lost(place)
+        board.places.lost(place)
 
 
 def _client(entry: dict[str, Any], bind: Bind) -> Client:

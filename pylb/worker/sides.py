@@ -210,6 +210,11 @@ class ClientSide(ABC):
     def unsent(self) -> int:
         """Bytes of responses that the client has not taken yet."""
 
+    @property
+    def lags(self) -> bool:
+        """Whether the client takes responses more slowly than they come, though it isn't full yet."""
+        return False
+
 
 class ServerSide(ABC):
     """What an exchange asks of the connection (of HTTP/2: the stream) to a server."""
@@ -260,6 +265,9 @@ class ServerSide(ABC):
     @abstractmethod
     def resume(self) -> None:
         """Read again."""
+
+    def read_pieces(self) -> None:  # noqa: B027  # only a connection can
+        """Read no more at a time than a `pylb.worker.pieces.PIECE`, to the end of the response."""
 
 
 class FromServer(ABC):

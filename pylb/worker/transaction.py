@@ -7,7 +7,7 @@ Floor: above frontend and backend, whose types it names; below the phases.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from pylb.config.model import Timeouts
 from pylb.http.request import RequestHead
@@ -66,8 +66,8 @@ class Transaction:
         """The server of the present try, or of the last one."""
         self.counted: Server | None = None
         """The server whose active requests it is counted among."""
-        self.held: Any = None
-        """Its places (`phases.queue.Held`), to be given back; None where it has none."""
+        self.held: Callable[[], None] | None = None
+        """Gives its places back; None where it has none."""
         self.srv_queue = 0
         """How many waited before it for the same server."""
         self.backend_queue = 0

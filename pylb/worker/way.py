@@ -18,7 +18,7 @@ from pylb.scoreboard import Field
 from pylb.worker.backend import Server
 from pylb.worker.deadlines import Deadlines
 from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
-from pylb.worker.ends import LIMITED, NEVER, now_ns
+from pylb.worker.ends import NEVER, now_ns
 from pylb.worker.frontend import Result, Wait
 from pylb.worker.phases import retry
 from pylb.worker.phases.pick import pick
@@ -144,10 +144,7 @@ class Way(Deadlines):
         if gate is not None:
             found = gate.pick(tx)
             if isinstance(found, Server):
-                if gate.timed:
-                    self._admitted()
-                elif self.plain:
-                    self.plain = LIMITED
+                self._admitted()
                 return found
             if isinstance(found, Waiter):
                 self._queue(found)

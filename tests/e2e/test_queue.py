@@ -120,8 +120,9 @@ def test_one_at_a_time_over_all_workers_whatever_becomes_of_them(http: OneByOne)
             assert http.most == 1
             first.put(None)
             # TCP: a connection has its place until it is closed.
-            one, other = _connect(tcp_port, b"one"), _connect(tcp_port, b"other")
+            one = _connect(tcp_port, b"one")
             assert one.recv(100) == b"one"
+            other = _connect(tcp_port, b"other")
             balancer.wait("waiting", lambda status: _waiting(status, "t") == 1)
             one.close()
             assert other.recv(100) == b"other"

@@ -16,6 +16,7 @@ from pylb.http.request import RequestHead
 from pylb.http.response import ResponseHead
 from pylb.scoreboard import Field
 from pylb.worker import core as core_
+from pylb.worker.pieces import MUCH, queued
 from pylb.worker.sides import ClientSide, Spans, Trailers, contents
 
 # A plain integer: an enum member costs a lookup and an __index__ call each time.
@@ -117,6 +118,10 @@ class Responses(ClientSide, core_.ClientConnection):
     @property
     def unsent(self) -> int:
         return self.transport.get_write_buffer_size()
+
+    @property
+    def lags(self) -> bool:
+        return queued(self.transport) >= MUCH
 
     @abstractmethod
     def _next(self) -> None:

@@ -66,17 +66,17 @@ def compiled(
         limits.body if limited else None,
     ]
     pages_ = pages.pages(config, rules, bodies or {})
-    instead = retry.statuses(backends.values(), core)
+    frontend.again = retry.statuses(backends.values())
+    frontend.instead = retry.another(core)
     on_response = [
         fields.strict_transport_security(config),
         route.edit_response(rules),
         sticky.response if sticks else None,
-        fields.unchanged if pages_ is not None or instead is not None else None,
     ]
+    edits = tuple(phase for phase in on_response if phase is not None)
     frontend.on_request = tuple(phase for phase in on_request if phase is not None)
-    frontend.on_response = tuple(phase for phase in on_response if phase is not None)
+    frontend.on_response = edits if edits or pages_ is not None or frontend.again else None
     frontend.page = pages_
-    frontend.instead = instead
     on_account = [
         observe.response_times(backends.values()),
         outcomes.outcomes(backends.values()),

@@ -21,8 +21,3 @@ def strict_transport_security(
         return head.adding(line)
 
     return add
-
-
-def unchanged(tx: Transaction, head: ResponseHead) -> ResponseHead:
-    """Does nothing: where there are error pages, each response is looked at."""
-    return head

@@ -14,7 +14,6 @@ from pylb.places import Holder
 from pylb.scoreboard import Scoreboard
 from pylb.worker.backend import Backend
 from pylb.worker.core import Core
-from pylb.worker.phases.pick import nobody
 from pylb.worker.phases.queue import Gate
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
@@ -64,7 +63,6 @@ class Gates:
         """Make the backend's gate, as soon as it needs one."""
         if backend.gate is None and needed(backend):
             backend.gate = Gate(self._core, backend, self._board, self._row, self._holder)
-            backend.choose = nobody
             self.gates.append(backend.gate)
         backend.on_look = self._looked
 

@@ -29,7 +29,7 @@ def pick(tx: Transaction) -> Server | None:
 
 
 def nobody(tx: Transaction) -> int | None:
-    """How a backend chooses whose requests come to a gate (`queue`): no server is picked at once."""
+    """How a backend chooses all of whose requests come to a gate (`queue`): no server is picked at once."""
     return None
 
 

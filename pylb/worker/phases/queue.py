@@ -1,8 +1,9 @@
 """The queue: who may be at a server, where ``maxconn`` bounds that, and who waits for a place.
 
 A backend with bounded servers, its own bound, a circuit breaker, or a time for each try has a `Gate`. Its
-servers are never picked at once (`pick`): its requests come to the gate, which gives a server, or a `Waiter`
-for a phase that waits, or why there is none. Others pay nothing for it.
+requests are given a server at once (`pick`) where the gate knows a place for them without further ado;
+otherwise they come to the gate, which gives a server, or a `Waiter` for a phase that waits, or why there is
+none. Other backends pay nothing for it.
 
 What holds: a request takes a place atomically, over all workers (`pylb.places`). While any request of the
 backend waits in any worker, new ones wait behind it. A place that becomes free goes to the worker whose first
@@ -18,29 +19,26 @@ Floor: phases.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
 
 from pylb.http.errors import Answer
-from pylb.places import Holder, Places, Tally, row_before
+from pylb.places import Give, Holder, Places, Take, Tally, row_before
 from pylb.queue.order import Entry, Order
 from pylb.retry.breaker import Breaker
-from pylb.scoreboard import Scoreboard, SupervisorField
+from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, SupervisorField
 from pylb.worker.backend import Backend, Server
 from pylb.worker.core import Core
 from pylb.worker.frontend import Wait
 from pylb.worker.phases import keys
-from pylb.worker.phases.choose import by_cookie
-from pylb.worker.phases.pick import count, known
+from pylb.worker.phases.choose import Choose, by_cookie
+from pylb.worker.phases.pick import count, known, nobody
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
 
 _SEVERAL = 16  # of those that wait are looked at, where the first one can't have what is free
 _LAST = (1 << 63) - 1  # of ranks
 _TAKES = 4  # tries to take a place at a server that seemed to have one
-
-Held = tuple["Gate", int, int]
-"""What a request holds: the gate, and its places at the server and at the backend; -1: none."""
-
 
 class Waiter(Wait):
     """A request that waits for a place."""
@@ -87,8 +85,9 @@ class Gate:
         self.places: Places = places
         self.row = row
         self.holder = holder
-        self._take_one = holder.take
-        index = board.backends.get(config.name, 1)
+        # One that has got its first `maxconn` at run time may share that. Then its requests may not be
+        # served in the order in which they came; its servers' places are theirs all the same.
+        index = board.backends.get(config.name, OTHER_BACKENDS)
         self._place = places.of_backend(index)
         self._bound = config.maxconn > 0
         self._queue = Order[Waiter](fair=queue is not None and queue.fair is not None)
@@ -110,10 +109,12 @@ class Gate:
         self._pumping = self._once_more = False
         self._kept = by_cookie(backend)
         self._waited = places.waited
-        self._helds: list[Held | None] = []
-        """By position, what a request holds there."""
-        self._simple = False
-        """Whether requests that nobody waits before need no more than a place at a server that has one."""
+        self._doors: list[tuple[Take, Give] | None] = []
+        """By position, what takes the places that a request there has, and gives them back; None: it has
+        none."""
+        self._made: dict[int, tuple[Take, Give]] = {}  # by the server's place; -1: it has none
+        self._gives: WeakKeyDictionary[Give, tuple[int, ...]] = WeakKeyDictionary()
+        """By what gives them back, the places."""
         self._note()
 
     # Requests
@@ -121,17 +122,6 @@ class Gate:
     def pick(self, tx: Transaction) -> Server | Waiter | Reason:
         """A server for the request, which is counted there; or what it waits with; or why there is none."""
         backend = self.backend
-        if self._simple and not self._waited[self._place] and not tx.tried and tx.client.own is None:
-            position = backend.balancer.pick(tx.tried)
-            if position is not None:
-                held = self._helds[position]
-                if held is None or self._take_one(held[1]):
-                    tx.held = held
-                    picked = tx.server = tx.counted = backend.servers[position]
-                    tx.index = picked.index
-                    picked.active[picked.row] += 1
-                    picked.requests += 1
-                    return picked
         if self.breaker is not None and not tx.retries and not self.breaker.passes(self.core.now):
             return Reason.BREAKER_OPEN
         own = self._own(tx)
@@ -190,43 +180,43 @@ class Gate:
 
     def _take(self, tx: Transaction, position: int) -> Server | None:
         """Have this server's place, and the backend's, and count the request as its."""
-        holder = self.holder
+        door = self._doors[position]
+        if door is not None:
+            take, give = door
+            if not take():
+                return None
+            tx.held = give
         server = self.backend.servers[position]
-        own = self._place if self._bound else -1
-        place = server.index if server.maxconn else -1
-        if own >= 0 and not holder.take(own):
-            return None
-        if place >= 0 and not holder.take(place):
-            if own >= 0:
-                holder.give(own)
-            return None
-        tx.held = self._helds[position]
         count(tx, server)
         return server
 
-    def give(self, held: Held) -> None:
-        """A request is over: its places are for others."""
-        _, place, own = held
-        if place >= 0:
-            self.holder.give(place)
-        if own >= 0:
-            self.holder.give(own)
-        if self._waited[self._place]:
-            self.pump(place)
+    def part(self, give: Give) -> tuple[int, ...]:
+        """A request goes on in another worker, and its places with it; gives these.
 
-    def part(self, held: Held) -> None:
-        """A request goes on in another worker, and its places with it."""
-        for place in held[1:]:
-            if place >= 0:
-                self.holder.part(place)
+        Args:
+            give: what would give them back.
+        """
+        places = self.places_of(give)
+        for one in places:
+            self.holder.part(one)
+        return places
 
-    def arrive(self, place: int, own: int) -> Held:
-        """The places of a request that comes from another worker."""
-        held = (self, place, own)
-        for one in held[1:]:
-            if one >= 0:
-                self.holder.arrive(one)
-        return held
+    def places_of(self, give: Give) -> tuple[int, ...]:
+        """The places that this gives back."""
+        return self._gives[give]
+
+    def arrive(self, places: Sequence[int]) -> Give:
+        """A request comes from another worker with these places; what gives them back."""
+        gives = [self.holder.ends(one, self._place, self.pump)[1] for one in places]
+
+        def give() -> None:
+            for one in gives:
+                one()
+
+        self._gives[give] = tuple(places)
+        for one in places:
+            self.holder.arrive(one)
+        return give
 
     # Those that wait
 
@@ -248,14 +238,64 @@ class Gate:
 
     def _note(self) -> None:
         """Note what follows from which servers there are."""
-        own = self._place if self._bound else -1
-        held: Held
-        self._helds = []
+        before, self._made, self._doors = self._made, {}, []
         for server in self.backend.servers:
-            held = (self, server.index if server.maxconn else -1, own)
-            self._helds.append(held if server.maxconn or self._bound else None)
+            place = server.index if server.maxconn else -1
+            door = self._made.get(place) or before.get(place) or self._door(place)
+            if door is not None:
+                self._made[place] = door
+            self._doors.append(door)
         has_say = self.backend.key is not None or self.backend.sticky is not None
-        self._simple = self.breaker is None and not has_say and not self._bound
+        simple = self.breaker is None and not has_say and not self.timed
+        self.backend.choose = self._at_once() if simple else nobody
+
+    def _door(self, place: int) -> tuple[Take, Give] | None:
+        """How requests take a server's place (-1: it has none), and the backend's, and give them back."""
+        own, ends = self._place, self.holder.ends
+        if place < 0:
+            if not self._bound:
+                return None
+            take_own, give_own = ends(own, own, lambda _: self.pump())
+            self._gives[give_own] = (own,)
+            return take_own, give_own
+        take, give = ends(place, own, self.pump)
+        if not self._bound:
+            self._gives[give] = (place,)
+            return take, give
+        take_own, give_own = ends(own, own, lambda _: None)
+
+        def take_both() -> bool:
+            if take_own():
+                if take():
+                    return True
+                give_own()
+            return False
+
+        def give_both() -> None:
+            give_own()
+            give()
+
+        self._gives[give_both] = (place, own)
+        return take_both, give_both
+
+    def _at_once(self) -> Choose:
+        """Gives the position of a server, whose place the request has from then on, where nobody waits."""
+        doors, pick = self._doors, self.backend.balancer.pick
+        waited, own = self._waited, self._place
+
+        def choose(tx: Transaction) -> int | None:
+            if waited[own] or tx.tried or tx.client.own is not None:
+                return None
+            position = pick()
+            if position is not None:
+                door = doors[position]
+                if door is not None:
+                    if not door[0]():
+                        return None
+                    tx.held = door[1]
+            return position
+
+        return choose
 
     def _publish(self, index: int | None) -> None:
         """Tell the others of the first one that waits, and how many do."""

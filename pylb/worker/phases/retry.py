@@ -80,11 +80,14 @@ def kept(tx: Transaction) -> int:
     return 0
 
 
-def statuses(backends: Iterable[Backend], core: Core) -> Callable[[Transaction, int, bool], bool] | None:
+def statuses(backends: Iterable[Backend]) -> frozenset[int]:
+    """All that the backends' policies name, for which `another` is to be asked."""
+    return frozenset().union(*(backend.retry.statuses for backend in backends))
+
+
+def another(core: Core) -> Callable[[Transaction, int, bool], bool]:
     """A function that says whether a response with a status gives way to another try's, given whether all of
-    the request is kept; None where no backend's policy names a status."""
-    if not any(backend.retry.statuses for backend in backends):
-        return None
+    the request is kept."""
 
     def instead(tx: Transaction, status: int, whole: bool) -> bool:
         policy = tx.backend.retry

@@ -19,6 +19,7 @@ from pylb.worker import core as core_
 from pylb.worker.backend import Server
 from pylb.worker.core import WRITE_BUFFER, Core
 from pylb.worker.guard import serving
+from pylb.worker.pieces import InPieces, switch
 from pylb.worker.pipe import ConnectionPipe
 from pylb.worker.pool import UNBOUNDED, Pooled
 from pylb.worker.reasons import Reason
@@ -52,7 +53,7 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         # of the exchange
         *("exchange", "asked", "chunking", "sent"),
         # of the response
-        *("buffer", "in_body", "left", "chunks"),
+        *("buffer", "in_body", "left", "chunks", "pieces"),
     )
 
     def __init__(self, core: Core, server: Server, private: bool = False) -> None:
@@ -80,6 +81,7 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
         self.in_body = False
         self.left = 0  # bytes of a Content-Length body still to come; -1: until the connection ends
         self.chunks: ChunkScanner | None = None
+        self.pieces = False  # it is read in pieces
 
     # From the event loop
 
@@ -364,6 +366,9 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
             return
         if self.paused:  # by the last piece of the response
             self.resume()
+        if self.pieces:
+            self.pieces = False
+            switch(self.transport, self, True)
         self.uses += 1
         pool = self.server.pool
         idle = pool.idle
@@ -407,6 +412,11 @@ class Http1ServerConnection(Pooled, core_.ServerConnection, asyncio.Protocol):
     def resume(self) -> None:
         self.paused = False
         self.transport.resume_reading()
+
+    def read_pieces(self) -> None:
+        if not self.pieces and not self.closed:
+            self.pieces = True
+            switch(self.transport, InPieces(self), not self.paused)
 
     # From the process
 
