@@ -287,7 +287,7 @@ def test_processes_never_have_more_than_there_are() -> None:
     while keeper.tick(0.1):
         pass
     statuses = [os.waitpid(pid, 0)[1] for pid in children[:3]]
-    assert [os.waitstatus_to_exitcode(status) for status in statuses] == [2, 2, 2]
+    assert all(os.waitstatus_to_exitcode(status) in (1, 2) for status in statuses)
     for row in range(3):
         board.retire(row)
     keeper.look()
