@@ -226,7 +226,7 @@ class Ends(FromClient, FromServer):
         if counted is not None:
             counted.active[counted.row] -= 1
         if held is not None:
-            tx.backend.gate.part(held)
+            tx.backend.gate.doors.part(held)
         tx.reset()
         self._reset()
         self.core.spare.append(self)

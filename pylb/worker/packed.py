@@ -74,7 +74,7 @@ def pack(tunnel: Tunnel, halves: Halves) -> Packed:
         "server": [server.index, server.name, str(server.address)] if server is not None else None,
         "tx": [getattr(tx, name) for name in _AS_THEY_ARE],
         "tried": list(tx.tried),
-        "held": tx.backend.gate.places_of(tx.held) if tx.held is not None else None,
+        "held": tx.backend.gate.doors.places_of(tx.held) if tx.held is not None else None,
         "status": response.status if response is not None else 0,
         "tunnel": [tunnel.protocol.decode("latin-1"), tunnel.idle, tunnel.deadline],
         "ends": [_packed_half(half) for half in halves],
@@ -129,7 +129,7 @@ def unpack(
     if backend.gate is None:
         lose(entry, board)  # there is no limit here any more
     elif entry["held"] is not None:
-        tx.held = backend.gate.arrive(entry["held"])
+        tx.held = backend.gate.doors.arrive(entry["held"])
     counted = tx.counted = tx.server
     if counted is not None:
         counted.active[counted.row] += 1

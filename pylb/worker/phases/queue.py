@@ -19,11 +19,10 @@ Floor: phases.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
 
 from pylb.http.errors import Answer
-from pylb.places import Give, Holder, Places, Take, Tally, row_before
+from pylb.places import Holder, Places, Tally, row_before
 from pylb.queue.order import Entry, Order
 from pylb.retry.breaker import Breaker
 from pylb.scoreboard import OTHER_BACKENDS, Scoreboard, SupervisorField
@@ -32,6 +31,7 @@ from pylb.worker.core import Core
 from pylb.worker.frontend import Wait
 from pylb.worker.phases import keys
 from pylb.worker.phases.choose import Choose, by_cookie
+from pylb.worker.phases.doors import Door, Doors
 from pylb.worker.phases.pick import count, known, nobody
 from pylb.worker.reasons import Reason
 from pylb.worker.transaction import Transaction
@@ -109,12 +109,11 @@ class Gate:
         self._pumping = self._once_more = False
         self._kept = by_cookie(backend)
         self._waited = places.waited
-        self._doors: list[tuple[Take, Give] | None] = []
+        self._doors: list[Door | None] = []
         """By position, what takes the places that a request there has, and gives them back; None: it has
         none."""
-        self._made: dict[int, tuple[Take, Give]] = {}  # by the server's place; -1: it has none
-        self._gives: WeakKeyDictionary[Give, tuple[int, ...]] = WeakKeyDictionary()
-        """By what gives them back, the places."""
+        self._made: dict[int, Door] = {}  # by the server's place; -1: it has none
+        self.doors = Doors(holder, self._place, self._bound, self.pump)
         self._note()
 
     # Requests
@@ -190,34 +189,6 @@ class Gate:
         count(tx, server)
         return server
 
-    def part(self, give: Give) -> tuple[int, ...]:
-        """A request goes on in another worker, and its places with it; gives these.
-
-        Args:
-            give: what would give them back.
-        """
-        places = self.places_of(give)
-        for one in places:
-            self.holder.part(one)
-        return places
-
-    def places_of(self, give: Give) -> tuple[int, ...]:
-        """The places that this gives back."""
-        return self._gives[give]
-
-    def arrive(self, places: Sequence[int]) -> Give:
-        """A request comes from another worker with these places; what gives them back."""
-        gives = [self.holder.ends(one, self._place, self.pump)[1] for one in places]
-
-        def give() -> None:
-            for one in gives:
-                one()
-
-        self._gives[give] = tuple(places)
-        for one in places:
-            self.holder.arrive(one)
-        return give
-
     # Those that wait
 
     def _used(self) -> int:
@@ -241,42 +212,13 @@ class Gate:
         before, self._made, self._doors = self._made, {}, []
         for server in self.backend.servers:
             place = server.index if server.maxconn else -1
-            door = self._made.get(place) or before.get(place) or self._door(place)
+            door = self._made.get(place) or before.get(place) or self.doors.door(place)
             if door is not None:
                 self._made[place] = door
             self._doors.append(door)
         has_say = self.backend.key is not None or self.backend.sticky is not None
         simple = self.breaker is None and not has_say and not self.timed
         self.backend.choose = self._at_once() if simple else nobody
-
-    def _door(self, place: int) -> tuple[Take, Give] | None:
-        """How requests take a server's place (-1: it has none), and the backend's, and give them back."""
-        own, ends = self._place, self.holder.ends
-        if place < 0:
-            if not self._bound:
-                return None
-            take_own, give_own = ends(own, own, lambda _: self.pump())
-            self._gives[give_own] = (own,)
-            return take_own, give_own
-        take, give = ends(place, own, self.pump)
-        if not self._bound:
-            self._gives[give] = (place,)
-            return take, give
-        take_own, give_own = ends(own, own, lambda _: None)
-
-        def take_both() -> bool:
-            if take_own():
-                if take():
-                    return True
-                give_own()
-            return False
-
-        def give_both() -> None:
-            give_own()
-            give()
-
-        self._gives[give_both] = (place, own)
-        return take_both, give_both
 
     def _at_once(self) -> Choose:
         """Gives the position of a server, whose place the request has from then on, where nobody waits."""
