@@ -1,7 +1,6 @@
-"""Connections that begin with a PROXY header or a TLS handshake.
+"""Accepting by hand: connections that begin with a PROXY header or a TLS handshake.
 
-Such a connection takes a descriptor before it has a codec, and may fail until then; the log says why. Those
-with a PROXY header are accepted by hand. For TLS alone the event loop accepts (`Handshake`): it costs less.
+Such a connection takes a descriptor before it has a codec, and may fail until then; the log says why.
 
 A PROXY header is looked at (``MSG_PEEK``) and then taken from the socket, to the byte, before the event loop
 gets it: what follows can be HTTP, TLS or anything else.
@@ -19,8 +18,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import uvloop
-
 from pylb.net.proxyprotocol import BadProxyHeader, parse
 from pylb.scoreboard import Field
 from pylb.worker.core import Core
@@ -28,8 +25,6 @@ from pylb.worker.descriptors import OUT_OF_DESCRIPTORS
 from pylb.worker.facts import Endpoint
 from pylb.worker.reasons import Reason, in_words
 
-# The event loop's TLS. It is no part of its documented interface: without it, all TLS is begun by hand.
-_Tls: Any = getattr(uvloop.loop, "SSLProtocol", None)
 _PEEK = 8192
 _ACCEPT_AT_ONCE = 64
 
@@ -84,93 +79,18 @@ class ByHand:
             )
             connection.close()
         except OSError as error:
+            # Clients leave during a handshake all the time; one that fails may be worth a look.
+            level = logging.DEBUG if isinstance(error, ConnectionError) else logging.INFO
+            why = f"{self._bind}: connection of {host} failed: {in_words(error)}"
+            core.say(level, ("handshake", self._bind, level), why)
             connection.close()
-            self.failed(error, address, told)
+            self._tell(address, told, Reason.CLIENT_GONE if level == logging.DEBUG else Reason.REFUSED)
         except BaseException:
             connection.close()
             raise
         finally:
             core.adopting -= 1
             core.emptier()
-
-    def failed(self, error: OSError, address: object, told: Endpoint | None = None) -> None:
-        """Log that a connection from ``address`` has ended before it had a codec, and tell."""
-        # Clients leave during a handshake all the time; one that fails may be worth a look.
-        level = logging.DEBUG if isinstance(error, ConnectionError) else logging.INFO
-        host = address[0] if isinstance(address, tuple) else ""
-        why = f"{self._bind}: connection of {host} failed: {in_words(error)}"
-        self.core.say(level, ("handshake", self._bind, level), why)
-        self._tell(address, told, Reason.CLIENT_GONE if level == logging.DEBUG else Reason.REFUSED)
-
-    def address(self, transport: asyncio.BaseTransport) -> object:
-        """Where a connection comes from; nothing of a unix socket, which may have been closed."""
-        return "" if self._bind.startswith("unix:") else transport.get_extra_info("peername")
-
-    def handshake(self) -> asyncio.BaseProtocol:
-        """What the event loop gives a connection to that it has accepted, and that begins with TLS."""
-        return Handshake(self, self._protocol(None), self._tls)
-
-    def looped(self) -> bool:
-        """Whether the event loop can accept (`handshake`): it is uvloop, and has what that takes."""
-        return _Tls is not None and isinstance(self.core.loop, uvloop.Loop)
-
-
-class Handshake(_Tls or object):  # type: ignore[misc]
-    """The event loop's TLS of one connection, which is told of its handshake's end as a future would be. So a
-    handshake costs no future, task, or socket object.
-
-    Args:
-        by_hand: how the connections of the bind begin.
-        codec: gets the connection after its handshake.
-        tls: what asyncio is told of TLS.
-    """
-
-    def __init__(self, by_hand: ByHand, codec: asyncio.Protocol, tls: dict[str, Any]) -> None:
-        self._by_hand = by_hand
-        self._lower: asyncio.BaseTransport | None = None
-        super().__init__(
-            *(by_hand.core.loop, codec, tls["ssl"], self),
-            server_side=True,
-            ssl_handshake_timeout=tls["ssl_handshake_timeout"],
-            ssl_shutdown_timeout=tls["ssl_shutdown_timeout"],
-        )
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As in `asyncio.BaseProtocol`."""
-        core = self._by_hand.core
-        try:
-            self._lower = transport
-            core.adopting += 1
-            super().connection_made(transport)
-        except Exception as error:
-            core.internal(error)
-            transport.abort()  # type: ignore[attr-defined]
-
-    # In a future's place
-
-    def cancelled(self) -> bool:
-        """No."""
-        return False
-
-    def set_result(self, result: None) -> None:
-        """The codec has the connection; or it ended, and nobody knows why."""
-        lower, self._lower = self._lower, None
-        if lower is not None:
-            core = self._by_hand.core
-            core.adopting -= 1
-            core.emptier()
-
-    def set_exception(self, error: BaseException) -> None:
-        """The handshake has failed, and the event loop closes the connection."""
-        core = self._by_hand.core
-        try:
-            if isinstance(error, OSError) and self._lower is not None:
-                self._by_hand.failed(error, self._by_hand.address(self._lower))
-            else:
-                core.internal(error)
-        except Exception as another:
-            core.internal(another)
-        self.set_result(None)
 
 
 class HandServer:

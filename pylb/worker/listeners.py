@@ -70,8 +70,7 @@ class Listener:
         self.going = False
         """Whether no worker reads it any more when this one has left."""
         self.by_hand: ByHand | None = None
-        """How connections begin where a PROXY header or TLS comes first; else None."""
-        self._proxied = config.accept_proxy
+        """Accepts in the event loop's place where a PROXY header or TLS comes first; else None."""
         if config.accept_proxy or context is not None:
             tls: dict[str, Any] = {}
             if context is not None:
@@ -82,19 +81,14 @@ class Listener:
                 core, bind.key, lambda host: proxied and bind.trusts(host), tls, self.protocol, self._failed
             )
 
-    @property
-    def looped(self) -> bool:
-        """Whether the event loop accepts its connections, and not `HandServer`."""
-        return self.by_hand is None or (not self._proxied and self.by_hand.looped())
-
-    def accepted(self) -> asyncio.BaseProtocol:
-        """What gets a connection that the event loop has accepted: its codec, or the TLS before it."""
+    def accepted(self) -> asyncio.Protocol:
+        """The codec of a connection that the event loop has accepted."""
         core = self._core
         core.counters[_ACCEPTED] += 1
         try:
             if core.descriptors.full(core.held() + 1):
                 core.loop.call_soon(core.pause, 0.0)  # this one is accepted; libuv accepts one in a turn
-            return self.protocol() if self.by_hand is None else self.by_hand.handshake()
+            return self.protocol()
         except Exception as error:
             # If it were raised, libuv would wait for ever for this connection to be taken.
             core.internal(error)
@@ -184,7 +178,7 @@ class Listeners:
     async def _accept(self, bind: str, sock: socket.socket) -> asyncio.AbstractServer | HandServer:
         core = self._core
         listener = self._listeners[bind]
-        if listener.by_hand is not None and not listener.looped:
+        if listener.by_hand is not None:
             return HandServer(core, listener.by_hand, sock)
         # A copy, as closing the server closes what it was given.
         copy = sock.dup()
