@@ -69,7 +69,8 @@ async def _turn(scene: Scene, controller: HostController, balancer: Pylb, mode: 
     more = []
     if together is not None:
         others = json.dumps([scene.guests[name].name for name in together])
-        act.write_text(f'times = {TIMES}\nstate = "{act}.state"\n[together]\n{balancer.guest.name} = {others}\n')
+        settings = f'times = {TIMES}\nstate = "{act}.state"\n'
+        act.write_text(f"{settings}[together]\n{balancer.guest.name} = {others}\n")
         more = ["--act", str(act)]
     wanted = set() if together is None else {scene.guests[name].name for name in ("lb", *together)}
     try:
